@@ -1,0 +1,52 @@
+# Everything runs in an environment of its own, made on first use and again whenever setup.py changes.
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/demo
+# PyPI's torch for Linux is the CUDA build (over 2 GB). Only its version label names the CPU build, hence the pin.
+TORCH ?= torch==2.13.0$(if $(filter Linux,$(shell uname)),+cpu)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all torch lint bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make the environment (the other targets do this by themselves)
+
+# Asking the candidates, not only looking them up: a version manager's shim exists and yet fails.
+$(INSTALLED): setup.py
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	  $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  echo "installing into $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); \
+	done; echo "error: no Python 3.11 or newer with venv found; name one: make PYTHON=/path/to/python3.12" >&2; exit 2
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it solve a board; goes on where it was stopped
+	$(BIN)/trm train demo --workdir $(WORKDIR)
+	$(BIN)/trm eval $(WORKDIR)
+	$(BIN)/trm solve $(WORKDIR) --png $(WORKDIR)/solution.png --gif $(WORKDIR)/thinking.gif
+
+test: $(INSTALLED)  ## the default tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(INSTALLED)  ## the slow tests too, and those against PyTorch where its CPU build can be had
+	@$(MAKE) --no-print-directory torch || echo "no CPU build of torch to be had here: the tests that need it are skipped"
+	$(BIN)/python -m pytest -m '' $(ARGS)
+
+torch: $(INSTALLED)  ## add the CPU build of PyTorch: interop, the PyTorch twin, the benchmarks
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) '$(TORCH)'
+
+lint: $(INSTALLED)  ## ruff
+	$(BIN)/ruff check .
+
+bench: torch  ## what the README's speed tables are made from
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and what tools left behind; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

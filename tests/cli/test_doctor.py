@@ -1,0 +1,350 @@
+"""`trm doctor` through its command line, and its judgement of hardware that this machine may not have."""
+
+import http.server
+import json
+import math
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trm_jax.cli.health import Subject
+from trm_jax.cli.health.devices import (
+    accelerators,
+    devices,
+    judge,
+    nvidia_driver,
+    nvidia_gpus,
+    overlooked,
+    tpu_chips,
+)
+from trm_jax.cli.health.host import environment, memory
+from trm_jax.cli.health.probe import Device
+from trm_jax.cli.health.storage import data
+from trm_jax.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def doctor(tmp_path):
+    """Runs `trm doctor --json` in a process of its own: (exit code, checks by name)."""
+
+    def run(*arguments: str, preexec_fn=None, **environ: str):
+        variables = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            **environ,
+        }
+        command = [sys.executable, "-m", "trm_jax", "doctor", "--json", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, preexec_fn=preexec_fn
+        )
+        assert done.stdout, done.stderr
+        report = json.loads(done.stdout)
+        assert report["ok"] == (done.returncode == 0)
+        assert all(bool(check["remedy"]) == (check["status"] != "ok") for check in report["checks"])
+        return done.returncode, {check["name"]: check for check in report["checks"]}
+
+    return run
+
+
+def test_a_sound_machine_passes(doctor, tmp_path):
+    code, checks = doctor("--workdir", "runs/new", XLA_FLAGS="--xla_force_host_platform_device_count=3")
+    assert code == 0
+    assert checks["devices"]["detail"] == "3 x cpu"
+    assert "agrees with numpy" in checks["computation"]["detail"]
+    assert re.search(r"jax \d+\.\d+.*orbax-checkpoint \d", checks["packages"]["detail"])
+    assert list(tmp_path.iterdir()) == []  # neither the workdir nor a trace of the writing
+
+
+def test_the_table_ends_with_remedies_that_can_be_pasted(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_DISABLE_JIT", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    file = tmp_path / ("long" * 20)
+    file.touch()
+    assert main(["doctor", "--workdir", str(file), "--data", str(file) + ".csv"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "  environment: unset JAX_DISABLE_JIT" in lines
+    assert f"  data: trm data sudoku build --output-dir {tmp_path}" in lines
+    assert lines[-1] == "2 problems; mend and ask again: trm doctor"
+
+
+def test_a_variable_that_keeps_jax_from_starting(doctor):
+    code, checks = doctor(XLA_FLAGS="--xla_no_such_flag=1")
+    assert code == 1
+    assert checks["devices"]["status"] == "fail"
+    assert "--xla_no_such_flag" in checks["devices"]["detail"]
+    assert checks["devices"]["remedy"] == "unset XLA_FLAGS"
+
+
+def test_names_exactly_the_variables_that_keep_jax_from_starting():
+    wrong = {"XLA_FLAGS": "--xla_no_such_flag=1", "JAX_PLATFORMS": "no_such_platform"}
+    (check,) = devices(Subject(environ={**os.environ, "LD_LIBRARY_PATH": "/nonexistent", **wrong}))
+    assert check.remedy == "unset XLA_FLAGS JAX_PLATFORMS"
+
+
+def test_a_start_that_hangs_is_given_up(doctor):
+    code, checks = doctor("--device-timeout", "0.01")
+    assert code == 1
+    assert "did not answer within 0.01 s" in checks["devices"]["detail"]
+
+
+@pytest.mark.parametrize("variable", ["JAX_ENABLE_X64", "JAX_DISABLE_JIT", "NUMBA_DISABLE_JIT"])
+def test_warns_of_variables_that_change_or_slow_a_run(variable):
+    (check,) = environment(Subject(environ={variable: "True"}))
+    assert (check.status, check.remedy) == ("warn", f"unset {variable}")
+    (check,) = environment(Subject(environ={variable: "0"}))
+    assert check.status == "ok"
+
+
+def test_a_workdir_that_cannot_be_written(doctor, tmp_path):
+    (tmp_path / "file").touch()
+    code, checks = doctor("--workdir", "file")
+    assert code == 1 and "not a directory" in checks["workdir"]["detail"]
+
+    # A file size limit stops root too, at the writing itself, as a quota or a full disk does.
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # noqa: E731
+    code, checks = doctor("--workdir", "runs", preexec_fn=limit)
+    assert code == 1 and checks["workdir"]["status"] == "fail"
+    assert f"cannot write to {tmp_path}" in checks["workdir"]["detail"]
+    assert "File too large" in checks["workdir"]["detail"]
+
+
+def test_a_compiler_cache_that_cannot_be_written(doctor, tmp_path):
+    code, checks = doctor(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"))
+    assert code == 0 and checks["compiler cache"]["detail"].endswith("takes files")
+    code, checks = doctor(JAX_COMPILATION_CACHE_DIR="/proc/cache")
+    assert code == 1 and checks["compiler cache"]["status"] == "fail"
+
+
+@pytest.fixture
+def bucket():
+    """The few requests of Google Cloud Storage that writing and deleting an object take, and the objects."""
+    objects: dict[str, bytes] = {}
+
+    class Storage(http.server.BaseHTTPRequestHandler):
+        def answer(self, code: int, body: dict | None = None, headers: dict | None = None):
+            content = json.dumps(body or {}).encode() if code != 204 else b""
+            self.send_response(code)
+            described = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+            for name, value in {**described, **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def name(self) -> str:
+            return urllib.parse.unquote(urllib.parse.urlparse(self.path).path.partition("/o/")[2])
+
+        def resource(self, name: str) -> dict:
+            return {"name": name, "bucket": "bucket", "size": str(len(objects[name])), "generation": "1"}
+
+        def do_POST(self):
+            """Begins an upload, or takes the content of one that was begun."""
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if "uploadType=resumable" in self.path:
+                name = urllib.parse.quote(json.loads(body)["name"], safe="")
+                self.answer(200, headers={"Location": f"http://{self.headers['Host']}/upload/o/{name}"})
+            else:
+                objects[self.name()] = body
+                written.append(self.name())
+                self.answer(200, self.resource(self.name()))
+
+        def do_GET(self):
+            known = self.name() in objects
+            self.answer(200 if known else 404, self.resource(self.name()) if known else None)
+
+        def do_DELETE(self):
+            self.answer(204 if objects.pop(self.name(), None) is not None else 404)
+
+        def log_message(self, *_):
+            pass
+
+    written: list[str] = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Storage)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", objects, written
+    server.shutdown()
+    server.server_close()
+
+
+GOOGLE = {
+    "NO_GCE_CHECK": "true",
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+}
+
+
+def test_a_bucket_is_written_to_and_left_clean(doctor, bucket):
+    address, objects, written = bucket
+    code, checks = doctor("--workdir", "gs://bucket/run", STORAGE_EMULATOR_HOST=address, **GOOGLE)
+    assert code == 0, checks["workdir"]
+    assert checks["workdir"]["detail"] == "gs://bucket/run takes objects"
+    assert len(written) == 1 and written[0].startswith("run/")
+    assert objects == {}
+
+
+@pytest.mark.slow  # gcsfs tries for half a minute
+def test_a_bucket_out_of_reach(doctor):
+    code, checks = doctor(
+        "--workdir", "gs://bucket/run", STORAGE_EMULATOR_HOST="http://127.0.0.1:9", **GOOGLE
+    )
+    assert code == 1
+    assert "cannot write to gs://bucket/run" in checks["workdir"]["detail"]
+    assert checks["workdir"]["remedy"].endswith("gcloud storage ls gs://bucket")
+
+
+def write_arrays(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text("{}")
+    for name in ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices"):
+        np.save(folder / f"all__{name}.npy", np.zeros((7, 3), np.int32))
+
+
+def test_data_sets_that_are_there(tmp_path):
+    write_arrays(tmp_path / "arrays/train")
+    table = tmp_path / "tables/train.csv"
+    table.parent.mkdir()
+    table.write_text("source,question,answer,rating\na,1.,12,0\nb,.1,21,0\n")
+    details = [
+        check.detail
+        for path in (table, table.parent, tmp_path / "arrays")
+        for check in data(Subject(data=str(path)))
+    ]
+    assert [detail.partition(": ")[2] for detail in details] == [
+        "CSV, 2 puzzles",
+        "train.csv 2 puzzles",
+        "train arrays, 7 examples",
+    ]
+
+
+@pytest.mark.parametrize(
+    "damage", ["absent", "empty folder", "no header", "binary", "array missing", "array cut"]
+)
+def test_data_sets_that_are_not(damage, tmp_path):
+    path = tmp_path / "data"
+    if damage == "empty folder":
+        path.mkdir()
+    elif damage == "no header":
+        path.write_text("a,1.,12,0\n")
+    elif damage == "binary":
+        path.write_bytes(b"question,answer\n\xff\x00\xfe")
+    elif damage.startswith("array"):
+        write_arrays(path / "train")
+        labels = path / "train/all__labels.npy"
+        labels.unlink() if damage == "array missing" else labels.write_bytes(labels.read_bytes()[:-1])
+    (check,) = data(Subject(data=str(path)))
+    assert check.status == "fail"
+    assert str(path) in check.detail
+    assert check.remedy == f"trm data sudoku build --output-dir {path}"
+
+
+def write(root: Path, name: str, text: str = "") -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+
+
+def test_finds_nvidia_hardware_in_the_file_system(tmp_path):
+    assert (nvidia_gpus(tmp_path), nvidia_driver(tmp_path)) == (0, None)
+    for node in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        write(tmp_path, f"dev/{node}")
+    versions = "NVRM version: NVIDIA UNIX {}x86_64 Kernel Module  {}  Tue Jan 1\nGCC version: gcc 12.2.0\n"
+    for build, version in (("", "570.133.20"), ("Open ", "580.65.06")):
+        write(tmp_path, "proc/driver/nvidia/version", versions.format(build, version))
+        assert (nvidia_gpus(tmp_path), nvidia_driver(tmp_path)) == (2, int(version[:3]))
+    open_module = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  595.58.03  Release Build\n"
+    write(tmp_path, "proc/driver/nvidia/version", open_module)
+    assert nvidia_driver(tmp_path) == 595
+
+
+def test_finds_tpus_and_takes_no_network_card_for_one(tmp_path):
+    for slot, (vendor, device) in enumerate([("0x1ae0", "0x0042"), ("0x8086", "0x005e")]):
+        write(tmp_path, f"sys/bus/pci/devices/{slot}/vendor", vendor + "\n")
+        write(tmp_path, f"sys/bus/pci/devices/{slot}/device", device + "\n")
+    assert tpu_chips(tmp_path) == 0
+    for slot in range(4):
+        write(tmp_path, f"sys/bus/pci/devices/tpu{slot}/vendor", "0x1ae0\n")
+        write(tmp_path, f"sys/bus/pci/devices/tpu{slot}/device", "0x005e\n")
+    assert tpu_chips(tmp_path) == 4
+
+
+def test_says_when_hardware_goes_unused(tmp_path):
+    """A machine that shows an old driver, a GPU and a TPU, under a JAX that is held to the CPU."""
+    write(tmp_path, "dev/nvidia0")
+    write(tmp_path, "dev/accel0")
+    write(
+        tmp_path,
+        "proc/driver/nvidia/version",
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  x\n",
+    )
+    subject = Subject(root=tmp_path, environ={**os.environ, "JAX_PLATFORMS": "cpu"})
+    gpu, tpu = accelerators(subject)
+    assert (gpu.status, tpu.status) == ("warn", "warn")
+    assert "driver 550" in gpu.detail
+    assert gpu.remedy.endswith("'jax[cuda12]'") or gpu.remedy == "unset JAX_PLATFORMS"
+    assert tpu.remedy.endswith("'jax[tpu]'") or tpu.remedy == "unset JAX_PLATFORMS"
+
+
+def test_says_why_hardware_goes_unused():
+    def reason(used=False, plugin=True, platforms=""):
+        check = overlooked("gpu", "GPU", used, plugin, platforms, "'jax[cuda13]'")
+        return check.status, check.remedy.partition("   #")[0]
+
+    assert reason(used=True) == ("ok", "")
+    assert reason(plugin=False) == ("warn", f"{sys.executable} -m pip install 'jax[cuda13]'")
+    assert reason(platforms="cpu") == ("warn", "unset JAX_PLATFORMS")
+    assert reason(platforms="cuda,cpu") == ("fail", "JAX_PLATFORMS=cuda trm doctor")
+    assert reason() == ("fail", "JAX_PLATFORMS=cuda trm doctor")
+
+
+def test_a_driver_without_a_gpu_is_told(tmp_path):
+    write(
+        tmp_path,
+        "proc/driver/nvidia/version",
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  x\n",
+    )
+    (check,) = accelerators(Subject(root=tmp_path))
+    assert check.status == "warn" and "docker run --gpus all" in check.remedy
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        Device("cuda:0", "gpu", "H200", failure="XlaRuntimeError: RESOURCE_EXHAUSTED"),
+        Device("cuda:0", "gpu", "H200", error=1e-2),
+        Device("cuda:0", "gpu", "H200", error=math.nan),
+    ],
+)
+def test_a_device_that_computes_wrongly_is_named(device):
+    sound = Device("cpu:0", "cpu", "cpu", error=1e-7)
+    assert [check.status for check in judge([sound])] == ["ok"]
+    (check,) = judge([sound, device])
+    assert (check.name, check.status) == ("device cuda:0", "fail")
+
+
+def test_the_limit_of_a_container_counts_as_its_memory(tmp_path):
+    (free,) = memory(Subject(root=tmp_path))
+    write(tmp_path, "sys/fs/cgroup/memory.max", "max\n")
+    assert list(memory(Subject(root=tmp_path))) == [free]
+    write(tmp_path, "sys/fs/cgroup/memory.max", f"{2**30}\n")
+    (limited,) = memory(Subject(root=tmp_path))
+    assert limited.status == "warn" and limited.detail.startswith("1.0 GiB (limit of the container)")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--device-timeout", "0"], ["--device-timeout", "soon"], ["--nonsense"]]
+)
+def test_bad_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", *arguments])
+    assert stop.value.code == 2
+    assert arguments[-1] in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""What every test stands on: eight CPU devices, one thread a library, reproducible examples."""
+
+import os
+from pathlib import Path
+
+# Before anything imports NumPy, torch or JAX. A run that should use an accelerator names it in JAX_PLATFORMS.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test arrays are small: threads would only fight each other
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import hypothesis
+import jax
+import pytest
+
+# By configuration and not by XLA_FLAGS: the programs that tests start see the machine as it is.
+jax.config.update("jax_num_cpu_devices", 8)
+
+# Tests are never timed, and a run of the suite is a function of the sources alone.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference material beside the repository; tests that need it are skipped without it."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder

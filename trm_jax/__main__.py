@@ -1,0 +1,3 @@
+from trm_jax.cli.main import entry
+
+entry()

@@ -1,0 +1,82 @@
+"""`trm export` and `trm import`: official PyTorch checkpoints and safetensors, there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trm_jax.cli.arguments import add_command, add_set, changes, check_free
+from trm_jax.cli.runs import add_run, open_run
+from trm_jax.errors import InputError
+
+
+def add_parser(subparsers) -> None:
+    export = add_command(
+        subparsers,
+        "export",
+        "write a run's weights in the official format",
+        "Write the weights of a run under the official names: a safetensors file, or a torch state dict (.pt, .pth;\n"
+        "needs the torch extra).",
+        "  trm export runs/demo demo.safetensors\n  trm export runs/demo demo.pt --live\n",
+        run_export,
+    )
+    add_run(export)
+    export.add_argument("file", type=Path)
+    export.add_argument("--force", action="store_true", help="replace the file if it exists")
+    export.add_argument("--prefix", default=None, help="prefix of the names (default: model.inner.)")
+    imp = add_command(
+        subparsers,
+        "import",
+        "make a run from official weights",
+        "Make a run from an official state dict (.pt, .pth or a file without ending; .safetensors). Sizes are read from\n"
+        "the file; cycles, heads, positions and data come from experiment --config and --set.\n"
+        "The run can be evaluated, used to solve, and trained further.",
+        "  trm import official.pt --config baseline_768 --workdir runs/official\n"
+        "  trm import official.safetensors --config demo --workdir runs/x --set model.L_cycles=4\n",
+        run_import,
+    )
+    imp.add_argument("file", type=Path)
+    imp.add_argument("--config", required=True, help="experiment that the weights belong to")
+    imp.add_argument("--workdir", type=Path, required=True)
+    add_set(imp)
+
+
+def run_export(args) -> int:
+    from trm_jax.models import torch_files, torch_format
+
+    check_free(args.file, args.force)
+    opened = open_run(args)
+    prefix = torch_format.PREFIX if args.prefix is None else args.prefix
+    state_dict = torch_format.export_state_dict(opened.params, opened.cfg.model, prefix)
+    torch_files.write(args.file, state_dict)
+    print(f"wrote {len(state_dict)} arrays of step {opened.step} to {args.file}")
+    return 0
+
+
+def run_import(args) -> int:
+    import dataclasses
+
+    from trm_jax.configs import registry, resolve
+    from trm_jax.configs.workdir import CONFIG_FILE, claim
+    from trm_jax.models import torch_files, torch_format
+    from trm_jax.train.restore import save_imported
+
+    config = resolve.override(registry.get(args.config), changes(args))
+    state_dict = torch_files.read(args.file)
+    asked = resolve.freeze(config).model
+    model = torch_format.infer_config(state_dict, asked)
+    for name in ("vocab_size", "seq_len", "num_puzzle_ids"):
+        if getattr(model, name) != getattr(asked, name):
+            raise InputError(
+                f"{args.file} has {name} {getattr(model, name)}, the data of {args.config} has {getattr(asked, name)}; "
+                "choose the config of its data set"
+            )
+    found = dataclasses.asdict(model)
+    config = resolve.override(config, {f"model.{k}": v for k, v in found.items() if k in config.model})
+    params = torch_format.import_state_dict(state_dict, model)
+    if (args.workdir / CONFIG_FILE).exists():
+        raise InputError(f"{args.workdir} holds a run already; choose another --workdir")
+    with claim(args.workdir, config):
+        save_imported(resolve.freeze(config), args.workdir.resolve(), params)
+    print(f"imported {len(state_dict)} arrays into {args.workdir}")
+    print(f"next: trm eval {args.workdir}   or: trm solve {args.workdir} PUZZLE")
+    return 0

@@ -1,0 +1,75 @@
+"""`trm eval`: score a run on held-out puzzles."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from trm_jax.cli.arguments import add_command, add_set, changes
+from trm_jax.cli.runs import add_run, open_run
+
+
+def add_parser(subparsers) -> None:
+    parser = add_command(
+        subparsers,
+        "eval",
+        "score a run on held-out puzzles",
+        "Score a run: every puzzle thinks for exactly halt_max_steps supervision steps with the averaged weights.\n"
+        "The figures are added to RUN/evals.jsonl.",
+        "  trm eval runs/demo\n"
+        "  trm eval runs/demo --checkpoint best --steps 32\n"
+        "  trm eval runs/base --set data.source=csv data.path=puzzles data.test_file=test.csv --max-examples 1000\n",
+        run,
+    )
+    add_run(parser)
+    add_set(parser)
+    parser.add_argument("--max-examples", type=int, help="score only the first N puzzles (0 = all)")
+    parser.add_argument("--batch-size", type=int, help="puzzles at a time")
+    parser.add_argument("--steps", type=int, help="supervision steps instead of the model's halt_max_steps")
+
+
+def run(args) -> int:
+    from trm_jax.data import sudoku
+    from trm_jax.evals.runner import Evaluator
+    from trm_jax.train.progress import Progress
+
+    wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
+    opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
+    cfg = opened.cfg
+    data = sudoku.load(cfg.data)[1]
+    evaluator = Evaluator(
+        cfg.model,
+        data,
+        mesh=opened.mesh,
+        rules=opened.rules,
+        batch_size=cfg.eval.batch_size,
+        max_examples=cfg.eval.max_examples,
+        num_steps=args.steps or 0,
+    )
+    progress = Progress(f"eval {args.run_dir.name}", evaluator.num_batches)
+
+    def on_batch(done, total):
+        progress.step(done)
+        return False
+
+    try:
+        scores = evaluator(opened.params, on_batch)
+        progress.step(evaluator.num_batches)
+    finally:
+        progress.close()
+    record = {
+        "kind": "eval",
+        "step": opened.step,
+        "weights": "live" if args.live or not cfg.optim.ema_decay else "ema",
+        "eval_set": data.digest,
+        "supervision_steps": evaluator.num_steps,
+        **scores,
+    }
+    with open(args.run_dir / "evals.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(f"checkpoint {opened.step} of {args.run_dir}, {record['weights']} weights, {evaluator.num_steps} supervision steps")
+    print(f"exact accuracy   {scores['exact_accuracy']:.4f}  on {scores['count']} puzzles")
+    print(f"token accuracy   {scores['accuracy']:.4f}")
+    print(f"q_halt accuracy  {scores['q_halt_accuracy']:.4f}")
+    print(f"next: trm solve {args.run_dir} PUZZLE --png answer.png --gif thinking.gif", file=sys.stderr)
+    return 0

@@ -1,0 +1,101 @@
+"""`trm`: the command line. One module per command; this one finds them and turns errors into lines and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+
+import trm_jax
+from trm_jax.errors import InputError
+
+EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_STOPPED = 0, 1, 2, 75
+
+COMMANDS = ("listing", "train", "evaluate", "solve", "data", "convert", "doctor")
+
+EPILOG = """examples:
+  trm list                                       the experiments
+  trm train demo --workdir runs/demo             learn Sudoku in five minutes on a laptop
+  trm eval runs/demo                             score it on held-out puzzles
+  trm data sudoku build --output-dir puzzles     make puzzles
+  trm doctor                                     what is installed, what is missing, what to do about it
+"""
+
+# What the operating system says when nothing is wrong with the program: (errno, what to do about it).
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another --workdir, then run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space, then run the same command again",
+    errno.EACCES: "no permission; choose a folder you may write to",
+    errno.EPERM: "no permission; choose a folder you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+}
+_PHRASES = {os.strerror(number): number for number in _REMEDIES}
+
+
+def _causes(error: BaseException):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def environment_problem(error: BaseException) -> str | None:
+    """One line for an error that the machine, not the program, is to blame for; None for any other.
+
+    Libraries below wrap a full disk or a missing permission in errors of their own, so the text is read as well.
+    """
+    for cause in _causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number not in _REMEDIES:
+            number = next((n for phrase, n in _PHRASES.items() if phrase in str(cause)), None)
+        if number is not None:
+            where = getattr(cause, "filename", None)
+            return f"{where}: {_REMEDIES[number]}" if where else _REMEDIES[number]
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(EXIT_BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = _Parser(
+        prog="trm",
+        description="Tiny recursive reasoners in JAX: train, evaluate, solve.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"trm_jax {trm_jax.__version__}")
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"trm_jax.cli.{name}").add_parser(subparsers)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns its exit code (0 done, 1 the answer is no, 2 bad input, 75 stopped and saved)."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has left; leave quietly as other tools do.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Exception as error:
+        problem = environment_problem(error)
+        if problem is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def entry() -> None:
+    sys.exit(main())

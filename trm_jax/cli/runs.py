@@ -1,0 +1,42 @@
+"""Opening a run for the commands that use a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def add_run(parser) -> None:
+    """Arguments RUN, --checkpoint and --live."""
+    parser.add_argument("run_dir", metavar="RUN", type=Path, help="workdir of a run")
+    parser.add_argument(
+        "--checkpoint", default="latest", metavar="latest|best|STEP", help="which checkpoint (default: latest)"
+    )
+    parser.add_argument("--live", action="store_true", help="the live weights instead of their moving average")
+
+
+@dataclass
+class Run:
+    """An opened run: its config page, frozen config, mesh, sharding rules, parameters and their step."""
+
+    config: Any
+    cfg: Any
+    mesh: Any
+    rules: Any
+    params: dict
+    step: int
+
+
+def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
+    """Load the run that `args` names. `devices` limits the mesh (default: all)."""
+    from trm_jax import sharding
+    from trm_jax.configs import resolve, workdir
+    from trm_jax.train.restore import load_params
+
+    config = resolve.override(workdir.load_config(args.run_dir), changes or {})
+    cfg = resolve.freeze(config)
+    # Using a model needs no more than data parallelism, whatever mesh it was trained on.
+    mesh = sharding.make_mesh(devices=devices)
+    params, step = load_params(cfg, args.run_dir.resolve(), args.checkpoint, mesh, live=args.live)
+    return Run(config, cfg, mesh, sharding.Rules(), params, step)

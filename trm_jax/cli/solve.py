@@ -1,0 +1,143 @@
+"""`trm solve`: let a trained model solve puzzles and check its answers."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+from trm_jax.cli.arguments import add_command
+from trm_jax.cli.runs import add_run, open_run
+from trm_jax.errors import InputError
+
+BATCH = 64  # puzzles a model thinks about at a time
+
+
+def add_parser(subparsers) -> None:
+    parser = add_command(
+        subparsers,
+        "solve",
+        "solve puzzles with a trained model",
+        "Solve puzzles: each is a line of 16, 36 or 81 characters ('.' or '0' for a blank), or a row of a CSV file with\n"
+        "a `question` column. Prints the model's board and whether it is valid and keeps the clues.\n"
+        "Exit code 0 when every puzzle is solved, 1 when one is not.",
+        "  trm solve runs/demo 6.3...   (36 characters for a 6x6 model)\n"
+        "  trm solve runs/demo puzzles.csv --limit 100\n"
+        "  head -1 puzzles.txt | trm solve runs/demo - --png answer.png --gif thinking.gif\n"
+        "  trm solve runs/demo --example --gif thinking.gif      a held-out puzzle of the run\n",
+        run,
+    )
+    add_run(parser)
+    parser.add_argument("puzzle", nargs="?", help="a puzzle, a file of puzzles (text or CSV), or - for standard input")
+    parser.add_argument("--example", action="store_true", help="take the run's first held-out puzzle instead")
+    parser.add_argument("--limit", type=int, default=0, help="solve only the first N puzzles")
+    parser.add_argument("--steps", type=int, help="supervision steps instead of the model's halt_max_steps")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="picture of the (first) board")
+    parser.add_argument("--gif", type=Path, metavar="FILE", help="the (first) answer step by step")
+
+
+def run(args) -> int:
+    import numpy as np
+
+    from trm_jax.evals.boards import check_answer
+    from trm_jax.evals.render import board_png, board_text, thinking_gif
+
+    if bool(args.puzzle) == args.example:
+        raise InputError("give one of PUZZLE, a file, - for standard input, or --example")
+    puzzles = [] if args.example else read_puzzles(args.puzzle)
+    # One device is enough for puzzles by hand, and it spares the padding to a multiple of several.
+    import jax
+
+    opened = open_run(args, devices=jax.devices()[:1])
+    size = opened.cfg.data.size
+    if args.example:
+        puzzles = [_first_held_out(opened.cfg)]
+    puzzles = puzzles[: args.limit or None]
+    for number, puzzle in enumerate(puzzles, 1):
+        if len(puzzle) != size * size:
+            raise InputError(
+                f"puzzle {number} has {len(puzzle)} cells; {args.run_dir} was trained on {size}x{size} boards"
+            )
+    questions = np.stack(puzzles)
+    steps = args.steps or opened.cfg.model.halt_max_steps
+    answers, q_halt = think_over(opened, questions, steps)
+
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    solved = 0
+    for question, answer, q in zip(questions, answers[:, -1], q_halt[:, -1], strict=True):
+        check = check_answer(question, answer, size)
+        solved += check.solved
+        if len(questions) <= 10:
+            print(board_text(question, answer, color=color))
+            verdict = "solved: valid, and every clue is kept" if check.solved else "; ".join(check.problems)
+            print(f"{verdict}   (the model is {100 / (1 + np.exp(-q)):.0f}% sure)")
+        else:
+            line = "".join(map(str, answer)).replace("0", ".")
+            print(f"{line} {'solved' if check.solved else 'wrong: ' + check.problems[0]}")
+    if len(questions) > 1:
+        print(f"{solved} of {len(questions)} solved")
+    sure = 1 / (1 + np.exp(-q_halt[0].astype(np.float64)))
+    if args.png:
+        board_png(args.png, questions[0], answers[0, -1], caption=f"{args.run_dir.name}, step {opened.step}")
+        print(f"picture: {args.png}")
+    if args.gif:
+        halted = np.flatnonzero(q_halt[0] > 0)
+        at = int(halted[0]) + 1 if len(halted) else None
+        thinking_gif(args.gif, questions[0], answers[0], q=sure, halted_at=at)
+        print(f"thinking: {args.gif}")
+    return 0 if solved == len(questions) else 1
+
+
+def read_puzzles(source: str):
+    """Boards [cells] uint8 from a literal puzzle, a text or CSV file, or '-'. Raises InputError naming the line."""
+    from trm_jax.data.boards import parse_board
+
+    path = Path(source)
+    if source == "-":
+        lines, name = sys.stdin.read().splitlines(), "standard input"
+    elif path.is_file():
+        lines, name = path.read_text().splitlines(), str(path)
+    elif set(source) <= set("0123456789."):
+        return [parse_board(source, "the puzzle")]
+    else:
+        raise InputError(f"{source!r} is neither a file nor a puzzle of digits and dots")
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if numbered and "question" in numbered[0][1].split(","):
+        column = next(csv.reader([numbered[0][1]])).index("question")
+        rows = [(number, next(csv.reader([line]))) for number, line in numbered[1:]]
+        short = next((number for number, row in rows if len(row) <= column), None)
+        if short:
+            raise InputError(f"{name} line {short} has no question")
+        numbered = [(number, row[column]) for number, row in rows]
+    if not numbered:
+        raise InputError(f"{name} holds no puzzle")
+    return [parse_board(text, f"{name} line {number}") for number, text in numbered]
+
+
+def _first_held_out(cfg):
+    from trm_jax.data import sudoku
+
+    return sudoku.load(cfg.data)[1].inputs[0].astype("uint8") - 1
+
+
+def think_over(opened, questions, steps: int):
+    """Answers [N, steps, cells] (digits, 0 where the model says no digit) and q_halt [N, steps] for questions [N, cells]."""
+    import jax
+    import numpy as np
+
+    from trm_jax.evals.runner import think
+
+    cfg = opened.cfg.model
+    thinker = jax.jit(lambda params, batch: think(params, cfg, batch, steps))
+    size = min(BATCH, len(questions))
+    answers, q_halt = [], []
+    for start in range(0, len(questions), size):
+        rows = questions[start : start + size].astype(np.int32) + 1
+        padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
+        batch = {"inputs": padded, "labels": np.zeros_like(padded), "puzzle_ids": np.zeros(size, np.int32)}
+        a, q = jax.device_get(thinker(opened.params, batch))
+        answers.append(a.swapaxes(0, 1)[: len(rows)])
+        q_halt.append(q.swapaxes(0, 1)[: len(rows)])
+    # Tokens: 0 padding, 1 blank, 2.. digits.
+    return np.maximum(np.concatenate(answers) - 1, 0), np.concatenate(q_halt)

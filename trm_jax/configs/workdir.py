@@ -1,0 +1,55 @@
+"""A run's folder: its config, its lock, and how to open it again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from trm_jax.configs.defaults import defaults
+from trm_jax.configs.resolve import changed_since, flatten, override, to_json
+from trm_jax.errors import InputError
+
+CONFIG_FILE = "config.json"
+
+
+def _read(workdir: Path) -> dict:
+    try:
+        return json.loads((workdir / CONFIG_FILE).read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{workdir / CONFIG_FILE} is not JSON ({error}); restore it or use another workdir") from None
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`."""
+    if not (workdir / CONFIG_FILE).exists():
+        raise InputError(f"{workdir} is not a run (it has no {CONFIG_FILE}); make one: trm train demo --workdir {workdir}")
+    return override(defaults(), flatten(_read(workdir)))
+
+
+@contextmanager
+def claim(workdir: Path, config: ConfigDict):
+    """Make `workdir` the folder of a run of `config`, alone, for as long as the context lasts.
+
+    Raises InputError when it holds a run of another config, or another process works in it.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file; --workdir wants a folder")
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is working in {workdir}; wait for it or use another --workdir") from None
+        if (workdir / CONFIG_FILE).exists():
+            changes = changed_since(config, _read(workdir))
+            if changes:
+                listed = ", ".join(f"{k} is {old!r} there and {new!r} here" for k, (old, new) in list(changes.items())[:5])
+                raise InputError(f"{workdir} holds another run: {listed}; use another --workdir or remove that one")
+        replacement = workdir / (CONFIG_FILE + ".tmp")
+        replacement.write_text(to_json(config) + "\n")
+        replacement.replace(workdir / CONFIG_FILE)
+        yield

@@ -1,0 +1,231 @@
+"""The embedded source: random Sudoku puzzles, minimal, with one solution, rated by our solver's guesses.
+
+A walk starts from a random filled grid, blanked to a minimal puzzle. Without a rating bound that puzzle is kept. With
+one, the walk goes on by neighbour search: drop one clue, add another, keep the solution unique, and accept when the
+rating does not move away from the wanted range; inside the range every few accepted steps give a puzzle.
+The puzzles of walk w are a pure function of (seed, size, bounds, extra clues, w).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import njit
+
+from trm_jax.data.boards import Boards, check_size, complete, units
+from trm_jax.data.canonical import canonical_forms
+from trm_jax.data.hashing import below, key_of, shuffle
+from trm_jax.data.solver import NO_KEY, NO_TALLY, NOTHING, search, solve, workspace
+from trm_jax.errors import InputError
+
+_WALK = 32  # puzzles that one walk gives; walks never serve two splits
+_STEPS = 20_000  # neighbours that a walk tries before it is given up
+_QUIET = 100  # neighbours without a better rating before a walk starts afresh
+_APART = 8  # accepted steps between two puzzles of a walk
+_LISTED = 64  # solutions listed of a puzzle with one clue dropped
+_PATIENCE = 50  # give up after 1,000 + this many puzzles per class found without a new class
+
+
+@njit(cache=True, nogil=True)
+def _minimise(board, table, cells, solution, work):
+    """Blank every clue of `board`, in the order of `cells`, that uniqueness does not need."""
+    for cell in cells:
+        digit = board[cell]
+        if digit == 0:
+            continue
+        board[cell] = 0
+        found, _ = search(board, table, 1, cell * 16 + digit, NO_KEY, solution, NO_TALLY, work)
+        if found > 0:
+            board[cell] = digit
+
+
+@njit(cache=True, nogil=True)
+def _start(board, key, counter, table, order, solution, work):
+    """A random minimal puzzle in `board`; returns its rating and the next counter."""
+    board[:] = 0
+    search(board, table, 1, NOTHING, key_of(key, 0, counter), solution, NO_TALLY, work)
+    board[:] = solution
+    counter = shuffle(key, counter + 1, order)
+    _minimise(board, table, order, solution, work)
+    _, rating = search(board, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
+    return rating, counter
+
+
+@njit(cache=True, nogil=True)
+def _distance(rating, low, high):
+    """How far a rating is from low..high (high -1: no bound)."""
+    if rating < low:
+        return low - rating
+    if high >= 0 and rating > high:
+        return rating - high
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _step(board, farthest, low, high, key, counter, table, trial, order, solution, tally, work):
+    """Write a minimal neighbour of `board` into `trial`; returns its rating (-1: none that near) and the next counter.
+
+    With one clue dropped, the solutions are listed; a digit that stands at its cell in just one of them is a clue that
+    makes the solution unique again.
+    """
+    cells, size = table.shape[0], tally.shape[1] - 1
+    trial[:] = board
+    gone = below(key, counter, cells)
+    while board[gone] == 0:
+        gone = (gone + 1) % cells
+    trial[gone] = 0
+    tally[:] = 0
+    found, _ = search(trial, table, _LISTED, NOTHING, NO_KEY, solution, tally, work)
+    if found == _LISTED:
+        return -1, counter + 1
+    place = below(key, counter + 1, cells * size)
+    counter += 2
+    for _ in range(cells * size):
+        place = (place + 1) % (cells * size)
+        new, digit = place // size, place % size + 1
+        if tally[new, digit] == 1 and (new != gone or digit != board[gone]):
+            trial[new] = digit
+            break
+    found, rating = search(trial, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
+    if found != 1 or _distance(rating, low, high) > farthest:
+        return -1, counter
+    counter = shuffle(key, counter, order)
+    _minimise(trial, table, order, solution, work)
+    _, rating = search(trial, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
+    return (rating if _distance(rating, low, high) <= farthest else -1), counter
+
+
+@njit(cache=True, nogil=True)
+def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings):
+    """Fill `questions`, `answers`, `ratings` with the puzzles of a walk; returns how many it found."""
+    cells = table.shape[0]
+    order = np.arange(cells)
+    board, trial = np.empty(cells, np.uint8), np.empty(cells, np.uint8)
+    tally = np.empty((cells, int(np.sqrt(cells) + 0.5) + 1), np.int64)
+    bounded = low > 0 or high >= 0
+    key = key_of(seed, cells, walk)
+    counter, made, steps, quiet, accepted, rating, fresh = 0, 0, 0, 0, 0, -1, True
+    while made < questions.shape[0] and steps < _STEPS:
+        if fresh:
+            rating, counter = _start(board, key, counter, table, order, answers[made], work)
+            fresh, quiet, accepted = False, 0, _APART
+        distance = _distance(rating, low, high)
+        if distance == 0 and accepted >= _APART:
+            questions[made] = board
+            counter = shuffle(key, counter, order)
+            search(board, table, 1, NOTHING, NO_KEY, answers[made], NO_TALLY, work)
+            left = extra
+            for cell in order:
+                if left > 0 and board[cell] == 0:
+                    questions[made, cell] = answers[made, cell]
+                    left -= 1
+            _, ratings[made] = search(questions[made], table, 2, NOTHING, NO_KEY, trial, NO_TALLY, work)
+            made += 1
+            accepted, quiet, fresh = 0, 0, not bounded
+            continue
+        steps += 1
+        quiet += 1
+        near, counter = _step(board, distance, low, high, key, counter, table, trial, order, answers[made], tally, work)
+        if near >= 0:
+            board[:] = trial
+            accepted += 1
+            if distance == 0 or _distance(near, low, high) < distance:
+                quiet = 0
+            rating = near
+        fresh = quiet > _QUIET
+    return made
+
+
+def generate(
+    seed: int, walk: int, size: int, low: int = 0, high: int = -1, extra_clues: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The puzzles of walk `walk` of `seed`, at most 32: questions, answers [n, S] uint8, ratings [n] int32.
+
+    Fewer than 32 (none, perhaps) where the search did not reach a rating in low..high (high -1: no bound) often enough.
+    `extra_clues` cells of the solution are added to each minimal puzzle.
+    """
+    questions = np.empty((_WALK, size * size), np.uint8)
+    answers, ratings = np.empty_like(questions), np.empty(_WALK, np.int32)
+    made = _walk(seed, walk, low, high, extra_clues, units(size), workspace(size), questions, answers, ratings)
+    return questions[:made], answers[:made], ratings[:made]
+
+
+def _check_request(counts: Sequence[int], size: int, low: int, high: int, extra_clues: int) -> None:
+    check_size(size)
+    if min(counts) < 1:
+        raise InputError(f"{min(counts)} puzzles were asked of the generator: ask for at least one")
+    if low < 0 or (high != -1 and high < low):
+        raise InputError(f"no rating lies in {low}..{high}: give 0 <= min_rating <= max_rating (-1 = no bound)")
+    if not 0 <= extra_clues <= size * size:
+        raise InputError(f"extra_clues is {extra_clues}: a board of size {size} takes 0..{size * size}")
+    if extra_clues and (low > 0 or high != -1):
+        raise InputError("extra_clues and a rating bound exclude each other: extra clues lower the rating again")
+
+
+def _verify(boards: Boards) -> None:
+    """Every generated puzzle is proven: valid solution, clues agree, one solution."""
+    solutions, counts, _ = solve(boards.questions, boards.size)
+    clues = boards.questions > 0
+    good = complete(boards.answers, boards.size) & (counts == 1) & (solutions == boards.answers).all(axis=1)
+    good &= (~clues | (boards.questions == boards.answers)).all(axis=1)
+    if not good.all():
+        raise AssertionError(f"the generator made a wrong puzzle: number {boards.rows[~good][0]} of {boards.origin}")
+
+
+def distinct_puzzles(
+    counts: Sequence[int],
+    *,
+    size: int,
+    seed: int,
+    low: int = 0,
+    high: int = -1,
+    extra_clues: int = 0,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Boards, ...]:
+    """Splits of counts[0], counts[1], ... puzzles, each verified, no two of them equal up to symmetry.
+
+    A split does not depend on those after it, nor on the number of threads. `progress(done, total)` is called now and
+    then. Raises `InputError` for bad bounds, and when so many classes do not exist (small boards) or cannot be reached
+    (ratings).
+    """
+    _check_request(counts, size, low, high, extra_clues)
+    threads = threads or os.cpu_count() or 1
+
+    def make(walk: int) -> tuple[np.ndarray, ...]:
+        questions, answers, ratings = generate(seed, walk, size, low, high, extra_clues)
+        return questions, answers, ratings, canonical_forms(questions, answers, size)
+
+    seen: set[bytes] = set()
+    kept: list[list[tuple]] = [[] for _ in counts]
+    split = walk = quiet = 0
+    with ThreadPoolExecutor(threads) as pool:
+        while split < len(counts):
+            for questions, answers, ratings, forms in pool.map(make, range(walk, walk + 2 * threads)):
+                quiet += _WALK
+                for i, form in enumerate(forms):
+                    if split < len(counts) and len(kept[split]) < counts[split] and form.tobytes() not in seen:
+                        seen.add(form.tobytes())
+                        kept[split].append((questions[i], answers[i], ratings[i], walk * _WALK + i))
+                        quiet = 0
+                if split < len(counts) and len(kept[split]) == counts[split]:
+                    split += 1
+                walk += 1
+            if progress is not None:
+                progress(len(seen), sum(counts))
+            if split < len(counts) and quiet > 1000 + _PATIENCE * len(seen):
+                raise InputError(
+                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, {sum(counts)} were "
+                    f"asked for (rating {low}..{'any' if high < 0 else high}, {extra_clues} extra clues): ask for "
+                    "fewer, widen the rating bounds, add extra clues or take a larger board"
+                )
+    splits = []
+    for rows in kept:
+        questions, answers, ratings, numbers = (np.array(column) for column in zip(*rows, strict=True))
+        splits.append(Boards(size, questions, answers, ratings, ("generated",) * len(rows),
+                             f"generated (seed {seed})", numbers))  # fmt: skip
+        _verify(splits[-1])
+    return tuple(splits)

@@ -1,0 +1,210 @@
+"""Sudoku as the trainer and the evaluator see it: tokens, sources, splits.
+
+Tokens: PAD 0, blank 1, digit d is d + 1; vocab size + 2; every cell is supervised; the puzzle id is always 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trm_jax.data import hub
+from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split
+from trm_jax.data.boards import Boards, check_size
+from trm_jax.data.csv_files import prove, read_csv
+from trm_jax.data.dataset import Batch, DatasetInfo, PoolTrain
+from trm_jax.data.disjoint import require_disjoint
+from trm_jax.data.generator import distinct_puzzles
+from trm_jax.data.hashing import permutation, stream_key
+from trm_jax.data.symmetry import variants
+from trm_jax.errors import InputError
+
+SOURCES = ("generated", "csv", "hub", "arrays")
+SudokuTrain = PoolTrain
+_TRAIN_DRAW, _TEST_DRAW = 11, 12  # streams of random numbers
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SudokuConfig:
+    """Where the puzzles come from and how many there are."""
+
+    source: str = "generated"  # generated | csv | hub | arrays
+    path: str = ""  # csv: folder with train_file and test_file; arrays: folder in the official format
+    train_file: str = "train.csv"
+    test_file: str = "test.csv"
+    hub_repo: str = "sapientinc/sudoku-extreme"
+    size: int = 9
+    train_puzzles: int = 1000  # drawn without replacement by `seed`; 0 = all
+    test_puzzles: int = 1000  # drawn alike for every seed, so that results compare; 0 = all
+    augmentations: int = 1000  # variants of a puzzle besides the original
+    min_rating: int = 0  # generator: guesses of our solver
+    max_rating: int = -1  # generator: -1 = no bound
+    extra_clues: int = 0  # generator: clues added back to a minimal puzzle
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AugmentedPool:
+    """A `Pool` computed on the fly: variant 0 is the original, variant k a pure function of (seed, group, k)."""
+
+    boards: Boards
+    augmentations: int
+    seed: int
+
+    @property
+    def variants(self) -> np.ndarray:
+        """[G] int64: augmentations + 1 for every group."""
+        return np.full(len(self.boards), self.augmentations + 1, np.int64)
+
+    def examples(self, groups: np.ndarray, numbers: np.ndarray) -> Batch:
+        """The examples (groups[b], numbers[b]) as tokens."""
+        boards = self.boards
+        inputs, labels = variants(
+            boards.questions, boards.answers, boards.size, groups, numbers, self.seed, shift=1
+        )
+        return {"inputs": inputs, "labels": labels, "puzzle_ids": np.zeros(len(inputs), np.int32)}
+
+
+@dataclass(frozen=True)
+class SudokuEval:
+    """An evaluation set in memory."""
+
+    info: DatasetInfo
+    inputs: np.ndarray  # [N, S] int32
+    labels: np.ndarray  # [N, S] int32
+    puzzle_ids: np.ndarray  # [N] int32, all 0
+    ratings: np.ndarray  # [N] int32
+    digest: str  # hash of inputs and labels
+
+
+def info_of(boards: Boards) -> DatasetInfo:
+    """The data set's numbers: one example a puzzle, one group a board."""
+    return DatasetInfo(boards.size + 2, boards.size**2, 1, len(boards), 1.0)
+
+
+def evaluation(boards: Boards) -> SudokuEval:
+    """Boards as an evaluation set."""
+    inputs, labels = boards.questions.astype(np.int32) + 1, boards.answers.astype(np.int32) + 1
+    content = hashlib.sha256(f"sudoku {boards.size} ".encode())
+    content.update(boards.questions.tobytes())
+    content.update(boards.answers.tobytes())
+    return SudokuEval(info_of(boards), inputs, labels, np.zeros(len(boards), np.int32), boards.ratings,
+                      content.hexdigest())  # fmt: skip
+
+
+def training(boards: Boards, augmentations: int, seed: int) -> SudokuTrain:
+    """Boards as training data, augmented on the fly."""
+    if augmentations < 0:
+        raise InputError(f"augmentations is {augmentations}: give 0 or more")
+    return PoolTrain(info_of(boards), AugmentedPool(boards, augmentations, seed))
+
+
+def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[SudokuTrain, SudokuEval]:
+    """Training and evaluation data, checked to be disjoint up to symmetry. Raises `InputError`."""
+    if cfg.source == "arrays":
+        split = read_split(cfg.path, "train")
+        test = draw(array_boards(read_split(cfg.path, "test"), cfg), cfg.test_puzzles, _TEST_DRAW, 0, "test")
+        prove(test, progress=progress)
+        every = array_boards(split, cfg)
+        originals = every.take(split.group_indices[:-1])
+        prove(originals, progress=progress)
+        require_disjoint(every, test)
+        if cfg.train_puzzles:
+            split = keep_groups(split, chosen(len(originals), cfg.train_puzzles, _TRAIN_DRAW, cfg.seed, originals, "train"))
+        return PoolTrain(split.info, StoredPool(split)), evaluation(test)
+    train, test = load_boards(cfg, progress=progress)
+    return training(train, cfg.augmentations, cfg.seed), evaluation(test)
+
+
+def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[Boards, Boards]:
+    """The boards of both splits of a generated, CSV or hub source, drawn, proven and disjoint."""
+    check_size(cfg.size)
+    if cfg.source == "generated":
+        return _generated(cfg, progress)
+    if cfg.source == "hub":
+        paths = hub.download(cfg.hub_repo, cfg.train_file), hub.download(cfg.hub_repo, cfg.test_file)
+    elif cfg.source == "csv":
+        folder = _folder(cfg)
+        paths = folder / cfg.train_file, folder / cfg.test_file
+    else:
+        raise InputError(f"no data.source {cfg.source!r}: choose one of {', '.join(SOURCES)}")
+    files = [_of_size(read_csv(path, progress=progress), cfg.size) for path in paths]
+    train = draw(files[0], cfg.train_puzzles, _TRAIN_DRAW, cfg.seed, "train")
+    test = draw(files[1], cfg.test_puzzles, _TEST_DRAW, 0, "test")
+    require_disjoint(train, test)
+    return train, test
+
+
+def _folder(cfg: SudokuConfig) -> Path:
+    folder = Path(cfg.path)
+    if not cfg.path:
+        raise InputError("data.source=csv needs data.path=FOLDER, the folder with train.csv and test.csv")
+    if folder.is_file():
+        raise InputError(f"data.path={folder} is one file: name the folder that holds train.csv and test.csv")
+    return folder
+
+
+def _of_size(boards: Boards, size: int) -> Boards:
+    if boards.size != size:
+        raise InputError(
+            f"{boards.origin} holds boards of {boards.size}x{boards.size}, the configuration says {size}: "
+            f"set data.size={boards.size}"
+        )
+    return boards
+
+
+def _generated(cfg: SudokuConfig, progress: Progress | None) -> tuple[Boards, Boards]:
+    """The test split is generated first, so it does not change with the number of training puzzles."""
+    if cfg.train_puzzles < 1 or cfg.test_puzzles < 1:
+        raise InputError("data.source=generated needs train_puzzles and test_puzzles of at least 1 (0 = all is endless)")
+    test, train = distinct_puzzles(
+        (cfg.test_puzzles, cfg.train_puzzles),
+        size=cfg.size,
+        seed=cfg.seed,
+        low=cfg.min_rating,
+        high=cfg.max_rating,
+        extra_clues=cfg.extra_clues,
+        progress=progress,
+    )
+    return train, test
+
+
+def chosen(available: int, count: int, stream: int, seed: int, boards: Boards, split: str) -> np.ndarray:
+    """Rows of a draw without replacement, in file order; `count` 0 = all."""
+    if count < 0 or count > available:
+        raise InputError(
+            f"{boards.origin} holds {available} puzzles, {split}_puzzles asks for {count}: ask for at most {available} "
+            "(0 = all), take data.source=hub (sapientinc/sudoku-extreme has 3,831,994 training and 422,786 test "
+            "puzzles) or data.source=generated (any number)"
+        )
+    if count in (0, available):
+        return np.arange(available)
+    return np.sort(permutation(stream_key(seed, stream), available)[:count])
+
+
+def draw(boards: Boards, count: int, stream: int, seed: int, split: str) -> Boards:
+    """`count` boards drawn without replacement (0 = all), in file order."""
+    return boards.take(chosen(len(boards), count, stream, seed, boards, split))
+
+
+def array_boards(split: ArraySplit, cfg: SudokuConfig) -> Boards:
+    """All examples of an array split as boards (row = example number); the rules are not checked here."""
+    check_size(cfg.size)
+    if split.inputs.shape[1] != cfg.size**2 or split.vocab_size != cfg.size + 2:
+        raise InputError(
+            f"{split.origin}: {split.inputs.shape[1]} cells and vocabulary {split.vocab_size} are not a Sudoku of "
+            f"size {cfg.size}: set data.size, or data.path to a Sudoku set"
+        )
+    for name, least in (("inputs", 1), ("labels", 2)):
+        bad = np.flatnonzero((getattr(split, name) < least).any(axis=1))
+        if len(bad):
+            raise InputError(f"{split.origin}/all__{name}.npy row {bad[0]}: a cell that no Sudoku has: build it anew")
+    count = len(split.inputs)
+    return Boards(cfg.size, (split.inputs - 1).astype(np.uint8), (split.labels - 1).astype(np.uint8),
+                  np.zeros(count, np.int32), ("arrays",) * count, split.origin, np.arange(count))  # fmt: skip

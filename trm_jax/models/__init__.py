@@ -1,0 +1,7 @@
+"""Public models. Importing this touches no device and pulls in no config, data or command-line code."""
+
+from trm_jax.models import params, trm
+from trm_jax.models.attention import attention
+from trm_jax.models.trm import IGNORE, Carry, Output, TRMConfig
+
+__all__ = ["IGNORE", "Carry", "Output", "TRMConfig", "attention", "params", "trm"]

@@ -1,0 +1,77 @@
+"""Reading and writing state-dict files: safetensors by NumPy alone, torch's own format with the torch extra."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from trm_jax.errors import InputError
+
+
+def _torch():
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError(
+            "torch checkpoints need PyTorch: pip install 'trm_jax[torch]', or use a .safetensors file"
+        ) from None
+    return torch
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Name -> array. `.safetensors` files are told by their ending, everything else is a torch state dict.
+
+    bfloat16 stays bfloat16. Torch files are read with `weights_only`, so nothing in them is executed.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file ({error})") from None
+    torch = _torch()
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path} is not a torch state dict ({str(error).splitlines()[0]})") from None
+    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise InputError(f"{path} is not a state dict: it must map names to tensors")
+    return {name: _to_numpy(torch, tensor) for name, tensor in loaded.items()}
+
+
+def _to_numpy(torch, tensor) -> np.ndarray:
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has none of its own: move the bits
+        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
+    return tensor.numpy()
+
+
+def _to_torch(torch, array: np.ndarray):
+    array = np.array(array)  # a writable copy: torch would share a read-only buffer
+    if array.dtype == jnp.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def write(path: Path, state_dict: dict[str, np.ndarray]) -> None:
+    """Write a state dict in the format of the file's ending: .safetensors, or .pt / .pth for torch."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a folder")
+    replacement = path.with_name(path.name + ".tmp")
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file(state_dict, replacement)
+    elif path.suffix in (".pt", ".pth"):
+        torch = _torch()
+        torch.save({name: _to_torch(torch, array) for name, array in state_dict.items()}, replacement)
+    else:
+        raise InputError(f"{path}: the file's ending must be .safetensors, .pt or .pth")
+    os.replace(replacement, path)

@@ -1,0 +1,103 @@
+"""The mesh and the one table that says which mesh axes an array's logical axes lie on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from trm_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Logical axis -> mesh axes. The batch and the puzzle table are split; weights are whole unless fsdp or tensor > 1."""
+
+    batch: MeshAxes = ("data", "fsdp")
+    puzzles: MeshAxes = ("data", "fsdp")
+    embed: MeshAxes = "fsdp"
+    mlp: MeshAxes = "tensor"
+    heads: MeshAxes = "tensor"
+    tokens: MeshAxes = None
+    vocab: MeshAxes = None
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """Mesh (data, fsdp, tensor) over all devices; one size may be -1 for "what is left"."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+        raise InputError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: sizes are positive, at most one is -1")
+    known = math.prod(s for s in sizes if s != -1)
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise InputError(
+            f"mesh {dict(zip(MESH_AXES, [data, fsdp, tensor], strict=True))} does not fit {len(devices)} devices; "
+            f"set mesh.data, mesh.fsdp and mesh.tensor so that their product is {len(devices)}"
+        )
+    # Auto axes: XLA propagates shardings. make_mesh may permute devices, which is why no code here derives
+    # the rows of a process from its index.
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def _axis_size(mesh: Mesh, axes: MeshAxes) -> int:
+    names = (axes,) if isinstance(axes, str) else (axes or ())
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def named_sharding(mesh: Mesh, rules: Rules, logical: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+    """Sharding of one array. A dimension that its mesh axes do not divide stays whole."""
+    spec = []
+    for name, size in zip(logical, shape, strict=True):
+        axes = getattr(rules, name) if name else None
+        spec.append(axes if axes and size % _axis_size(mesh, axes) == 0 else None)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def tree_shardings(mesh: Mesh, rules: Rules, logical_tree, abstract_tree):
+    """Shardings of a tree from its logical axes and abstract values."""
+    leaves, treedef = jax.tree.flatten(abstract_tree)
+    logical = treedef.flatten_up_to(logical_tree)
+    return treedef.unflatten(
+        [named_sharding(mesh, rules, axes, leaf.shape) for axes, leaf in zip(logical, leaves, strict=True)]
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(rules.batch))
+
+
+def check_batch(mesh: Mesh, rules: Rules, batch_size: int, name: str) -> None:
+    """Raise InputError unless the batch divides over the devices that share it."""
+    ways = _axis_size(mesh, rules.batch)
+    if batch_size % ways:
+        near = max(ways, round(batch_size / ways) * ways)
+        raise InputError(
+            f"{name} {batch_size} is not divisible by the {ways} devices that share it; nearest that is: {near}"
+        )
+
+
+def local_slots(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """The batch rows [b] int64, ascending, that this process's devices hold: from the sharding, not the process index."""
+    index_map = sharding.addressable_devices_indices_map((batch_size,))
+    spans = {(s[0].start or 0, batch_size if s[0].stop is None else s[0].stop) for s in index_map.values()}
+    return np.concatenate([np.arange(start, stop) for start, stop in sorted(spans)])
+
+
+def put_batch(sharding: NamedSharding, batch: dict, batch_size: int) -> dict:
+    """Global arrays from this process's rows of a batch (the rows of `local_slots`, in that order)."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+        for name, rows in batch.items()
+    }

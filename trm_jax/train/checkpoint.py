@@ -1,0 +1,196 @@
+"""Checkpoints by Orbax: asynchronous, verified when read, restored onto any device count.
+
+A checkpoint holds the whole `TrainState` and a small JSON `meta`: the run's clocks and a fingerprint of every array.
+Orbax notices torn files; the fingerprint notices flipped bits. A damaged newest checkpoint is set aside and the one
+before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from trm_jax.errors import InputError
+from trm_jax.models.params import path_name
+from trm_jax.train.config import CheckpointConfig
+
+# Orbax and its helpers log every save; the run's own lines say what a person needs.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+BEST_METRIC = "exact_accuracy"
+
+
+@jax.jit
+def _fingerprint(leaves: list) -> list[jax.Array]:
+    """One uint32 per array: its words weighted by odd numbers of their places, summed modulo 2**32.
+
+    Integer sums do not depend on their order, so neither does the fingerprint on the sharding.
+    """
+
+    def one(x):
+        words = jnp.ravel(x)
+        if words.dtype == bool:
+            words = words.astype(jnp.uint8)
+        words = jax.lax.bitcast_convert_type(words, jnp.dtype(f"uint{8 * words.dtype.itemsize}")).astype(jnp.uint32)
+        places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(2) + jnp.uint32(1)
+        return jnp.sum(words * places, dtype=jnp.uint32)
+
+    return [one(leaf) for leaf in leaves]
+
+
+def fingerprint(tree) -> dict[str, int]:
+    """Fingerprint of each array of a tree, by its path."""
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
+    values = jax.device_get(_fingerprint(list(leaves)))
+    return {path_name(path): int(value) for path, value in zip(paths, values, strict=True)}
+
+
+class Checkpoints:
+    """The checkpoints of one run under `folder` (local or gs://).
+
+    Raises what Orbax raises when a save fails: at the next `save`, `wait` or `close`, never silently.
+    """
+
+    def __init__(self, folder: str, policy: CheckpointConfig | None = None, say: Callable[[str], None] = print):
+        """`policy` None opens for reading only; `say` takes lines that a person should see."""
+        self.folder = epath.Path(folder)
+        self._say = say
+        self._read_only = policy is None
+        self._open(policy)
+        self._policy = policy
+
+    def _open(self, policy: CheckpointConfig | None) -> None:
+        keep = None
+        if policy is not None:
+            rules = [preservation_policy.LatestN(policy.keep_last)]
+            if policy.keep_best:
+                rules.append(
+                    preservation_policy.BestN(
+                        get_metric_fn=lambda metrics: metrics[BEST_METRIC],
+                        n=policy.keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    )
+                )
+            if policy.keep_every_steps:
+                rules.append(preservation_policy.EveryNSteps(policy.keep_every_steps))
+            keep = preservation_policy.AnyPreservationPolicy(rules)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            create=not self._read_only,
+            read_only=self._read_only,
+            cleanup_tmp_directories=not self._read_only,
+            best_fn=lambda metrics: metrics[BEST_METRIC],
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=options,
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, ascending."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def best_step(self) -> int | None:
+        return self._manager.best_step()
+
+    def save(self, step: int, state, meta: Mapping, metrics: Mapping[str, float] | None = None) -> bool:
+        """Start saving; False when there is a checkpoint of this step already."""
+        if step in self._manager.all_steps():
+            return False
+        meta = {**meta, "fingerprint": fingerprint(state)}
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
+        return self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
+
+    def _check_model(self, step: int, abstract) -> None:
+        """Raise InputError when checkpoint `step` does not hold the arrays that `abstract` asks for."""
+        found = self._manager.item_metadata(step)["state"].tree
+        found = {path_name(p): tuple(m.shape) for p, m in jax.tree_util.tree_leaves_with_path(found)}
+        want = {path_name(p): tuple(a.shape) for p, a in jax.tree_util.tree_leaves_with_path(abstract)}
+        for name in sorted(want):
+            if want[name] != found.get(name):
+                raise InputError(
+                    f"checkpoint {self.folder}/{step} is of another model: {name} is {found.get(name, 'absent')} there "
+                    f"and {want[name]} here; use its own config, or another workdir"
+                )
+
+    def restore(self, step: int, abstract) -> tuple:
+        """(state, meta) of checkpoint `step`, laid out as `abstract` says: a TrainState, or a dict of some of its parts.
+
+        Raises whatever is wrong with the checkpoint.
+        """
+        self._check_model(step, abstract)
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        state = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=isinstance(abstract, dict))
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=state, meta=ocp.args.JsonRestore()))
+        want = restored["meta"]["fingerprint"]
+        damaged = [name for name, value in fingerprint(restored["state"]).items() if value != want.get(name)]
+        if damaged:
+            raise ValueError(f"the contents of {', '.join(damaged[:3])} are not what was saved")
+        return restored["state"], restored["meta"]
+
+    def restore_latest(self, abstract) -> tuple | None:
+        """(step, state, meta) of the newest checkpoint that can be read, or None when there is none.
+
+        A damaged one is renamed to `damaged-STEP` with one line that says so; when all are damaged, InputError.
+        """
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                state, meta = self.restore(step, abstract)
+            except InputError:
+                raise
+            except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
+                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+                self._say(f"checkpoint {self.folder}/{step} is damaged ({reason}); going back to the one before it")
+                damaged.append(step)
+                continue
+            self._set_aside(damaged)
+            return step, state, meta
+        if damaged:
+            raise InputError(
+                f"all checkpoints in {self.folder} are damaged ({', '.join(map(str, damaged))}); "
+                "move the workdir away to start again"
+            )
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps or self._read_only:
+            return
+        self._manager.close()
+        for step in steps:
+            target = self.folder / f"damaged-{step}"
+            if target.exists():
+                target.rmtree()
+            (self.folder / str(step)).rename(target)
+        self._open(self._policy)
+
+    def wait(self) -> None:
+        """Block until every save is on disk; raises what went wrong with one."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def pick_step(checkpoints: Checkpoints, which: str) -> int:
+    """The step that "latest", "best" or a number names. Raises InputError when there is no such checkpoint."""
+    steps = checkpoints.steps()
+    if not steps:
+        raise InputError(f"no checkpoint in {checkpoints.folder}; train first: trm train NAME --workdir DIR")
+    if which == "latest":
+        return steps[-1]
+    if which == "best":
+        best = checkpoints.best_step()
+        return steps[-1] if best is None else best
+    if which.isdigit() and int(which) in steps:
+        return int(which)
+    raise InputError(f"no checkpoint {which!r} in {checkpoints.folder}; there are {', '.join(map(str, steps))}")
+
+

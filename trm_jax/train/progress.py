@@ -1,0 +1,90 @@
+"""What a person sees while a run goes on: a bar with the time left on a terminal, a line a minute in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+def duration(seconds: float) -> str:
+    """'1:02:03' or '2:03'."""
+    seconds = int(seconds)
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
+
+
+def _numbers(record: dict) -> str:
+    parts = []
+    for name, label in (("loss", "loss"), ("exact_accuracy", "exact"), ("steps", "think steps")):
+        if name in record:
+            parts.append(f"{label} {record[name]:.3f}" if name != "steps" else f"{label} {record[name]:.1f}")
+    return "  ".join(parts)
+
+
+class Progress:
+    """Progress of a run of `total` steps."""
+
+    def __init__(self, name: str, total: int, *, stream=None, line_every_s: float = 60.0):
+        self._stream = stream or sys.stderr
+        self._total = total
+        self._line_every_s = line_every_s
+        self._latest = ""
+        self._bar = None
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=False),
+                TextColumn("{task.fields[numbers]}"),
+                console=Console(file=self._stream),
+            )
+            self._task = self._bar.add_task(name, total=total, numbers="compiling")
+            self._bar.start()
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """The run begins (or goes on) at `step`; the time left is counted from here."""
+        self._first = step
+        self._began = self._last_line = time.monotonic()
+        if self._bar:
+            self._bar.reset(self._task, completed=step)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def record(self, record: dict) -> None:
+        """Take note of a record for the bar's or line's numbers; evaluations get a line of their own."""
+        if record["kind"] == "eval":
+            self.say(
+                f"step {record['step']}: held-out exact accuracy {record['exact_accuracy']:.4f}, "
+                f"token accuracy {record['accuracy']:.4f} on {record['count']} puzzles"
+            )
+        else:
+            self._latest = _numbers(record)
+
+    def step(self, step: int) -> None:
+        """Called after every step; cheap."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, numbers=self._latest)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= self._line_every_s:
+            self._last_line = now
+            rate = (step - self._first) / (now - self._began)
+            left = duration((self._total - step) / rate) if rate else "unknown"
+            self.say(f"step {step}/{self._total}  {rate:.2f} steps/s  left {left}  {self._latest}")
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,60 @@
+"""Parameters of a run, for everything that uses a model after training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+
+from trm_jax import sharding
+from trm_jax.errors import InputError
+from trm_jax.train.checkpoint import Checkpoints, pick_step
+from trm_jax.train.config import RunConfig
+from trm_jax.train.loop import CHECKPOINTS
+from trm_jax.train.state import initial_state, optimizer, state_shardings, with_shardings
+
+
+def load_params(cfg: RunConfig, workdir: Path, which: str, mesh, *, live: bool = False) -> tuple[dict, int]:
+    """(params, step) of checkpoint `which` ("latest", "best" or a step): averaged weights, or the `live` ones.
+
+    Only the parameters are read; they are laid out over `mesh`. Raises InputError when there is no such checkpoint
+    or it is damaged.
+    """
+
+    checkpoints = Checkpoints(workdir / CHECKPOINTS)
+    try:
+        step = pick_step(checkpoints, which)
+        tx = optimizer(cfg, total_steps=1)
+        abstract, shardings = state_shardings(cfg, tx, mesh, sharding.Rules())
+        full = with_shardings(abstract, shardings)
+        try:
+            state, _ = checkpoints.restore(step, {"params": full.params, "ema": full.ema})
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
+            others = [s for s in checkpoints.steps() if s != step]
+            raise InputError(
+                f"checkpoint {step} of {workdir} is damaged ({str(error).splitlines()[0][:200]}); "
+                f"others: {', '.join(map(str, others)) or 'none'} (--checkpoint STEP)"
+            ) from error
+    finally:
+        checkpoints.close()
+    params = state["params"]
+    if state["ema"] and not live:
+        params = {**params, "weights": state["ema"]}
+    return params, step
+
+
+def save_imported(cfg: RunConfig, workdir: Path, params: dict) -> None:
+    """Make `params` the state of a run at step 0, weights and average alike, with a fresh optimiser and carry."""
+    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    tx = optimizer(cfg, total_steps=1)
+    _, shardings = state_shardings(cfg, tx, mesh, sharding.Rules())
+    state = jax.jit(lambda: initial_state(cfg, tx), out_shardings=shardings)()
+    params = jax.device_put(params, shardings.params)
+    state = state.replace(params=params, ema=params["weights"] if cfg.optim.ema_decay else {})
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.checkpoint)
+    checkpoints.save(0, state, {"elapsed_s": 0.0})
+    checkpoints.wait()
+    checkpoints.close()
