@@ -28,7 +28,7 @@ $(INSTALLED): setup.py
 demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it solve a board; goes on where it was stopped
 	$(BIN)/trm train demo --workdir $(WORKDIR)
 	$(BIN)/trm eval $(WORKDIR)
-	$(BIN)/trm solve $(WORKDIR) --png $(WORKDIR)/solution.png --gif $(WORKDIR)/thinking.gif
+	$(BIN)/trm solve $(WORKDIR) --example --png $(WORKDIR)/solution.png --gif $(WORKDIR)/thinking.gif
 
 test: $(INSTALLED)  ## the default tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,7 +1,7 @@
 """A TRM written a second time, unrolled and by the formulas, to hold `trm_jax.models` against.
 
-It works on official state dicts (names without prefix, linears [out, in]) in whatever dtype they have, float64
-included, and takes the network's weights once per reasoning call, so that derivatives tell the calls apart.
+It works on official state dicts (names without prefix, linears [out, in]) in their dtype, float64 included,
+and takes the network's weights once per reasoning call, so that derivatives tell the calls apart.
 """
 
 import jax

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -96,6 +97,7 @@ class Follower:
         tx = optimizer(self.cfg, STEPS)
         mesh, rules = sharding.make_mesh(devices=jax.devices()[:num_devices]), sharding.Rules()
         _, lies = state_shardings(self.cfg, tx, mesh, rules)
+        self.lies = lies
         self.step = jax.jit(
             make_train_step(self.cfg, tx, STEPS),
             in_shardings=(lies, sharding.batch_sharding(mesh, rules)),
@@ -106,13 +108,16 @@ class Follower:
             lambda params, carry, batch: trm.step(params, self.cfg.model, carry, batch, train=True)[1]
         )
         params = jax.tree.map(jnp.asarray, official.import_state_dict(golden.under("init"), self.cfg.model))
-        self.start = initial_state(self.cfg, tx).replace(params=params, ema=params["weights"])
+        start = jax.jit(lambda: initial_state(self.cfg, tx))()
+        self.start = start.replace(params=params, ema=params["weights"])
 
     def take_step(self, state, t: int):
         """(state after step t, what was seen): logits, q_halt, loss summed over the batch, flags, sums."""
         batch = self.golden.batch(t)
+        # Put where the step's own results lie: arrays that lie elsewhere would have it compiled again.
+        state = jax.device_put(state.replace(sums=zero_sums()), self.lies)
         out = self.say(state.params, state.carry, batch)
-        state = self.step(state.replace(sums=zero_sums()), batch)
+        state = self.step(state, batch)
         sums = jax.device_get(state.sums)
         seen = {"logits": out.logits, "q_halt": out.q_halt, "loss": sums["lm_loss"] + 0.5 * sums["q_loss"]}
         return state, seen | {"sums": sums, "halted": state.carry.halted, "steps": state.carry.steps}
@@ -130,7 +135,7 @@ class Follower:
         return official.export_state_dict({"weights": weights}, self.cfg.model)
 
     def gradients(self, before, after) -> dict:
-        """Gradients of loss / B that a training step used, from Adam's first moment: (m' - b1 m) / (1 - b1)."""
+        """Gradients of loss / B that a step used, from Adam's first moment: (m' - b1 m) / (1 - b1)."""
         b1 = self.cfg.optim.beta1
         m, m_after = (optax.tree_utils.tree_get(s.opt_state, "mu") for s in (before, after))
         return self.named(
@@ -154,14 +159,21 @@ def load(golden_folder):
 
 
 @pytest.fixture(scope="module")
-def mlp_t(load):
+def follower(load):
+    """Followers by name and number of devices; each is compiled once."""
+    return functools.cache(lambda name, num_devices=1: Follower(load(name), num_devices))
+
+
+@pytest.fixture
+def mlp_t(follower):
     """The chaotic official file."""
-    return Follower(load("trm_mlp_t"))
+    return follower("trm_mlp_t")
 
 
-@pytest.mark.parametrize("num_devices", [1, 6])
-@pytest.mark.parametrize("name", ["trm_attention", "twin_mlp_t"])
-def test_ten_steps(load, name, num_devices):
+@pytest.mark.parametrize(
+    ("name", "num_devices"), [("trm_attention", 1), ("trm_attention", 6), ("twin_mlp_t", 1)]
+)
+def test_ten_steps(follower, name, num_devices):
     """Everything that the file holds, free-running, on one device and split over six.
 
     Measured on a CPU: logits of step 1 8e-7, its gradients 8e-7, losses 3e-7, final weights and table 2.2e-5,
@@ -169,8 +181,8 @@ def test_ten_steps(load, name, num_devices):
     """
     if len(jax.devices()) < num_devices:
         pytest.skip(f"{len(jax.devices())} devices")
-    golden = load(name)
-    run = Follower(golden, num_devices)
+    run = follower(name, num_devices)
+    golden = run.golden
     state, seen = run.ten_steps()
     assert relative(seen[0]["logits"], golden.arrays["step1/logits"]) <= 1e-5
     first, _ = run.take_step(run.start, 1)
@@ -191,11 +203,11 @@ def test_ten_steps(load, name, num_devices):
     assert worst(run.named(state.ema), golden.under("ema")) <= 1e-4
 
 
-def test_twin_trajectory_can_be_followed(load):
+def test_twin_trajectory_can_be_followed(follower):
     """A change of the initial weights by 1e-7 stays below 1e-5, so the tolerances above mean something."""
-    run = Follower(load("twin_mlp_t"))
-    _, here = run.ten_steps()
-    _, there = run.ten_steps(perturbed(run.start, 0))
+    twin = follower("twin_mlp_t")
+    _, here = twin.ten_steps()
+    _, there = twin.ten_steps(perturbed(twin.start, 0))
     assert max(relative(b["loss"], a["loss"]) for a, b in zip(here, there, strict=True)) <= 1e-6
     assert max(relative(b["logits"], a["logits"]) for a, b in zip(here, there, strict=True)) <= 1e-5
 
@@ -211,11 +223,11 @@ def perturbed(state, seed: int):
 
 
 def test_mlp_t_first_step_against_float64(mlp_t, reference_loss):
-    """The first chaotic step: logits within 1e-5 of the golden ones, gradients as exact as the golden ones.
+    """The first chaotic step: logits within 1e-5 of the golden ones, gradients as exact as theirs.
 
-    The golden gradients are themselves 3e-5 away from the exact ones, which conftest.py's implementation computes
-    in float64; two such roundings need not agree to 1e-5. So ours are held against the exact ones, and may be no
-    more than twice as far from them as the golden ones are.
+    The golden gradients are themselves 3e-5 away from the exact ones, which conftest.py's implementation
+    computes in float64; two such roundings need not agree to 1e-5. So ours are held against the exact ones, and
+    may be no more than twice as far from them as the golden ones are.
     """
     golden, cfg = mlp_t.golden, mlp_t.cfg.model
     state, seen = mlp_t.take_step(mlp_t.start, 1)
@@ -260,8 +272,8 @@ def official_states(golden: Golden, later: Golden):
     """The official run's arrays before each of the steps 1 to 10 and after the last: [0] to [10].
 
     Rebuilt from its gradients by the optimiser's formulas in NumPy; every array is rounded to float32 after
-    every step, as the official run's were. `later` holds the gradients of steps 2 to 10 and the table and latents
-    before them.
+    every step, as the official run's were. `later` holds the gradients of steps 2 to 10 and the table and
+    latents before them.
     """
     cfg = golden.config()
     o = cfg.optim
@@ -337,5 +349,5 @@ def test_mlp_t_every_step_from_the_official_state(mlp_t, load):
         assert worst(mlp_t.named(state.params["weights"]), after["weights"]) <= 1e-4
         assert worst(mlp_t.named(state.ema), after["ema"]) <= 1e-4
         assert relative(state.params["puzzle_emb"], after["table"]) <= 1e-6
-        for name in after["carry"]:
+        for name in {"z_H", "z_L"} & after["carry"].keys():
             assert relative(getattr(state.carry, name), after["carry"][name]) <= 1e-4

@@ -1,7 +1,7 @@
 """The official array format, any task: `{split}/all__*.npy`, `{split}/dataset.json`, `identifiers.json`.
 
-example < puzzle (one augmentation) < group (one original): `puzzle_indices` cuts the examples into puzzles and
-`group_indices` the puzzles into groups, both int32 with a leading 0.
+example < puzzle (one augmentation) < group (one original): `puzzle_indices` cuts the examples into puzzles
+and `group_indices` the puzzles into groups, both int32 with a leading 0.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from trm_jax.data.dataset import IGNORED, Batch, DatasetInfo
 from trm_jax.errors import InputError
 
 _ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
-_KEYS = ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len", "num_puzzle_identifiers",
-         "total_groups", "mean_puzzle_examples", "sets")  # fmt: skip
+_KEYS = ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len",
+         "num_puzzle_identifiers", "total_groups", "mean_puzzle_examples", "sets")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class StoredPool:
 
     def __post_init__(self) -> None:
         if (np.diff(self.split.puzzle_indices) != 1).any():
-            raise InputError(f"{self.split.origin}: a puzzle with several examples: this task has one example each")
+            raise InputError(
+                f"{self.split.origin}: a puzzle with several examples: this task has one example each"
+            )
 
     @property
     def variants(self) -> np.ndarray:
@@ -111,26 +113,42 @@ def read_split(folder: str | os.PathLike, split: str) -> ArraySplit:
         (inputs.ndim == 2 and inputs.shape[1] == meta["seq_len"], "seq_len is not the arrays' width"),
         (_index(puzzles, len(inputs)), "puzzle_indices does not run from 0 to the number of examples"),
         (_index(groups, len(puzzles) - 1), "group_indices does not run from 0 to the number of puzzles"),
-        (len(arrays["puzzle_identifiers"]) == len(puzzles) - 1, "puzzle_identifiers has not one id per puzzle"),
+        (
+            len(arrays["puzzle_identifiers"]) == len(puzzles) - 1,
+            "puzzle_identifiers has not one id per puzzle",
+        ),
         (meta["total_groups"] == len(groups) - 1, "total_groups is not the number of groups"),
-        (meta.get("total_puzzles", len(puzzles) - 1) == len(puzzles) - 1, "total_puzzles is not their number"),
+        (
+            meta.get("total_puzzles", len(puzzles) - 1) == len(puzzles) - 1,
+            "total_puzzles is not their number",
+        ),
     )
     for holds, message in demands:
         if not holds:
             raise InputError(f"{place}: {message}: the files do not belong together, build the data set anew")
     top = max((int(part.max()) for part in (inputs, labels) if part.size), default=0)
     if top >= meta["vocab_size"] or min((int(p.min()) for p in (inputs, labels) if p.size), default=0) < 0:
-        raise InputError(f"{place}: a token lies outside 0..{meta['vocab_size'] - 1} (vocab_size): build it anew")
+        raise InputError(
+            f"{place}: a token lies outside 0..{meta['vocab_size'] - 1} (vocab_size): build it anew"
+        )
     ids = arrays["puzzle_identifiers"]
     if ids.size and not 0 <= ids.min() <= ids.max() < meta["num_puzzle_identifiers"]:
-        raise InputError(f"{place}: a puzzle id lies outside 0..{meta['num_puzzle_identifiers'] - 1}: build it anew")
+        raise InputError(
+            f"{place}: a puzzle id lies outside 0..{meta['num_puzzle_identifiers'] - 1}: build it anew"
+        )
     return ArraySplit(*arrays.values(), *(meta[key] for key in (
         "vocab_size", "num_puzzle_identifiers", "pad_id", "ignore_label_id", "blank_identifier_id")),
         origin=str(place))  # fmt: skip
 
 
 def _index(values: np.ndarray, end: int) -> bool:
-    return values.ndim == 1 and len(values) > 1 and values[0] == 0 and values[-1] == end and (np.diff(values) > 0).all()
+    return (
+        values.ndim == 1
+        and len(values) > 1
+        and values[0] == 0
+        and values[-1] == end
+        and (np.diff(values) > 0).all()
+    )
 
 
 def _json(path: Path) -> dict:
@@ -138,7 +156,8 @@ def _json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            f"{path} does not exist: `trm data sudoku build --format arrays --output-dir {path.parent.parent}` makes it"
+            f"{path} does not exist: make it with "
+            f"`trm data sudoku build --format arrays --output-dir {path.parent.parent}`"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
@@ -148,7 +167,9 @@ def _array(path: Path) -> np.ndarray:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the folder is not a whole data set, build it anew") from None
+        raise InputError(
+            f"{path} does not exist: the folder is not a whole data set, build it anew"
+        ) from None
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path} is not a whole .npy file: {error}; build it anew") from None
     if not np.issubdtype(values.dtype, np.integer):
@@ -157,12 +178,14 @@ def _array(path: Path) -> np.ndarray:
 
 
 def write_split(folder: str | os.PathLike, split: str, data: ArraySplit) -> None:
-    """Write one split; every file under a temporary name first. `dataset.json` comes last and marks a whole split."""
+    """Write one split, every file under a temporary name first; `dataset.json` comes last."""
     place = Path(folder) / split
     place.mkdir(parents=True, exist_ok=True)
     for name in _ARRAYS:
         values = getattr(data, name)
-        values = values.astype(np.uint8 if name in ("inputs", "labels") and data.vocab_size <= 256 else np.int32)
+        values = values.astype(
+            np.uint8 if name in ("inputs", "labels") and data.vocab_size <= 256 else np.int32
+        )
         temporary = place / f".all__{name}.{os.getpid()}.tmp.npy"
         try:
             np.save(temporary, values)

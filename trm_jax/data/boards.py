@@ -1,11 +1,12 @@
 """Sudoku boards of three sizes: their text form, their geometry and the rules.
 
-A board is a flat [size*size] uint8 array, row by row, 0 = blank, 1..size = digit. Boxes are 2x2 cells (size 4),
-2 rows x 3 columns (size 6) and 3x3 (size 9).
+A board is a flat [size*size] uint8 array, row by row, 0 = blank, 1..size = digit. Boxes are 2x2 cells (size
+4), 2 rows x 3 columns (size 6) and 3x3 (size 9).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
 
@@ -32,16 +33,26 @@ class Boards:
     ratings: np.ndarray  # [N] int32: guesses of our solver, or the file's column
     sources: tuple[str, ...]  # [N] where each puzzle is from, as the file's column says
     origin: str = "generated"  # the file, for messages
-    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N] line or index in the origin
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N] place in the origin
+    unit: str = "line"  # what `rows` counts
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def take(self, indices: np.ndarray) -> Boards:
         """The boards at `indices` [M], in that order."""
-        sources = tuple(self.sources[i] for i in indices)
-        return Boards(self.size, self.questions[indices], self.answers[indices], self.ratings[indices],
-                      sources, self.origin, self.rows[indices])  # fmt: skip
+        return dataclasses.replace(
+            self,
+            questions=self.questions[indices],
+            answers=self.answers[indices],
+            ratings=self.ratings[indices],
+            sources=tuple(self.sources[i] for i in indices),
+            rows=self.rows[indices],
+        )
+
+    def where(self, row: int) -> str:
+        """The place of a board, for messages."""
+        return f"{self.origin} {self.unit} {self.rows[row]}"
 
 
 def check_size(size: int) -> None:
@@ -52,7 +63,7 @@ def check_size(size: int) -> None:
 
 @functools.cache
 def units(size: int) -> np.ndarray:
-    """[size*size, 3] int32: the row, column and box of every cell, numbered 0..3*size-1 over the three kinds."""
+    """[size*size, 3] int32: row, column and box of every cell, numbered 0..3*size-1 over the kinds."""
     cells = np.arange(size * size)
     row, col = cells // size, cells % size
     height = BOX_HEIGHT[size]
@@ -63,7 +74,7 @@ def units(size: int) -> np.ndarray:
 
 
 def conflicts(boards: np.ndarray, size: int) -> np.ndarray:
-    """[N] bool: does a digit stand twice in a row, column or box of boards [N, size*size]? Blanks do not count."""
+    """[N] bool: does a digit stand twice in a row, column or box of boards [N, size*size]?"""
     result = np.zeros(len(boards), bool)
     members = [np.flatnonzero((units(size) == unit).any(axis=1)) for unit in range(3 * size)]
     for cells in members:

@@ -1,9 +1,9 @@
 """The canonical form of a puzzle up to symmetry, and a fast invariant that needs no search.
 
-Form: the lexicographically least solution grid over all transformations; among the transformations that attain it,
-the least puzzle. Once the first row, its column order and the orientation are chosen, the digit map is fixed (the
-first row becomes 1..size) and sorting the rest by the first column is the only way to be least: 23,328 candidates
-for 9x9, nearly all of them refuted by the first cells of the second row.
+Form: the lexicographically least solution grid over all transformations; among the transformations that
+attain it, the least puzzle. Once the first row, its column order and the orientation are chosen, the digit
+map is fixed (the first row becomes 1..size) and sorting the rest by the first column is the only way to be
+least: 23,328 candidates for 9x9, nearly all of them refuted by the first cells of the second row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _column_orders(size: int) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _sorted_rows(first, height, head, order):
-    """Row order [size] with `first` on top, the rest of its band, then the bands, by first-column label `head`."""
+    """Row order [size]: `first`, the rest of its band, the other bands, by first-column label `head`."""
     size = order.shape[0]
     top = first // height
     order[0] = first
@@ -106,7 +106,9 @@ def _canonical(question, answer, height, orders, form):
                     question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form
                 )
                 if verdict < 0:
-                    _write(question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form)
+                    _write(
+                        question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form
+                    )
 
 
 @njit(cache=True, nogil=True)
@@ -186,8 +188,8 @@ def _invariant_rows(questions, answers, table, square, result):
 def invariants(questions: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
     """[N] uint64: equal for puzzles that a symmetry carries to each other, nearly always different otherwise.
 
-    Colour refinement: a cell's colour (clue or blank) is mixed three times with the multisets of colours in its
-    row, column and box and among the cells of its digit. Questions and answers [N, S] uint8.
+    Colour refinement: a cell's colour (clue or blank) is mixed three times with the multisets of colours in
+    its row, column and box and among the cells of its digit. Questions and answers [N, S] uint8.
     """
     result = np.empty(len(questions), np.uint64)
     height = BOX_HEIGHT[size]

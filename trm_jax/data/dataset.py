@@ -1,7 +1,7 @@
 """What a task's data looks like to the trainer and the evaluator, and the addressing of training examples.
 
-The example of (seed, step, slot) is a pure function, so there is no iterator state to save and the number of hosts
-may change: each host asks for its own slots of the global batch.
+The example of (seed, step, slot) is a pure function, so there is no iterator state to save and the number of
+hosts may change: each host asks for its own slots of the global batch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ class TrainSource(Protocol):
     info: DatasetInfo
 
     def batch(
-        self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
+        self,
+        step: int,
+        slots: np.ndarray,
+        *,
+        seed: int,
+        batch_size: int,
+        epochs_per_interval: int | None = None,
     ) -> Batch:
         """The rows `slots` of the global batch of `batch_size` rows at `step`."""
         ...
@@ -67,9 +73,10 @@ class EvalSource(Protocol):
 class Addressing:
     """Which (group, variant) stands in which (step, slot).
 
-    Example number n = step * batch_size + slot runs through epochs of `groups` examples, each a new random order;
-    epochs run on across batch borders. With `epochs_per_interval`, interval i starts at epoch
-    i * epochs_per_interval and holds only whole batches: the last incomplete one is dropped, as the reference does.
+    Example number n = step * batch_size + slot runs through epochs of `groups` examples, each a new random
+    order; epochs run on across batch borders. With `epochs_per_interval`, interval i starts at epoch i *
+    epochs_per_interval and holds only whole batches: the last incomplete one is dropped, as the reference
+    does.
     """
 
     seed: int
@@ -79,7 +86,9 @@ class Addressing:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.groups < 1:
-            raise InputError(f"batch size {self.batch_size} with {self.groups} puzzles: both must be at least 1")
+            raise InputError(
+                f"batch size {self.batch_size} with {self.groups} puzzles: both must be at least 1"
+            )
         if self.epochs_per_interval is not None and self.steps_per_interval < 1:
             raise InputError(
                 f"{self.epochs_per_interval} epochs of {self.groups} puzzles do not fill one batch of "
@@ -102,7 +111,7 @@ class Addressing:
         return start + np.asarray(slots, np.int64)
 
     def lookup(self, step: int, slots: np.ndarray, variants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(group, variant), each [b] int64, of `slots` at `step`; variants [G] is the number of each group's."""
+        """(group, variant), each [b] int64, of `slots` at `step`; variants [G]: how many each group has."""
         numbers = self.numbers(step, slots)
         epochs, places = np.divmod(numbers, self.groups)
         groups = np.empty_like(numbers)
@@ -128,8 +137,14 @@ class PoolTrain:
     pool: Pool
 
     def batch(
-        self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
+        self,
+        step: int,
+        slots: np.ndarray,
+        *,
+        seed: int,
+        batch_size: int,
+        epochs_per_interval: int | None = None,
     ) -> Batch:
-        """The rows `slots` [b] of the global batch at `step`: inputs, labels [b, S] int32, puzzle_ids [b] int32."""
+        """The rows `slots` [b] of the global batch at `step`."""
         addressing = Addressing(seed, batch_size, self.info.groups, epochs_per_interval)
         return self.pool.examples(*addressing.lookup(step, slots, self.pool.variants))

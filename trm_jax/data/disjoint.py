@@ -12,8 +12,8 @@ from trm_jax.errors import InputError
 def overlap(train: Boards, test: Boards) -> tuple[int, int] | None:
     """Row numbers (in train, in test) of a puzzle that both hold up to symmetry; None if there is none.
 
-    Only puzzles whose invariant occurs on both sides are brought into canonical form, so the check is exact and costs
-    a few microseconds a puzzle.
+    Only puzzles whose invariant occurs on both sides are brought into canonical form, so the check is exact
+    and costs a few microseconds a puzzle.
     """
     if train.size != test.size:
         return None
@@ -21,14 +21,12 @@ def overlap(train: Boards, test: Boards) -> tuple[int, int] | None:
     test_values = invariants(test.questions, test.answers, test.size)
     train_rows = np.flatnonzero(np.isin(train_values, test_values))
     test_rows = np.flatnonzero(np.isin(test_values, train_values))
-    forms: dict[bytes, int] = {}
-    for row in train_rows:
-        form = canonical_forms(train.questions[row : row + 1], train.answers[row : row + 1], train.size)
-        forms.setdefault(form.tobytes(), int(row))
-    for row in test_rows:
-        form = canonical_forms(test.questions[row : row + 1], test.answers[row : row + 1], test.size).tobytes()
-        if form in forms:
-            return forms[form], int(row)
+    train_forms = canonical_forms(train.questions[train_rows], train.answers[train_rows], train.size)
+    forms = {form.tobytes(): int(row) for form, row in zip(train_forms, train_rows, strict=True)}
+    test_forms = canonical_forms(test.questions[test_rows], test.answers[test_rows], test.size)
+    for form, row in zip(test_forms, test_rows, strict=True):
+        if form.tobytes() in forms:
+            return forms[form.tobytes()], int(row)
     return None
 
 
@@ -37,6 +35,6 @@ def require_disjoint(train: Boards, test: Boards) -> None:
     pair = overlap(train, test)
     if pair is not None:
         raise InputError(
-            f"the same puzzle (up to symmetry) is in {train.origin} line {train.rows[pair[0]]} and in {test.origin} "
-            f"line {test.rows[pair[1]]}: remove one of them, or the test score means nothing"
+            f"{train.where(pair[0])} and {test.where(pair[1])} are the same puzzle up to symmetry: "
+            "remove one of them, or the test score means nothing"
         )

@@ -1,9 +1,9 @@
 """The embedded source: random Sudoku puzzles, minimal, with one solution, rated by our solver's guesses.
 
-A walk starts from a random filled grid, blanked to a minimal puzzle. Without a rating bound that puzzle is kept. With
-one, the walk goes on by neighbour search: drop one clue, add another, keep the solution unique, and accept when the
-rating does not move away from the wanted range; inside the range every few accepted steps give a puzzle.
-The puzzles of walk w are a pure function of (seed, size, bounds, extra clues, w).
+A walk starts from a random filled grid, blanked to a minimal puzzle. Without a rating bound that puzzle is
+kept. With one, the walk goes on by neighbour search: drop one clue, add another, keep the solution unique,
+and accept when the rating does not move away from the wanted range; inside the range every few accepted steps
+give a puzzle. The puzzles of walk w are a pure function of (seed, size, bounds, extra clues, w).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from trm_jax.errors import InputError
 
 _WALK = 32  # puzzles that one walk gives; walks never serve two splits
 _STEPS = 20_000  # neighbours that a walk tries before it is given up
-_QUIET = 100  # neighbours without a better rating before a walk starts afresh
-_APART = 8  # accepted steps between two puzzles of a walk
+_QUIET = 400  # neighbours without a better rating before a walk starts afresh
+_APART = 2  # accepted steps between two puzzles of a walk
 _LISTED = 64  # solutions listed of a puzzle with one clue dropped
 _PATIENCE = 50  # give up after 1,000 + this many puzzles per class found without a new class
 
@@ -66,10 +66,10 @@ def _distance(rating, low, high):
 
 @njit(cache=True, nogil=True)
 def _step(board, farthest, low, high, key, counter, table, trial, order, solution, tally, work):
-    """Write a minimal neighbour of `board` into `trial`; returns its rating (-1: none that near) and the next counter.
+    """Write a minimal neighbour of `board` into `trial`; returns its rating (-1: none so near), next counter.
 
-    With one clue dropped, the solutions are listed; a digit that stands at its cell in just one of them is a clue that
-    makes the solution unique again.
+    With one clue dropped, the solutions are listed; a digit that stands at its cell in just one of them is a
+    clue that makes the solution unique again.
     """
     cells, size = table.shape[0], tally.shape[1] - 1
     trial[:] = board
@@ -128,7 +128,9 @@ def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings
             continue
         steps += 1
         quiet += 1
-        near, counter = _step(board, distance, low, high, key, counter, table, trial, order, answers[made], tally, work)
+        near, counter = _step(
+            board, distance, low, high, key, counter, table, trial, order, answers[made], tally, work
+        )
         if near >= 0:
             board[:] = trial
             accepted += 1
@@ -144,12 +146,14 @@ def generate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The puzzles of walk `walk` of `seed`, at most 32: questions, answers [n, S] uint8, ratings [n] int32.
 
-    Fewer than 32 (none, perhaps) where the search did not reach a rating in low..high (high -1: no bound) often enough.
-    `extra_clues` cells of the solution are added to each minimal puzzle.
+    Fewer than 32 (none, perhaps) where the search did not reach a rating in low..high (high -1: no bound)
+    often enough. `extra_clues` cells of the solution are added to each minimal puzzle.
     """
     questions = np.empty((_WALK, size * size), np.uint8)
     answers, ratings = np.empty_like(questions), np.empty(_WALK, np.int32)
-    made = _walk(seed, walk, low, high, extra_clues, units(size), workspace(size), questions, answers, ratings)
+    made = _walk(
+        seed, walk, low, high, extra_clues, units(size), workspace(size), questions, answers, ratings
+    )
     return questions[:made], answers[:made], ratings[:made]
 
 
@@ -158,11 +162,15 @@ def _check_request(counts: Sequence[int], size: int, low: int, high: int, extra_
     if min(counts) < 1:
         raise InputError(f"{min(counts)} puzzles were asked of the generator: ask for at least one")
     if low < 0 or (high != -1 and high < low):
-        raise InputError(f"no rating lies in {low}..{high}: give 0 <= min_rating <= max_rating (-1 = no bound)")
+        raise InputError(
+            f"no rating lies in {low}..{high}: give 0 <= min_rating <= max_rating (-1 = no bound)"
+        )
     if not 0 <= extra_clues <= size * size:
         raise InputError(f"extra_clues is {extra_clues}: a board of size {size} takes 0..{size * size}")
     if extra_clues and (low > 0 or high != -1):
-        raise InputError("extra_clues and a rating bound exclude each other: extra clues lower the rating again")
+        raise InputError(
+            "extra_clues and a rating bound exclude each other: extra clues lower the rating again"
+        )
 
 
 def _verify(boards: Boards) -> None:
@@ -172,7 +180,9 @@ def _verify(boards: Boards) -> None:
     good = complete(boards.answers, boards.size) & (counts == 1) & (solutions == boards.answers).all(axis=1)
     good &= (~clues | (boards.questions == boards.answers)).all(axis=1)
     if not good.all():
-        raise AssertionError(f"the generator made a wrong puzzle: number {boards.rows[~good][0]} of {boards.origin}")
+        raise AssertionError(
+            f"the generator made a wrong puzzle: number {boards.rows[~good][0]} of {boards.origin}"
+        )
 
 
 def distinct_puzzles(
@@ -188,9 +198,9 @@ def distinct_puzzles(
 ) -> tuple[Boards, ...]:
     """Splits of counts[0], counts[1], ... puzzles, each verified, no two of them equal up to symmetry.
 
-    A split does not depend on those after it, nor on the number of threads. `progress(done, total)` is called now and
-    then. Raises `InputError` for bad bounds, and when so many classes do not exist (small boards) or cannot be reached
-    (ratings).
+    A split does not depend on those after it, nor on the number of threads. `progress(done, total)` is called
+    now and then. Raises `InputError` for bad bounds, and when so many classes do not exist (small boards) or
+    cannot be reached (ratings).
     """
     _check_request(counts, size, low, high, extra_clues)
     threads = threads or os.cpu_count() or 1
@@ -207,7 +217,11 @@ def distinct_puzzles(
             for questions, answers, ratings, forms in pool.map(make, range(walk, walk + 2 * threads)):
                 quiet += _WALK
                 for i, form in enumerate(forms):
-                    if split < len(counts) and len(kept[split]) < counts[split] and form.tobytes() not in seen:
+                    if (
+                        split < len(counts)
+                        and len(kept[split]) < counts[split]
+                        and form.tobytes() not in seen
+                    ):
                         seen.add(form.tobytes())
                         kept[split].append((questions[i], answers[i], ratings[i], walk * _WALK + i))
                         quiet = 0
@@ -218,14 +232,14 @@ def distinct_puzzles(
                 progress(len(seen), sum(counts))
             if split < len(counts) and quiet > 1000 + _PATIENCE * len(seen):
                 raise InputError(
-                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, {sum(counts)} were "
-                    f"asked for (rating {low}..{'any' if high < 0 else high}, {extra_clues} extra clues): ask for "
-                    "fewer, widen the rating bounds, add extra clues or take a larger board"
+                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, {sum(counts)} "
+                    f"were asked for (rating {low}..{'any' if high < 0 else high}, {extra_clues} extra clues): "
+                    "ask for fewer, widen the rating bounds, add extra clues or take a larger board"
                 )
     splits = []
     for rows in kept:
         questions, answers, ratings, numbers = (np.array(column) for column in zip(*rows, strict=True))
         splits.append(Boards(size, questions, answers, ratings, ("generated",) * len(rows),
-                             f"generated (seed {seed})", numbers))  # fmt: skip
+                             f"generated (seed {seed})", numbers, "number"))  # fmt: skip
         _verify(splits[-1])
     return tuple(splits)

@@ -66,5 +66,5 @@ def draws_below(key, counters, bounds):
 
 
 def stream_key(seed: int, stream: int, index: int = 0) -> np.uint64:
-    """`key_of` for calls from Python: numba hands a uint64 back as a Python int, which would not fit its int64."""
+    """`key_of` for Python: numba hands a uint64 back as an int, which it would not take as an int64."""
     return np.uint64(key_of(seed, stream, index))

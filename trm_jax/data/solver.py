@@ -1,7 +1,8 @@
 """A compiled Sudoku solver: bit masks, naked and hidden singles, then the cell with the fewest candidates.
 
 The search is iterative. Row d of the work array is the state at depth d:
-`[grid bits: S | list of empty cells: S | digits used per unit: 3*size | number empty | guessed cell | untried]`.
+`[grid bits: S | list of empty cells: S | digits used per unit: 3*size | number empty | guessed cell |
+untried]`.
 """
 
 from __future__ import annotations
@@ -136,9 +137,10 @@ def _count(state, tally):
 def search(board, table, limit, avoid, key, solution, tally, work):
     """Look for up to `limit` solutions of `board` [S]; the first is written to `solution` [S].
 
-    `tally` [S, size + 1] counts for every cell the digits of the solutions found (NO_TALLY: nothing is counted);
-    `avoid` = cell * 16 + digit that must not stand there, or NOTHING. Returns (number of solutions found, guesses
-    made). A guess is a digit tried while its cell still has another one; the last one left is forced.
+    `tally` [S, size + 1] counts for every cell the digits of the solutions found (NO_TALLY: nothing is
+    counted); `avoid` = cell * 16 + digit that must not stand there, or NOTHING. Returns (number of solutions
+    found, guesses made). A guess is a digit tried while its cell still has another one; the last one left is
+    forced.
     """
     cells = table.shape[0]
     n_units = work.shape[1] - 2 * cells - 3
@@ -207,12 +209,14 @@ def _solve_rows(questions, table, limit, work, solutions, counts, ratings):
 def solve(questions: np.ndarray, size: int, limit: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Solve questions [N, size*size] uint8.
 
-    Returns the first solution of each [N, size*size] uint8 (zeros where there is none), the number of solutions up
-    to `limit` [N] int32, and the rating [N] int32: the guesses it took to find the solution and, with limit 2, to prove
-    it the only one.
+    Returns the first solution of each [N, size*size] uint8 (zeros where there is none), the number of
+    solutions up to `limit` [N] int32, and the rating [N] int32: the guesses it took to find the solution and,
+    with limit 2, to prove it the only one.
     """
     solutions = np.zeros_like(questions)
     counts = np.zeros(len(questions), np.int32)
     ratings = np.zeros(len(questions), np.int32)
-    _solve_rows(np.ascontiguousarray(questions), units(size), limit, workspace(size), solutions, counts, ratings)
+    _solve_rows(
+        np.ascontiguousarray(questions), units(size), limit, workspace(size), solutions, counts, ratings
+    )
     return solutions, counts, ratings

@@ -1,7 +1,7 @@
 """Batches in step order, read ahead by grain's threads.
 
-A record of the grain source IS the whole batch of a step (vectorised), this process's slots only: hundreds of times
-faster than one record per example, and the only state is the step.
+A record of the grain source IS the whole batch of a step (vectorised), this process's slots only: hundreds of
+times faster than one record per example, and the only state is the step.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of steps start_step .. stop_step - 1, in order: this process's `slots` of each.
 
-    `prefetch` batches are read ahead by `threads` threads (0: in the caller's). Raises `InputError` for slots outside
-    the batch and for an evaluation interval too short for one batch.
+    `prefetch` batches are read ahead by `threads` threads (0: in the caller's). Raises `InputError` for slots
+    outside the batch and for an evaluation interval too short for one batch.
     """
-    source = BatchSource(train, seed, batch_size, np.asarray(slots), start_step, stop_step, epochs_per_interval)
+    source = BatchSource(
+        train, seed, batch_size, np.asarray(slots), start_step, stop_step, epochs_per_interval
+    )
     if not len(source):
         return iter(())
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)

@@ -15,11 +15,13 @@ import numpy as np
 from trm_jax.data import hub
 from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split
 from trm_jax.data.boards import Boards, check_size
-from trm_jax.data.csv_files import prove, read_csv
+from trm_jax.data.csv_files import read_csv
 from trm_jax.data.dataset import Batch, DatasetInfo, PoolTrain
 from trm_jax.data.disjoint import require_disjoint
 from trm_jax.data.generator import distinct_puzzles
 from trm_jax.data.hashing import permutation, stream_key
+from trm_jax.data.prove import check_rules, prove
+from trm_jax.data.sudoku_files import array_boards, originals
 from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
 
@@ -51,7 +53,7 @@ class SudokuConfig:
 
 @dataclass(frozen=True)
 class AugmentedPool:
-    """A `Pool` computed on the fly: variant 0 is the original, variant k a pure function of (seed, group, k)."""
+    """A `Pool` computed on the fly: variant 0 is the original, k a pure function of (seed, group, k)."""
 
     boards: Boards
     augmentations: int
@@ -106,39 +108,62 @@ def training(boards: Boards, augmentations: int, seed: int) -> SudokuTrain:
 
 
 def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[SudokuTrain, SudokuEval]:
-    """Training and evaluation data, checked to be disjoint up to symmetry. Raises `InputError`."""
+    """Training and evaluation data, proven and disjoint up to symmetry. Raises `InputError`."""
     if cfg.source == "arrays":
-        split = read_split(cfg.path, "train")
-        test = draw(array_boards(read_split(cfg.path, "test"), cfg), cfg.test_puzzles, _TEST_DRAW, 0, "test")
-        prove(test, progress=progress)
-        every = array_boards(split, cfg)
-        originals = every.take(split.group_indices[:-1])
-        prove(originals, progress=progress)
-        require_disjoint(every, test)
-        if cfg.train_puzzles:
-            split = keep_groups(split, chosen(len(originals), cfg.train_puzzles, _TRAIN_DRAW, cfg.seed, originals, "train"))
-        return PoolTrain(split.info, StoredPool(split)), evaluation(test)
+        return _load_arrays(cfg, progress)
     train, test = load_boards(cfg, progress=progress)
     return training(train, cfg.augmentations, cfg.seed), evaluation(test)
 
 
 def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[Boards, Boards]:
-    """The boards of both splits of a generated, CSV or hub source, drawn, proven and disjoint."""
+    """The boards of both splits, proven and disjoint (of arrays: the originals). Raises `InputError`."""
     check_size(cfg.size)
     if cfg.source == "generated":
         return _generated(cfg, progress)
+    if cfg.source == "arrays":
+        split, every, test = _arrays(cfg, progress)
+        return draw(originals(split, every), cfg.train_puzzles, cfg.seed, "train"), test
     if cfg.source == "hub":
         paths = hub.download(cfg.hub_repo, cfg.train_file), hub.download(cfg.hub_repo, cfg.test_file)
     elif cfg.source == "csv":
-        folder = _folder(cfg)
-        paths = folder / cfg.train_file, folder / cfg.test_file
+        paths = _folder(cfg) / cfg.train_file, _folder(cfg) / cfg.test_file
     else:
         raise InputError(f"no data.source {cfg.source!r}: choose one of {', '.join(SOURCES)}")
-    files = [_of_size(read_csv(path, progress=progress), cfg.size) for path in paths]
-    train = draw(files[0], cfg.train_puzzles, _TRAIN_DRAW, cfg.seed, "train")
-    test = draw(files[1], cfg.test_puzzles, _TEST_DRAW, 0, "test")
+
+    def read(path: Path, count: int, split: str) -> Boards:
+        seed = cfg.seed if split == "train" else 0
+        boards = read_csv(path, select=lambda rows: chosen(rows, count, seed, split, path), progress=progress)
+        _check_board_size(boards, cfg.size)
+        return boards
+
+    train, test = read(paths[0], cfg.train_puzzles, "train"), read(paths[1], cfg.test_puzzles, "test")
     require_disjoint(train, test)
     return train, test
+
+
+def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[SudokuTrain, SudokuEval]:
+    """Arrays hold their variants: an epoch draws one puzzle of each group, nothing is augmented."""
+    split, every, test = _arrays(cfg, progress)
+    groups = chosen(split.info.groups, cfg.train_puzzles, cfg.seed, "train", every.origin)
+    if len(groups) < split.info.groups:
+        split = keep_groups(split, groups)
+    return PoolTrain(split.info, StoredPool(split)), evaluation(test)
+
+
+def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, Boards, Boards]:
+    """The stored training split, all its boards, and the test boards; only originals are solved."""
+    if not cfg.path:
+        raise InputError("data.source=arrays needs data.path=FOLDER, a data set in the official format")
+    split, test = read_split(cfg.path, "train"), array_boards(read_split(cfg.path, "test"))
+    every = array_boards(split)
+    for boards in (every, test):
+        _check_board_size(boards, cfg.size)
+    check_rules(every)
+    prove(originals(split, every), progress=progress)
+    test = draw(test, cfg.test_puzzles, 0, "test")
+    prove(test, progress=progress)
+    require_disjoint(every, test)
+    return split, every, test
 
 
 def _folder(cfg: SudokuConfig) -> Path:
@@ -150,19 +175,20 @@ def _folder(cfg: SudokuConfig) -> Path:
     return folder
 
 
-def _of_size(boards: Boards, size: int) -> Boards:
+def _check_board_size(boards: Boards, size: int) -> None:
     if boards.size != size:
         raise InputError(
             f"{boards.origin} holds boards of {boards.size}x{boards.size}, the configuration says {size}: "
             f"set data.size={boards.size}"
         )
-    return boards
 
 
 def _generated(cfg: SudokuConfig, progress: Progress | None) -> tuple[Boards, Boards]:
     """The test split is generated first, so it does not change with the number of training puzzles."""
     if cfg.train_puzzles < 1 or cfg.test_puzzles < 1:
-        raise InputError("data.source=generated needs train_puzzles and test_puzzles of at least 1 (0 = all is endless)")
+        raise InputError(
+            "data.source=generated needs train_puzzles and test_puzzles of at least 1 (0 = all is endless)"
+        )
     test, train = distinct_puzzles(
         (cfg.test_puzzles, cfg.train_puzzles),
         size=cfg.size,
@@ -175,36 +201,20 @@ def _generated(cfg: SudokuConfig, progress: Progress | None) -> tuple[Boards, Bo
     return train, test
 
 
-def chosen(available: int, count: int, stream: int, seed: int, boards: Boards, split: str) -> np.ndarray:
-    """Rows of a draw without replacement, in file order; `count` 0 = all."""
+def chosen(available: int, count: int, seed: int, split: str, origin: object) -> np.ndarray:
+    """Rows [count] of a seeded draw without replacement, in file order; `count` 0 = all."""
     if count < 0 or count > available:
         raise InputError(
-            f"{boards.origin} holds {available} puzzles, {split}_puzzles asks for {count}: ask for at most {available} "
-            "(0 = all), take data.source=hub (sapientinc/sudoku-extreme has 3,831,994 training and 422,786 test "
-            "puzzles) or data.source=generated (any number)"
+            f"{origin} holds {available} puzzles, {split}_puzzles asks for {count}: "
+            f"ask for at most {available} (0 = all), or take data.source=hub (sapientinc/sudoku-extreme has "
+            "422,786 test puzzles and more for training) or data.source=generated (any number)"
         )
     if count in (0, available):
         return np.arange(available)
+    stream = _TRAIN_DRAW if split == "train" else _TEST_DRAW
     return np.sort(permutation(stream_key(seed, stream), available)[:count])
 
 
-def draw(boards: Boards, count: int, stream: int, seed: int, split: str) -> Boards:
+def draw(boards: Boards, count: int, seed: int, split: str) -> Boards:
     """`count` boards drawn without replacement (0 = all), in file order."""
-    return boards.take(chosen(len(boards), count, stream, seed, boards, split))
-
-
-def array_boards(split: ArraySplit, cfg: SudokuConfig) -> Boards:
-    """All examples of an array split as boards (row = example number); the rules are not checked here."""
-    check_size(cfg.size)
-    if split.inputs.shape[1] != cfg.size**2 or split.vocab_size != cfg.size + 2:
-        raise InputError(
-            f"{split.origin}: {split.inputs.shape[1]} cells and vocabulary {split.vocab_size} are not a Sudoku of "
-            f"size {cfg.size}: set data.size, or data.path to a Sudoku set"
-        )
-    for name, least in (("inputs", 1), ("labels", 2)):
-        bad = np.flatnonzero((getattr(split, name) < least).any(axis=1))
-        if len(bad):
-            raise InputError(f"{split.origin}/all__{name}.npy row {bad[0]}: a cell that no Sudoku has: build it anew")
-    count = len(split.inputs)
-    return Boards(cfg.size, (split.inputs - 1).astype(np.uint8), (split.labels - 1).astype(np.uint8),
-                  np.zeros(count, np.int32), ("arrays",) * count, split.origin, np.arange(count))  # fmt: skip
+    return boards.take(chosen(len(boards), count, seed, split, boards.origin))

@@ -1,7 +1,7 @@
 """The symmetries of Sudoku: digits, bands, rows, stacks, columns and (square boxes only) transposition.
 
-One transformation: `new[i, j] = digit_map[x'[row_perm[i], col_perm[j]]]` where x' is the possibly transposed board.
-Variant k of a group is a pure function of (seed, group, k); variant 0 is the original.
+One transformation: `new[i, j] = digit_map[x'[row_perm[i], col_perm[j]]]` where x' is the possibly transposed
+board. Variant k of a group is a pure function of (seed, group, k); variant 0 is the original.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trm_jax.data.hashing import below, key_of, shuffle
 
 @njit(cache=True, nogil=True)
 def _draw_lines(key, counter, per_group, order, groups, within):
-    """Permute the groups (bands, stacks) and the lines in each into `order` [size]; returns the next counter."""
+    """Permute the groups (bands, stacks) and their lines into `order` [size]; returns the next counter."""
     n_groups = order.shape[0] // per_group
     for i in range(n_groups):
         groups[i] = i
@@ -31,7 +31,7 @@ def _draw_lines(key, counter, per_group, order, groups, within):
 
 @njit(cache=True, nogil=True)
 def _draw(key, height, digit_map, row_perm, col_perm, scratch):
-    """Draw a transformation: digits, transposition, bands and rows, stacks and columns. Returns `transposed`."""
+    """Draw digits, transposition, bands and rows, stacks and columns. Returns `transposed`."""
     size = row_perm.shape[0]
     width = size // height
     for digit in range(size + 1):
@@ -82,8 +82,8 @@ def variants(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variant `numbers[b]` of the puzzle `groups[b]`; puzzle and solution share one transformation.
 
-    questions, answers [N, S] uint8; groups, numbers [b] int64. Returns two [b, S] int32 arrays, `shift` added to
-    every cell (1 turns digits into tokens).
+    questions, answers [N, S] uint8; groups, numbers [b] int64. Returns two [b, S] int32 arrays, `shift` added
+    to every cell (1 turns digits into tokens).
     """
     out = np.empty((2, len(groups), size * size), np.int32)
     groups, numbers = np.asarray(groups, np.int64), np.asarray(numbers, np.int64)

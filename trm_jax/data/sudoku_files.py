@@ -1,0 +1,128 @@
+"""Folders of Sudoku puzzles on disk, CSV or official arrays, read and written alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from trm_jax.data.arrays import ArraySplit, read_split, write_json, write_split
+from trm_jax.data.boards import SIZES, Boards
+from trm_jax.data.csv_files import read_csv, write_csv
+from trm_jax.data.prove import prove
+from trm_jax.data.symmetry import variants
+from trm_jax.errors import InputError
+
+SPLITS = ("train", "test")
+Progress = Callable[[int, int], None]
+
+
+def board_arrays(boards: Boards, augmentations: int, seed: int) -> ArraySplit:
+    """Boards as official arrays: a group a board, a puzzle a variant (the original first)."""
+    groups = np.repeat(np.arange(len(boards)), augmentations + 1)
+    numbers = np.tile(np.arange(augmentations + 1), len(boards))
+    inputs = np.empty((len(groups), boards.size**2), np.uint8)
+    labels = np.empty_like(inputs)
+    for start in range(
+        0, len(groups), 65_536
+    ):  # the int32 tokens of all variants at once would take gigabytes
+        part = slice(start, start + 65_536)
+        inputs[part], labels[part] = variants(
+            boards.questions, boards.answers, boards.size, groups[part], numbers[part], seed, shift=1
+        )
+    return ArraySplit(
+        inputs,
+        labels,
+        puzzle_identifiers=np.zeros(len(groups), np.int32),
+        puzzle_indices=np.arange(len(groups) + 1, dtype=np.int32),
+        group_indices=np.arange(0, len(groups) + 1, augmentations + 1, dtype=np.int32),
+        vocab_size=boards.size + 2,
+        origin=boards.origin,
+    )
+
+
+def array_boards(split: ArraySplit) -> Boards:
+    """All examples of an array split as boards (row = example number); the rules are not checked here."""
+    size = {n * n: n for n in SIZES}.get(split.inputs.shape[1])
+    if size is None or split.vocab_size != size + 2:
+        raise InputError(
+            f"{split.origin}: {split.inputs.shape[1]} cells with {split.vocab_size} tokens are no Sudoku: "
+            "name the folder of a Sudoku set"
+        )
+    for name, least in (("inputs", 1), ("labels", 2)):
+        bad = np.flatnonzero((getattr(split, name) < least).any(axis=1))
+        if len(bad):
+            raise InputError(
+                f"{split.origin}/all__{name}.npy row {bad[0]}: a token that no Sudoku has: build the set anew"
+            )
+    count = len(split.inputs)
+    return Boards(
+        size,
+        questions=(split.inputs - 1).astype(np.uint8),
+        answers=(split.labels - 1).astype(np.uint8),
+        ratings=np.zeros(count, np.int32),
+        sources=("arrays",) * count,
+        origin=split.origin,
+        rows=np.arange(count),
+        unit="row",
+    )
+
+
+def originals(split: ArraySplit, boards: Boards) -> Boards:
+    """The first puzzle of every group."""
+    return boards.take(split.puzzle_indices[split.group_indices[:-1]])
+
+
+def read_splits(path: str | os.PathLike, *, progress: Progress | None = None) -> dict[str, Boards]:
+    """The splits at a path, every row proven: a CSV file, a folder of train.csv and test.csv, or arrays.
+
+    Of arrays every variant is proven, and the originals (first of each group) are returned.
+    """
+    path = Path(path)
+    if path.is_file() or path.suffix == ".csv":
+        return {path.stem: read_csv(path, progress=progress)}
+    if any((path / name / "dataset.json").is_file() for name in SPLITS):
+        splits = {}
+        for name in SPLITS:
+            if (path / name).is_dir():
+                split = read_split(path, name)
+                boards = array_boards(split)
+                prove(boards, progress=progress)
+                splits[name] = originals(split, boards)
+        return splits
+    files = {name: path / f"{name}.csv" for name in SPLITS if (path / f"{name}.csv").is_file()}
+    if not files:
+        raise InputError(
+            f"{path} holds neither train.csv or test.csv nor arrays: make them with "
+            f"`trm data sudoku build --output-dir {path}`"
+        )
+    return {name: read_csv(file, progress=progress) for name, file in files.items()}
+
+
+def targets(folder: Path, form: str) -> list[Path]:
+    """The files that `write_splits` would replace."""
+    if form == "csv":
+        return [folder / f"{name}.csv" for name in SPLITS]
+    return [folder / name / "dataset.json" for name in SPLITS]
+
+
+def write_splits(
+    folder: str | os.PathLike,
+    form: str,
+    train: Boards,
+    test: Boards,
+    *,
+    augmentations: int = 0,
+    seed: int = 0,
+) -> None:
+    """Write both splits as `csv` or `arrays` (`augmentations`: stored variants of each training puzzle)."""
+    folder = Path(folder)
+    if form == "csv":
+        for name, boards in zip(SPLITS, (train, test), strict=True):
+            write_csv(folder / f"{name}.csv", boards)
+        return
+    write_split(folder, "train", board_arrays(train, augmentations, seed))
+    write_split(folder, "test", board_arrays(test, 0, seed))
+    write_json(folder / "identifiers.json", ["<blank>"])
