@@ -104,9 +104,7 @@ class Follower:
             out_shardings=lies,
         )
         # The training step keeps its logits to itself; this is the same function from the same state.
-        self.say = jax.jit(
-            lambda params, carry, batch: trm.step(params, self.cfg.model, carry, batch, train=True)[1]
-        )
+        self.say = jax.jit(lambda params, carry, batch: trm.step(params, self.cfg.model, carry, batch, train=True)[1])
         params = jax.tree.map(jnp.asarray, official.import_state_dict(golden.under("init"), self.cfg.model))
         start = jax.jit(lambda: initial_state(self.cfg, tx))()
         self.start = start.replace(params=params, ema=params["weights"])
@@ -138,15 +136,11 @@ class Follower:
         """Gradients of loss / B that a step used, from Adam's first moment: (m' - b1 m) / (1 - b1)."""
         b1 = self.cfg.optim.beta1
         m, m_after = (optax.tree_utils.tree_get(s.opt_state, "mu") for s in (before, after))
-        return self.named(
-            jax.tree.map(lambda a, b: (np.float64(b) - b1 * np.float64(a)) / (1 - b1), m, m_after)
-        )
+        return self.named(jax.tree.map(lambda a, b: (np.float64(b) - b1 * np.float64(a)) / (1 - b1), m, m_after))
 
     def assert_flags(self, seen: dict, t: int):
         for name in ("halted", "steps"):
-            np.testing.assert_array_equal(
-                seen[name], self.golden.arrays[f"step{t}/{name}"], f"{name} of step {t}"
-            )
+            np.testing.assert_array_equal(seen[name], self.golden.arrays[f"step{t}/{name}"], f"{name} of step {t}")
 
 
 @pytest.fixture(scope="module")
@@ -161,18 +155,16 @@ def load(golden_folder):
 @pytest.fixture(scope="module")
 def follower(load):
     """Followers by name and number of devices; each is compiled once."""
-    return functools.cache(lambda name, num_devices=1: Follower(load(name), num_devices))
+    return functools.cache(lambda name, num_devices: Follower(load(name), num_devices))
 
 
 @pytest.fixture
 def mlp_t(follower):
     """The chaotic official file."""
-    return follower("trm_mlp_t")
+    return follower("trm_mlp_t", 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_devices"), [("trm_attention", 1), ("trm_attention", 6), ("twin_mlp_t", 1)]
-)
+@pytest.mark.parametrize(("name", "num_devices"), [("trm_attention", 1), ("trm_attention", 6), ("twin_mlp_t", 1)])
 def test_ten_steps(follower, name, num_devices):
     """Everything that the file holds, free-running, on one device and split over six.
 
@@ -193,9 +185,7 @@ def test_ten_steps(follower, name, num_devices):
         run.assert_flags(one, t)
         np.testing.assert_allclose(one["loss"], golden.arrays["losses"][t - 1], rtol=1e-4)
         for theirs, value in metrics[t - 1].items():
-            np.testing.assert_allclose(
-                one["sums"][ours.get(theirs, theirs)], value, rtol=1e-4, err_msg=theirs
-            )
+            np.testing.assert_allclose(one["sums"][ours.get(theirs, theirs)], value, rtol=1e-4, err_msg=theirs)
         # Not asked of later steps, but they stay there: the losses' agreement is no accident.
         assert relative(one["logits"], golden.arrays[f"step{t}/logits"]) <= 1e-4
     final = official.export_state_dict(state.params, run.cfg.model)
@@ -205,7 +195,7 @@ def test_ten_steps(follower, name, num_devices):
 
 def test_twin_trajectory_can_be_followed(follower):
     """A change of the initial weights by 1e-7 stays below 1e-5, so the tolerances above mean something."""
-    twin = follower("twin_mlp_t")
+    twin = follower("twin_mlp_t", 1)
     _, here = twin.ten_steps()
     _, there = twin.ten_steps(perturbed(twin.start, 0))
     assert max(relative(b["loss"], a["loss"]) for a, b in zip(here, there, strict=True)) <= 1e-6
@@ -226,18 +216,15 @@ def test_mlp_t_first_step_against_float64(mlp_t, reference_loss):
     """The first chaotic step: logits within 1e-5 of the golden ones, gradients as exact as theirs.
 
     The golden gradients are themselves 3e-5 away from the exact ones, which conftest.py's implementation
-    computes in float64; two such roundings need not agree to 1e-5. So ours are held against the exact ones, and
-    may be no more than twice as far from them as the golden ones are.
+    computes in float64; two such roundings need not agree to 1e-5. So ours are held against the exact ones
+    and may be no more than twice as far from them as the golden ones are.
     """
     golden, cfg = mlp_t.golden, mlp_t.cfg.model
     state, seen = mlp_t.take_step(mlp_t.start, 1)
     mlp_t.assert_flags(seen, 1)
     assert relative(seen["logits"], golden.arrays["step1/logits"]) <= 1e-5
     with jax.enable_x64(True):
-        given = {
-            n.removeprefix(official.PREFIX): jnp.asarray(a, jnp.float64)
-            for n, a in golden.under("init").items()
-        }
+        given = {n.removeprefix(official.PREFIX): jnp.asarray(a, jnp.float64) for n, a in golden.under("init").items()}
         (loss, (logits, *_)), exact = jax.jit(
             jax.value_and_grad(lambda state: reference_loss(state, cfg, golden.batch(1)), has_aux=True)
         )(given)
@@ -290,9 +277,7 @@ def official_states(golden: Golden, later: Golden):
     states = []
     for t in range(1, STEPS + 1):
         table = later.arrays[f"step{t}/table"] if t > 1 else golden.arrays[f"init/{TABLE}"]
-        states.append(
-            {"weights": weights, "ema": ema, "mu": m, "nu": v, "table": table, "carry": carry | rows}
-        )
+        states.append({"weights": weights, "ema": ema, "mu": m, "nu": v, "table": table, "carry": carry | rows})
         rows = {
             n: np.where(carry["halted"].reshape(-1, *[1] * (new.ndim - 1)), new, rows[n])
             for n, new in golden.batch(t).items()
@@ -306,9 +291,7 @@ def official_states(golden: Golden, later: Golden):
         v = rounded({n: o.beta2 * v[n] + (1 - o.beta2) * g[n] ** 2 for n in v})
         angle = {n: np.arctan2(m[n], np.sqrt(v[n] / (1 - o.beta2**t))) for n in m}
         first = 1 - o.beta1**t
-        weights = rounded(
-            {n: w * (1 - lr * o.weight_decay) - lr / first * angle[n] for n, w in weights.items()}
-        )
+        weights = rounded({n: w * (1 - lr * o.weight_decay) - lr / first * angle[n] for n, w in weights.items()})
         ema = rounded({n: o.ema_decay * ema[n] + (1 - o.ema_decay) * weights[n] for n in ema})
     return [
         *states,
@@ -324,9 +307,7 @@ def test_mlp_t_every_step_from_the_official_state(mlp_t, load):
     golden, start, cfg = mlp_t.golden, mlp_t.start, mlp_t.cfg
     states = official_states(golden, load("trm_mlp_t_gradients"))
     rebuilt = states[-1]["weights"] | {n: a for n, a in golden.under("init").items() if n.endswith("_init")}
-    assert (
-        worst(rebuilt | {TABLE: states[-1]["table"]}, golden.under("final")) <= 1e-6
-    )  # the rebuilding is sound
+    assert worst(rebuilt | {TABLE: states[-1]["table"]}, golden.under("final")) <= 1e-6  # the rebuilding is sound
     assert worst(states[-1]["ema"], golden.under("ema")) <= 1e-6
 
     def as_ours(named):

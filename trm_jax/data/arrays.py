@@ -7,6 +7,7 @@ and `group_indices` the puzzles into groups, both int32 with a leading 0.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from dataclasses import dataclass
@@ -70,11 +71,9 @@ class StoredPool:
 
     def __post_init__(self) -> None:
         if (np.diff(self.split.puzzle_indices) != 1).any():
-            raise InputError(
-                f"{self.split.origin}: a puzzle with several examples: this task has one example each"
-            )
+            raise InputError(f"{self.split.origin}: a puzzle with several examples: this task has one example each")
 
-    @property
+    @functools.cached_property
     def variants(self) -> np.ndarray:
         """[G] int64: the number of puzzles in each group."""
         return np.diff(self.split.group_indices).astype(np.int64)
@@ -128,27 +127,17 @@ def read_split(folder: str | os.PathLike, split: str) -> ArraySplit:
             raise InputError(f"{place}: {message}: the files do not belong together, build the data set anew")
     top = max((int(part.max()) for part in (inputs, labels) if part.size), default=0)
     if top >= meta["vocab_size"] or min((int(p.min()) for p in (inputs, labels) if p.size), default=0) < 0:
-        raise InputError(
-            f"{place}: a token lies outside 0..{meta['vocab_size'] - 1} (vocab_size): build it anew"
-        )
+        raise InputError(f"{place}: a token lies outside 0..{meta['vocab_size'] - 1} (vocab_size): build it anew")
     ids = arrays["puzzle_identifiers"]
     if ids.size and not 0 <= ids.min() <= ids.max() < meta["num_puzzle_identifiers"]:
-        raise InputError(
-            f"{place}: a puzzle id lies outside 0..{meta['num_puzzle_identifiers'] - 1}: build it anew"
-        )
+        raise InputError(f"{place}: a puzzle id lies outside 0..{meta['num_puzzle_identifiers'] - 1}: build it anew")
     return ArraySplit(*arrays.values(), *(meta[key] for key in (
         "vocab_size", "num_puzzle_identifiers", "pad_id", "ignore_label_id", "blank_identifier_id")),
         origin=str(place))  # fmt: skip
 
 
 def _index(values: np.ndarray, end: int) -> bool:
-    return (
-        values.ndim == 1
-        and len(values) > 1
-        and values[0] == 0
-        and values[-1] == end
-        and (np.diff(values) > 0).all()
-    )
+    return values.ndim == 1 and len(values) > 1 and values[0] == 0 and values[-1] == end and (np.diff(values) > 0).all()
 
 
 def _json(path: Path) -> dict:
@@ -167,9 +156,7 @@ def _array(path: Path) -> np.ndarray:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist: the folder is not a whole data set, build it anew"
-        ) from None
+        raise InputError(f"{path} does not exist: the folder is not a whole data set, build it anew") from None
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path} is not a whole .npy file: {error}; build it anew") from None
     if not np.issubdtype(values.dtype, np.integer):
@@ -183,9 +170,7 @@ def write_split(folder: str | os.PathLike, split: str, data: ArraySplit) -> None
     place.mkdir(parents=True, exist_ok=True)
     for name in _ARRAYS:
         values = getattr(data, name)
-        values = values.astype(
-            np.uint8 if name in ("inputs", "labels") and data.vocab_size <= 256 else np.int32
-        )
+        values = values.astype(np.uint8 if name in ("inputs", "labels") and data.vocab_size <= 256 else np.int32)
         temporary = place / f".all__{name}.{os.getpid()}.tmp.npy"
         try:
             np.save(temporary, values)

@@ -102,13 +102,9 @@ def _canonical(question, answer, height, orders, form):
                 for row in range(size):
                     head[row] = inverse[place_in_first[row, left]]
                 _sorted_rows(first, height, head, rows)
-                verdict = _compare(
-                    question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form
-                )
+                verdict = _compare(question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form)
                 if verdict < 0:
-                    _write(
-                        question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form
-                    )
+                    _write(question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form)
 
 
 @njit(cache=True, nogil=True)

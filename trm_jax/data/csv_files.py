@@ -76,8 +76,7 @@ def _blocks(path: Path) -> Iterator[tuple[list[Row], list[int]]]:
             missing = [name for name in COLUMNS if name not in header]
             if missing:
                 raise InputError(
-                    f"{path} line 1: no column {', '.join(missing)}: "
-                    f"the first line must be {','.join(COLUMNS)}"
+                    f"{path} line 1: no column {', '.join(missing)}: the first line must be {','.join(COLUMNS)}"
                 )
             places = [header.index(name) for name in COLUMNS]
             for fields in reader:
@@ -85,8 +84,7 @@ def _blocks(path: Path) -> Iterator[tuple[list[Row], list[int]]]:
                     continue
                 if len(fields) != len(header):
                     raise InputError(
-                        f"{path} line {reader.line_num}: "
-                        f"{len(fields)} fields where the header has {len(header)}"
+                        f"{path} line {reader.line_num}: {len(fields)} fields where the header has {len(header)}"
                     )
                 rows.append(tuple(fields[place].strip() for place in places))
                 lines.append(reader.line_num)
@@ -130,9 +128,7 @@ def _cells(texts: tuple[str, ...], size: int, path: Path, lines: list[int], colu
     """[N, size*size] uint8 digits of board texts."""
     for text, line in zip(texts, lines, strict=True):
         if len(text) != size * size:
-            raise InputError(
-                f"{path} line {line}: {column} has {len(text)} characters, expected {size * size}"
-            )
+            raise InputError(f"{path} line {line}: {column} has {len(text)} characters, expected {size * size}")
     letters = np.frombuffer("".join(texts).encode("ascii", "replace"), np.uint8)
     cells = DIGIT_OF_BYTE[letters].reshape(len(texts), size * size)
     bad = (cells == BAD) | (cells > size)

@@ -86,9 +86,7 @@ class Addressing:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.groups < 1:
-            raise InputError(
-                f"batch size {self.batch_size} with {self.groups} puzzles: both must be at least 1"
-            )
+            raise InputError(f"batch size {self.batch_size} with {self.groups} puzzles: both must be at least 1")
         if self.epochs_per_interval is not None and self.steps_per_interval < 1:
             raise InputError(
                 f"{self.epochs_per_interval} epochs of {self.groups} puzzles do not fill one batch of "

@@ -25,6 +25,7 @@ _WALK = 32  # puzzles that one walk gives; walks never serve two splits
 _STEPS = 20_000  # neighbours that a walk tries before it is given up
 _QUIET = 400  # neighbours without a better rating before a walk starts afresh
 _APART = 2  # accepted steps between two puzzles of a walk
+_RATED = 16  # of the neighbours that a dropped clue gives, how many are rated: the best is taken
 _LISTED = 64  # solutions listed of a puzzle with one clue dropped
 _PATIENCE = 50  # give up after 1,000 + this many puzzles per class found without a new class
 
@@ -83,15 +84,23 @@ def _step(board, farthest, low, high, key, counter, table, trial, order, solutio
         return -1, counter + 1
     place = below(key, counter + 1, cells * size)
     counter += 2
+    best, best_place, rated = farthest + 1, -1, 0
     for _ in range(cells * size):
         place = (place + 1) % (cells * size)
         new, digit = place // size, place % size + 1
-        if tally[new, digit] == 1 and (new != gone or digit != board[gone]):
-            trial[new] = digit
+        if tally[new, digit] != 1 or (new == gone and digit == board[gone]):
+            continue
+        trial[new] = digit
+        _, rating = search(trial, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
+        trial[new] = 0
+        rated += 1
+        if _distance(rating, low, high) < best:
+            best, best_place = _distance(rating, low, high), place
+        if best == 0 or rated == _RATED:
             break
-    found, rating = search(trial, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
-    if found != 1 or _distance(rating, low, high) > farthest:
+    if best_place < 0:
         return -1, counter
+    trial[best_place // size] = best_place % size + 1
     counter = shuffle(key, counter, order)
     _minimise(trial, table, order, solution, work)
     _, rating = search(trial, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
@@ -128,9 +137,7 @@ def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings
             continue
         steps += 1
         quiet += 1
-        near, counter = _step(
-            board, distance, low, high, key, counter, table, trial, order, answers[made], tally, work
-        )
+        near, counter = _step(board, distance, low, high, key, counter, table, trial, order, answers[made], tally, work)
         if near >= 0:
             board[:] = trial
             accepted += 1
@@ -151,9 +158,7 @@ def generate(
     """
     questions = np.empty((_WALK, size * size), np.uint8)
     answers, ratings = np.empty_like(questions), np.empty(_WALK, np.int32)
-    made = _walk(
-        seed, walk, low, high, extra_clues, units(size), workspace(size), questions, answers, ratings
-    )
+    made = _walk(seed, walk, low, high, extra_clues, units(size), workspace(size), questions, answers, ratings)
     return questions[:made], answers[:made], ratings[:made]
 
 
@@ -162,15 +167,11 @@ def _check_request(counts: Sequence[int], size: int, low: int, high: int, extra_
     if min(counts) < 1:
         raise InputError(f"{min(counts)} puzzles were asked of the generator: ask for at least one")
     if low < 0 or (high != -1 and high < low):
-        raise InputError(
-            f"no rating lies in {low}..{high}: give 0 <= min_rating <= max_rating (-1 = no bound)"
-        )
+        raise InputError(f"no rating lies in {low}..{high}: give 0 <= min_rating <= max_rating (-1 = no bound)")
     if not 0 <= extra_clues <= size * size:
         raise InputError(f"extra_clues is {extra_clues}: a board of size {size} takes 0..{size * size}")
     if extra_clues and (low > 0 or high != -1):
-        raise InputError(
-            "extra_clues and a rating bound exclude each other: extra clues lower the rating again"
-        )
+        raise InputError("extra_clues and a rating bound exclude each other: extra clues lower the rating again")
 
 
 def _verify(boards: Boards) -> None:
@@ -180,9 +181,7 @@ def _verify(boards: Boards) -> None:
     good = complete(boards.answers, boards.size) & (counts == 1) & (solutions == boards.answers).all(axis=1)
     good &= (~clues | (boards.questions == boards.answers)).all(axis=1)
     if not good.all():
-        raise AssertionError(
-            f"the generator made a wrong puzzle: number {boards.rows[~good][0]} of {boards.origin}"
-        )
+        raise AssertionError(f"the generator made a wrong puzzle: number {boards.rows[~good][0]} of {boards.origin}")
 
 
 def distinct_puzzles(
@@ -217,11 +216,7 @@ def distinct_puzzles(
             for questions, answers, ratings, forms in pool.map(make, range(walk, walk + 2 * threads)):
                 quiet += _WALK
                 for i, form in enumerate(forms):
-                    if (
-                        split < len(counts)
-                        and len(kept[split]) < counts[split]
-                        and form.tobytes() not in seen
-                    ):
+                    if split < len(counts) and len(kept[split]) < counts[split] and form.tobytes() not in seen:
                         seen.add(form.tobytes())
                         kept[split].append((questions[i], answers[i], ratings[i], walk * _WALK + i))
                         quiet = 0
@@ -232,9 +227,9 @@ def distinct_puzzles(
                 progress(len(seen), sum(counts))
             if split < len(counts) and quiet > 1000 + _PATIENCE * len(seen):
                 raise InputError(
-                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, {sum(counts)} "
-                    f"were asked for (rating {low}..{'any' if high < 0 else high}, {extra_clues} extra clues): "
-                    "ask for fewer, widen the rating bounds, add extra clues or take a larger board"
+                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, "
+                    f"{sum(counts)} were asked for (rating {low}..{'any' if high < 0 else high}, {extra_clues} extra "
+                    "clues): ask for fewer, widen the rating bounds, add extra clues or take a larger board"
                 )
     splits = []
     for rows in kept:

@@ -26,21 +26,11 @@ def download(repo: str, filename: str) -> Path:
             f"the hub has no data set {repo!r} (or it needs HF_TOKEN): check data.hub_repo, {mend}"
         ) from None
     except EntryNotFoundError as error:
-        if isinstance(error, OSError) and not isinstance(
-            error, HfHubHTTPError
-        ):  # local: neither cached nor reachable
-            raise InputError(
-                f"cannot reach the hub for {repo}/{filename}: check the network, {mend}"
-            ) from None
-        raise InputError(
-            f"the hub's data set {repo} has no file {filename}: check data.train_file, {mend}"
-        ) from None
+        if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError):  # local: neither cached nor reachable
+            raise InputError(f"cannot reach the hub for {repo}/{filename}: check the network, {mend}") from None
+        raise InputError(f"the hub's data set {repo} has no file {filename}: check data.train_file, {mend}") from None
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"cannot fetch {repo}/{filename} from the hub: {reason}: check the network, {mend}"
-        ) from None
+        raise InputError(f"cannot fetch {repo}/{filename} from the hub: {reason}: check the network, {mend}") from None
     except ValueError as error:
-        raise InputError(
-            f"{repo!r} is not the name of a hub data set: {str(error).splitlines()[0]}"
-        ) from None
+        raise InputError(f"{repo!r} is not the name of a hub data set: {str(error).splitlines()[0]}") from None

@@ -39,20 +39,22 @@ def check_rules(boards: Boards, counts: np.ndarray | None = None) -> None:
         raise InputError(f"{boards.where(row)}: {message}; correct or delete it")
 
 
-def prove(boards: Boards, *, progress: Callable[[int, int], None] | None = None) -> None:
+def prove(boards: Boards, *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
     """Raise `InputError`, naming the first bad row, unless every puzzle has one solution, its answer.
 
-    All cores solve; `progress(done, total)` is called after every part.
+    Returns the ratings [N] int32, the guesses of our solver. All cores solve; `progress(done, total)` is
+    called after every part.
     """
-    counts = np.zeros(len(boards), np.int32)
+    counts, ratings = np.zeros(len(boards), np.int32), np.zeros(len(boards), np.int32)
     starts = range(0, len(boards), _CHUNK)
 
     def count(start: int) -> None:
         part = slice(start, start + _CHUNK)
-        counts[part] = solve(boards.questions[part], boards.size)[1]
+        _, counts[part], ratings[part] = solve(boards.questions[part], boards.size)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start, _ in zip(starts, pool.map(count, starts), strict=True):
             if progress is not None:
                 progress(min(start + _CHUNK, len(boards)), len(boards))
     check_rules(boards, counts)
+    return ratings

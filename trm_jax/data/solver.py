@@ -216,7 +216,5 @@ def solve(questions: np.ndarray, size: int, limit: int = 2) -> tuple[np.ndarray,
     solutions = np.zeros_like(questions)
     counts = np.zeros(len(questions), np.int32)
     ratings = np.zeros(len(questions), np.int32)
-    _solve_rows(
-        np.ascontiguousarray(questions), units(size), limit, workspace(size), solutions, counts, ratings
-    )
+    _solve_rows(np.ascontiguousarray(questions), units(size), limit, workspace(size), solutions, counts, ratings)
     return solutions, counts, ratings

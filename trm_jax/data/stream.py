@@ -64,9 +64,7 @@ def batches(
     `prefetch` batches are read ahead by `threads` threads (0: in the caller's). Raises `InputError` for slots
     outside the batch and for an evaluation interval too short for one batch.
     """
-    source = BatchSource(
-        train, seed, batch_size, np.asarray(slots), start_step, stop_step, epochs_per_interval
-    )
+    source = BatchSource(train, seed, batch_size, np.asarray(slots), start_step, stop_step, epochs_per_interval)
     if not len(source):
         return iter(())
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)

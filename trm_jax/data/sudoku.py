@@ -5,6 +5,8 @@ Tokens: PAD 0, blank 1, digit d is d + 1; vocab size + 2; every cell is supervis
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from trm_jax.data.disjoint import require_disjoint
 from trm_jax.data.generator import distinct_puzzles
 from trm_jax.data.hashing import permutation, stream_key
 from trm_jax.data.prove import check_rules, prove
-from trm_jax.data.sudoku_files import array_boards, originals
+from trm_jax.data.sudoku_files import SPLITS, array_boards, originals
 from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
 
@@ -59,7 +61,7 @@ class AugmentedPool:
     augmentations: int
     seed: int
 
-    @property
+    @functools.cached_property
     def variants(self) -> np.ndarray:
         """[G] int64: augmentations + 1 for every group."""
         return np.full(len(self.boards), self.augmentations + 1, np.int64)
@@ -67,9 +69,7 @@ class AugmentedPool:
     def examples(self, groups: np.ndarray, numbers: np.ndarray) -> Batch:
         """The examples (groups[b], numbers[b]) as tokens."""
         boards = self.boards
-        inputs, labels = variants(
-            boards.questions, boards.answers, boards.size, groups, numbers, self.seed, shift=1
-        )
+        inputs, labels = variants(boards.questions, boards.answers, boards.size, groups, numbers, self.seed, shift=1)
         return {"inputs": inputs, "labels": labels, "puzzle_ids": np.zeros(len(inputs), np.int32)}
 
 
@@ -115,6 +115,19 @@ def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[Sudoku
     return training(train, cfg.augmentations, cfg.seed), evaluation(test)
 
 
+def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> SudokuEval:
+    """The evaluation split alone, proven but held against no training split; data.path may be one CSV file.
+
+    For scoring puzzles that come without training data. Raises `InputError`.
+    """
+    if cfg.source == "csv":
+        path = Path(cfg.path)
+        return evaluation(_read(path if path.is_file() else _folder(cfg) / cfg.test_file, cfg, "test", progress))
+    if cfg.source == "hub":
+        return evaluation(_read(hub.download(cfg.hub_repo, cfg.test_file), cfg, "test", progress))
+    return load(cfg, progress=progress)[1]
+
+
 def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[Boards, Boards]:
     """The boards of both splits, proven and disjoint (of arrays: the originals). Raises `InputError`."""
     check_size(cfg.size)
@@ -129,16 +142,17 @@ def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple
         paths = _folder(cfg) / cfg.train_file, _folder(cfg) / cfg.test_file
     else:
         raise InputError(f"no data.source {cfg.source!r}: choose one of {', '.join(SOURCES)}")
-
-    def read(path: Path, count: int, split: str) -> Boards:
-        seed = cfg.seed if split == "train" else 0
-        boards = read_csv(path, select=lambda rows: chosen(rows, count, seed, split, path), progress=progress)
-        _check_board_size(boards, cfg.size)
-        return boards
-
-    train, test = read(paths[0], cfg.train_puzzles, "train"), read(paths[1], cfg.test_puzzles, "test")
+    train, test = (_read(path, cfg, split, progress) for path, split in zip(paths, SPLITS, strict=True))
     require_disjoint(train, test)
     return train, test
+
+
+def _read(path: Path, cfg: SudokuConfig, split: str, progress: Progress | None) -> Boards:
+    """The drawn rows of one split's CSV file. The test draw has a fixed seed, so that results compare."""
+    count, seed = (cfg.train_puzzles, cfg.seed) if split == "train" else (cfg.test_puzzles, 0)
+    boards = read_csv(path, select=lambda rows: chosen(rows, count, seed, split, path), progress=progress)
+    _check_board_size(boards, cfg.size)
+    return boards
 
 
 def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[SudokuTrain, SudokuEval]:
@@ -161,7 +175,7 @@ def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, B
     check_rules(every)
     prove(originals(split, every), progress=progress)
     test = draw(test, cfg.test_puzzles, 0, "test")
-    prove(test, progress=progress)
+    test = dataclasses.replace(test, ratings=prove(test, progress=progress))
     require_disjoint(every, test)
     return split, every, test
 

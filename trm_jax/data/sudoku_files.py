@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,7 @@ def board_arrays(boards: Boards, augmentations: int, seed: int) -> ArraySplit:
     numbers = np.tile(np.arange(augmentations + 1), len(boards))
     inputs = np.empty((len(groups), boards.size**2), np.uint8)
     labels = np.empty_like(inputs)
-    for start in range(
-        0, len(groups), 65_536
-    ):  # the int32 tokens of all variants at once would take gigabytes
+    for start in range(0, len(groups), 65_536):  # the int32 tokens of all variants at once would take gigabytes
         part = slice(start, start + 65_536)
         inputs[part], labels[part] = variants(
             boards.questions, boards.answers, boards.size, groups[part], numbers[part], seed, shift=1
@@ -44,7 +43,7 @@ def board_arrays(boards: Boards, augmentations: int, seed: int) -> ArraySplit:
 
 
 def array_boards(split: ArraySplit) -> Boards:
-    """All examples of an array split as boards (row = example number); the rules are not checked here."""
+    """All examples of an array split as boards, ratings 0 (not stored); the rules are not checked here."""
     size = {n * n: n for n in SIZES}.get(split.inputs.shape[1])
     if size is None or split.vocab_size != size + 2:
         raise InputError(
@@ -89,8 +88,8 @@ def read_splits(path: str | os.PathLike, *, progress: Progress | None = None) ->
             if (path / name).is_dir():
                 split = read_split(path, name)
                 boards = array_boards(split)
-                prove(boards, progress=progress)
-                splits[name] = originals(split, boards)
+                rated = dataclasses.replace(boards, ratings=prove(boards, progress=progress))
+                splits[name] = originals(split, rated)
         return splits
     files = {name: path / f"{name}.csv" for name in SPLITS if (path / f"{name}.csv").is_file()}
     if not files:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from trm_jax import sharding
+from trm_jax import compiler, sharding
 from trm_jax.metrics import means, score_sums
 from trm_jax.models import TRMConfig, trm
 
@@ -55,7 +55,11 @@ class Evaluator:
         self.num_steps = num_steps or cfg.halt_max_steps
         self._sharding = sharding.batch_sharding(mesh, rules)
         self._slots = sharding.local_slots(self._sharding, batch_size)
-        self._step = jax.jit(make_eval_step(cfg, self.num_steps), out_shardings=sharding.replicated(mesh))
+        self._step = jax.jit(
+            make_eval_step(cfg, self.num_steps),
+            out_shardings=sharding.replicated(mesh),
+            compiler_options=compiler.options(),
+        )
 
     @property
     def num_batches(self) -> int:

@@ -29,22 +29,39 @@ def _dot(x, w, contract_x: int, contract_w: int):
     return lax.dot_general(x, w, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
+# A weight w [in, out] applied to a matrix whose features lie on `axis`: rows x [N, in] (axis 1) or columns
+# x [in, N] (axis 0), so that no activation is ever transposed. All three return float32.
+
+
+def _project(x, w, axis: int):
+    return _dot(x, w, 1, 0) if axis == 1 else _dot(w, x, 0, 0)
+
+
+def _project_back(g, w, axis: int):
+    return _dot(g, w, 1, 1) if axis == 1 else _dot(w, g, 1, 0)
+
+
+def _weight_grad(x, g, axis: int):
+    return _dot(x, g, 0, 0) if axis == 1 else _dot(x, g, 1, 1)
+
+
+# The backward passes are written out for two reasons. Their products take operands of the compute dtype and
+# accumulate in float32, where JAX's transpose of a product with a float32 result would multiply float32 by bfloat16.
+# And they keep little: page-faulting gigabytes of residuals costs more on a CPU than recomputing element-wise work.
+
+
 @jax.custom_vjp
 def _linear2d(x, w):
-    return _dot(x, w.astype(x.dtype), 1, 0).astype(x.dtype)
+    return _project(x, w.astype(x.dtype), 1).astype(x.dtype)
 
 
 def _linear2d_fwd(x, w):
     return _linear2d(x, w), (x, w)
 
 
-def _linear2d_bwd(residuals, g):
-    # Written out so that both products take operands of the compute dtype and accumulate in float32:
-    # JAX's own transpose of a product with a float32 result would multiply float32 by bfloat16.
-    x, w = residuals
-    dx = _dot(g, w.astype(g.dtype), 1, 1).astype(x.dtype)
-    dw = _dot(x, g, 0, 0).astype(w.dtype)
-    return dx, dw
+def _linear2d_bwd(kept, g):
+    x, w = kept
+    return _project_back(g, w.astype(g.dtype), 1).astype(x.dtype), _weight_grad(x, g, 1).astype(w.dtype)
 
 
 _linear2d.defvjp(_linear2d_fwd, _linear2d_bwd)
@@ -56,17 +73,73 @@ def linear(x: jax.Array, w: jax.Array) -> jax.Array:
     return _linear2d(x.reshape(-1, x.shape[-1]), w).reshape(*lead, w.shape[1])
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def rms_norm(x: jax.Array, axis: int = -1, eps: float = 1e-5) -> jax.Array:
     """Divide by the root mean square over `axis`: computed in float32, no learned scale, x's dtype back."""
+    return _rms_norm_fwd(x, axis, eps)[0]
+
+
+def _rms_norm_fwd(x, axis, eps):
     x32 = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(x32), axis=axis, keepdims=True)
-    return (x32 * lax.rsqrt(mean_square + eps)).astype(x.dtype)
+    scale = lax.rsqrt(jnp.mean(jnp.square(x32), axis=axis, keepdims=True) + eps)
+    y = (x32 * scale).astype(x.dtype)
+    return y, (y, scale)
 
 
-def swiglu(params: dict, x: jax.Array) -> jax.Array:
-    """`down(silu(gate) * up)` over the last axis of x [..., width], gate and up from one fused product."""
-    gate, up = jnp.split(linear(x, params["gate_up"]), 2, axis=-1)
-    return linear(jax.nn.silu(gate) * up, params["down"])
+def _rms_norm_bwd(axis, eps, kept, g):
+    y, scale = kept
+    y32, g32 = y.astype(jnp.float32), g.astype(jnp.float32)
+    return ((scale * (g32 - y32 * jnp.mean(g32 * y32, axis=axis, keepdims=True))).astype(g.dtype),)
+
+
+rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
+
+
+def _halves(gate_up, dtype):
+    # Two products of half the width instead of one whose result is cut in two: cutting the weight is cheap.
+    return jnp.split(gate_up.astype(dtype), 2, axis=1)
+
+
+def _gated(gate, up):
+    gate32 = gate.astype(jnp.float32)
+    return (gate32 * jax.nn.sigmoid(gate32) * up.astype(jnp.float32)).astype(gate.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _swiglu2d(x, gate_up, down, axis: int):
+    return _swiglu2d_fwd(x, gate_up, down, axis)[0]
+
+
+def _swiglu2d_fwd(x, gate_up, down, axis):
+    dtype = x.dtype
+    gate, up = (_project(x, w, axis).astype(dtype) for w in _halves(gate_up, dtype))
+    y = _project(_gated(gate, up), down.astype(dtype), axis).astype(dtype)
+    return y, (x, gate_up, down, gate, up)
+
+
+def _swiglu2d_bwd(axis, kept, g):
+    x, gate_up, down, gate, up = kept
+    dtype = x.dtype
+    g_inner = _project_back(g, down.astype(dtype), axis)
+    gate32, up32 = gate.astype(jnp.float32), up.astype(jnp.float32)
+    sigmoid = jax.nn.sigmoid(gate32)
+    silu = gate32 * sigmoid
+    g_gate = (g_inner * up32 * (sigmoid + silu * (1 - sigmoid))).astype(dtype)
+    g_up = (g_inner * silu).astype(dtype)
+    w_gate, w_up = _halves(gate_up, dtype)
+    dx = (_project_back(g_gate, w_gate, axis) + _project_back(g_up, w_up, axis)).astype(dtype)
+    d_gate_up = jnp.concatenate([_weight_grad(x, g_gate, axis), _weight_grad(x, g_up, axis)], axis=1)
+    d_down = _weight_grad(_gated(gate, up), g, axis)
+    return dx, d_gate_up.astype(gate_up.dtype), d_down.astype(down.dtype)
+
+
+_swiglu2d.defvjp(_swiglu2d_fwd, _swiglu2d_bwd)
+
+
+def swiglu(params: dict, x: jax.Array, axis: int = -1) -> jax.Array:
+    """`down(silu(gate) * up)` over the last axis of x [..., width], or over its first, x [width, ...]."""
+    matrix = x.reshape(x.shape[0], -1) if axis == 0 else x.reshape(-1, x.shape[-1])
+    return _swiglu2d(matrix, params["gate_up"], params["down"], 0 if axis == 0 else 1).reshape(x.shape)
 
 
 def rope_tables(length: int, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:

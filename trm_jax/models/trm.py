@@ -235,20 +235,19 @@ def _attention_block(layer: dict, cfg: TRMConfig, h: jax.Array) -> jax.Array:
     return linear(einops.rearrange(heads, "b t h k -> b t (h k)"), layer["out"])
 
 
-def _token_mlp(layer: dict, h: jax.Array) -> jax.Array:
-    return swiglu(layer, h.swapaxes(1, 2)).swapaxes(1, 2)
-
-
 def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array) -> jax.Array:
-    """One reasoning call: `h + injection` [B, T, D] through the post-norm blocks."""
+    """One reasoning call: `h + injection` through the post-norm blocks.
+
+    Latents are [B, T, D]; with mlp_t they are [T, B, D], so that both of its MLPs are one product without a transpose.
+    """
     h = h + injection
     for i in range(cfg.L_layers):
         layer = layers[str(i)]
         if cfg.mlp_t:  # the norm after the token MLP is over the sequence axis
-            h = rms_norm(h + _token_mlp(layer["mlp_t"], h), axis=1, eps=cfg.rms_eps)
+            h = rms_norm(h + swiglu(layer["mlp_t"], h, axis=0), 0, cfg.rms_eps)
         else:
-            h = rms_norm(h + _attention_block(layer["attn"], cfg, h), eps=cfg.rms_eps)
-        h = rms_norm(h + swiglu(layer["mlp"], h), eps=cfg.rms_eps)
+            h = rms_norm(h + _attention_block(layer["attn"], cfg, h), -1, cfg.rms_eps)
+        h = rms_norm(h + swiglu(layer["mlp"], h), -1, cfg.rms_eps)
     return h
 
 
@@ -266,10 +265,13 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
         return call(layers, z_H, z_L), z_L
 
     z = lax.stop_gradient((z_H, z_L))
+    if cfg.mlp_t:
+        emb, *z = (x.swapaxes(0, 1) for x in (emb, *z))
     if cfg.H_cycles > 1:
         frozen = lax.stop_gradient((layers, emb))
-        z, _ = lax.scan(lambda z, _: (cycle(*frozen, *z), None), z, length=cfg.H_cycles - 1)
-    return cycle(layers, emb, *z)
+        z, _ = lax.scan(lambda z, _: (cycle(*frozen, *z), None), tuple(z), length=cfg.H_cycles - 1)
+    z = cycle(layers, emb, *z)
+    return tuple(x.swapaxes(0, 1) for x in z) if cfg.mlp_t else z
 
 
 def forward(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs, z_H, z_L):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-from trm_jax import sharding
+from trm_jax import compiler, sharding
 from trm_jax.data import stream
 from trm_jax.evals.runner import Evaluator
 from trm_jax.train.checkpoint import Checkpoints
@@ -54,10 +54,13 @@ def _writers(cfg: RunConfig, workdir: Path, resume_step: int, config: dict) -> W
     return Writers(writers)
 
 
-def train(cfg: RunConfig, data, workdir: Path, *, config: dict, stop: StopRequest, stream_to=None) -> Outcome:
+def train(
+    cfg: RunConfig, data, workdir: Path, *, config: dict, stop: StopRequest, stream_to=None, devices=None
+) -> Outcome:
     """Train (or go on training) in `workdir` until the budget is spent or `stop` is set.
 
     data: (train source, evaluation source). config: the resolved settings as a nested dict, for writers that keep it.
+    devices: those the mesh spans (default: all).
     Raises Diverged, and InputError for what a person can mend.
     """
     train_data, eval_data = data
@@ -68,7 +71,8 @@ def train(cfg: RunConfig, data, workdir: Path, *, config: dict, stop: StopReques
     batch_size = cfg.train.batch_size
 
     # 1. Where everything lies.
-    mesh, rules = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor), sharding.Rules()
+    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
+    rules = sharding.Rules()
     sharding.check_batch(mesh, rules, batch_size, "train.batch_size")
     batch_lies = sharding.batch_sharding(mesh, rules)
     tx = optimizer(cfg, total_steps)
@@ -80,6 +84,7 @@ def train(cfg: RunConfig, data, workdir: Path, *, config: dict, stop: StopReques
         in_shardings=(shardings, batch_lies),
         out_shardings=shardings,
         donate_argnums=0,
+        compiler_options=compiler.options(),
     )
     evaluate = Evaluator(
         cfg.model, eval_data, mesh=mesh, rules=rules, batch_size=cfg.eval.batch_size, max_examples=cfg.eval.max_examples

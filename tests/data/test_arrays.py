@@ -1,0 +1,164 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from trm_jax.data.arrays import StoredPool, keep_groups, read_split, write_split
+from trm_jax.data.canonical import canonical_forms
+from trm_jax.data.sudoku import SudokuConfig, load
+from trm_jax.data.sudoku_files import array_boards, board_arrays, read_splits, write_splits
+from trm_jax.data.symmetry import variants
+from trm_jax.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, boards_of):
+    boards = boards_of(6)
+    write_splits(tmp_path, "arrays", boards.take(np.arange(40)), boards.take(np.arange(40, 60)), augmentations=3)
+    return tmp_path
+
+
+CONFIG = SudokuConfig(source="arrays", size=6, train_puzzles=0, test_puzzles=0)
+
+
+def test_files_are_the_official_ones(folder):
+    assert json.loads((folder / "identifiers.json").read_text()) == ["<blank>"]
+    assert json.loads((folder / "train" / "dataset.json").read_text()) == {
+        "pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0, "vocab_size": 8, "seq_len": 36,
+        "num_puzzle_identifiers": 1, "total_groups": 40, "mean_puzzle_examples": 1.0, "total_puzzles": 160,
+        "sets": ["all"],
+    }  # fmt: skip
+    arrays = {path.stem.removeprefix("all__"): np.load(path) for path in (folder / "train").glob("*.npy")}
+    assert arrays["inputs"].shape == arrays["labels"].shape == (160, 36)
+    assert arrays["puzzle_identifiers"].tolist() == [0] * 160
+    np.testing.assert_array_equal(arrays["puzzle_indices"], np.arange(161))
+    np.testing.assert_array_equal(arrays["group_indices"], np.arange(0, 161, 4))
+    assert {a.dtype for name, a in arrays.items() if name.endswith(("indices", "identifiers"))} == {np.dtype("int32")}
+
+
+def test_round_trip_and_stored_variants(folder, boards_of):
+    boards = boards_of(6)
+    back = read_splits(folder)
+    np.testing.assert_array_equal(back["train"].questions, boards.questions[:40])
+    np.testing.assert_array_equal(back["test"].answers, boards.answers[40:])
+    np.testing.assert_array_equal(back["test"].ratings, boards.ratings[40:])
+    stored = array_boards(read_split(folder, "train"))
+    expected = variants(boards.questions, boards.answers, 6, np.repeat(np.arange(40), 4), np.tile(range(4), 40), 0)
+    np.testing.assert_array_equal(stored.questions, expected[0])
+    np.testing.assert_array_equal(stored.answers, expected[1])
+
+
+def test_training_draws_one_stored_variant_of_each_group(folder):
+    train, test = load(dataclasses.replace(CONFIG, path=str(folder)))
+    assert train.info.groups == 40 and len(test.inputs) == 20
+    stored = read_split(folder, "train")
+    place = {row.tobytes(): i // 4 for i, row in enumerate(stored.inputs.astype(np.int32))}
+    seen = set()
+    for step in range(30):
+        batch = train.batch(step, np.arange(40), seed=0, batch_size=40)
+        groups = [place[row.tobytes()] for row in batch["inputs"]]
+        assert sorted(groups) == list(range(40))
+        seen |= {row.tobytes() for row in batch["inputs"]}
+    assert len(seen) == 160  # 30 draws of each group's four variants miss one with probability 160 * .75**30 = 3%
+
+
+def test_ignored_labels_and_ids():
+    inputs = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    from trm_jax.data.arrays import ArraySplit
+
+    split = ArraySplit(inputs, inputs % 3, np.array([5, 6, 7]), np.arange(4), np.array([0, 1, 3]), 12, 8)
+    batch = StoredPool(split).examples(np.array([1, 0]), np.array([1, 0]))
+    assert batch["puzzle_ids"].tolist() == [7, 5]
+    assert batch["labels"].tolist() == [[2, -100, 1, 2], [-100, 1, 2, -100]]
+    split = dataclasses.replace(split, ignore_label_id=None)
+    assert StoredPool(split).examples(np.array([0]), np.array([0]))["labels"].tolist() == [[0, 1, 2, 0]]
+
+
+def test_keep_groups(folder):
+    split = read_split(folder, "train")
+    part = keep_groups(split, np.array([3, 10]))
+    np.testing.assert_array_equal(part.inputs, split.inputs[[12, 13, 14, 15, 40, 41, 42, 43]])
+    assert part.group_indices.tolist() == [0, 4, 8] and part.metadata()["total_groups"] == 2
+
+
+def test_an_older_file_of_another_task_is_read(shared):
+    split = read_split(shared / "data" / "maze_hard_1k", "test")
+    assert split.info.groups == 500 and split.info.seq_len == 900 and split.vocab_size == 6
+    with pytest.raises(InputError, match="no Sudoku"):
+        array_boards(split)
+
+
+def remove(name):
+    return lambda folder: (folder / "train" / name).unlink()
+
+
+def change(name, edit):
+    def apply(folder):
+        path = folder / "train" / name
+        if name.endswith("json"):
+            path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+        else:
+            np.save(path, edit(np.load(path)))
+
+    return apply
+
+
+def truncate(folder):
+    path = folder / "train" / "all__inputs.npy"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def put(row, column, value):
+    def edit(values):
+        values[row, column] = value
+        return values
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (remove("dataset.json"), "dataset.json does not exist: make it with `trm data sudoku build --format arrays"),
+        (remove("all__labels.npy"), "all__labels.npy does not exist"),
+        (truncate, "all__inputs.npy is not a whole .npy file"),
+        (change("dataset.json", lambda d: {**d, "sets": ["a"]}), "sets is"),
+        (change("dataset.json", lambda d: {k: v for k, v in d.items() if k != "seq_len"}), "no key seq_len"),
+        (change("dataset.json", lambda d: {**d, "total_groups": 3}), "total_groups"),
+        (change("dataset.json", lambda d: {**d, "total_puzzles": 3}), "total_puzzles"),
+        (change("dataset.json", lambda d: {**d, "vocab_size": 4}), "token lies outside 0..3"),
+        (change("all__group_indices.npy", lambda a: a[:-1]), "group_indices does not run"),
+        (change("all__puzzle_indices.npy", lambda a: a + 1), "puzzle_indices does not run"),
+        (change("all__puzzle_identifiers.npy", lambda a: a + 1), "puzzle id lies outside 0..0"),
+        (change("all__inputs.npy", lambda a: a.astype(np.float32)), "holds float32"),
+        (change("all__inputs.npy", lambda a: a[:, :-1]), "inputs and labels differ in shape"),
+        (change("all__inputs.npy", put(2, 0, 0)), "all__inputs.npy row 2: a token that no Sudoku has"),
+        (change("all__labels.npy", put(9, 0, 1)), "all__labels.npy row 9: a token that no Sudoku has"),
+    ],
+)
+def test_damaged_sets_are_named(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        load(dataclasses.replace(CONFIG, path=str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_stored_variant_is_named(folder):
+    change("all__labels.npy", lambda a: np.concatenate([a[:6], a[7:8], a[7:]]))(folder)
+    with pytest.raises(InputError, match="train row 6: the answer disagrees with the clues"):
+        load(dataclasses.replace(CONFIG, path=str(folder)))
+
+
+def test_a_test_puzzle_hidden_among_the_variants_is_found(tmp_path, boards_of):
+    boards = boards_of(6)
+    test = board_arrays(boards.take(np.arange(40, 60)), 0, 0)
+    split = board_arrays(boards.take(np.arange(40)), 3, 0)
+    leaked = board_arrays(boards.take(np.arange(45, 46)), 1, 9)
+    split.inputs[11], split.labels[11] = leaked.inputs[1], leaked.labels[1]
+    write_split(tmp_path, "train", split)
+    write_split(tmp_path, "test", test)
+    forms = canonical_forms(*(x[None] - 1 for x in (split.inputs[11], split.labels[11])), 6)
+    np.testing.assert_array_equal(forms, canonical_forms(boards.questions[45:46], boards.answers[45:46], 6))
+    with pytest.raises(InputError, match="train row 11 and .*test row 5 are the same puzzle"):
+        load(dataclasses.replace(CONFIG, path=str(tmp_path)))

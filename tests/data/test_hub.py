@@ -1,0 +1,141 @@
+"""The real hub client against a local HTTP server that speaks the part of the hub's protocol it needs."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trm_jax.data.csv_files import write_csv
+
+COMMIT = "a" * 40
+REPO = "someone/sudoku"
+
+
+@pytest.fixture
+def hub(tmp_path, boards_of):
+    """(endpoint, requests seen, files): a hub that holds one data set."""
+    boards = boards_of(6)
+    write_csv(tmp_path / "train.csv", boards.take(np.arange(40)))
+    write_csv(tmp_path / "test.csv", boards.take(np.arange(40, 60)))
+    files = {name: (tmp_path / name).read_bytes() for name in ("train.csv", "test.csv")}
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def answer(self, body):
+            seen.append((self.command, self.path))
+            prefix = f"/datasets/{REPO}/resolve/"
+            if not self.path.startswith(prefix):
+                return self.refuse("RepoNotFound")
+            name = self.path.split("/")[-1]
+            if name not in files:
+                return self.refuse("EntryNotFound")
+            content = files[name]
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def refuse(self, code):
+            self.send_response(404)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", seen, files
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+SCRIPT = """
+import json, sys
+from trm_jax.data.sudoku import SudokuConfig, load
+from trm_jax.errors import InputError
+try:
+    train, test = load(SudokuConfig(**json.loads(sys.argv[1])))
+    print(json.dumps([train.info.groups, len(test.inputs), test.digest]))
+except InputError as error:
+    print("error:", error)
+"""
+
+
+def load_in_a_process(tmp_path, endpoint, **environment):
+    """The client reads its settings when it is imported, so each case is a process of its own."""
+    import os
+
+    settings = {"source": "hub", "hub_repo": REPO, "size": 6, "train_puzzles": 0, "test_puzzles": 0}
+    settings |= environment.pop("settings", {})
+    env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1",
+                        "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", **environment}  # fmt: skip
+    command = [sys.executable, "-c", SCRIPT, json.dumps(settings)]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_both_files_are_fetched_proven_and_cached(tmp_path, hub, boards_of):
+    endpoint, seen, files = hub
+    from trm_jax.data.sudoku import evaluation
+
+    expected = [40, 20, evaluation(boards_of(6).take(np.arange(40, 60))).digest]
+    assert json.loads(load_in_a_process(tmp_path, endpoint)) == expected
+    assert {path.split("/")[-1] for method, path in seen if method == "GET"} == set(files)
+    seen.clear()
+    assert json.loads(load_in_a_process(tmp_path, endpoint, HF_HUB_OFFLINE="1")) == expected
+    assert seen == []
+
+
+def test_what_the_hub_lacks_is_one_clear_line(tmp_path, hub):
+    endpoint, _, files = hub
+    assert "no data set 'no/such'" in load_in_a_process(tmp_path, endpoint, settings={"hub_repo": "no/such"})
+    said = load_in_a_process(tmp_path, endpoint, settings={"train_file": "other.csv"})
+    assert said.startswith("error:") and "no file other.csv" in said
+    assert "not the name of a hub data set" in load_in_a_process(tmp_path, endpoint, settings={"hub_repo": "a/b/c"})
+
+
+def test_bad_rows_of_a_hub_file_are_named(tmp_path, hub):
+    endpoint, _, files = hub
+    lines = files["train.csv"].decode().splitlines()
+    lines[3] = lines[2]
+    spoilt = lines[5].split(",")
+    lines[5] = ",".join([spoilt[0], spoilt[1], lines[6].split(",")[2], spoilt[3]])
+    files["train.csv"] = ("\n".join(lines) + "\n").encode()
+    assert "train.csv line 6: the answer disagrees" in load_in_a_process(tmp_path, endpoint)
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_no_hub_in_reach(tmp_path, offline):
+    said = load_in_a_process(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE=offline)
+    assert said.startswith("error: cannot") and "data.source=generated" in said and "\n" not in said
+
+
+def test_without_the_extra_the_pip_command_is_named(monkeypatch):
+    from trm_jax.data.sudoku import SudokuConfig, load
+    from trm_jax.errors import InputError
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match=r"pip install 'trm_jax\[hub\]'"):
+        load(dataclasses.replace(SudokuConfig(), source="hub"))

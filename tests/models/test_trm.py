@@ -1,0 +1,374 @@
+"""The model's semantics beyond the golden trajectories: gradient cut, carry, halting, dtypes, bad settings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trm_jax.losses import act_loss
+from trm_jax.models import IGNORE, TRMConfig, attention, torch_format, trm
+
+B = 4
+CFG = TRMConfig(
+    vocab_size=6,
+    seq_len=5,
+    num_puzzle_ids=4,
+    hidden_size=16,
+    num_heads=2,
+    L_layers=1,
+    H_cycles=3,
+    L_cycles=2,
+    puzzle_emb_ndim=24,
+    puzzle_emb_len=2,
+    halt_max_steps=4,
+    halt_exploration_prob=0.0,
+    dtype="float32",
+)
+MLP_T = dataclasses.replace(CFG, mlp_t=True, pos_encodings="learned")
+
+
+def make_batch(seed: int, cfg: TRMConfig = CFG) -> dict:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, cfg.vocab_size, (B, cfg.seq_len), dtype=np.int32)
+    labels[:, 0] = IGNORE
+    inputs = rng.integers(0, cfg.vocab_size, (B, cfg.seq_len), dtype=np.int32)
+    return {"inputs": inputs, "labels": labels, "puzzle_ids": rng.integers(0, 4, B, dtype=np.int32)}
+
+
+def make_params(cfg: TRMConfig = CFG, q_bias: float = 0.0, q_scale: float = 0.0) -> dict:
+    """Initial parameters with a puzzle table that is not zero and halting logits as asked."""
+    params = jax.jit(trm.init, static_argnums=1)(jax.random.key(0), cfg)
+    params["puzzle_emb"] = 0.1 * jax.random.normal(jax.random.key(1), params["puzzle_emb"].shape)
+    kernel = q_scale * jax.random.normal(jax.random.key(2), (cfg.hidden_size, 2))
+    params["weights"]["q_head"] = {"kernel": kernel, "bias": jnp.full(2, q_bias)}
+    return params
+
+
+def loss_of(params: dict, cfg: TRMConfig, carry: trm.Carry, batch: dict):
+    carry, out = trm.step(params, cfg, carry, batch)
+    return act_loss(out.logits, out.q_halt, carry.labels)[0] / B
+
+
+def assert_trees_close(a, b, rtol: float):
+    """Each array within `rtol` of its largest magnitude."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.abs(y).max()), a, b)
+
+
+@pytest.mark.parametrize("cfg", [CFG, MLP_T], ids=["attention", "mlp_t"])
+def test_gradient_is_that_of_every_call_of_the_last_cycle(cfg, reference_loss):
+    """Against conftest.py's unrolled model, which takes a copy of the network's weights for every reasoning call.
+
+    Where it is cut as the reference is, the copies of the first H_cycles - 1 cycles have a gradient of exactly 0, every
+    copy of the last cycle one that is not, and their sum is our gradient. Uncut, the first cycles would contribute
+    far more than the tolerance. 1e-5: two float32 summation orders.
+    """
+    params, batch = make_params(cfg, q_scale=1.0), make_batch(0)
+    ours = jax.jit(jax.grad(lambda p: loss_of(p, cfg, trm.initial_carry(cfg, B), batch)))(params)
+    ours = torch_format.export_state_dict(ours, cfg, prefix="")
+
+    state = torch_format.export_state_dict(params, cfg, prefix="")
+    network = {name: array for name, array in state.items() if name.startswith("L_level.")}
+    per_cycle = cfg.L_cycles + 1
+    copies = [network] * (cfg.H_cycles * per_cycle)
+
+    def gradients(cut: bool):
+        def loss(state, copies):
+            return reference_loss(state, cfg, batch, calls=copies, cut=cut)[0]
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(state, copies)
+
+    rest, by_call = gradients(cut=True)
+    _, uncut = gradients(cut=False)
+    early, last = by_call[:-per_cycle], by_call[-per_cycle:]
+    assert len(early) == (cfg.H_cycles - 1) * per_cycle and len(last) == per_cycle
+    for name in network:
+        assert all((call[name] == 0).all() for call in early), name
+        assert all(np.abs(call[name]).max() > 0 for call in last), name
+        total = np.sum([np.float64(call[name]) for call in last], axis=0)
+        np.testing.assert_allclose(ours[name], total, rtol=0, atol=1e-5 * np.abs(total).max(), err_msg=name)
+        would_be = np.sum([np.float64(call[name]) for call in uncut], axis=0)
+        assert np.abs(would_be - total).max() > 1e-2 * np.abs(total).max(), name
+    for name in rest.keys() - network.keys() - {"H_init", "L_init"}:
+        scale = np.abs(rest[name]).max()
+        np.testing.assert_allclose(ours[name], rest[name], rtol=0, atol=1e-5 * scale, err_msg=name)
+        assert scale > 0, name
+
+
+@pytest.mark.parametrize("cfg", [CFG, MLP_T], ids=["attention", "mlp_t"])
+def test_first_cycles_only_move_the_starting_point(cfg):
+    """H cycles have the gradient of one cycle from where the H - 1 cycles before it ended: these contribute nothing."""
+    params, batch = make_params(cfg), make_batch(0)
+    carry = trm.refill(params["buffers"], trm.initial_carry(cfg, B), batch)
+    rows = params["puzzle_emb"][carry.puzzle_ids]
+
+    def grads(cfg, z_H, z_L):
+        def loss(weights, rows):
+            _, _, out = trm.forward(weights, rows, cfg, carry.inputs, z_H, z_L)
+            return act_loss(out.logits, out.q_halt, carry.labels)[0]
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(params["weights"], rows)
+
+    before = dataclasses.replace(cfg, H_cycles=cfg.H_cycles - 1)
+    z_H, z_L, _ = jax.jit(trm.forward, static_argnums=2)(
+        params["weights"], rows, before, carry.inputs, carry.z_H, carry.z_L
+    )
+    one = grads(dataclasses.replace(cfg, H_cycles=1), z_H, z_L)
+    assert_trees_close(grads(cfg, carry.z_H, carry.z_L), one, 1e-5)
+    one_cycle_earlier = grads(dataclasses.replace(cfg, H_cycles=1), carry.z_H, carry.z_L)
+    assert np.abs(one[0]["lm_head"] - one_cycle_earlier[0]["lm_head"]).max() > 1e-2 * np.abs(one[0]["lm_head"]).max()
+
+
+@pytest.mark.parametrize("H_cycles", [1, 2])
+def test_no_gradient_reaches_the_carry_or_the_initial_latents(H_cycles):
+    cfg = dataclasses.replace(CFG, H_cycles=H_cycles)
+    params, batch = make_params(cfg), make_batch(0)
+    carry, _ = trm.step(params, cfg, trm.initial_carry(cfg, B), batch)
+    assert not carry.halted.any()  # so the latents of the carry are used, and then the initial ones are not
+
+    def through_carry(z_H, z_L):
+        new, out = trm.step(params, cfg, carry.replace(z_H=z_H, z_L=z_L), batch)
+        return out.logits.sum() + out.q_halt.sum() + new.z_H.sum() + new.z_L.sum()
+
+    def through_buffers(buffers):
+        new, out = trm.step({**params, "buffers": buffers}, cfg, trm.initial_carry(cfg, B), batch)
+        return out.logits.sum() + new.z_H.sum()
+
+    for g in jax.tree.leaves(jax.jit(jax.grad(through_carry, argnums=(0, 1)))(carry.z_H, carry.z_L)):
+        np.testing.assert_array_equal(g, 0)
+    for g in jax.tree.leaves(jax.jit(jax.grad(through_buffers))(params["buffers"])):
+        np.testing.assert_array_equal(g, 0)
+
+
+def test_outgoing_latents_are_detached():
+    params, batch = make_params(), make_batch(0)
+
+    def next_latents(weights):
+        carry, _ = trm.step({**params, "weights": weights}, CFG, trm.initial_carry(CFG, B), batch)
+        return carry.z_H.sum() + carry.z_L.sum()
+
+    for g in jax.tree.leaves(jax.jit(jax.grad(next_latents))(params["weights"])):
+        np.testing.assert_array_equal(g, 0)
+
+
+@pytest.mark.parametrize("cfg", [CFG, MLP_T], ids=["attention", "mlp_t"])
+def test_rematerialisation_changes_no_gradient(cfg):
+    """1e-5: recomputed values may be fused, and so rounded, otherwise (measured 1e-6)."""
+    params, batch = make_params(cfg), make_batch(0)
+    grads = {}
+    for remat in ("none", "dots", "block"):
+        other = dataclasses.replace(cfg, remat=remat)
+        grad = jax.grad(lambda p, other=other: loss_of(p, other, trm.initial_carry(other, B), batch))
+        grads[remat] = jax.jit(grad)(params)["weights"]
+    assert_trees_close(grads["dots"], grads["none"], 1e-5)
+    assert_trees_close(grads["block"], grads["none"], 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("mlp_t", [False, True], ids=["attention", "mlp_t"])
+def test_the_carry_keeps_its_dtype(dtype, mlp_t):
+    cfg = dataclasses.replace(MLP_T if mlp_t else CFG, dtype=dtype)
+    params = make_params(cfg)
+    carry = trm.initial_carry(cfg, B)
+    step = jax.jit(lambda c, b: trm.step(params, cfg, c, b, train=True))
+    for seed in range(2):
+        carry, out = step(carry, make_batch(seed))
+        assert carry.z_H.dtype == carry.z_L.dtype == out.logits.dtype == dtype
+        assert out.q_halt.dtype == out.q_continue.dtype == jnp.float32
+        assert np.isfinite(np.float32(carry.z_H)).all()
+    grads = jax.jit(jax.grad(lambda p: loss_of({**params, "weights": p}, cfg, carry, make_batch(2))))(params["weights"])
+    assert {g.dtype.name for g in jax.tree.leaves(grads)} == {"float32"}  # master weights and their gradients
+    assert step._cache_size() == 1  # nothing that comes out differs in type from what went in
+
+
+def test_half_precision_follows_float32():
+    """bfloat16 has 8 bits, so one step of 9 network calls is within a few per cent; float16 (11 bits) within one."""
+    params, batch = make_params(), make_batch(0)
+    logits = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        cfg = dataclasses.replace(CFG, dtype=dtype)
+        _, out = trm.step(params, cfg, trm.initial_carry(cfg, B), batch)
+        logits[dtype] = np.float32(out.logits)
+    scale = np.abs(logits["float32"]).max()
+    assert 0 < np.abs(logits["bfloat16"] - logits["float32"]).max() < 0.1 * scale
+    assert 0 < np.abs(logits["float16"] - logits["float32"]).max() < 0.0125 * scale
+
+
+def test_refill_takes_new_rows_only_where_halted():
+    params, batch = make_params(), make_batch(1)
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((2, B, CFG.total_len, CFG.hidden_size)).astype(np.float32)
+    halted = np.array([True, False, True, False])
+    old = make_batch(0)
+    carry = trm.Carry(z[0], z[1], np.array([4, 2, 1, 3], np.int32), halted, *(old[n] for n in old))
+    new = trm.refill(params["buffers"], carry, batch)
+    np.testing.assert_array_equal(new.steps, [0, 2, 0, 3])
+    for name in batch:
+        np.testing.assert_array_equal(getattr(new, name)[halted], batch[name][halted])
+        np.testing.assert_array_equal(getattr(new, name)[~halted], old[name][~halted])
+    for name, before in (("H", z[0]), ("L", z[1])):
+        after = getattr(new, f"z_{name}")
+        initial = np.broadcast_to(params["buffers"][f"{name}_init"], after.shape)
+        np.testing.assert_array_equal(after[halted], initial[halted])
+        np.testing.assert_array_equal(after[~halted], before[~halted])
+
+
+def test_loss_and_answers_belong_to_the_rows_of_the_carry():
+    """Rows that go on ignore the incoming batch altogether, labels and puzzle ids included."""
+    params = make_params(q_bias=-1.0)  # nothing halts before halt_max_steps
+    step = jax.jit(lambda c, b: trm.step(params, CFG, c, b, train=True))
+    first, _ = step(trm.initial_carry(CFG, B), make_batch(0))
+    assert not first.halted.any()
+    kept, out = step(first, make_batch(0))
+    other, out_other = step(first, make_batch(1))
+    jax.tree.map(np.testing.assert_array_equal, (kept, out), (other, out_other))
+    np.testing.assert_array_equal(other.labels, make_batch(0)["labels"])
+    right = act_loss(out_other.logits, out_other.q_halt, other.labels)[0]
+    from_batch = act_loss(out_other.logits, out_other.q_halt, make_batch(1)["labels"])[0]
+    assert abs(right - from_batch) > 1e-2
+
+
+def run_until(cfg, q_bias, key, steps: int, train: bool = True):
+    """Steps at which each of many rows had halted, and the carries, for a constant halting logit."""
+    carry = trm.Carry(*(jnp.zeros(10_000, jnp.int32) for _ in range(7)))
+    carry = carry.replace(halted=jnp.zeros(10_000, bool))
+    q_halt = jnp.full(10_000, q_bias)
+    flags = []
+    for t in range(steps):
+        carry = trm.advance(cfg, carry, carry.z_H, carry.z_L, q_halt, jax.random.fold_in(key, t), train=train)
+        flags.append(np.asarray(carry.halted))
+    return np.stack(flags)
+
+
+def test_halting_without_exploration():
+    key = jax.random.key(0)
+    expected = np.array([False, False, False, True])
+    np.testing.assert_array_equal(run_until(CFG, 1.0, key, 4).all(1), True)
+    for q in (-1.0, 0.0):  # 0 is not above 0
+        np.testing.assert_array_equal(run_until(CFG, q, key, 4), np.tile(expected[:, None], 10_000))
+
+
+def test_evaluation_ignores_q_and_needs_no_key():
+    cfg = dataclasses.replace(CFG, halt_exploration_prob=0.5)
+    for q in (-9.0, 9.0):
+        flags = run_until(cfg, q, jax.random.key(0), 4, train=False)
+        np.testing.assert_array_equal(flags.all(1), [False, False, False, True])
+        np.testing.assert_array_equal(flags.any(1), [False, False, False, True])
+    trm.step(make_params(), cfg, trm.initial_carry(cfg, B), make_batch(0))  # no key
+
+
+def test_exploration_holds_rows_back_for_a_uniform_number_of_steps():
+    """With q always for halting: at step t a row is held with probability p * P(m > t), m uniform on [2, halt_max].
+
+    Bounds of five standard deviations of 10,000 draws.
+    """
+    cfg = dataclasses.replace(CFG, halt_max_steps=6, halt_exploration_prob=0.4)
+    halted = run_until(cfg, 1.0, jax.random.key(0), 6).mean(1)
+    expected = [1 - 0.4 * max(0, 6 - max(t, 1)) / 5 for t in range(1, 7)]  # m takes 5 values, 2 to 6
+    for got, p in zip(halted, expected, strict=True):
+        assert abs(got - p) <= 5 * (p * (1 - p) / 10_000) ** 0.5
+    assert halted[5] == 1.0
+    # Exploration only delays: it never halts a row whose q is against it.
+    assert not run_until(cfg, -1.0, jax.random.key(0), 5).any()
+
+
+def test_exploration_always_means_two_steps_at_least():
+    cfg = dataclasses.replace(CFG, halt_max_steps=2, halt_exploration_prob=1.0)
+    np.testing.assert_array_equal(run_until(cfg, 1.0, jax.random.key(1), 2).all(1), [False, True])
+    assert not run_until(cfg, 1.0, jax.random.key(1), 1).any()
+
+
+def test_one_step_at_most_always_halts():
+    """With halt_max_steps 1 there is nothing to explore: [2, 1] is empty."""
+    cfg = dataclasses.replace(CFG, halt_max_steps=1, halt_exploration_prob=1.0)
+    assert run_until(cfg, -9.0, jax.random.key(0), 1).all()
+    params = make_params(cfg)
+    carry, _ = trm.step(params, cfg, trm.initial_carry(cfg, B), make_batch(0), train=True)
+    carry, _ = trm.step(params, cfg, carry, make_batch(1), train=True)
+    np.testing.assert_array_equal(carry.labels, make_batch(1)["labels"])
+    np.testing.assert_array_equal(carry.steps, 1)
+
+
+def test_exploration_is_drawn_per_row_and_by_key():
+    cfg = dataclasses.replace(CFG, halt_exploration_prob=0.5)
+    one, same, other = (run_until(cfg, 1.0, jax.random.key(k), 1) for k in (0, 0, 1))
+    assert 0 < one.mean() < 1
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_no_puzzle_embedding():
+    cfg = dataclasses.replace(CFG, puzzle_emb_ndim=0, puzzle_emb_len=0)
+    params = jax.jit(trm.init, static_argnums=1)(jax.random.key(0), cfg)
+    assert params["puzzle_emb"].shape == (4, 0)
+    carry, out = trm.step(params, cfg, trm.initial_carry(cfg, B), make_batch(0))
+    assert out.logits.shape == (B, CFG.seq_len, CFG.vocab_size) and carry.z_H.shape == (B, CFG.seq_len, 16)
+
+
+def test_puzzle_row_fills_the_prefix_and_the_rest_is_zero():
+    """A row of 24 numbers makes the first token and half of the second; everything is scaled by sqrt(D)."""
+    params, batch = make_params(), make_batch(0)
+    rows = params["puzzle_emb"][batch["puzzle_ids"]]
+    emb = np.asarray(trm.embed(params["weights"], rows, CFG, batch["inputs"]))
+    prefix = emb[:, :2].reshape(B, 32)
+    np.testing.assert_allclose(prefix[:, :24], 4 * rows, rtol=1e-6)
+    np.testing.assert_array_equal(prefix[:, 24:], 0)
+    np.testing.assert_allclose(emb[:, 2:], 4 * params["weights"]["embed_tokens"][batch["inputs"]], rtol=1e-6)
+
+
+def test_positions_matter_where_they_are_chosen():
+    """Without positions, attention treats equal tokens equally wherever they stand; with them it does not."""
+    batch = make_batch(0) | {"inputs": np.array([[1, 2, 3, 1, 1]] * B, np.int32)}
+    for positions in ("none", "rope", "learned"):
+        cfg = dataclasses.replace(CFG, pos_encodings=positions)
+        _, out = trm.step(make_params(cfg), cfg, trm.initial_carry(cfg, B), batch)
+        apart = np.abs(out.logits[:, 0] - out.logits[:, 3]).max()
+        assert apart < 1e-5 if positions == "none" else apart > 1e-3
+
+
+def test_attention_against_float64():
+    rng = np.random.default_rng(0)
+    q, k, v = rng.standard_normal((3, 2, 7, 3, 4)).astype(np.float32)
+    scores = np.exp(np.einsum("bqhk,bmhk->bhqm", np.float64(q), k) / 2)
+    expected = np.einsum("bhqm,bmhk->bqhk", scores / scores.sum(-1, keepdims=True), v)
+    np.testing.assert_allclose(attention(q, k, v), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="'flash9' is not one of"):
+        attention(q, k, v, impl="flash9")
+
+
+def test_flops_grow_as_the_recursion_does():
+    """Against a count by hand of one network call of the smallest model."""
+    cfg = dataclasses.replace(CFG, H_cycles=1, L_cycles=1, L_layers=1)
+    T, D, inner = cfg.total_len, cfg.hidden_size, 256
+    block = 2 * T * D * 3 * D + 2 * T * D * D + 4 * T * T * D + 2 * T * D * 2 * inner + 2 * T * inner * D
+    head = 2 * cfg.seq_len * D * cfg.vocab_size + 4 * D
+    assert trm.matmul_flops(cfg) == (2 * block + head, 3 * (2 * block + head))
+    deep = dataclasses.replace(cfg, H_cycles=3)
+    assert trm.matmul_flops(deep) == (6 * block + head, 6 * block + head + 2 * (2 * block + head))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "float64"}, "dtype is 'float64'; choose one of float32, bfloat16, float16"),
+        ({"pos_encodings": "alibi"}, "pos_encodings is 'alibi'"),
+        ({"remat": "all"}, "remat is 'all'; choose one of none, dots, block"),
+        ({"attention_impl": "flash9"}, "attention_impl is 'flash9'"),
+        ({"L_cycles": 0}, "L_cycles is 0; it must be at least 1"),
+        ({"halt_max_steps": -1}, "halt_max_steps is -1"),
+        ({"halt_exploration_prob": 1.5}, r"halt_exploration_prob is 1.5; it must be in \[0, 1\]"),
+        ({"num_heads": 3}, "hidden_size 16 is not divisible by num_heads 3"),
+        ({"hidden_size": 18, "num_heads": 6}, "rotary positions need an even head size"),
+        ({"puzzle_emb_ndim": 33}, "puzzle_emb_ndim 33 does not fit into puzzle_emb_len 2 tokens of 16"),
+        ({"puzzle_emb_ndim": 0}, "puzzle_emb_len is not 0 but puzzle_emb_ndim is"),
+        ({"puzzle_emb_len": -1}, "must not be negative"),
+    ],
+)
+def test_settings_that_cannot_be_built(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CFG, **changes)
+
+
+def test_heads_are_not_asked_of_an_mlp():
+    assert dataclasses.replace(MLP_T, num_heads=3, pos_encodings="none").num_heads == 3

@@ -1,0 +1,164 @@
+"""Runs small enough to make by the dozen: 4x4 Sudoku, 29,122 parameters, a second each once compiled."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental.compilation_cache import compilation_cache
+
+from trm_jax.configs import registry, resolve
+from trm_jax.configs.workdir import claim
+from trm_jax.data import sudoku
+from trm_jax.models.params import path_name
+from trm_jax.train.loop import CHECKPOINTS, Outcome, train
+from trm_jax.train.stopping import StopRequest
+
+SETTINGS = {
+    "data.size": 4,
+    "data.train_puzzles": 16,
+    "data.test_puzzles": 12,
+    "data.augmentations": 20,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.puzzle_emb_ndim": 32,
+    "model.puzzle_emb_len": 1,
+    "model.mlp_t": False,
+    "model.L_layers": 1,
+    "model.H_cycles": 2,
+    "model.L_cycles": 2,
+    "model.halt_max_steps": 3,
+    "optim.warmup_steps": 4,
+    "train.batch_size": 8,
+    "train.steps": 12,
+    "eval.every_steps": 6,
+    "eval.batch_size": 8,
+    "checkpoint.every_steps": 3,
+    "log.every_steps": 2,
+}
+
+
+class StopAfter(StopRequest):
+    """Asks to stop once `count` records stand in the metrics file: always at the same step."""
+
+    def __init__(self, workdir: Path, count: int):
+        super().__init__()
+        self._file, self._count = workdir / "metrics.jsonl", count
+
+    def __bool__(self) -> bool:
+        if self._file.exists() and self._file.read_text().count("\n") >= self._count:
+            self.name = "SIGTERM"
+        return super().__bool__()
+
+
+def page(changes: dict | None = None):
+    """The config page of a tiny run with dotted `changes`."""
+    return resolve.override(registry.get("demo"), {**SETTINGS, **(changes or {})})
+
+
+def arguments(changes: dict | None = None) -> list[str]:
+    """The same for the command line, behind `trm train demo`."""
+    settings = {**SETTINGS, **(changes or {})}
+    return ["--set", *(f"{key}={value}" for key, value in settings.items())]
+
+
+@cache
+def _data(cfg: sudoku.SudokuConfig):
+    return sudoku.load(cfg)
+
+
+def config(changes: dict | None = None):
+    """The frozen config of a tiny run."""
+    return resolve.freeze(page(changes))
+
+
+def data(changes: dict | None = None):
+    """Its (training source, evaluation source)."""
+    return _data(config(changes).data)
+
+
+def train_here(workdir: Path, changes: dict | None = None, *, devices: int = 1, stop=None, lines=None) -> Outcome:
+    """Train in this process on the first `devices` devices; what a log would show is appended to the list `lines`."""
+    settings, shown = page(changes), io.StringIO()
+    try:
+        with claim(workdir, settings):
+            return train(
+                resolve.freeze(settings),
+                data(changes),
+                workdir,
+                config=settings.to_dict(),
+                stop=StopRequest() if stop is None else stop,
+                stream_to=shown,
+                devices=jax.devices()[:devices],
+            )
+    finally:
+        if lines is not None:
+            lines += shown.getvalue().splitlines()
+
+
+def steps(workdir: Path) -> list[int]:
+    """Steps of the finished checkpoints, by their folders."""
+    return sorted(int(folder.name) for folder in (workdir / CHECKPOINTS).iterdir() if folder.name.isdigit())
+
+
+def state(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint by its path, read by Orbax alone."""
+    with ocp.PyTreeCheckpointer() as reader:
+        folder = workdir.resolve() / CHECKPOINTS / str(step) / "state"
+        tree = reader.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = reader.restore(folder, restore_args=as_numpy)
+    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
+
+
+def records(workdir: Path, kind: str = "") -> list[dict]:
+    """The metrics file without its clocks, one kind of record or all."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return [{k: v for k, v in r.items() if k != "clock"} for r in found if kind in ("", r["kind"])]
+
+
+def assert_same_state(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    different = [
+        name
+        for name in one
+        if one[name].dtype != other[name].dtype
+        or one[name].shape != other[name].shape
+        or one[name].tobytes() != other[name].tobytes()
+    ]
+    assert not different, f"different arrays: {different}"
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """Two workdirs end with bitwise the same state, the same metrics and the same checkpoints."""
+    assert records(one) == records(other)
+    assert steps(one) == steps(other)
+    assert_same_state(state(one, steps(one)[-1]), state(other, steps(other)[-1]))
+
+
+@contextmanager
+def warm_compilations(folder: Path):
+    """Compile each program once for all the tests of a folder: runs of the same shape find it on the disk."""
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
