@@ -18,7 +18,8 @@ def log_stablemax(logits: jax.Array) -> jax.Array:
     from the other's pole by a second `where`: the naive form has a NaN gradient at a logit of exactly 1.
     """
     x = logits.astype(jnp.float32)
-    positive, negative = jnp.maximum(x, 0.0), jnp.minimum(x, 0.0)
+    # Not maximum and minimum: their gradient is halved at a tie, and a logit of exactly 0 is one.
+    positive, negative = jnp.where(x >= 0, x, 0.0), jnp.where(x >= 0, 0.0, x)
     s = jnp.where(x >= 0, positive + 1.0, 1.0 / (1.0 - negative))
     log_s = jnp.where(x >= 0, jnp.log1p(positive), -jnp.log1p(-negative))
     return log_s - jnp.log(jnp.sum(s, axis=-1, keepdims=True))

@@ -19,7 +19,8 @@ def test_zero_and_dot_are_blank():
 
 @pytest.mark.parametrize(
     "text, message",
-    [("123", "16, 36 or 81 characters"), ("5" + "." * 15, "character 1 is '5'"), ("." * 80 + "x", "character 81 is 'x'"),
+    [("123", "16, 36 or 81 characters"),
+     ("5" + "." * 15, "character 1 is '5'"), ("." * 80 + "x", "character 81 is 'x'"),
      ("." * 80 + "\u00b2", "character 81")],
 )  # fmt: skip
 def test_bad_text_names_the_place(text, message):

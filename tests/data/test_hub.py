@@ -126,7 +126,8 @@ def test_bad_rows_of_a_hub_file_are_named(tmp_path, hub):
     assert "train.csv line 6: the answer disagrees" in load_in_a_process(tmp_path, endpoint)
 
 
-@pytest.mark.parametrize("offline", ["0", "1"])
+# Out of reach, the client tries again for about twenty seconds before it gives up.
+@pytest.mark.parametrize("offline", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_no_hub_in_reach(tmp_path, offline):
     said = load_in_a_process(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE=offline)
     assert said.startswith("error: cannot") and "data.source=generated" in said and "\n" not in said

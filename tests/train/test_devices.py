@@ -12,10 +12,9 @@ from trm_jax.errors import InputError
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.state import optimizer, state_shardings, with_shardings
 
-# A large epsilon of the optimiser's first steps: AdamATan2 divides by the root of a square, so at step 1 every weight
-# moves by lr whatever its gradient, and a gradient of rounding size decides by its sign alone. AdamW has an epsilon
-# too small to help. The warm-up makes those first moves small: 3 steps at lr <= 3/1000 of 1e-3.
-CHANGES = {"train.steps": 3, "eval.every_steps": 3, "checkpoint.every_steps": 3, "optim.warmup_steps": 1000}
+# AdamATan2 moves a weight by about lr whatever its gradient, so where the gradient is of the size of rounding its
+# sign decides: a low learning rate keeps that small. In 3 steps of this warm-up lr is below 3e-6, in 12 below 12e-6.
+CHANGES = {"optim.warmup_steps": 1000, "checkpoint.keep_every_steps": 3}
 DEVICES = (1, 2, 8)
 
 
@@ -27,6 +26,11 @@ def runs(tmp_path_factory):
     return folder
 
 
+def assert_near(one: dict, other: dict) -> None:
+    """Records of runs that differ by rounding: 12 steps at lr below 12e-6 move no figure by more than 1e-4."""
+    assert other == {k: pytest.approx(v, rel=1e-4, abs=1e-6) if isinstance(v, float) else v for k, v in one.items()}
+
+
 @pytest.mark.parametrize("devices", [2, 8])
 def test_the_result_does_not_depend_on_the_number_of_devices(runs, devices):
     one, many = tiny.state(runs / "1", 3), tiny.state(runs / str(devices), 3)
@@ -35,14 +39,12 @@ def test_the_result_does_not_depend_on_the_number_of_devices(runs, devices):
         if one[name].dtype != np.float32:
             np.testing.assert_array_equal(many[name], one[name], err_msg=name)
             continue
-        # Sums over the batch are added in another order: 2**-24 relative to the largest term, grown by
-        # three steps through some 30 layers. Weights and averages: a sign that rounding decides costs 2 lr,
-        # and lr is below 3e-6 in these three steps.
-        scale = np.abs(one[name]).max()
-        near = 1e-4 * scale if not name.startswith(("params/", "ema/")) else 1e-5
+        # Sums over the batch are added in another order: 6e-8 of the largest term, grown by three steps through
+        # some 30 layers. Weights and averages: a sign that rounding decides costs 2 lr at each of three steps.
+        near = 1e-5 if name.startswith(("params/", "ema/")) else 1e-4 * np.abs(one[name]).max()
         np.testing.assert_allclose(many[name], one[name], rtol=0, atol=near, err_msg=name)
     for ours, theirs in zip(tiny.records(runs / "1"), tiny.records(runs / str(devices)), strict=True):
-        assert ours == {k: pytest.approx(v, rel=1e-5, abs=1e-6) if isinstance(v, float) else v for k, v in theirs.items()}
+        assert_near(ours, theirs)
 
 
 def abstract(devices: int, changes: dict):
@@ -62,20 +64,13 @@ def test_a_state_of_eight_devices_is_the_same_on_any_number(runs, devices):
     tiny.assert_same_state(here, tiny.state(runs / "8", 3))
 
 
-def test_a_run_moves_from_eight_devices_to_two_to_one(tmp_path):
-    changes = {"train.steps": 18, "optim.warmup_steps": 1000}
+def test_a_run_moves_from_eight_devices_to_two_to_one(runs, tmp_path):
     reached = []
-    for devices, stop in ((8, 4), (2, 8), (1, None)):
-        stop = tiny.StopAfter(tmp_path / "moving", stop) if stop else None
-        reached.append(tiny.train_here(tmp_path / "moving", changes, devices=devices, stop=stop).step)
-    assert 0 < reached[0] < reached[1] < reached[2] == 18
-    tiny.train_here(tmp_path / "staying", changes)
-    moving, staying = tiny.records(tmp_path / "moving"), tiny.records(tmp_path / "staying")
-    assert [(r["kind"], r["step"]) for r in moving] == [(r["kind"], r["step"]) for r in staying]
-    # 18 steps at most 18/1000 of lr 1e-3: rounding has not had the steps to grow.
-    for ours, theirs in zip(moving, staying, strict=True):
-        for key in ("loss", "lm_loss", "accuracy", "lr"):
-            assert ours.get(key) == pytest.approx(theirs.get(key), rel=1e-4)
+    for devices, stop in ((8, tiny.StopAfter(tmp_path, 2)), (2, tiny.StopAfter(tmp_path, 5)), (1, None)):
+        reached.append(tiny.train_here(tmp_path, CHANGES, devices=devices, stop=stop).step)
+    assert 0 < reached[0] < reached[1] < reached[2] == 12
+    for moving, staying in zip(tiny.records(tmp_path), tiny.records(runs / "1"), strict=True):
+        assert_near(moving, staying)
 
 
 @pytest.mark.parametrize("key, batch, nearest", [("train.batch_size", 12, 16), ("eval.batch_size", 3, 8)])
@@ -91,8 +86,9 @@ def test_a_mesh_that_does_not_fit(tmp_path, changes):
         tiny.train_here(tmp_path, changes, devices=8)
 
 
+@pytest.mark.slow
 def test_weights_split_over_the_mesh_give_the_same_result(runs, tmp_path):
     """fsdp 2 and tensor 2 are a matter of layout alone."""
     tiny.train_here(tmp_path, {**CHANGES, "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}, devices=8)
-    for ours, theirs in zip(tiny.records(tmp_path), tiny.records(runs / "1"), strict=True):
-        assert ours.get("loss") == pytest.approx(theirs.get("loss"), rel=1e-5)  # as above
+    for split, whole in zip(tiny.records(tmp_path), tiny.records(runs / "1"), strict=True):
+        assert_near(split, whole)

@@ -38,6 +38,13 @@ def changes(args) -> dict[str, str]:
     return parse_assignments([text for group in args.set for text in group])
 
 
+def positive(text: str) -> int:
+    """An argument that counts: a whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def check_free(path, force: bool) -> None:
     """Raise InputError when `path` exists and was not to be replaced."""
     if path.exists() and not force:

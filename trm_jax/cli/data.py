@@ -34,9 +34,7 @@ def add_parser(subparsers) -> None:
     build.add_argument("--output-dir", type=Path, required=True, help="folder to write to")
     _add_source(build)
     build.add_argument("--format", choices=("csv", "arrays"), default="csv", help="what to write (csv)")
-    build.add_argument(
-        "--num-aug", type=int, default=0, help="arrays: stored variants of a training puzzle (0)"
-    )
+    build.add_argument("--num-aug", type=int, default=0, help="arrays: stored variants of a training puzzle (0)")
     build.add_argument("--force", action="store_true", help="replace files that exist")
 
     verify = add_command(
@@ -47,9 +45,7 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku verify puzzles\n  trm data sudoku verify puzzles/test.csv\n",
         _verify,
     )
-    verify.add_argument(
-        "path", type=Path, help="a CSV file, a folder of train.csv and test.csv, or of arrays"
-    )
+    verify.add_argument("path", type=Path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
 
     stats = add_command(
         commands,
@@ -76,9 +72,7 @@ def add_parser(subparsers) -> None:
     export.add_argument("path", type=Path, help="the folder to read")
     export.add_argument("--output-dir", type=Path, required=True, help="folder to write to")
     export.add_argument("--format", choices=("csv", "arrays"), required=True, help="what to write")
-    export.add_argument(
-        "--num-aug", type=int, default=0, help="arrays: stored variants of a training puzzle (0)"
-    )
+    export.add_argument("--num-aug", type=int, default=0, help="arrays: stored variants of a training puzzle (0)")
     export.add_argument("--seed", type=int, default=0, help="of the stored variants (0)")
     export.add_argument("--force", action="store_true", help="replace files that exist")
 
@@ -100,21 +94,13 @@ def _add_source(parser: argparse.ArgumentParser, *, only_generator: bool = False
         parser.add_argument("--source", choices=("generated", "csv", "hub", "arrays"), default="generated")
         parser.add_argument("--path", default="", help="source csv or arrays: the folder to read")
         parser.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
-        parser.add_argument(
-            "--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set"
-        )
+        parser.add_argument("--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set")
     parser.add_argument("--size", type=int, default=9, help="4, 6 or 9 (9)")
-    parser.add_argument(
-        "--subsample-size", type=int, default=1000, help="training puzzles; 0 = all of the source"
-    )
+    parser.add_argument("--subsample-size", type=int, default=1000, help="training puzzles; 0 = all of the source")
     parser.add_argument("--test", type=int, default=1000, help="test puzzles; 0 = all of the source")
-    parser.add_argument(
-        "--min-rating", type=int, default=0, help="generator: least guesses of the solver (0)"
-    )
+    parser.add_argument("--min-rating", type=int, default=0, help="generator: least guesses of the solver (0)")
     parser.add_argument("--max-rating", type=int, default=-1, help="generator: most guesses; -1 = no bound")
-    parser.add_argument(
-        "--extra-clues", type=int, default=0, help="generator: clues added to a minimal puzzle (0)"
-    )
+    parser.add_argument("--extra-clues", type=int, default=0, help="generator: clues added to a minimal puzzle (0)")
     parser.add_argument("--seed", type=int, default=0, help="of the generator and of the draw (0)")
 
 
@@ -169,9 +155,7 @@ def _write(args, train, test) -> None:
 
     for path in sudoku_files.targets(args.output_dir, args.format):
         check_free(path, args.force)
-    sudoku_files.write_splits(
-        args.output_dir, args.format, train, test, augmentations=args.num_aug, seed=args.seed
-    )
+    sudoku_files.write_splits(args.output_dir, args.format, train, test, augmentations=args.num_aug, seed=args.seed)
     for split, boards in (("train", train), ("test", test)):
         print(f"{split}: {_described(boards)}, {_clues(boards).mean():.1f} clues")
     print(f"written to {args.output_dir} ({args.format})")
@@ -275,9 +259,7 @@ def _show(args) -> int:
     splits = _splits(args.path)
     for name, boards in splits.items():
         if not 1 <= args.row <= len(boards) or args.count < 1:
-            raise InputError(
-                f"{boards.origin} has puzzles 1..{len(boards)}: give --row and --count within them"
-            )
+            raise InputError(f"{boards.origin} has puzzles 1..{len(boards)}: give --row and --count within them")
         for row in range(args.row - 1, min(args.row - 1 + args.count, len(boards))):
             print(f"{name} {row + 1}: {boards.sources[row]}, rating {boards.ratings[row]}")
             print(f"{format_line(boards.questions[row])}\n")

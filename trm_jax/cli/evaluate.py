@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from trm_jax.cli.arguments import add_command, add_set, changes
+from trm_jax.cli.arguments import add_command, add_set, changes, positive
 from trm_jax.cli.runs import add_run, open_run
 
 
@@ -24,8 +24,8 @@ def add_parser(subparsers) -> None:
     add_run(parser)
     add_set(parser)
     parser.add_argument("--max-examples", type=int, help="score only the first N puzzles (0 = all)")
-    parser.add_argument("--batch-size", type=int, help="puzzles at a time")
-    parser.add_argument("--steps", type=int, help="supervision steps instead of the model's halt_max_steps")
+    parser.add_argument("--batch-size", type=positive, help="puzzles at a time")
+    parser.add_argument("--steps", type=positive, help="supervision steps instead of the model's halt_max_steps")
 
 
 def run(args) -> int:
@@ -36,7 +36,7 @@ def run(args) -> int:
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
     cfg = opened.cfg
-    data = sudoku.load(cfg.data)[1]
+    data = sudoku.load_eval(cfg.data)
     evaluator = Evaluator(
         cfg.model,
         data,

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command
+from trm_jax.cli.arguments import add_command, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
 
@@ -31,8 +31,8 @@ def add_parser(subparsers) -> None:
     add_run(parser)
     parser.add_argument("puzzle", nargs="?", help="a puzzle, a file of puzzles (text or CSV), or - for standard input")
     parser.add_argument("--example", action="store_true", help="take the run's first held-out puzzle instead")
-    parser.add_argument("--limit", type=int, default=0, help="solve only the first N puzzles")
-    parser.add_argument("--steps", type=int, help="supervision steps instead of the model's halt_max_steps")
+    parser.add_argument("--limit", type=positive, help="solve only the first N puzzles")
+    parser.add_argument("--steps", type=positive, help="supervision steps instead of the model's halt_max_steps")
     parser.add_argument("--png", type=Path, metavar="FILE", help="picture of the (first) board")
     parser.add_argument("--gif", type=Path, metavar="FILE", help="the (first) answer step by step")
 
@@ -53,7 +53,7 @@ def run(args) -> int:
     size = opened.cfg.data.size
     if args.example:
         puzzles = [_first_held_out(opened.cfg)]
-    puzzles = puzzles[: args.limit or None]
+    puzzles = puzzles[: args.limit]
     for number, puzzle in enumerate(puzzles, 1):
         if len(puzzle) != size * size:
             raise InputError(
@@ -93,11 +93,10 @@ def read_puzzles(source: str):
     """Boards [cells] uint8 from a literal puzzle, a text or CSV file, or '-'. Raises InputError naming the line."""
     from trm_jax.data.boards import parse_board
 
-    path = Path(source)
     if source == "-":
         lines, name = sys.stdin.read().splitlines(), "standard input"
-    elif path.is_file():
-        lines, name = path.read_text().splitlines(), str(path)
+    elif os.path.isfile(source):  # not Path.is_file: that raises for a name too long to be a file's
+        lines, name = Path(source).read_text(errors="replace").splitlines(), source
     elif set(source) <= set("0123456789."):
         return [parse_board(source, "the puzzle")]
     else:
@@ -118,7 +117,7 @@ def read_puzzles(source: str):
 def _first_held_out(cfg):
     from trm_jax.data import sudoku
 
-    return sudoku.load(cfg.data)[1].inputs[0].astype("uint8") - 1
+    return sudoku.load_eval(cfg.data).inputs[0].astype("uint8") - 1
 
 
 def think_over(opened, questions, steps: int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -68,11 +69,12 @@ def _train(args, cfg, config, workdir: Path) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
     _draw_curve(workdir, cfg.name)
-    again = f"trm train {args.name}" + (" --local" if args.local else "")
-    again += "".join(f" --set {key}={value}" for key, value in changes(args).items())
+    again = ["trm", "train", args.name, *["--local"] * args.local]
+    again += [part for key, value in changes(args).items() for part in ("--set", f"{key}={value}")]
+    again += ["--workdir", str(workdir)]
     if outcome.stopped_by:
         print(f"stopped by {outcome.stopped_by} and saved at step {outcome.step} of {outcome.total_steps}")
-        print(f"next: {again} --workdir {workdir}   (goes on from there)")
+        print(f"next: {shlex.join(again)}   (goes on from there)")
         return EXIT_STOPPED
     score = outcome.last_eval
     print(

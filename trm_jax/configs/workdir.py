@@ -18,9 +18,12 @@ CONFIG_FILE = "config.json"
 
 def _read(workdir: Path) -> dict:
     try:
-        return json.loads((workdir / CONFIG_FILE).read_text())
-    except json.JSONDecodeError as error:
+        saved = json.loads((workdir / CONFIG_FILE).read_text())
+    except ValueError as error:  # not JSON, or not even text
         raise InputError(f"{workdir / CONFIG_FILE} is not JSON ({error}); restore it or use another workdir") from None
+    if not isinstance(saved, dict):
+        raise InputError(f"{workdir / CONFIG_FILE} holds no settings; restore it or use another workdir")
+    return saved
 
 
 def load_config(workdir: Path) -> ConfigDict:

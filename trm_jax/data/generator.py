@@ -22,7 +22,7 @@ from trm_jax.data.solver import NO_KEY, NO_TALLY, NOTHING, search, solve, worksp
 from trm_jax.errors import InputError
 
 _WALK = 32  # puzzles that one walk gives; walks never serve two splits
-_STEPS = 20_000  # neighbours that a walk tries before it is given up
+_STEPS = 5_000  # neighbours that a walk tries before it is given up
 _QUIET = 400  # neighbours without a better rating before a walk starts afresh
 _APART = 2  # accepted steps between two puzzles of a walk
 _RATED = 16  # of the neighbours that a dropped clue gives, how many are rated: the best is taken
@@ -67,10 +67,10 @@ def _distance(rating, low, high):
 
 @njit(cache=True, nogil=True)
 def _step(board, farthest, low, high, key, counter, table, trial, order, solution, tally, work):
-    """Write a minimal neighbour of `board` into `trial`; returns its rating (-1: none so near), next counter.
+    """Write the best of some minimal neighbours into `trial`; returns its rating (-1: none near), next counter.
 
     With one clue dropped, the solutions are listed; a digit that stands at its cell in just one of them is a
-    clue that makes the solution unique again.
+    clue that makes the solution unique again: one list gives many neighbours.
     """
     cells, size = table.shape[0], tally.shape[1] - 1
     trial[:] = board

@@ -101,9 +101,14 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(self, step: int, state, meta: Mapping, metrics: Mapping[str, float] | None = None) -> bool:
-        """Start saving; False when there is a checkpoint of this step already."""
+        """Start saving; False when there is a checkpoint of this step already.
+
+        One that was saved without metrics, because a stop cut its evaluation short, gives way to one with them.
+        """
         if step in self._manager.all_steps():
-            return False
+            if not metrics or self._manager.metrics(step):
+                return False
+            self._manager.delete(step)
         meta = {**meta, "fingerprint": fingerprint(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
         return self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
@@ -111,8 +116,10 @@ class Checkpoints:
     def _check_model(self, step: int, abstract) -> None:
         """Raise InputError when checkpoint `step` does not hold the arrays that `abstract` asks for."""
         found = self._manager.item_metadata(step)["state"].tree
-        found = {path_name(p): tuple(m.shape) for p, m in jax.tree_util.tree_leaves_with_path(found)}
-        want = {path_name(p): tuple(a.shape) for p, a in jax.tree_util.tree_leaves_with_path(abstract)}
+        found, want = (
+            {path_name(p): f"{jnp.dtype(a.dtype)} {list(a.shape)}" for p, a in jax.tree_util.tree_leaves_with_path(tree)}
+            for tree in (found, abstract)
+        )
         for name in sorted(want):
             if want[name] != found.get(name):
                 raise InputError(

@@ -176,6 +176,8 @@ def train(
     try:
         if evaluation_due(start):  # a stop fell into this evaluation
             run_evaluation(start)
+            if start in evaluated:
+                save(start)
         for batch in batches:
             if stop:
                 break

@@ -27,14 +27,17 @@ def read_jsonl(path: Path) -> list[dict]:
     if not path.exists():
         return []
     records = []
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             if number == len(lines):
                 break
-            raise InputError(f"{path} line {number} is not JSON; restore the file or start in another workdir") from None
+            record = None
+        if not (isinstance(record, dict) and {"kind", "step"} <= record.keys()):
+            raise InputError(f"{path} line {number} is no record; restore the file or start in another workdir")
+        records.append(record)
     return records
 
 

@@ -1,0 +1,93 @@
+"""A loss that stops being finite stops the run, names the step and leaves a good checkpoint."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from trm_jax.data import stream
+from trm_jax.train.loop import Diverged
+from trm_jax.train.state import initial_state, optimizer
+from trm_jax.train.step import make_train_step
+
+# Plain Adam steps of a size that float16 cannot multiply any more, after a warm-up that spares the first steps.
+CASES = {
+    "a learning rate far too high": {"optim.name": "adamw", "optim.lr": 1e30, "optim.warmup_steps": 0},
+    "float16 overflows": {"optim.name": "adamw", "optim.lr": 4e4, "optim.warmup_steps": 8, "model.dtype": "float16"},
+}
+CASES = {name: {**case, "optim.weight_decay": 0.0} for name, case in CASES.items()}
+
+
+def first_bad_step(changes: dict) -> int:
+    """Found by taking the steps one by one and looking at the loss and the gradient of each."""
+    cfg = tiny.config(changes)
+    tx = optimizer(cfg, cfg.train.steps)
+    step = jax.jit(make_train_step(cfg, tx, cfg.train.steps))
+    state = initial_state(cfg, tx)
+    slots = np.arange(cfg.train.batch_size)
+    source = stream.batches(
+        tiny.data(changes)[0],
+        seed=cfg.seed,
+        batch_size=cfg.train.batch_size,
+        slots=slots,
+        start_step=0,
+        stop_step=cfg.train.steps,
+    )
+    before = {name: 0.0 for name in ("lm_loss", "q_loss", "grad_norm")}
+    for number, batch in enumerate(source, 1):
+        state = step(state, batch)
+        sums = {name: float(state.sums[name]) for name in before}
+        if not all(np.isfinite(value) for value in sums.values()):
+            return number
+    raise AssertionError("this run does not diverge")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("every", [2, 12])
+def test_the_first_bad_step_is_named(tmp_path, case, every):
+    """However many steps later it is looked at."""
+    bad = first_bad_step(CASES[case])
+    changes = {**CASES[case], "log.every_steps": every, "checkpoint.every_steps": every, "eval.every_steps": 12}
+    with pytest.raises(Diverged, match=rf"not finite at step {bad};"):
+        tiny.train_here(tmp_path, changes)
+    for record in tiny.records(tmp_path):
+        assert record["step"] < bad and np.isfinite(record["loss"])
+    for step in tiny.steps(tmp_path):
+        assert step < bad
+        assert all(np.isfinite(a).all() for a in tiny.state(tmp_path, step).values() if a.dtype.kind == "f")
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    """A good run stopped at step 6, then a weight of its last checkpoint set to infinity, fingerprint and all."""
+    workdir = tmp_path_factory.mktemp("poisoned")
+    tiny.train_here(workdir, stop=tiny.StopAfter(workdir, 3))
+    reached = tiny.steps(workdir)[-1]
+    from trm_jax import sharding
+    from trm_jax.train.checkpoint import Checkpoints
+    from trm_jax.train.state import state_shardings, with_shardings
+
+    cfg = tiny.config()
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    checkpoints = Checkpoints(str(workdir / "checkpoints"), cfg.checkpoint)
+    abstract = with_shardings(*state_shardings(cfg, optimizer(cfg, 12), mesh, sharding.Rules()))
+    state, meta = checkpoints.restore(reached, abstract)
+    weights = state.params["weights"]
+    weights = {**weights, "lm_head": weights["lm_head"].at[0, 0].set(np.inf)}
+    checkpoints.save(reached + 1, state.replace(step=state.step + 1, params={**state.params, "weights": weights}), meta)
+    checkpoints.close()
+    return workdir, reached
+
+
+def test_the_command_exits_1_with_one_line_and_keeps_the_good_checkpoint(poisoned, trm):
+    workdir, reached = poisoned
+    kept = tiny.steps(workdir)
+    result = trm.run("train", "demo", "--workdir", workdir, *tiny.arguments())
+    assert result.code == 1
+    assert "Traceback" not in result.err
+    (line,) = result.error_lines
+    assert f"the loss or a gradient is not finite at step {reached + 2}" in line
+    assert f"the last good checkpoint in {workdir}/checkpoints is kept" in line
+    assert tiny.steps(workdir) == kept and reached in kept
+    assert all(np.isfinite(a).all() for a in tiny.state(workdir, reached).values() if a.dtype.kind == "f")
+    assert trm.run("eval", workdir, "--checkpoint", reached).code == 0
