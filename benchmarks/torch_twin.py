@@ -231,8 +231,12 @@ class TRM(nn.Module):
 
     def load_official(self, state: Mapping[str, Any]) -> None:
         """Load arrays under official keys, with or without their `_orig_mod.` and `model.inner.` prefixes."""
-        names = (name.removeprefix("_orig_mod.").removeprefix(OFFICIAL_PREFIX) for name in state)
-        self.load_state_dict({name: torch.as_tensor(array) for name, array in zip(names, state.values())})
+        self.load_state_dict(
+            {
+                name.removeprefix("_orig_mod.").removeprefix(OFFICIAL_PREFIX): torch.tensor(array)
+                for name, array in state.items()
+            }
+        )
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor) -> Tensor:
         """Input embedding [B, T, D] of tokens [B, S] behind a prefix made of puzzle rows [B, ndim]."""
@@ -346,7 +350,7 @@ def adam_atan2(
     torch._foreach_addcmul_(v, grads, grads, 1 - optim.beta2)
     scales = torch._foreach_sqrt(v)
     torch._foreach_div_(scales, math.sqrt(1 - optim.beta2**step))
-    updates = [torch.atan2(first, scale) for first, scale in zip(m, scales)]
+    updates = [torch.atan2(first, scale) for first, scale in zip(m, scales, strict=True)]
     torch._foreach_add_(weights, updates, alpha=-lr / (1 - optim.beta1**step))
 
 
@@ -401,4 +405,4 @@ class Trainer:
 
     def named_ema(self) -> dict[str, Tensor]:
         """The averaged weights by parameter name."""
-        return dict(zip((name for name, _ in self.model.named_parameters()), self.ema))
+        return dict(zip((name for name, _ in self.model.named_parameters()), self.ema, strict=True))

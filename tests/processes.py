@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,36 +115,22 @@ class Server:
 
 
 def _become_trm(request: dict) -> None:
-    """In the child: take the streams, the limits and the user, then be `trm`."""
+    """In the child: take the streams, the limits and the user, then be `trm` to the end of the interpreter."""
     from trm_jax.cli.main import main
 
-    code = 1
-    try:
-        for number, path in enumerate(request["streams"]):
-            descriptor = os.open(path, os.O_RDONLY if number == 0 else os.O_RDWR | os.O_NOCTTY)
-            os.dup2(descriptor, number)
-        sys.stdin = open(0)
-        sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)
-        os.chdir(request["cwd"])
-        if request["max_file_bytes"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)
-        if request["uid"]:
-            os.setgroups([])
-            os.setresgid(*(request["uid"],) * 3)
-            os.setresuid(*(request["uid"],) * 3)
-        sys.exit(main(request["argv"]))
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    import threading
-
-    for thread in threading.enumerate():  # as the interpreter does before it ends
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    for number, path in enumerate(request["streams"]):
+        descriptor = os.open(path, os.O_RDONLY if number == 0 else os.O_RDWR | os.O_NOCTTY)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = open(0, closefd=False)
+    os.chdir(request["cwd"])
+    if request["max_file_bytes"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)
+    if request["uid"]:
+        os.setgroups([])
+        os.setresgid(*(request["uid"],) * 3)
+        os.setresuid(*(request["uid"],) * 3)
+    sys.exit(main(request["argv"]))
 
 
 def _serve() -> None:

@@ -1,6 +1,5 @@
 """`trm doctor` through its command line, and its judgement of hardware that this machine may not have."""
 
-import http.server
 import json
 import math
 import os
@@ -8,13 +7,12 @@ import re
 import resource
 import subprocess
 import sys
-import threading
-import urllib.parse
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.gcs.server import Gcs
 from trm_jax.cli.health import Subject
 from trm_jax.cli.health.devices import (
     accelerators,
@@ -127,77 +125,21 @@ def test_a_compiler_cache_that_cannot_be_written(doctor, tmp_path):
     assert code == 1 and checks["compiler cache"]["status"] == "fail"
 
 
-@pytest.fixture
-def bucket():
-    """The few requests of Google Cloud Storage that writing and deleting an object take, and the objects."""
-    objects: dict[str, bytes] = {}
-
-    class Storage(http.server.BaseHTTPRequestHandler):
-        def answer(self, code: int, body: dict | None = None, headers: dict | None = None):
-            content = json.dumps(body or {}).encode() if code != 204 else b""
-            self.send_response(code)
-            described = {"Content-Type": "application/json", "Content-Length": str(len(content))}
-            for name, value in {**described, **(headers or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def name(self) -> str:
-            return urllib.parse.unquote(urllib.parse.urlparse(self.path).path.partition("/o/")[2])
-
-        def resource(self, name: str) -> dict:
-            return {"name": name, "bucket": "bucket", "size": str(len(objects[name])), "generation": "1"}
-
-        def do_POST(self):
-            """Begins an upload, or takes the content of one that was begun."""
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if "uploadType=resumable" in self.path:
-                name = urllib.parse.quote(json.loads(body)["name"], safe="")
-                self.answer(200, headers={"Location": f"http://{self.headers['Host']}/upload/o/{name}"})
-            else:
-                objects[self.name()] = body
-                written.append(self.name())
-                self.answer(200, self.resource(self.name()))
-
-        def do_GET(self):
-            known = self.name() in objects
-            self.answer(200 if known else 404, self.resource(self.name()) if known else None)
-
-        def do_DELETE(self):
-            self.answer(204 if objects.pop(self.name(), None) is not None else 404)
-
-        def log_message(self, *_):
-            pass
-
-    written: list[str] = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Storage)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", objects, written
-    server.shutdown()
-    server.server_close()
-
-
-GOOGLE = {
-    "NO_GCE_CHECK": "true",
-    "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
-    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
-}
-
-
-def test_a_bucket_is_written_to_and_left_clean(doctor, bucket):
-    address, objects, written = bucket
-    code, checks = doctor("--workdir", "gs://bucket/run", STORAGE_EMULATOR_HOST=address, **GOOGLE)
+def test_a_bucket_is_written_to_and_left_clean(doctor):
+    with Gcs("bucket") as gcs:
+        code, checks = doctor("--workdir", "gs://bucket/run", **gcs.environment)
     assert code == 0, checks["workdir"]
     assert checks["workdir"]["detail"] == "gs://bucket/run takes objects"
-    assert len(written) == 1 and written[0].startswith("run/")
-    assert objects == {}
+    (written,) = {name for kind, name in gcs.requests if kind == "write"}
+    assert written.startswith("run/")
+    assert gcs.names() == []
 
 
 @pytest.mark.slow  # gcsfs tries for half a minute
 def test_a_bucket_out_of_reach(doctor):
-    code, checks = doctor(
-        "--workdir", "gs://bucket/run", STORAGE_EMULATOR_HOST="http://127.0.0.1:9", **GOOGLE
-    )
+    with Gcs() as gcs:
+        environment = gcs.environment
+    code, checks = doctor("--workdir", "gs://bucket/run", **environment)  # it is closed: nobody listens
     assert code == 1
     assert "cannot write to gs://bucket/run" in checks["workdir"]["detail"]
     assert checks["workdir"]["remedy"].endswith("gcloud storage ls gs://bucket")

@@ -49,12 +49,18 @@ class Client:
 
     def __init__(self, folder: Path, environment: dict[str, str]):
         self._folder, self._count = folder, 0
-        settings = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__],  # JAX warns of forks that follow its import
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": (folder / "stderr").open("w")},
-            **{"text": True, "env": {**os.environ, **settings, **environment}},
-        )
+        settings = {
+            **{"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1"},
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        with (folder / "stderr").open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", __file__],  # JAX warns of forks that follow its import
+                **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True},
+                env={**os.environ, **settings, **environment},
+            )
 
     def ask(self, request: dict) -> dict:
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -103,14 +109,20 @@ def make_state(seed: int, devices: int = 1):
 
     return TrainState(
         step=put(np.int32(seed)),
-        params={"weights": {"w": array(16, 8), "b": array(8)}, "puzzle_emb": array(4, 8)},
-        ema={"w": array(16, 8), "b": array(8)},
-        opt_state=(put(np.int32(seed)), {"w": array(16, 8), "b": array(8)}),
+        params={"weights": {"w": array(32, 32), "b": array(8)}, "puzzle_emb": array(4, 8)},
+        ema={"w": array(32, 32), "b": array(8)},
+        opt_state=(put(np.int32(seed)), {"w": array(32, 32), "b": array(8)}),
         carry={"z": put(array(8, 8).astype(jnp.bfloat16)), "halted": put(np.arange(8) % 3 == 0)},
         key=put(np.array([seed, 7], np.uint32)),
         sums={"loss": put(np.float32(seed / 3))},
         first_bad_step=put(np.int32(-1)),
     )
+
+
+def _abstract(tree):
+    import jax
+
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def _same(one, other) -> bool:
@@ -144,13 +156,10 @@ def save(tell, folder: str, scores: dict[str, float | None], policy: dict | None
 
 def resume(tell, folder: str, devices: int = 1) -> None:
     """Go on as a training run does: the newest checkpoint that can be read."""
-    import jax
-
     from trm_jax.train.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(folder, _policy(), say=lambda line: tell(said=line))
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make_state(0, devices))
-    found = checkpoints.restore_latest(abstract)
+    found = checkpoints.restore_latest(_abstract(make_state(0, devices)))
     if found:
         step, state, meta = found
         tell(step=step, same=_same(state, make_state(step)), elapsed_s=meta["elapsed_s"])
@@ -160,21 +169,16 @@ def resume(tell, folder: str, devices: int = 1) -> None:
 
 def read(tell, folder: str, which: list[str]) -> None:
     """Read the weights and their average, as evaluation does."""
-    import jax
-
     from trm_jax.train.checkpoint import Checkpoints, pick_step
 
     checkpoints = Checkpoints(folder)
     tell(steps=checkpoints.steps(), best=checkpoints.best_step())
-    state = make_state(0)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), {"params": state.params, "ema": state.ema}
-    )
     for name in which:
         step = pick_step(checkpoints, name)
-        restored, _ = checkpoints.restore(step, abstract)
-        wanted = make_state(step)
-        tell(**{name: step, f"{name} same": _same(restored, {"params": wanted.params, "ema": wanted.ema})})
+        saved = make_state(step)
+        saved = {"params": saved.params, "ema": saved.ema}
+        restored, _ = checkpoints.restore(step, _abstract(saved))
+        tell(**{name: step, f"{name} same": _same(restored, saved)})
     checkpoints.close()
 
 

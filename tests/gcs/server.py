@@ -1,74 +1,29 @@
 """Google Cloud Storage in memory: the part of its JSON API that Orbax (tensorstore, gcsfs) and Google's client speak.
 
 Generations and their preconditions hold under concurrency, as they do there: commits stand on them. What is not known
-is refused with 501, so that no client believes in a condition that was not checked. Failures and delays are injected.
+is refused with 400, so that no client believes in a condition that was not checked.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import itertools
 import json
 import re
-import struct
 import threading
 import urllib.parse
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import google_crc32c
+from tests.gcs.storage import Blob, Refused, Storage, page
 
 CHUNK_BYTES = 256 * 1024  # every chunk of a resumable upload but the last is a multiple of it
-PARAMETERS = {  # those that change no answer of this server stand in the last two lines
+PARAMETERS = {
     *("ifGenerationMatch", "ifGenerationNotMatch", "generation", "sourceGeneration", "ifSourceGenerationMatch"),
     *("alt", "name", "uploadType", "upload_id", "prefix", "delimiter", "startOffset", "endOffset", "maxResults"),
-    *("pageToken", "versions", "includeTrailingDelimiter", "includeFoldersAsPrefixes"),
-    *("projection", "fields", "prettyPrint", "quotaUser", "userProject", "softDeleted", "rewriteToken"),
+    "pageToken",
+    # These change no answer here: nothing is versioned, a rewrite is done at once, and who asks does not matter.
+    *("versions", "rewriteToken", "projection", "fields", "prettyPrint", "userProject"),
     "tensorstore",  # a number that keeps its reads from caches on the way
 }
-
-
-class Refused(Exception):
-    """A request that is answered with an error: HTTP status and message."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Blob:
-    bucket: str
-    name: str
-    content: bytes
-    generation: int
-    content_type: str = "application/octet-stream"
-
-    def hashes(self) -> dict[str, str]:
-        crc = struct.pack(">I", google_crc32c.value(self.content))
-        return {"md5": _base64(hashlib.md5(self.content).digest()), "crc32c": _base64(crc)}
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-@dataclass
-class Fault:
-    """What happens to the next `count` requests of a `kind` whose object (or listed prefix) contains `name`.
-
-    kind: bucket, list, stat, read, write, delete or "" for all. They wait `delay_s` (or until the fault is lifted),
-    then are answered with `status`; 0 serves them, -1 breaks the connection.
-    """
-
-    kind: str = ""
-    name: str = ""
-    status: int = 503
-    count: float = float("inf")
-    delay_s: float = 0.0
-    struck: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))  # released by each request
-    lifted: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -82,36 +37,13 @@ def _json(content: dict, status: int = 200) -> Reply:
     return Reply(status, json.dumps(content).encode(), {"Content-Type": "application/json; charset=UTF-8"})
 
 
-def page(names: list[str], query: dict[str, str], limit: int) -> tuple[list[str], list[str], str]:
-    """(names, common prefixes, token of the next page or "") of a listing of the sorted `names`."""
-    prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-    start, end, after = query.get("startOffset", ""), query.get("endOffset"), query.get("pageToken", "")
-    limit = min(limit, int(query.get("maxResults", limit)))
-    found, prefixes = [], []
-    for name in names:
-        if not name.startswith(prefix) or name < start or (end and name >= end):
-            continue
-        cut = name.find(delimiter, len(prefix)) if delimiter else -1
-        entry = name if cut < 0 else name[: cut + len(delimiter)]
-        if entry <= after or entry in prefixes[-1:]:
-            continue
-        if len(found) + len(prefixes) == limit:
-            return found, prefixes, max(found[-1:] + prefixes[-1:])
-        (found if cut < 0 else prefixes).append(entry)
-    return found, prefixes, ""
-
-
-class Gcs:
+class Gcs(Storage):
     """The buckets and what is asked of them. A context manager: serves on a port of its own while it is open."""
 
     def __init__(self, *buckets: str, page_size: int = 1000):
-        self.buckets: dict[str, dict[str, Blob]] = {bucket: {} for bucket in buckets}
-        self.requests: list[tuple[str, str]] = []  # (kind, object or prefix), in the order of arrival
+        super().__init__(*buckets)
         self.page_size = page_size
-        self._faults: list[Fault] = []
-        self._uploads: dict[str, tuple[str, dict, dict, bytearray]] = {}
-        self._numbers = itertools.count(1)
-        self._lock = threading.RLock()
+        self._uploads: dict[str, tuple[str, dict, str, bytearray]] = {}  # bucket, query, content type, what has come
 
     def __enter__(self) -> Gcs:
         handler = type("Handler", (_Handler,), {"gcs": self})
@@ -136,58 +68,6 @@ class Gcs:
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # else gcsfs asks Google's control plane for a minute
         }
 
-    # What tests do to it.
-
-    def inject(self, fault: Fault) -> Fault:
-        self._faults.append(fault)
-        return fault
-
-    def heal(self) -> None:
-        """Lift all faults; requests that wait go on."""
-        faults, self._faults = self._faults, []
-        for fault in faults:
-            fault.lifted.set()
-
-    def names(self, prefix: str = "", bucket: str = "bucket") -> list[str]:
-        with self._lock:
-            return sorted(name for name in self.buckets[bucket] if name.startswith(prefix))
-
-    def put(self, name: str, content: bytes, bucket: str = "bucket", query: dict | None = None, kind: str = "") -> Blob:
-        """Store an object when the preconditions of `query` hold."""
-        with self._lock:
-            self._check(self._bucket(bucket).get(name), query or {})
-            blob = Blob(bucket, name, bytes(content), next(self._numbers), kind or Blob.content_type)
-            self.buckets[bucket][name] = blob
-            return blob
-
-    def get(self, name: str, bucket: str = "bucket", query: dict | None = None) -> Blob:
-        with self._lock:
-            blob, query = self._bucket(bucket).get(name), query or {}
-            if blob is None or query.get("generation", str(blob.generation)) != str(blob.generation):
-                raise Refused(404, f"No such object: {bucket}/{name}")
-            self._check(blob, query, read=True)
-            return blob
-
-    def delete(self, name: str, bucket: str = "bucket", query: dict | None = None) -> None:
-        with self._lock:
-            self.get(name, bucket, query)
-            del self.buckets[bucket][name]
-
-    # The API.
-
-    def _bucket(self, name: str) -> dict[str, Blob]:
-        if name not in self.buckets:
-            raise Refused(404, "The specified bucket does not exist.")
-        return self.buckets[name]
-
-    @staticmethod
-    def _check(blob: Blob | None, query: dict, read: bool = False) -> None:
-        now = str(blob.generation if blob else 0)
-        if query.get("ifGenerationMatch", now) != now:
-            raise Refused(412, f"ifGenerationMatch: the generation is {now}")
-        if query.get("ifGenerationNotMatch") == now:
-            raise Refused(304 if read else 412, f"ifGenerationNotMatch: the generation is {now}")
-
     def _resource(self, blob: Blob) -> dict:
         place = f"b/{blob.bucket}/o/{urllib.parse.quote(blob.name, safe='')}"
         hashes = blob.hashes()
@@ -200,22 +80,6 @@ class Gcs:
             **{"timeCreated": "2026-01-01T00:00:00.000Z", "updated": "2026-01-01T00:00:00.000Z"},
             "mediaLink": f"{self.url}/download/storage/v1/{place}?generation={blob.generation}&alt=media",
         }
-
-    def _strike(self, kind: str, name: str) -> None:
-        """Note a request and let the first fault that it falls under happen."""
-        with self._lock:
-            self.requests.append((kind, name))
-            faults = (f for f in self._faults if f.count and f.kind in ("", kind) and f.name in name)
-            fault = next(faults, None)
-            if fault is None:
-                return
-            fault.count -= 1
-        fault.struck.release()
-        fault.lifted.wait(fault.delay_s)
-        if fault.status < 0:
-            raise ConnectionAbortedError
-        if fault.status:
-            raise Refused(fault.status, f"{kind} of {name} fails by order")
 
     def answer(self, method: str, target: str, headers, body: bytes) -> Reply:
         """The reply to one request. Raises ConnectionAbortedError when there is to be none."""
@@ -295,14 +159,14 @@ class Gcs:
         with self._lock:
             self._check(self._bucket(bucket).get(query["name"]), query)
             number = str(next(self._numbers))
-            self._uploads[number] = (bucket, query, {"kind": kind}, bytearray())
+            self._uploads[number] = (bucket, query, kind, bytearray())
         place = f"{self.url}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={number}"
         return Reply(200, headers={"Location": place})
 
     def _resume(self, number: str, headers, body: bytes) -> Reply:
         if number not in self._uploads:
             raise Refused(410, "no such upload session")
-        bucket, query, described, content = self._uploads[number]
+        bucket, query, kind, content = self._uploads[number]
         self._strike("write", query["name"])
         first, total = re.fullmatch(
             r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", headers.get("Content-Range", f"bytes 0-0/{len(body)}")
@@ -314,7 +178,7 @@ class Gcs:
             if len(body) % CHUNK_BYTES:
                 raise Refused(400, f"a chunk of {len(body)} bytes that is not the last")
             return Reply(308, headers={"Range": f"bytes=0-{len(content) - 1}"} if content else {})
-        blob = self.put(query["name"], content, bucket, query, described["kind"])
+        blob = self.put(query["name"], content, bucket, query, kind)
         del self._uploads[number]
         return _json(self._resource(blob))
 
@@ -324,7 +188,8 @@ class Gcs:
             self._strike("write", name)
             sources = json.loads(body)["sourceObjects"]
             with self._lock:
-                checks = [{**s, **s.get("objectPreconditions", {})} for s in sources]
+                checks = [{**source, **source.get("objectPreconditions", {})} for source in sources]
+                checks = [{key: str(value) for key, value in check.items()} for check in checks]
                 content = b"".join(self.get(check["name"], bucket, check).content for check in checks)
                 return _json(self._resource(self.put(name, content, bucket, query)))
         match = re.fullmatch(r"/(rewriteTo|copyTo|moveTo)(?:/b/([^/]+))?/o/([^/]+)", action)
@@ -348,7 +213,8 @@ class Gcs:
         boundary = _boundary(headers["Content-Type"])
         replies = []
         for part in body.split(b"--" + boundary)[1:-1]:
-            method, target = re.search(rb"\n([A-Z]+) (\S+) HTTP/1\.1\r?\n", part).groups()
+            # With the server's address (Google's client) or without it (gcsfs).
+            method, target = re.search(rb"\n([A-Z]+) (?:http://[^/]+)?(\S+) HTTP/1\.1\r?\n", part).groups()
             reply = self.answer(method.decode(), target.decode(), {}, b"")
             head = f"--batch\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 {reply.status} -\r\n"
             lines = "".join(f"{key}: {value}\r\n" for key, value in reply.headers.items())

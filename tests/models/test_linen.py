@@ -130,7 +130,8 @@ def test_inside_a_larger_module_and_a_scan(batch):
     for _ in range(3):
         expected, _ = trm.step(to_params(inner), CFG, expected, batch)
     np.testing.assert_array_equal(carry.steps, 3)
-    np.testing.assert_allclose(carry.z_H, expected.z_H, atol=1e-5)  # another compilation, another rounding
+    # Compiled as a whole instead of piece by piece: rounding, grown through 18 network calls (measured 1.2e-5).
+    np.testing.assert_allclose(carry.z_H, expected.z_H, rtol=0, atol=1e-4)
     assert answer.shape == (B, 1)
     grads = jax.jit(jax.grad(lambda v: model.apply(v, batch)[1].sum()))(variables)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))

@@ -60,14 +60,20 @@ def test_initial_values(small):
     assert not np.array_equal(values["buffers"]["H_init"], values["buffers"]["L_init"])
 
 
-def test_adding_a_layer_changes_no_other_initial_value(small):
-    cfg, values = small
-    deeper = sudoku(hidden_size=64, seq_len=9, puzzle_emb_ndim=64, puzzle_emb_len=1, L_layers=3)
-    more = jax.jit(trm.init, static_argnums=1)(jax.random.key(0), deeper)["weights"]
-    del more["layers"]["2"]
-    jax.tree.map(np.testing.assert_array_equal, more, values["weights"])
-    layers = values["weights"]["layers"]
-    assert not np.array_equal(layers["0"]["mlp"]["down"], layers["1"]["mlp"]["down"])
+def test_adding_a_parameter_changes_no_other_initial_value():
+    """Each key is folded from the parameter's own path; equal shapes still get different values."""
+
+    def spec():
+        return params.ParamSpec((3, 2), (None, None), params.truncated_normal(1.0))
+
+    few = params.init({"a": spec(), "c": {"d": spec()}}, jax.random.key(0))
+    more = params.init({"a": spec(), "b": spec(), "c": {"d": spec(), "e": spec()}}, jax.random.key(0))
+    np.testing.assert_array_equal(few["a"], more["a"])
+    np.testing.assert_array_equal(few["c"]["d"], more["c"]["d"])
+    leaves = [np.asarray(x) for x in jax.tree.leaves(more)]
+    assert all((x != y).all() for i, x in enumerate(leaves) for y in leaves[:i])
+    other = params.init({"a": spec()}, jax.random.key(1))
+    assert (np.asarray(other["a"]) != few["a"]).all()
 
 
 def test_axes_and_abstract_values_mirror_the_specs(small):

@@ -77,11 +77,15 @@ def test_fingerprints_see_every_bit(dtype):
     assert fingerprint({"x": jnp.asarray(swapped)}) != whole
 
 
+def command(workdir: Path, changes: dict | None = None) -> list[str]:
+    return ["train", "demo", "--workdir", str(workdir), *tiny.arguments({"checkpoint.keep_last": 3, **(changes or {})})]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(trm, tmp_path_factory):
     """A run with checkpoints at 6, 9 and 12."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    tiny.train_here(workdir, {"checkpoint.keep_last": 3})
+    assert trm.run(*command(workdir)).code == 0
     assert tiny.steps(workdir) == [6, 9, 12]
     return workdir
 
@@ -136,7 +140,7 @@ DAMAGES = {
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(finished, trm, tmp_path, damage):
     workdir = copy_of(finished, tmp_path)
     DAMAGES[damage](newest(workdir))
-    result = trm.run("train", "demo", "--workdir", workdir, *tiny.arguments({"checkpoint.keep_last": 3}))
+    result = trm.run(*command(workdir))
     assert result.code == 0, result.err
     folder = workdir / "checkpoints"
     greeting, damaged, going_on, evaluation = result.err.splitlines()
@@ -151,7 +155,7 @@ def test_two_damaged_checkpoints(finished, trm, tmp_path):
     workdir = copy_of(finished, tmp_path)
     for step in (9, 12):
         faults.truncate(faults.largest_file(workdir / "checkpoints" / str(step)))
-    result = trm.run("train", "demo", "--workdir", workdir, *tiny.arguments({"checkpoint.keep_last": 3}))
+    result = trm.run(*command(workdir))
     assert result.code == 0, result.err
     _, first, second, going_on, _ = result.err.splitlines()
     assert "/12 is damaged" in first and "/9 is damaged" in second and going_on == "going on from step 6 of 12"
@@ -163,7 +167,7 @@ def test_when_all_are_damaged_nothing_is_touched(finished, trm, tmp_path):
     for step in (6, 9, 12):
         faults.flip_bit(faults.largest_file(workdir / "checkpoints" / str(step)))
     before = {file: file.read_bytes() for file in workdir.rglob("*") if file.is_file()}
-    result = trm.run("train", "demo", "--workdir", workdir, *tiny.arguments({"checkpoint.keep_last": 3}))
+    result = trm.run(*command(workdir))
     assert result.code == 2
     assert result.error_lines == [
         f"error: all checkpoints in {workdir}/checkpoints are damaged (12, 9, 6); move the workdir away to start again"
@@ -188,10 +192,9 @@ def test_eval_of_a_damaged_checkpoint_names_the_others(finished, trm, tmp_path):
 def test_checkpoints_of_another_model_are_refused(finished, trm, tmp_path, change):
     """Their folder moved into the workdir of another run."""
     workdir = tmp_path / "other"
-    arguments = ["train", "demo", "--workdir", workdir, *tiny.arguments(change)]
     workdir.mkdir()
     shutil.copytree(finished / "checkpoints", workdir / "checkpoints")
-    result = trm.run(*arguments)
+    result = trm.run(*command(workdir, change))
     assert result.code == 2 and "Traceback" not in result.err
     array = {"model.L_layers": "ema/layers/1/attn/out"}.get(next(iter(change)), "carry/z_H")
     assert f"checkpoint {workdir}/checkpoints/12 is of another model: {array} is " in result.error_lines[0]

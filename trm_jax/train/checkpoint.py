@@ -18,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from trm_jax.errors import InputError
 from trm_jax.models.params import path_name
+from trm_jax.train.bucket import out_of_reach, require_access
 from trm_jax.train.config import CheckpointConfig
 
 # Orbax and its helpers log every save; the run's own lines say what a person needs.
@@ -62,6 +63,8 @@ class Checkpoints:
         self.folder = epath.Path(folder)
         self._say = say
         self._read_only = policy is None
+        if str(folder).startswith("gs://"):
+            require_access(self.folder, write=not self._read_only)
         self._open(policy)
         self._policy = policy
 
@@ -145,7 +148,8 @@ class Checkpoints:
     def restore_latest(self, abstract) -> tuple | None:
         """(step, state, meta) of the newest checkpoint that can be read, or None when there is none.
 
-        A damaged one is renamed to `damaged-STEP` with one line that says so; when all are damaged, InputError.
+        A damaged one is renamed to `damaged-STEP` with one line that says so; when all are damaged, InputError. When
+        the storage cannot be reached, its error: such a checkpoint is not damaged.
         """
         damaged = []
         for step in reversed(self.steps()):
@@ -154,6 +158,8 @@ class Checkpoints:
             except InputError:
                 raise
             except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
+                if out_of_reach(error):
+                    raise
                 reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
                 self._say(f"checkpoint {self.folder}/{step} is damaged ({reason}); going back to the one before it")
                 damaged.append(step)

@@ -1,0 +1,106 @@
+"""Whose folder is it: the config in a workdir, and its lock."""
+
+import multiprocessing
+import re
+
+import pytest
+
+from tests import tiny
+from trm_jax.configs import resolve
+from trm_jax.configs.workdir import CONFIG_FILE, claim, load_config
+from trm_jax.errors import InputError
+
+
+def test_a_claimed_folder_knows_its_config(tmp_path):
+    page = tiny.page({"optim.lr": 0.25, "data.path": "a folder"})
+    with claim(tmp_path / "new" / "run", page):
+        pass
+    assert resolve.flatten(load_config(tmp_path / "new" / "run")) == resolve.flatten(page)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoint.every_steps": 7, "checkpoint.keep_last": 1, "checkpoint.keep_best": 0},
+        {"log.every_steps": 1, "log.tensorboard": False},
+        {"mesh.data": 1, "mesh.fsdp": 1},
+        {"eval.batch_size": 4},
+        {"name": "renamed"},
+    ],
+)
+def test_how_it_is_run_and_watched_may_change(tmp_path, change):
+    with claim(tmp_path, tiny.page()):
+        pass
+    with claim(tmp_path, tiny.page(change)):
+        pass
+    assert resolve.flatten(load_config(tmp_path)) == resolve.flatten(tiny.page(change))
+
+
+FIXED = [key for key in resolve.flatten(tiny.page()) if not key.startswith(resolve.FREE_TO_CHANGE)]
+
+
+def other_value(key: str):
+    old = resolve.flatten(tiny.page())[key]
+    return not old if isinstance(old, bool) else old + "x" if isinstance(old, str) else old + 1
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_what_it_computes_may_not_change(tmp_path, key):
+    """Every other setting makes another run, and the line names it with both values."""
+    with claim(tmp_path, tiny.page()):
+        pass
+    old, new = resolve.flatten(tiny.page())[key], other_value(key)
+    said = f"{tmp_path} holds another run: {key} is {old!r} there and {new!r} here; use another --workdir"
+    with pytest.raises(InputError, match=re.escape(said)), claim(tmp_path, tiny.page({key: new})):
+        pass
+    assert resolve.flatten(load_config(tmp_path)) == resolve.flatten(tiny.page())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"3", b'"text"', b'{"model": '])
+def test_a_config_file_that_is_none(tmp_path, content):
+    (tmp_path / CONFIG_FILE).write_bytes(content)
+    for attempt in (lambda: load_config(tmp_path), lambda: claim(tmp_path, tiny.page()).__enter__()):
+        with pytest.raises(InputError, match=re.escape(str(tmp_path / CONFIG_FILE))) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / CONFIG_FILE).read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ['{"model": {"hiden_size": 3}}', '{"model": 3}', '{"seed": "x"}'])
+def test_a_config_file_with_settings_that_are_none(tmp_path, content):
+    (tmp_path / CONFIG_FILE).write_text(content)
+    with pytest.raises(InputError):
+        load_config(tmp_path)
+    with pytest.raises(InputError), claim(tmp_path, tiny.page()):
+        pass
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(InputError, match="is not a run .* trm train demo --workdir"):
+        load_config(tmp_path)
+    with pytest.raises(InputError, match="is not a run"):
+        load_config(tmp_path / "absent")
+
+
+def _claim_in_another_process(folder, answer):
+    try:
+        with claim(folder, tiny.page()):
+            answer.send("claimed")
+    except InputError as error:
+        answer.send(str(error))
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path):
+    def other():
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(
+            target=_claim_in_another_process, args=(tmp_path, theirs)
+        )
+        process.start()
+        answer = ours.recv()
+        process.join()
+        return answer
+
+    with claim(tmp_path, tiny.page()):
+        assert other() == f"another process is working in {tmp_path}; wait for it or use another --workdir"
+    assert other() == "claimed"
