@@ -2,9 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
-# PyPI's torch for Linux is the CUDA build (over 2 GB). Only its version label names the CPU build, hence the pin.
-TORCH ?= torch==2.13.0$(if $(filter Linux,$(shell uname)),+cpu)
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# PyPI's torch for Linux is the CUDA build (over 2 GB); where your index offers a CPU build, name it: make torch TORCH=...
+TORCH ?= torch
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -33,19 +32,18 @@ demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it solve a
 test: $(INSTALLED)  ## the default tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(INSTALLED)  ## the slow tests too, and those against PyTorch where its CPU build can be had
-	@$(MAKE) --no-print-directory torch || echo "no CPU build of torch to be had here: the tests that need it are skipped"
+test-all: $(INSTALLED)  ## the slow tests too (those against PyTorch run where it is installed: make torch)
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
-torch: $(INSTALLED)  ## add the CPU build of PyTorch: interop, the PyTorch twin, the benchmarks
-	@$(BIN)/python -c 'import torch' 2>/dev/null || \
-	  $(BIN)/python -m pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) '$(TORCH)'
+torch: $(INSTALLED)  ## add PyTorch: interop, the PyTorch twin, the speed benchmarks
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
 
 lint: $(INSTALLED)  ## ruff
 	$(BIN)/ruff check .
 
 bench: torch  ## what the README's speed tables are made from
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.data_speed
+	$(BIN)/python -m benchmarks.torch_speed
 
 clean:  ## remove the environment and what tools left behind; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

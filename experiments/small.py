@@ -1,34 +1,54 @@
-"""Small runs for a laptop: the demo and one per board size."""
+"""Small runs for a laptop: the demo and one per smaller board. All boards are generated."""
 
 from trm_jax.configs.registry import Experiment
 
 _SMALL = {
     "data.source": "generated",
-    "data.size": 6,
     "data.test_puzzles": 1000,
     "model.dtype": "float32",
-    "model.hidden_size": 128,
-    "model.num_heads": 4,
-    "model.puzzle_emb_ndim": 128,
+    "model.hidden_size": 64,
+    "model.num_heads": 2,
+    "model.puzzle_emb_ndim": 64,
     "model.puzzle_emb_len": 1,
     "model.H_cycles": 2,
     "model.L_cycles": 3,
     "model.halt_max_steps": 8,
-    "optim.lr": 1e-3,
-    "optim.table_lr": 1e-3,
+    "optim.lr": 3e-3,
+    "optim.table_lr": 3e-3,
+    "optim.min_lr_ratio": 0.1,
     "optim.warmup_steps": 50,
     "optim.weight_decay": 0.1,
     "optim.ema_decay": 0.99,
     "train.epochs": 0,
-    "train.steps": 1500,
-    "train.batch_size": 128,
     "eval.every_epochs": 0,
     "eval.every_steps": 500,
-    "eval.batch_size": 250,
-    "checkpoint.every_steps": 100,
+    "eval.batch_size": 200,
+    "checkpoint.every_steps": 50,
     "log.every_steps": 20,
 }
 
 EXPERIMENTS = [
-    Experiment("demo", "learn 6x6 Sudoku on a laptop in five minutes", _SMALL),
+    Experiment(
+        "demo",
+        "learn 9x9 Sudoku with about 40 clues on a laptop in five minutes",
+        {**_SMALL, "data.extra_clues": 16, "train.batch_size": 32, "train.steps": 1600},
+    ),
+    Experiment(
+        "sudoku6",
+        "learn 6x6 Sudoku without a superfluous clue",
+        {**_SMALL, "data.size": 6, "train.batch_size": 64, "train.steps": 1500},
+    ),
+    Experiment(
+        "sudoku4",
+        "learn 4x4 Sudoku in a minute",
+        {
+            **_SMALL,
+            "data.size": 4,
+            "data.extra_clues": 4,  # there are only 36 classes of minimal 4x4 puzzles
+            "data.train_puzzles": 500,
+            "train.batch_size": 64,
+            "train.steps": 300,
+            "eval.every_steps": 150,
+        },
+    ),
 ]

@@ -4,7 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from tests import faults, tiny
@@ -63,8 +66,6 @@ def test_the_checkpoint_of_a_step_is_saved_once(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint32", "bool", "int8"])
 def test_fingerprints_see_every_bit(dtype):
     """Of any type, wherever it is flipped."""
-    import jax.numpy as jnp
-
     values = np.random.default_rng(0).integers(0, 2, 60).astype(jnp.dtype(dtype))
     whole = fingerprint({"x": jnp.asarray(values)})
     raw = values.view(np.uint8)
@@ -112,11 +113,9 @@ def remove_everything_inside(step: Path) -> None:
 
 def change_a_number(step: Path) -> None:
     """A weight changed and saved again with the same description: only the fingerprint can tell."""
-    import orbax.checkpoint as ocp
-
     with ocp.PyTreeCheckpointer() as writer:
         tree = writer.metadata(step / "state").item_metadata.tree
-        as_numpy = tiny.jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         state = writer.restore(step / "state", restore_args=as_numpy)
         state["params"]["weights"]["lm_head"][3, 2] += 1e-3
         writer.save(step / "state", state, force=True)

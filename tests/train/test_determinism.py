@@ -38,12 +38,13 @@ def compiled():
 @pytest.mark.parametrize("devices", [1, 2])
 def test_each_program_is_compiled_once(compiled, tmp_path, devices):
     """With logging, evaluations and checkpoints, in a first part of a run and in the rest of it after a restart."""
-    stopped = tiny.train_here(tmp_path, devices=devices, stop=tiny.StopAfter(tmp_path, 5))
+    changes = {"optim.warmup_steps": 1000}
+    stopped = tiny.train_here(tmp_path, changes, devices=devices, stop=tiny.StopAfter(tmp_path, 5))
     assert stopped.stopped_by and 6 < stopped.step < 12  # an evaluation and two checkpoints lie behind it
     for name in ("train_step", "eval_step"):
         assert compiled.count(f"jit({name})") == 1, compiled
     compiled.clear()
-    rest = tiny.train_here(tmp_path, devices=devices)
+    rest = tiny.train_here(tmp_path, changes, devices=devices)
     assert rest.step == 12 and not rest.stopped_by
     for name in ("train_step", "eval_step"):
         assert compiled.count(f"jit({name})") == 1, compiled

@@ -12,13 +12,11 @@ from trm_jax import optim
 from trm_jax.errors import InputError
 from trm_jax.train.writers import JsonlWriter, TensorboardWriter, read_jsonl
 
-CHANGES = {"train.steps": 12, "log.every_steps": 2, "optim.min_lr_ratio": 0.1, "optim.warmup_steps": 4}
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    tiny.train_here(workdir, CHANGES)
+    tiny.train_here(workdir)
     return workdir
 
 
@@ -81,7 +79,7 @@ def test_what_an_evaluation_record_says(run):
             "kind", "step", "exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "count", "eval_set",
         }  # fmt: skip
         assert record["count"] == 12 and record["steps"] == 3.0
-        assert record["eval_set"] == tiny.data(CHANGES)[1].digest
+        assert record["eval_set"] == tiny.data()[1].digest
         assert record["exact_accuracy"] in [solved / 12 for solved in range(13)]
 
 
@@ -92,7 +90,8 @@ def test_the_learning_rate_is_the_schedules(run):
         expected = (float(schedule(record["step"] - 1)) + float(schedule(record["step"]))) / 2
         assert record["lr"] == pytest.approx(expected, rel=1e-6)  # float32 sums
     rates = [record["lr"] for record in tiny.records(run, "train")]
-    assert rates[0] == pytest.approx(1e-3 * 1.5 / 4, rel=1e-6) and rates[1] > rates[2] > rates[-1]
+    assert rates[0] == pytest.approx(1e-3 * 1.5 / 4, rel=1e-6)
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 0.2e-3
 
 
 def test_tensorboard_shows_what_the_metrics_file_says(run):
@@ -101,8 +100,8 @@ def test_tensorboard_shows_what_the_metrics_file_says(run):
 
 def test_tensorboard_after_a_restart(tmp_path):
     """It is stopped between two log lines and goes on: each figure once, in both views."""
-    tiny.train_here(tmp_path, CHANGES, stop=tiny.StopAfter(tmp_path, 3))
-    tiny.train_here(tmp_path, CHANGES)
+    tiny.train_here(tmp_path, stop=tiny.StopAfter(tmp_path, 3))
+    tiny.train_here(tmp_path)
     assert_same_figures(tmp_path)
 
 
@@ -143,7 +142,7 @@ def test_no_file_is_no_records(tmp_path):
 
 
 def test_tensorboard_can_be_left_out(tmp_path):
-    tiny.train_here(tmp_path, {**CHANGES, "log.tensorboard": False})
+    tiny.train_here(tmp_path, {"log.tensorboard": False})
     assert not (tmp_path / "tensorboard").exists() and len(tiny.records(tmp_path)) == 8
 
 

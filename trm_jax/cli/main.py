@@ -30,6 +30,7 @@ _REMEDIES = {
     errno.EACCES: "no permission; choose a folder you may write to",
     errno.EPERM: "no permission; choose a folder you may write to",
     errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of this path is a file; choose another folder",
     errno.EFBIG: "a file would be larger than the limit on file sizes (ulimit -f); raise it",
 }
 _PHRASES = {os.strerror(number): number for number in _REMEDIES}

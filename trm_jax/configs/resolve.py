@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -17,7 +18,7 @@ from trm_jax.train import config as run_config
 
 
 def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
-    """{"model.hidden_size": 512, ...} in the page's order."""
+    """{"model.hidden_size": 512, ...}; a ConfigDict's in the alphabet's order."""
     flat = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | dict):
@@ -45,7 +46,7 @@ def _convert(key: str, value: Any, old: Any) -> Any:
             value = {"true": True, "false": False}[text.lower()] if isinstance(old, bool) else ast.literal_eval(text)
         except (KeyError, ValueError, SyntaxError):
             raise InputError(f"{key}={text!r} is not a {want}; its default is {old!r}") from None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if isinstance(old, bool) and isinstance(value, bool) or isinstance(old, str) and isinstance(value, str):
         return value
     if number and isinstance(old, float) and not isinstance(old, bool):

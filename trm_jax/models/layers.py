@@ -42,7 +42,10 @@ def _project_back(g, w, axis: int):
 
 
 def _weight_grad(x, g, axis: int):
-    return _dot(x, g, 0, 0) if axis == 1 else _dot(x, g, 1, 1)
+    if axis == 1:
+        return _dot(x, g, 0, 0)
+    # Eigen is twice as fast when the longer side of a thin result comes first.
+    return _dot(g, x, 1, 1).T if g.shape[0] > x.shape[0] else _dot(x, g, 1, 1)
 
 
 # The backward passes are written out for two reasons. Their products take operands of the compute dtype and

@@ -21,8 +21,9 @@ from trm_jax.models.params import path_name
 from trm_jax.train.bucket import out_of_reach, require_access
 from trm_jax.train.config import CheckpointConfig
 
-# Orbax and its helpers log every save; the run's own lines say what a person needs.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax and its helpers log every save, and every error that they raise as well, with a traceback for each thread that
+# it passes; the run's own lines say what a person needs.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 BEST_METRIC = "exact_accuracy"
 
@@ -120,8 +121,8 @@ class Checkpoints:
         """Raise InputError when checkpoint `step` does not hold the arrays that `abstract` asks for."""
         found = self._manager.item_metadata(step)["state"].tree
         found, want = (
-            {path_name(p): f"{jnp.dtype(a.dtype)} {list(a.shape)}" for p, a in jax.tree_util.tree_leaves_with_path(tree)}
-            for tree in (found, abstract)
+            {path_name(path): f"{jnp.dtype(a.dtype)} {list(a.shape)}" for path, a in leaves}
+            for leaves in map(jax.tree_util.tree_leaves_with_path, (found, abstract))
         )
         for name in sorted(want):
             if want[name] != found.get(name):

@@ -1,0 +1,200 @@
+"""The command line: what it lists and shows, and what it says to input that is wrong."""
+
+import re
+import shutil
+
+import pytest
+
+import trm_jax
+from tests import tiny
+from tests.tiny import SOLVER
+from trm_jax.cli.main import environment_problem
+from trm_jax.configs import registry, resolve
+from trm_jax.configs.workdir import claim
+
+
+def test_the_version(here):
+    result = here("--version")
+    assert (result.code, result.out.strip()) == (0, f"trm_jax {trm_jax.__version__}")
+
+
+@pytest.mark.parametrize("command", ["", "train", "eval", "solve", "list", "show", "export", "import"])
+def test_every_command_has_help_with_examples(here, command):
+    result = here(*command.split(), "--help")
+    assert result.code == 0 and "examples:" in result.out and f"trm {command}".strip() in result.out
+
+
+def test_list_shows_every_experiment(here):
+    result = here("list")
+    assert result.code == 0
+    for name, experiment in registry.catalogue().items():
+        assert re.search(rf"^\s*{re.escape(name)}\s", result.out, re.MULTILINE), name
+        assert experiment.summary.split()[0] in result.out
+    assert "next: trm show" in result.out
+
+
+@pytest.mark.parametrize("pattern", ["baseline*", "768"])
+def test_list_takes_a_pattern_or_a_part(here, pattern):
+    result = here("list", pattern)
+    assert result.code == 0 and "baseline_768" in result.out and "demo" not in result.out
+
+
+def test_list_without_a_match(refused):
+    assert refused("list", "baselin_") == "no experiment matches 'baselin_'. Did you mean baseline, baseline_768?"
+
+
+def test_show_prints_every_setting_and_the_size(here):
+    result = here("show", "baseline")
+    for key, value in resolve.flatten(registry.get("baseline")).items():
+        assert f"{key} = {value!r}\n" in result.out
+    assert "# 5,028,866 trained parameters and a puzzle table of 512" in result.out
+
+
+def test_show_the_difference(here):
+    assert here("show", "baseline_768", "--diff", "baseline").out.splitlines() == [
+        "eval.batch_size = 768   (baseline: 6144)",
+        "train.batch_size = 768   (baseline: 6144)",
+    ]
+    assert here("show", "demo", "--set", "optim.lr=0.5", "--diff", "demo").out.startswith("optim.lr = 0.5   (demo: ")
+    assert here("show", "demo", "--diff", "demo").out == "demo and demo have the same settings\n"
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ((), "required: COMMAND"),
+        (("trian",), "invalid choice: 'trian'"),
+        (("train",), "required: name"),
+        (("train", "demo", "--wrokdir", "x"), "--wrokdir"),
+        (("show", "demi"), "unknown experiment 'demi'. Did you mean demo?"),
+        (("show", "demo", "--diff", "basline"), "unknown experiment 'basline'. Did you mean baseline"),
+        (("train", "baselin"), "unknown experiment 'baselin'. Did you mean baseline"),
+        (("train", "demo", "--set", "model.hiden_size=3"), "'model.hiden_size'. Did you mean model.hidden_size"),
+        (("train", "demo", "--set", "train.steps"), "write it as section.name=value"),
+        (("train", "demo", "--set", "train.steps=1.5"), "train.steps=1.5 is not a int; its default is"),
+        (("train", "demo", "--set", "optim.lr=fast"), "optim.lr='fast' is not a float; its default is 0.001"),
+        (("train", "demo", "--set", "model.mlp_t=1"), "model.mlp_t='1' is not a bool"),
+        (("train", "demo", "--set", "optim.name=adam"), "optim.name is 'adam'; choose one of"),
+        (("train", "demo", "--set", "model.dtype=fp32"), "model.dtype is 'fp32'; choose one of float32"),
+        (("train", "demo", "--set", "data.size=5"), "size 5: choose 4, 6 or 9"),
+        (("train", "demo", "--set", "data.source=web"), "no data.source 'web': choose one of generated, csv"),
+        (("train", "demo", "--set", "data.test_puzzles=-1"), "test_puzzles"),
+        (("train", "demo", "--set", "data.augmentations=-1"), "augmentations is -1"),
+        (("train", "demo", "--set", "data.source=csv"), "data.source=csv needs data.path=FOLDER"),
+        (("train", "demo", "--set", "data.source=csv", "data.path=no"), "trm data sudoku build --output-dir no"),
+        (("train", "demo", "--set", "data.source=arrays", "data.path=no"), "no"),
+        (("eval", "nowhere"), "nowhere is not a run"),
+        (("eval", "nowhere", "--steps", "0"), "argument --steps: '0' is not a whole number of at least 1"),
+        (("eval", "nowhere", "--batch-size", "x"), "argument --batch-size: 'x' is not"),
+        (("solve", "nowhere", "--example"), "nowhere is not a run"),
+        (("solve", "nowhere"), "give one of PUZZLE, a file, - for standard input, or --example"),
+        (("solve", "nowhere", "1" * 16, "--example"), "give one of PUZZLE"),
+        (("solve", "nowhere", "--example", "--limit", "-1"), "argument --limit"),
+        (("export", "nowhere", "x.safetensors"), "nowhere is not a run"),
+        (("import", "no.safetensors", "--config", "demo", "--workdir", "w"), "no.safetensors: no such file"),
+    ],
+)
+def test_wrong_command_lines(refused, argv, words):
+    assert words in refused(*argv)
+
+
+SOLVED = "1234341221434321"
+
+
+def rows(*questions: str, answer: str = SOLVED) -> str:
+    return "source,question,answer,rating\n" + "".join(f"test,{question},{answer},0\n" for question in questions)
+
+
+GOOD = "1234341221434..."
+FILES = {
+    "a wrong length": (rows(GOOD, GOOD[:-1]), "line 3"),
+    "a wrong letter": (rows(GOOD, "x" + GOOD[1:]), "line 3"),
+    "a digit too large": (rows(GOOD, "9" + GOOD[1:]), "line 3"),
+    "a contradiction": (rows(GOOD, "11.............."), "line 3"),
+    "two solutions": (rows(GOOD, "12.............."), "line 3"),
+    "another answer": (rows(GOOD, "4" + "." * 15), "line 3"),
+    "a missing column": (rows(GOOD).replace("question", "puzzle"), "line 1"),
+    "no rows": (rows(), "holds no puzzle"),
+    "nothing": ("", "train.csv"),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_files_of_puzzles_that_are_wrong(refused, tmp_path, what):
+    """The line names the file and the row."""
+    content, where = FILES[what]
+    (tmp_path / "train.csv").write_text(content)
+    (tmp_path / "test.csv").write_text(rows(GOOD))
+    settings = {"data.source": "csv", "data.path": tmp_path, "data.train_puzzles": 0, "data.test_puzzles": 0}
+    said = refused("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments(settings))
+    assert str(tmp_path / "train.csv") in said and where in said
+
+
+def test_training_puzzles_that_are_tested(refused, tmp_path):
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).write_text(rows(GOOD))
+    settings = {"data.source": "csv", "data.path": tmp_path, "data.train_puzzles": 0, "data.test_puzzles": 0}
+    said = refused("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments(settings))
+    assert "train.csv" in said and "test.csv" in said
+
+
+def test_a_batch_that_the_devices_cannot_share(refused, tmp_path):
+    """There are eight in this process."""
+    said = refused("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments({"train.batch_size": 12}))
+    assert said == "train.batch_size 12 is not divisible by the 8 devices that share it; nearest that is: 16"
+    said = refused("train", "demo", "--workdir", tmp_path / "other", *tiny.arguments({"mesh.data": 3}))
+    assert "does not fit 8 devices" in said
+
+
+def test_the_workdir_of_another_config(refused, tmp_path):
+    with claim(tmp_path / "run", tiny.page()):
+        pass
+    said = refused("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments({"optim.lr": 0.5, "seed": 3}))
+    assert f"{tmp_path}/run holds another run: optim.lr is 0.001 there and 0.5 here, seed is 0 there and 3 here" in said
+
+
+def test_a_workdir_in_use(refused, tmp_path):
+    with claim(tmp_path / "run", tiny.page()):
+        said = refused("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments())
+    assert said.startswith(f"another process is working in {tmp_path}/run")
+
+
+def test_a_broken_metrics_file(trm, solver, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(solver.workdir, workdir)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    (workdir / "metrics.jsonl").write_text("\n".join([lines[0], "rubbish", *lines[2:]]))
+    result = trm.run("train", "demo", "--workdir", workdir, *tiny.arguments(SOLVER))
+    assert result.code == 2 and "Traceback" not in result.err
+    assert result.error_lines == [
+        f"error: {workdir}/metrics.jsonl line 2 is no record; restore the file or start in another workdir"
+    ]
+
+
+def test_a_broken_config_file(refused, tmp_path):
+    (tmp_path / "config.json").write_text("rubbish")
+    for argv in (("train", "demo", "--workdir", tmp_path), ("eval", tmp_path)):
+        assert refused(*argv).startswith(f"{tmp_path}/config.json is not JSON")
+
+
+def test_a_run_without_checkpoints(refused, tmp_path):
+    with claim(tmp_path, tiny.page()):
+        pass
+    for argv in (("eval", tmp_path), ("solve", tmp_path, "." * 16), ("export", tmp_path, tmp_path / "x.safetensors")):
+        assert refused(*argv).startswith(f"no checkpoint in {tmp_path}/checkpoints; train first")
+
+
+def test_which_errors_the_machine_is_to_blame_for():
+    """By their number, or by their words where a library has wrapped them; and no others."""
+    assert environment_problem(OSError(28, "No space left on device", "/a/b")).startswith("/a/b: the disk is full")
+    wrapped = ValueError("RESOURCE_EXHAUSTED: ... [OS error 28: ENOSPC No space left on device]")
+    assert environment_problem(wrapped).startswith("the disk is full")
+    try:
+        try:
+            raise PermissionError(13, "Permission denied", "/x")
+        except OSError as inner:
+            raise RuntimeError("saving failed") from inner
+    except RuntimeError as outer:
+        assert environment_problem(outer) == "/x: no permission; choose a folder you may write to"
+    assert environment_problem(FileNotFoundError(2, "No such file or directory", "/x")) is None
+    assert environment_problem(ValueError("anything else")) is None

@@ -1,0 +1,143 @@
+"""`trm solve`: puzzles from everywhere, answers that are checked, pictures."""
+
+import re
+
+import pytest
+from PIL import Image
+
+IMPOSSIBLE = "11.............."  # a clue that contradicts another: no answer is right
+
+
+def assert_solved(result, puzzle: str) -> None:
+    assert result.code == 0, result.err
+    assert re.search(r"^solved: valid, and every clue is kept   \(the model is \d+% sure\)$", result.out, re.MULTILINE)
+    # The board that is printed keeps the clues.
+    digits = re.sub(r"[^1-4]", "", result.out[: result.out.index("solved:")])
+    assert len(digits) == 16
+    assert all(clue in (".", digit) for clue, digit in zip(puzzle, digits, strict=True))
+    for unit in range(4):
+        assert set(digits[4 * unit : 4 * unit + 4]) == set(digits[unit::4]) == set("1234")
+
+
+def test_a_puzzle_on_the_command_line(trm, solver):
+    assert_solved(trm.run("solve", solver.workdir, solver.puzzles[0]), solver.puzzles[0])
+    zeros = solver.puzzles[1].replace(".", "0")
+    assert_solved(trm.run("solve", solver.workdir, zeros), solver.puzzles[1])
+
+
+def test_an_answer_that_is_wrong(trm, solver):
+    result = trm.run("solve", solver.workdir, IMPOSSIBLE)
+    assert result.code == 1 and not result.err
+    assert "row 1 holds" in result.out or "became" in result.out
+    assert "solved: valid" not in result.out
+
+
+@pytest.fixture
+def files(solver, tmp_path):
+    puzzles = solver.puzzles[:3]
+    (tmp_path / "puzzles.txt").write_text("\n".join([puzzles[0], "", f"  {puzzles[1]}", puzzles[2]]) + "\n")
+    rows = "".join(f"a,{puzzle},{'1' * 16},0\n" for puzzle in puzzles)
+    (tmp_path / "puzzles.csv").write_text("source,question,answer,rating\n" + rows)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["puzzles.txt", "puzzles.csv", "-"])
+def test_files_and_standard_input(trm, solver, files, name):
+    if name == "-":
+        result = trm.run("solve", solver.workdir, "-", stdin=(files / "puzzles.txt").read_text())
+    else:
+        result = trm.run("solve", solver.workdir, files / name)
+    assert result.code == 0, result.err
+    assert result.out.count("solved: valid") == 3 and "3 of 3 solved" in result.out
+
+
+def test_one_wrong_among_many_is_exit_code_1(trm, solver):
+    """More than ten: a line each, in the order given."""
+    lines = [*solver.puzzles[:11], IMPOSSIBLE]
+    result = trm.run("solve", solver.workdir, "-", stdin="\n".join(lines))
+    assert result.code == 1
+    *verdicts, wrong, total = result.out.splitlines()
+    assert total == "11 of 12 solved"
+    for puzzle, verdict in zip(lines, verdicts, strict=False):
+        answer, word = verdict.split()
+        assert word == "solved"
+        assert all(clue in (".", digit) for clue, digit in zip(puzzle, answer, strict=True))
+    assert re.match(r"[1-4.]{16} wrong: ", wrong)
+    limited = trm.run("solve", solver.workdir, "-", "--limit", 11, stdin="\n".join(lines))
+    assert limited.code == 0 and "11 of 11 solved" in limited.out
+
+
+def test_more_puzzles_than_one_batch_holds(trm, solver):
+    """The 65th puzzle is in a batch of its own, and its answer is the one it gets alone."""
+    lines = (solver.puzzles * 3)[:70]
+    result = trm.run("solve", solver.workdir, "-", stdin="\n".join(lines))
+    assert result.code == 0 and "70 of 70 solved" in result.out
+    answers = [line.split()[0] for line in result.out.splitlines()[:-1]]
+    assert all(answers[n] == answers[n % len(solver.puzzles)] for n in range(70))
+
+
+def test_pictures(trm, solver, tmp_path):
+    png, gif = tmp_path / "answer.png", tmp_path / "thinking.gif"
+    result = trm.run("solve", solver.workdir, "--example", "--steps", 5, "--png", png, "--gif", gif)
+    assert result.code in (0, 1), result.err
+    assert f"picture: {png}" in result.out and f"thinking: {gif}" in result.out
+    with Image.open(png) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 100
+    with Image.open(gif) as animation:
+        assert animation.format == "GIF" and animation.n_frames >= 5
+
+
+def test_the_example_is_the_first_held_out_puzzle(trm, solver):
+    from tests import tiny
+
+    question = tiny.data(tiny.SOLVER)[1].inputs[0] - 1
+    literal = "".join(map(str, question))
+    example, same = (trm.run("solve", solver.workdir, what) for what in ("--example", literal))
+    assert example.out == same.out and example.code == same.code
+
+
+@pytest.mark.parametrize(
+    "puzzle, words",
+    [
+        ("1" * 15, "the puzzle: a board has 16, 36 or 81 characters, this one has 15"),
+        ("1" * 500, "the puzzle: a board has 16, 36 or 81 characters, this one has 500"),
+        ("5" + "." * 15, "the puzzle: character 1 is '5': write 1..4"),
+        ("." * 81, "puzzle 1 has 81 cells; {run} was trained on 4x4 boards"),
+        ("nonsense", "'nonsense' is neither a file nor a puzzle of digits and dots"),
+        ("x" * 300, "is neither a file nor a puzzle"),
+    ],
+)
+def test_puzzles_that_are_wrong(trm, solver, puzzle, words):
+    result = trm.run("solve", solver.workdir, puzzle)
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
+    assert words.format(run=solver.workdir) in result.err
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"................\n\n...............\n", "puzzles line 3: a board has 16, 36 or 81 characters, this one has 15"),
+        (b"................\n12345...........\n", "puzzles line 2: character 5 is '5'"),
+        (b"question\n................\nabcdefghijklmnop\n", "puzzles line 3: character 1 is 'a'"),
+        (b"source,question\na,................\nb\n", "puzzles line 3 has no question"),
+        (b"\n\n", "puzzles holds no puzzle"),
+        (b"source,question\n", "puzzles holds no puzzle"),
+        (b"\xff\xfe" + b"." * 14 + b"\n", "puzzles line 1: character 1"),
+    ],
+)
+def test_files_that_are_wrong(trm, solver, tmp_path, content, words):
+    (tmp_path / "puzzles").write_bytes(content)
+    result = trm.run("solve", solver.workdir, tmp_path / "puzzles")
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
+    assert words in result.err
+
+
+def test_standard_input_that_is_wrong(trm, solver):
+    result = trm.run("solve", solver.workdir, "-", stdin=f"{solver.puzzles[0]}\n12\n")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: standard input line 2: a board has 16, 36 or 81 characters, this one has 2\n"
+
+
+def test_pictures_of_another_kind(trm, solver):
+    result = trm.run("solve", solver.workdir, solver.puzzles[0], "--png", "answer.jpeg")
+    assert result.code == 2 and "error: cannot write a PNG to answer.jpeg" in result.err

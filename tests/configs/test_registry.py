@@ -1,0 +1,93 @@
+"""The catalogue of experiments."""
+
+import re
+
+import pytest
+
+from trm_jax.configs import registry, resolve
+from trm_jax.configs.defaults import defaults
+from trm_jax.errors import InputError
+from trm_jax.models import params, trm
+
+NAMES = list(registry.catalogue())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_can_be_built(name):
+    page = registry.get(name)
+    cfg = resolve.freeze(page)
+    assert cfg.name == name == page.name and page.is_locked
+    assert params.count(trm.param_specs(cfg.model)["weights"]) > 0
+    experiment = registry.catalogue()[name]
+    assert experiment.summary and "\n" not in experiment.summary
+    # Each change is one: an experiment says how it differs, not what it shares.
+    base = registry.get(experiment.base) if experiment.base else defaults()
+    assert resolve.diff(page, base).keys() <= experiment.changes.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_has_a_debug_run(name):
+    page = resolve.local(registry.get(name))
+    cfg = resolve.freeze(page)
+    assert cfg.train.steps == cfg.total_steps(64, 1.0) == 30 and cfg.train.batch_size == 32
+    assert cfg.data.source != "hub"  # it needs no network
+    assert params.count(trm.param_specs(cfg.model)["weights"]) < 500_000
+    original = resolve.freeze(registry.get(name))
+    assert (cfg.model.mlp_t, cfg.data.size, cfg.optim.name) == (
+        original.model.mlp_t, original.data.size, original.optim.name,
+    )  # fmt: skip
+
+
+def test_the_catalogue_has_what_was_promised():
+    assert {"baseline", "baseline_768", "demo"} <= set(NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_a_name_twice_is_refused(tmp_path, monkeypatch):
+    line = "from trm_jax.configs.registry import Experiment\nEXPERIMENTS = [Experiment('one', 'a run')]\n"
+    for file in ("a.py", "b.py", "_c.py"):
+        (tmp_path / file).write_text(line)
+    monkeypatch.setattr(registry, "experiments_folder", lambda: tmp_path)
+    with pytest.raises(InputError, match=r"'one' is declared twice, the second time in .*b\.py"):
+        registry.catalogue.__wrapped__()
+
+
+@pytest.mark.parametrize("name, suggestion", [("basline", "baseline"), ("baseline-768", "baseline_768"), ("demoo", "demo")])
+def test_unknown_names_get_the_nearest(name, suggestion):
+    with pytest.raises(InputError, match=f"unknown experiment {re.escape(repr(name))}.*{suggestion}.*trm list"):
+        registry.get(name)
+
+
+@pytest.mark.parametrize("name, steps, every, lr", [("baseline", 8138, 813, 1e-4), ("baseline_768", 65104, 6510, 1e-4)])
+def test_the_reference_budgets(name, steps, every, lr):
+    """int(50000 * 1000 / batch) steps, an evaluation every 5000 epochs."""
+    cfg = resolve.freeze(registry.get(name))
+    assert cfg.total_steps(1000, 1.0) == steps
+    assert cfg.eval_interval_steps(1000, 1.0, steps) == every
+    assert cfg.optim.lr == lr
+    assert params.count(trm.param_specs(cfg.model)["weights"]) == 5_028_866
+
+
+def test_baseline_768_is_baseline_in_smaller_batches():
+    assert resolve.diff(registry.get("baseline_768"), registry.get("baseline")).keys() == {
+        "train.batch_size", "eval.batch_size",
+    }  # fmt: skip
+    assert resolve.diff(registry.get("baseline"), defaults()) == {}
+
+
+def test_budgets_too_small_for_one_batch():
+    cfg = resolve.freeze(resolve.override(defaults(), {"train.epochs": 6}))
+    with pytest.raises(InputError, match="train.epochs 6 of 1000 puzzles hold fewer examples than one batch of 6144"):
+        cfg.total_steps(1000, 1.0)
+    cfg = resolve.freeze(resolve.override(defaults(), {"eval.every_epochs": 6}))
+    with pytest.raises(InputError, match="eval.every_epochs 6 of 1000 puzzles hold fewer"):
+        cfg.eval_interval_steps(1000, 1.0, 8138)
+
+
+def test_when_evaluations_happen():
+    def interval(**changes):
+        changes = {f"eval.{name}": value for name, value in changes.items()}
+        return resolve.freeze(resolve.override(defaults(), changes)).eval_interval_steps(1000, 1.0, 8138)
+
+    assert interval(every_steps=10) == 10  # wins over epochs
+    assert interval(every_epochs=0) == 8138  # at the end only
