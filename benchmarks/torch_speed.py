@@ -109,9 +109,7 @@ def torch_side(cfg, weights: dict[str, np.ndarray], batch: dict, device: str, co
     from benchmarks.torch_twin import TRM, OptimConfig, Trainer, TwinConfig
 
     settings = {name: getattr(cfg.model, name) for name in TwinConfig.__dataclass_fields__ if hasattr(cfg.model, name)}
-    model = TRM(
-        TwinConfig(**settings, num_puzzle_identifiers=cfg.model.num_puzzle_ids, forward_dtype=cfg.model.dtype)
-    )
+    model = TRM(TwinConfig(**settings, num_puzzle_identifiers=cfg.model.num_puzzle_ids, forward_dtype=cfg.model.dtype))
     model.load_official(weights)
     model.to(device)
     o = cfg.optim
@@ -235,7 +233,9 @@ def show(figures: dict) -> None:
             f"{name:<8}{side['min_s']:>9.3f}{side['median_s']:>10.3f}{side['first_step_s']:>9.2f}"
             f"{side['compile_s']:>11.2f}{side['peak_bytes'] / 1e6:>9.0f}{side['tflops_per_s']:>9.3f}{mfu:>7}"
         )
-    print(f"torch / jax: {figures['ratio_min']:.3f} by minimum, {figures['ratio_median']:.3f} by median (>1: jax is faster)")
+    print(
+        f"torch / jax: {figures['ratio_min']:.3f} by minimum, {figures['ratio_median']:.3f} by median (>1: jax wins)"
+    )
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -396,9 +396,7 @@ class Trainer:
         self.updates += 1
         warmup = min(1.0, self.updates / optim.warmup_steps)
         adam_atan2(self.weights, self.m, self.v, optim.lr * warmup, self.updates, optim)
-        sign_sgd(
-            self.model.puzzle_emb.weights, ids, puzzle_grads, optim.puzzle_lr * warmup, optim.puzzle_weight_decay
-        )
+        sign_sgd(self.model.puzzle_emb.weights, ids, puzzle_grads, optim.puzzle_lr * warmup, optim.puzzle_weight_decay)
         torch._foreach_lerp_(self.ema, self.weights, 1 - optim.ema_rate)
         for weight in self.weights:
             weight.grad = None

@@ -11,7 +11,9 @@ SCORES = ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
 
 
 def score_sums(answers, q_halt, steps, labels, counted) -> dict:
-    """Scores of answers [B, S] against labels [B, S], summed over the sequences where `counted` [B] holds (those that halted in training, the real ones in evaluation).
+    """Scores of answers [B, S] against labels [B, S], summed over the sequences where `counted` [B] holds.
+
+    Counted are those that halted in training and the real ones in evaluation.
 
     "count" sequences; "accuracy" their mean token accuracies; "exact_accuracy" sequences with every valid token
     right; "q_halt_accuracy" where q_halt >= 0 agrees with that; "steps" supervision steps. float32 scalars.

@@ -38,7 +38,8 @@ class AdamATan2State(NamedTuple):
 def scale_by_adam_atan2(b1: float = 0.9, b2: float = 0.95) -> optax.GradientTransformation:
     """Adam whose ratio is taken by atan2, so there is no epsilon (arXiv 2407.05872).
 
-    As in the reference the first moment's bias correction stands outside: atan2(m, sqrt(v) / sqrt(1 - b2^t)) / (1 - b1^t).
+    As in the reference the first moment's bias correction stands outside:
+    atan2(m, sqrt(v) / sqrt(1 - b2^t)) / (1 - b1^t).
     """
 
     def init(params):

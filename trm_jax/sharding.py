@@ -17,7 +17,7 @@ MeshAxes = str | tuple[str, ...] | None
 
 @dataclass(frozen=True)
 class Rules:
-    """Logical axis -> mesh axes. The batch and the puzzle table are split; weights are whole unless fsdp or tensor > 1."""
+    """Logical axis -> mesh axes. Batch and puzzle table are split; weights are whole unless fsdp or tensor > 1."""
 
     batch: MeshAxes = ("data", "fsdp")
     puzzles: MeshAxes = ("data", "fsdp")
@@ -89,7 +89,7 @@ def check_batch(mesh: Mesh, rules: Rules, batch_size: int, name: str) -> None:
 
 
 def local_slots(sharding: NamedSharding, batch_size: int) -> np.ndarray:
-    """The batch rows [b] int64, ascending, that this process's devices hold: from the sharding, not the process index."""
+    """The batch rows [b] int64, ascending, of this process's devices: from the sharding, not the process index."""
     index_map = sharding.addressable_devices_indices_map((batch_size,))
     spans = {(s[0].start or 0, batch_size if s[0].stop is None else s[0].stop) for s in index_map.values()}
     return np.concatenate([np.arange(start, stop) for start, stop in sorted(spans)])

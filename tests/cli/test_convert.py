@@ -90,7 +90,8 @@ def misshapen(arrays):
 
 
 @pytest.mark.parametrize(
-    "damage, name", [(missing, "lm_head.weight"), (unknown, "something.weight"), (misshapen, "layers.0.mlp.down_proj.weight")]
+    "damage, name",
+    [(missing, "lm_head.weight"), (unknown, "something.weight"), (misshapen, "layers.0.mlp.down_proj.weight")],
 )
 def test_files_whose_entries_are_wrong(trm, exported, tmp_path, damage, name):
     arrays = load_file(exported)

@@ -158,9 +158,7 @@ def test_data_sets_that_are_there(tmp_path):
     table.parent.mkdir()
     table.write_text("source,question,answer,rating\na,1.,12,0\nb,.1,21,0\n")
     details = [
-        check.detail
-        for path in (table, table.parent, tmp_path / "arrays")
-        for check in data(Subject(data=str(path)))
+        check.detail for path in (table, table.parent, tmp_path / "arrays") for check in data(Subject(data=str(path)))
     ]
     assert [detail.partition(": ")[2] for detail in details] == [
         "CSV, 2 puzzles",
@@ -169,9 +167,7 @@ def test_data_sets_that_are_there(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "damage", ["absent", "empty folder", "no header", "binary", "array missing", "array cut"]
-)
+@pytest.mark.parametrize("damage", ["absent", "empty folder", "no header", "binary", "array missing", "array cut"])
 def test_data_sets_that_are_not(damage, tmp_path):
     path = tmp_path / "data"
     if damage == "empty folder":
@@ -282,9 +278,7 @@ def test_the_limit_of_a_container_counts_as_its_memory(tmp_path):
     assert limited.status == "warn" and limited.detail.startswith("1.0 GiB (limit of the container)")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--device-timeout", "0"], ["--device-timeout", "soon"], ["--nonsense"]]
-)
+@pytest.mark.parametrize("arguments", [["--device-timeout", "0"], ["--device-timeout", "soon"], ["--nonsense"]])
 def test_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["doctor", *arguments])

@@ -116,7 +116,10 @@ def test_puzzles_that_are_wrong(trm, solver, puzzle, words):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"................\n\n...............\n", "puzzles line 3: a board has 16, 36 or 81 characters, this one has 15"),
+        (
+            b"................\n\n...............\n",
+            "puzzles line 3: a board has 16, 36 or 81 characters, this one has 15",
+        ),
         (b"................\n12345...........\n", "puzzles line 2: character 5 is '5'"),
         (b"question\n................\nabcdefghijklmnop\n", "puzzles line 3: character 1 is 'a'"),
         (b"source,question\na,................\nb\n", "puzzles line 3 has no question"),

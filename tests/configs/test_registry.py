@@ -52,7 +52,9 @@ def test_a_name_twice_is_refused(tmp_path, monkeypatch):
         registry.catalogue.__wrapped__()
 
 
-@pytest.mark.parametrize("name, suggestion", [("basline", "baseline"), ("baseline-768", "baseline_768"), ("demoo", "demo")])
+@pytest.mark.parametrize(
+    "name, suggestion", [("basline", "baseline"), ("baseline-768", "baseline_768"), ("demoo", "demo")]
+)
 def test_unknown_names_get_the_nearest(name, suggestion):
     with pytest.raises(InputError, match=f"unknown experiment {re.escape(repr(name))}.*{suggestion}.*trm list"):
         registry.get(name)

@@ -160,7 +160,9 @@ MODEL_DIFFERS = {"mlp_t": (False, True), "pos_encodings": ("rope", "none")}
 DATA_DIFFERS = {"source": ("generated", "hub"), "test_puzzles": (1000, 0)}
 
 
-@pytest.mark.parametrize("cls, section, differs", [(TRMConfig, "model", MODEL_DIFFERS), (SudokuConfig, "data", DATA_DIFFERS)])
+@pytest.mark.parametrize(
+    "cls, section, differs", [(TRMConfig, "model", MODEL_DIFFERS), (SudokuConfig, "data", DATA_DIFFERS)]
+)
 def test_the_page_agrees_with_the_dataclasses(cls, section, differs):
     own = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
     page = defaults()[section].to_dict()

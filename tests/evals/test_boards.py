@@ -27,9 +27,7 @@ def rule_conflicts(cells: np.ndarray, size: int) -> np.ndarray:
     return np.array(
         [
             any(
-                cells[i]
-                and cells[i] == cells[j]
-                and any(a == b for a, b in zip(units[i], units[j], strict=True))
+                cells[i] and cells[i] == cells[j] and any(a == b for a, b in zip(units[i], units[j], strict=True))
                 for j in range(size * size)
                 if i != j
             )
@@ -152,7 +150,5 @@ def test_what_is_no_board_is_refused(answer, message):
 
 
 def test_no_steps_are_no_boards():
-    with pytest.raises(
-        InputError, match=r"frames has shape \[0, 81\]: a 9x9 board needs shape \[steps, 81\]"
-    ):
+    with pytest.raises(InputError, match=r"frames has shape \[0, 81\]: a 9x9 board needs shape \[steps, 81\]"):
         as_boards(np.zeros((0, 81), int), 9, "frames", ndim=2)

@@ -72,9 +72,7 @@ def test_absent_and_unusable_figures_leave_no_point():
 
 
 def test_a_step_recorded_again_after_a_restart_counts_as_recorded_last():
-    found = [
-        {"kind": "train", "step": step, "loss": loss} for step, loss in [(10, 5.0), (20, 4.0), (30, 9.0)]
-    ]
+    found = [{"kind": "train", "step": step, "loss": loss} for step, loss in [(10, 5.0), (20, 4.0), (30, 9.0)]]
     found += [{"kind": "train", "step": step, "loss": loss} for step, loss in [(20, 4.5), (30, 3.0)]]
     (line,) = curve_lines({"demo": found})
     assert (line.steps.tolist(), line.values.tolist()) == ([10, 20, 30], [5.0, 4.5, 3.0])
@@ -99,9 +97,7 @@ def test_several_runs_have_a_colour_each(tmp_path):
 def test_panels_without_figures_are_left_out(tmp_path):
     widths = []
     for keys in (["loss"], ["loss", "steps"], ["loss", "steps", "exact_accuracy"]):
-        kept = [
-            {key: record[key] for key in ("kind", "step", *keys) if key in record} for record in records()
-        ]
+        kept = [{key: record[key] for key in ("kind", "step", *keys) if key in record} for record in records()]
         curve_png(tmp_path / "curves.png", {"demo": kept}, title="")
         widths.append(rgb(tmp_path / "curves.png").shape[1])
     assert widths == [552, 1104, 1656]

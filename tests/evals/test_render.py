@@ -26,9 +26,7 @@ from trm_jax.evals.render import board_png, board_text, thinking_gif, thinking_s
 ANSWER = {
     4: np.array([int(digit) for digit in "1234341221434321"]),
     6: np.array([int(digit) for digit in "123456456123231564564231312645645312"]),
-    9: np.array(
-        [int(d) for d in "769341852142895367538267194273689541954123678681574923316452789495738216827916435"]
-    ),
+    9: np.array([int(d) for d in "769341852142895367538267194273689541954123678681574923316452789495738216827916435"]),
 }
 PNG_CELL, PNG_MARGIN = 64, 28
 
@@ -149,10 +147,7 @@ def test_png_paints_conflicts_red_and_keeps_the_changed_clue_in_the_corner(tmp_p
     board_png(path, question, answer)
     pixels = rgb(path)
     red = {
-        (row, column)
-        for row in range(4)
-        for column in range(4)
-        if count(png_cell(pixels, row, column), CONFLICT_FILL)
+        (row, column) for row in range(4) for column in range(4) if count(png_cell(pixels, row, column), CONFLICT_FILL)
     }
     assert red == {(0, 0), (0, 1), (2, 0)}
     corner = png_cell(pixels, 0, 0)[:18, :12]
@@ -232,11 +227,7 @@ def test_gif_frames_the_digits_that_changed(tmp_path):
     thinking_gif(path, question, frames)
     for step in range(6):
         pixels = rgb(path, step)
-        framed = {
-            index
-            for index in range(81)
-            if count(cell_of(pixels, *divmod(index, 9), 48, 24, 60), CHANGED) > 30
-        }
+        framed = {index for index in range(81) if count(cell_of(pixels, *divmod(index, 9), 48, 24, 60), CHANGED) > 30}
         wanted = set(np.flatnonzero(frames[step - 1] != frames[step - 2])) if step > 1 else set()
         assert framed == wanted
     assert wanted == set() and (frames[1] != frames[2]).any()
@@ -246,9 +237,7 @@ def test_gif_colors_are_exact_and_the_solved_end_has_no_red(tmp_path):
     path = tmp_path / "thinking.gif"
     question, frames = thinking(steps=4)
     thinking_gif(path, question, frames)
-    colors = [
-        {tuple(int(part) for part in color) for color in rgb(path, step).reshape(-1, 3)} for step in range(5)
-    ]
+    colors = [{tuple(int(part) for part in color) for color in rgb(path, step).reshape(-1, 3)} for step in range(5)]
     for step, present in enumerate(colors):
         assert {PAPER, INK, CLUE_FILL} <= present
         assert (CONFLICT_FILL in present) == (step in (1, 2))
@@ -315,9 +304,7 @@ def write_strip(path):
     thinking_strip_png(path, *thinking(), q=[0.1, 0.2, 0.6, 0.9], halted_at=3)
 
 
-@pytest.mark.parametrize(
-    ("write", "suffix"), [(write_board, ".png"), (write_gif, ".gif"), (write_strip, ".png")]
-)
+@pytest.mark.parametrize(("write", "suffix"), [(write_board, ".png"), (write_gif, ".gif"), (write_strip, ".png")])
 def test_same_input_same_bytes_and_nothing_else_left(tmp_path, write, suffix):
     first, second = tmp_path / f"new/folder/a{suffix}", tmp_path / f"b{suffix}"
     write(first)

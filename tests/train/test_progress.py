@@ -15,7 +15,9 @@ from trm_jax.train.progress import Progress, duration
 EVAL = {"kind": "eval", "step": 6, "exact_accuracy": 0.25, "accuracy": 0.5, "count": 12}
 
 
-@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00"), (45296, "12:34:56")])
+@pytest.mark.parametrize(
+    "seconds, text", [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3600, "1:00:00"), (45296, "12:34:56")]
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 

@@ -47,7 +47,7 @@ def undisturbed(trm, tmp_path_factory):
 
 
 def kill_some_time(process: Process, workdir: Path, draw: random.Random, life_s: float) -> str:
-    """Kill at a random moment: of the whole life, between two steps, or inside a checkpoint. "" if it was done before."""
+    """Kill at a random moment: of the whole life, between steps, or inside a checkpoint. "" if it was done before."""
     moment = draw.choice(["any time", "while it trains", "inside a checkpoint"])
     if moment == "any time":
         deadline = time.monotonic() + draw.uniform(0, life_s)

@@ -27,7 +27,7 @@ def add_parser(subparsers) -> None:
         subparsers,
         "import",
         "make a run from official weights",
-        "Make a run from an official state dict (.pt, .pth or a file without ending; .safetensors). Sizes are read from\n"
+        "Make a run from an official state dict (.pt, .pth or without ending; .safetensors). Sizes are read from\n"
         "the file; cycles, heads, positions and data come from experiment --config and --set.\n"
         "The run can be evaluated, used to solve, and trained further.",
         "  trm import official.pt --config baseline_768 --workdir runs/official\n"

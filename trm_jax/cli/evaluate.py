@@ -67,7 +67,9 @@ def run(args) -> int:
     }
     with open(args.run_dir / "evals.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")
-    print(f"checkpoint {opened.step} of {args.run_dir}, {record['weights']} weights, {evaluator.num_steps} supervision steps")
+    print(
+        f"checkpoint {opened.step} of {args.run_dir}, {record['weights']} weights, {evaluator.num_steps} steps a puzzle"
+    )
     print(f"exact accuracy   {scores['exact_accuracy']:.4f}  on {scores['count']} puzzles")
     print(f"token accuracy   {scores['accuracy']:.4f}")
     print(f"q_halt accuracy  {scores['q_halt_accuracy']:.4f}")

@@ -23,7 +23,8 @@ def add_parser(subparsers) -> None:
         "show",
         "the settings of one experiment",
         "Show every setting of an experiment, or only those that differ from another.",
-        "  trm show baseline\n  trm show baseline_768 --diff baseline\n  trm show demo --set optim.lr=1e-3 --diff demo\n",
+        "  trm show baseline\n  trm show baseline_768 --diff baseline\n"
+        "  trm show demo --set optim.lr=1e-3 --diff demo\n",
         run_show,
     )
     show.add_argument("name")
@@ -70,7 +71,9 @@ def run_show(args) -> int:
     for key, value in resolve.flatten(config).items():
         print(f"{key} = {value!r}")
     specs = trm.param_specs(run.model)
-    print(f"# {params.count(specs['weights']):,} trained parameters and a puzzle table of "
-          f"{params.count(specs['puzzle_emb']):,}")
+    print(
+        f"# {params.count(specs['weights']):,} trained parameters and a puzzle table of "
+        f"{params.count(specs['puzzle_emb']):,}"
+    )
     print(f"# next: trm train {args.name}")
     return 0

@@ -19,8 +19,8 @@ def add_parser(subparsers) -> None:
         subparsers,
         "solve",
         "solve puzzles with a trained model",
-        "Solve puzzles: each is a line of 16, 36 or 81 characters ('.' or '0' for a blank), or a row of a CSV file with\n"
-        "a `question` column. Prints the model's board and whether it is valid and keeps the clues.\n"
+        "Solve puzzles: each is a line of 16, 36 or 81 characters ('.' or '0' for a blank), or a row of a CSV file\n"
+        "with a `question` column. Prints the model's board and whether it is valid and keeps the clues.\n"
         "Exit code 0 when every puzzle is solved, 1 when one is not.",
         "  trm solve runs/demo 6.3...   (36 characters for a 6x6 model)\n"
         "  trm solve runs/demo puzzles.csv --limit 100\n"
@@ -121,7 +121,7 @@ def _first_held_out(cfg):
 
 
 def think_over(opened, questions, steps: int):
-    """Answers [N, steps, cells] (digits, 0 where the model says no digit) and q_halt [N, steps] for questions [N, cells]."""
+    """Answers [N, steps, cells] (digits, 0 for none) and q_halt [N, steps] for questions [N, cells]."""
     import jax
     import numpy as np
 

@@ -88,7 +88,7 @@ def diff(config: ConfigDict, base: ConfigDict) -> dict[str, tuple[Any, Any]]:
     return {k: (theirs.get(k), v) for k, v in ours.items() if k != "name" and theirs.get(k) != v}
 
 
-# Settings that may change between a run and its continuation: they decide how it is run and watched, not what it computes.
+# Settings that may change when a run goes on: they decide how it is run and watched, not what it computes.
 FREE_TO_CHANGE = ("name", "checkpoint.", "log.", "mesh.", "eval.batch_size")
 
 

@@ -29,7 +29,9 @@ def _read(workdir: Path) -> dict:
 def load_config(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`."""
     if not (workdir / CONFIG_FILE).exists():
-        raise InputError(f"{workdir} is not a run (it has no {CONFIG_FILE}); make one: trm train demo --workdir {workdir}")
+        raise InputError(
+            f"{workdir} is not a run (it has no {CONFIG_FILE}); make one: trm train demo --workdir {workdir}"
+        )
     return override(defaults(), flatten(_read(workdir)))
 
 
@@ -50,7 +52,9 @@ def claim(workdir: Path, config: ConfigDict):
         if (workdir / CONFIG_FILE).exists():
             changes = changed_since(config, _read(workdir))
             if changes:
-                listed = ", ".join(f"{k} is {old!r} there and {new!r} here" for k, (old, new) in list(changes.items())[:5])
+                listed = ", ".join(
+                    f"{k} is {old!r} there and {new!r} here" for k, (old, new) in list(changes.items())[:5]
+                )
                 raise InputError(f"{workdir} holds another run: {listed}; use another --workdir or remove that one")
         replacement = workdir / (CONFIG_FILE + ".tmp")
         replacement.write_text(to_json(config) + "\n")

@@ -64,8 +64,7 @@ def as_boards(boards: ArrayLike, size: int, name: str, *, ndim: int = 1) -> np.n
         where = np.argwhere((array < 0) | (array > size))[0]
         row, column = divmod(int(where[-1]), size)
         raise InputError(
-            f"{name} holds {array[tuple(where)]} at row {row + 1} column {column + 1}: "
-            f"use 0 for blank and 1 to {size}"
+            f"{name} holds {array[tuple(where)]} at row {row + 1} column {column + 1}: use 0 for blank and 1 to {size}"
         )
     return array.astype(np.int64)
 

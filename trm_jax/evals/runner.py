@@ -47,7 +47,9 @@ class Evaluator:
     data: an evaluation source with inputs, labels [N, S] and puzzle_ids [N]; max_examples 0 means all.
     """
 
-    def __init__(self, cfg: TRMConfig, data, *, mesh, rules, batch_size: int, max_examples: int = 0, num_steps: int = 0):
+    def __init__(
+        self, cfg: TRMConfig, data, *, mesh, rules, batch_size: int, max_examples: int = 0, num_steps: int = 0
+    ):
         sharding.check_batch(mesh, rules, batch_size, "eval.batch_size")
         self.data = data
         self.batch_size = batch_size

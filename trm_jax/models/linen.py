@@ -29,9 +29,7 @@ class TRM(nn.Module):
 
     def setup(self):
         specs = trm.param_specs(self.cfg)
-        self.weights = {
-            name: self.param(name, partial(P.init, spec)) for name, spec in specs["weights"].items()
-        }
+        self.weights = {name: self.param(name, partial(P.init, spec)) for name, spec in specs["weights"].items()}
         self.buffers = {name: self._fixed("buffers", name, spec) for name, spec in specs["buffers"].items()}
         self.puzzle_table = self._fixed("puzzle_emb", "table", specs["puzzle_emb"])
 

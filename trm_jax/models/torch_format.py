@@ -132,7 +132,9 @@ def infer_config(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> TRMConfig
         puzzle_emb_ndim=ndim,
         puzzle_emb_len=emb_len,
         seq_len=total - emb_len,
-        expansion=_infer_expansion(given["L_level.layers.0.mlp.gate_up_proj.weight"].shape[0] // 2, hidden, cfg.expansion),
+        expansion=_infer_expansion(
+            given["L_level.layers.0.mlp.gate_up_proj.weight"].shape[0] // 2, hidden, cfg.expansion
+        ),
         dtype=str(given["H_init"].dtype),
     )
 

@@ -132,7 +132,7 @@ class Checkpoints:
                 )
 
     def restore(self, step: int, abstract) -> tuple:
-        """(state, meta) of checkpoint `step`, laid out as `abstract` says: a TrainState, or a dict of some of its parts.
+        """(state, meta) of checkpoint `step`, laid out as `abstract` says: a TrainState or a dict of its parts.
 
         Raises whatever is wrong with the checkpoint.
         """
@@ -206,5 +206,3 @@ def pick_step(checkpoints: Checkpoints, which: str) -> int:
     if which.isdigit() and int(which) in steps:
         return int(which)
     raise InputError(f"no checkpoint {which!r} in {checkpoints.folder}; there are {', '.join(map(str, steps))}")
-
-

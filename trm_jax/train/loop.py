@@ -203,5 +203,3 @@ def train(
     unfinished = step < total_steps or total_steps not in evaluated
     last_eval = evaluated[max(evaluated)] if evaluated else {}
     return Outcome(step, total_steps, stop.name if unfinished else "", last_eval)
-
-

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 
-
 from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.train.checkpoint import Checkpoints, pick_step

@@ -25,9 +25,7 @@ def devices(subject: Subject) -> Iterator[Check]:
     if subject.probe.failure:
         yield _failed_start(subject)
     else:
-        kinds = Counter(
-            (device.platform, device.kind, device.memory_bytes) for device in subject.probe.devices
-        )
+        kinds = Counter((device.platform, device.kind, device.memory_bytes) for device in subject.probe.devices)
         yield Check("devices", "ok", "; ".join(_describe(*kind, count) for kind, count in kinds.items()))
         yield from judge(subject.probe.devices)
 
@@ -92,13 +90,9 @@ def overlooked(name: str, hardware: str, used: bool, plugin: bool, platforms: st
     if used:
         return Check(name, "ok", f"{hardware} is in use by JAX")
     if not plugin:
-        return Check(
-            name, "warn", f"{hardware} is here, but this JAX has no plugin for it", pip_install(requirement)
-        )
+        return Check(name, "warn", f"{hardware} is here, but this JAX has no plugin for it", pip_install(requirement))
     if platforms and not {name, backend} & set(platforms.split(",")):
-        return Check(
-            name, "warn", f"{hardware} is left out by JAX_PLATFORMS={platforms}", "unset JAX_PLATFORMS"
-        )
+        return Check(name, "warn", f"{hardware} is left out by JAX_PLATFORMS={platforms}", "unset JAX_PLATFORMS")
     detail = f"{hardware} is here and its plugin installed, yet JAX does not find it"
     return Check(name, "fail", detail, f"JAX_PLATFORMS={backend} trm doctor   # shows the error")
 
