@@ -40,8 +40,9 @@ class Side:
     step: Callable[[], float]
     compile_s: float  # 0 where nothing is compiled ahead of the first step
     device_peak_bytes: Callable[[], int] | None = None  # None: measure the process instead
-    seconds: list[float] = field(default_factory=list)
+    first_s: float = 0.0
     peak_bytes: int = 0
+    seconds: list[float] = field(default_factory=list)
 
 
 class HostMemory:
@@ -150,6 +151,12 @@ def first_step(side: Side) -> float:
     return loss
 
 
+def check_agreement(ours: float, twins: float, dtype: str) -> None:
+    """Stop a comparison of two programs that do not do the same work."""
+    if not abs(ours - twins) <= LOSS_TOLERANCE[dtype] * abs(twins):  # also for NaN
+        raise SystemExit(f"the sides disagree: first loss {ours:.6g} from jax, {twins:.6g} from torch")
+
+
 def interleave(sides: list[Side], rounds: int) -> None:
     """Fill `seconds` of every side, one step a round each, in alternating order."""
     for number in range(rounds):
@@ -233,9 +240,7 @@ def show(figures: dict) -> None:
             f"{name:<8}{side['min_s']:>9.3f}{side['median_s']:>10.3f}{side['first_step_s']:>9.2f}"
             f"{side['compile_s']:>11.2f}{side['peak_bytes'] / 1e6:>9.0f}{side['tflops_per_s']:>9.3f}{mfu:>7}"
         )
-    print(
-        f"torch / jax: {figures['ratio_min']:.3f} by minimum, {figures['ratio_median']:.3f} by median (>1: jax wins)"
-    )
+    print(f"torch / jax: {figures['ratio_min']:.3f} by minimum, {figures['ratio_median']:.3f} by median (>1: jax wins)")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -275,9 +280,7 @@ def measure(args) -> dict:
     batch = random_batch(cfg.model, args.batch)
     ours, weights = jax_side(cfg, batch, total_steps=100_000)
     twin = torch_side(cfg, weights, batch, args.device, args.compile)
-    losses = [first_step(side) for side in (ours, twin)]
-    if abs(losses[0] - losses[1]) > LOSS_TOLERANCE[args.dtype] * abs(losses[1]):
-        raise SystemExit(f"the sides disagree: first loss {losses[0]:.6g} from jax, {losses[1]:.6g} from torch")
+    check_agreement(first_step(ours), first_step(twin), args.dtype)
     interleave([ours, twin], args.rounds)
     return report(args, cfg, [ours, twin])
 

@@ -138,18 +138,15 @@ def _serve() -> None:
     import tensorboardX
     from jax._src import xla_bridge
 
-    import trm_jax.cli.convert
-    import trm_jax.cli.evaluate
-    import trm_jax.cli.listing
-    import trm_jax.cli.solve
-    import trm_jax.cli.train
     import trm_jax.configs.workdir
     import trm_jax.evals.curves
     import trm_jax.evals.render
     import trm_jax.models.torch_format
-    import trm_jax.train.restore  # noqa: F401
+    import trm_jax.train.restore
+    from trm_jax.cli.main import parser
 
-    assert matplotlib.figure and tensorboardX
+    parser()  # imports every command
+    assert matplotlib.figure and tensorboardX and trm_jax.train.restore
     threads = next(line for line in open("/proc/self/status") if line.startswith("Threads:"))
     assert threads.split()[1] == "1" and not xla_bridge.backends_are_initialized(), threads
     for line in sys.stdin:

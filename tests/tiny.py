@@ -14,13 +14,17 @@ import orbax.checkpoint as ocp
 from jax.experimental.compilation_cache import compilation_cache
 
 from trm_jax.configs import registry, resolve
+from trm_jax.configs.defaults import defaults
 from trm_jax.configs.workdir import claim
 from trm_jax.data import sudoku
 from trm_jax.models.params import path_name
 from trm_jax.train.loop import CHECKPOINTS, Outcome, train
 from trm_jax.train.stopping import StopRequest
 
+# Every setting, so that nothing here changes when an experiment does.
 SETTINGS = {
+    **{key: value for key, value in resolve.flatten(defaults()).items() if key != "name"},
+    "data.source": "generated",
     "data.size": 4,
     "data.train_puzzles": 16,
     "data.test_puzzles": 12,
@@ -34,8 +38,13 @@ SETTINGS = {
     "model.H_cycles": 2,
     "model.L_cycles": 2,
     "model.halt_max_steps": 3,
+    "model.dtype": "float32",
+    "optim.lr": 1e-3,
     "optim.warmup_steps": 4,
     "optim.min_lr_ratio": 0.1,
+    "optim.table_lr": 1e-3,
+    "optim.weight_decay": 0.1,
+    "optim.ema_decay": 0.99,
     "train.batch_size": 8,
     "train.steps": 12,
     "eval.every_steps": 6,

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_exactly(trm, undisturbed
     assert 6 <= step < 48  # it had logged step 6 when asked, and one step is a matter of milliseconds
     # The line names a command that works as it stands.
     following = following.removeprefix("next: trm ").removesuffix("   (goes on from there)")
-    result = trm.run(*following.split())
+    result = trm.run(*shlex.split(following))
     assert result.code == 0, result.err
     assert f"going on from step {step} of 48" in result.err
     tiny.assert_same_end(undisturbed[0], workdir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from trm_jax.errors import InputError
 
@@ -45,7 +46,27 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def check_free(path, force: bool) -> None:
-    """Raise InputError when `path` exists and was not to be replaced."""
+def whole(text: str) -> int:
+    """An argument that is a whole number of 64 bits, which is what compiled code takes."""
+    if not abs(int(text)) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is too large")
+    return int(text)
+
+
+def local_path(text: str) -> Path:
+    """An argument that names a file or folder of this machine."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    if "://" in text:  # Path would make a local folder `gs:` of it
+        raise argparse.ArgumentTypeError(f"{text} is not on this machine; give a local path and copy it there later")
+    return Path(text)
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Raise InputError when `path` cannot be written or exists and was not to be replaced."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise InputError(f"{path.parent} is a file where a folder is needed; choose another folder")
     if path.exists() and not force:
         raise InputError(f"{path} exists; give another name or --force to replace it")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from trm_jax.cli.arguments import add_command, add_set, changes, check_free
+from trm_jax.cli.arguments import add_command, add_set, changes, check_free, local_path
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
 
@@ -20,7 +18,7 @@ def add_parser(subparsers) -> None:
         run_export,
     )
     add_run(export)
-    export.add_argument("file", type=Path)
+    export.add_argument("file", type=local_path)
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
     export.add_argument("--prefix", default=None, help="prefix of the names (default: model.inner.)")
     imp = add_command(
@@ -34,9 +32,9 @@ def add_parser(subparsers) -> None:
         "  trm import official.safetensors --config demo --workdir runs/x --set model.L_cycles=4\n",
         run_import,
     )
-    imp.add_argument("file", type=Path)
+    imp.add_argument("file", type=local_path)
     imp.add_argument("--config", required=True, help="experiment that the weights belong to")
-    imp.add_argument("--workdir", type=Path, required=True)
+    imp.add_argument("--workdir", type=local_path, required=True)
     add_set(imp)
 
 
@@ -68,7 +66,7 @@ def run_import(args) -> int:
         if getattr(model, name) != getattr(asked, name):
             raise InputError(
                 f"{args.file} has {name} {getattr(model, name)}, the data of {args.config} has {getattr(asked, name)}; "
-                "choose the config of its data set"
+                "choose the config of its data set (seq_len: or its model.puzzle_emb_len, with --set)"
             )
     found = dataclasses.asdict(model)
     config = resolve.override(config, {f"model.{k}": v for k, v in found.items() if k in config.model})

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, check_free
+from trm_jax.cli.arguments import add_command, check_free, local_path, whole
 from trm_jax.errors import InputError
 
 _BAR = 40  # characters of the longest bar of a histogram
@@ -31,10 +31,10 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku build --output-dir arrays --format arrays --num-aug 9\n",
         _build,
     )
-    build.add_argument("--output-dir", type=Path, required=True, help="folder to write to")
+    build.add_argument("--output-dir", type=local_path, required=True, help="folder to write to")
     _add_source(build)
     build.add_argument("--format", choices=("csv", "arrays"), default="csv", help="what to write (csv)")
-    build.add_argument("--num-aug", type=int, default=0, help="arrays: stored variants of a training puzzle (0)")
+    build.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
     build.add_argument("--force", action="store_true", help="replace files that exist")
 
     verify = add_command(
@@ -45,7 +45,7 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku verify puzzles\n  trm data sudoku verify puzzles/test.csv\n",
         _verify,
     )
-    verify.add_argument("path", type=Path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
+    verify.add_argument("path", type=local_path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
 
     stats = add_command(
         commands,
@@ -56,7 +56,7 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku stats --generated --size 6 --subsample-size 500 --test 100\n",
         _stats,
     )
-    stats.add_argument("path", type=Path, nargs="?", help="a CSV file or a folder")
+    stats.add_argument("path", type=local_path, nargs="?", help="a CSV file or a folder")
     stats.add_argument("--generated", action="store_true", help="describe what the generator would make")
     _add_source(stats, only_generator=True)
 
@@ -69,11 +69,11 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku export arrays --format csv --output-dir puzzles\n",
         _export,
     )
-    export.add_argument("path", type=Path, help="the folder to read")
-    export.add_argument("--output-dir", type=Path, required=True, help="folder to write to")
+    export.add_argument("path", type=local_path, help="the folder to read")
+    export.add_argument("--output-dir", type=local_path, required=True, help="folder to write to")
     export.add_argument("--format", choices=("csv", "arrays"), required=True, help="what to write")
-    export.add_argument("--num-aug", type=int, default=0, help="arrays: stored variants of a training puzzle (0)")
-    export.add_argument("--seed", type=int, default=0, help="of the stored variants (0)")
+    export.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
+    export.add_argument("--seed", type=whole, default=0, help="of the stored variants (0)")
     export.add_argument("--force", action="store_true", help="replace files that exist")
 
     show = add_command(
@@ -84,9 +84,9 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku show puzzles/test.csv --row 3 --count 2\n",
         _show,
     )
-    show.add_argument("path", type=Path, help="a CSV file or a folder")
-    show.add_argument("--row", type=int, default=1, help="the first puzzle to print, from 1 (1)")
-    show.add_argument("--count", type=int, default=1, help="how many (1)")
+    show.add_argument("path", type=local_path, help="a CSV file or a folder")
+    show.add_argument("--row", type=whole, default=1, help="the first puzzle to print, from 1 (1)")
+    show.add_argument("--count", type=whole, default=1, help="how many (1)")
 
 
 def _add_source(parser: argparse.ArgumentParser, *, only_generator: bool = False) -> None:
@@ -95,13 +95,13 @@ def _add_source(parser: argparse.ArgumentParser, *, only_generator: bool = False
         parser.add_argument("--path", default="", help="source csv or arrays: the folder to read")
         parser.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
         parser.add_argument("--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set")
-    parser.add_argument("--size", type=int, default=9, help="4, 6 or 9 (9)")
-    parser.add_argument("--subsample-size", type=int, default=1000, help="training puzzles; 0 = all of the source")
-    parser.add_argument("--test", type=int, default=1000, help="test puzzles; 0 = all of the source")
-    parser.add_argument("--min-rating", type=int, default=0, help="generator: least guesses of the solver (0)")
-    parser.add_argument("--max-rating", type=int, default=-1, help="generator: most guesses; -1 = no bound")
-    parser.add_argument("--extra-clues", type=int, default=0, help="generator: clues added to a minimal puzzle (0)")
-    parser.add_argument("--seed", type=int, default=0, help="of the generator and of the draw (0)")
+    parser.add_argument("--size", type=whole, default=9, help="4, 6 or 9 (9)")
+    parser.add_argument("--subsample-size", type=whole, default=1000, help="training puzzles; 0 = all of the source")
+    parser.add_argument("--test", type=whole, default=1000, help="test puzzles; 0 = all of the source")
+    parser.add_argument("--min-rating", type=whole, default=0, help="generator: least guesses of the solver (0)")
+    parser.add_argument("--max-rating", type=whole, default=-1, help="generator: most guesses; -1 = no bound")
+    parser.add_argument("--extra-clues", type=whole, default=0, help="generator: clues added to a minimal puzzle (0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of the generator and of the draw (0)")
 
 
 def _config(args, **fixed):
@@ -207,7 +207,11 @@ def _stats(args) -> int:
     if args.generated:
         from trm_jax.data import sudoku
 
-        train, test = sudoku.load_boards(_config(args, source="generated"), progress=_Progress("generating"))
+        progress = _Progress("generating")
+        try:
+            train, test = sudoku.load_boards(_config(args, source="generated"), progress=progress)
+        finally:
+            progress.close()
         splits = {"train": train, "test": test}
         follow_up = "trm data sudoku build --output-dir puzzles --size " + str(args.size)
     else:

@@ -65,13 +65,13 @@ def run(args) -> int:
         "supervision_steps": evaluator.num_steps,
         **scores,
     }
-    with open(args.run_dir / "evals.jsonl", "a") as file:
-        file.write(json.dumps(record) + "\n")
     print(
         f"checkpoint {opened.step} of {args.run_dir}, {record['weights']} weights, {evaluator.num_steps} steps a puzzle"
     )
     print(f"exact accuracy   {scores['exact_accuracy']:.4f}  on {scores['count']} puzzles")
     print(f"token accuracy   {scores['accuracy']:.4f}")
     print(f"q_halt accuracy  {scores['q_halt_accuracy']:.4f}")
+    with open(args.run_dir / "evals.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
     print(f"next: trm solve {args.run_dir} PUZZLE --png answer.png --gif thinking.gif", file=sys.stderr)
     return 0

@@ -31,6 +31,7 @@ _REMEDIES = {
     errno.EPERM: "no permission; choose a folder you may write to",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a part of this path is a file; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EFBIG: "a file would be larger than the limit on file sizes (ulimit -f); raise it",
 }
 _PHRASES = {os.strerror(number): number for number in _REMEDIES}
@@ -80,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (0 done, 1 the answer is no, 2 bad input, 75 stopped and saved)."""
     args = parser().parse_args(argv)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # here, where a reader that has left is dealt with
+        return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -22,7 +22,7 @@ def add_parser(subparsers) -> None:
         "Solve puzzles: each is a line of 16, 36 or 81 characters ('.' or '0' for a blank), or a row of a CSV file\n"
         "with a `question` column. Prints the model's board and whether it is valid and keeps the clues.\n"
         "Exit code 0 when every puzzle is solved, 1 when one is not.",
-        "  trm solve runs/demo 6.3...   (36 characters for a 6x6 model)\n"
+        "  trm solve runs/demo 6.3...   (81 characters for a 9x9 model)\n"
         "  trm solve runs/demo puzzles.csv --limit 100\n"
         "  head -1 puzzles.txt | trm solve runs/demo - --png answer.png --gif thinking.gif\n"
         "  trm solve runs/demo --example --gif thinking.gif      a held-out puzzle of the run\n",
@@ -94,17 +94,18 @@ def read_puzzles(source: str):
     from trm_jax.data.boards import parse_board
 
     if source == "-":
-        lines, name = sys.stdin.read().splitlines(), "standard input"
-    elif os.path.isfile(source):  # not Path.is_file: that raises for a name too long to be a file's
-        lines, name = Path(source).read_text(errors="replace").splitlines(), source
+        name, content = "standard input", sys.stdin.buffer.read()
+    elif os.path.exists(source) and not os.path.isdir(source):  # not by Path: it raises for a name too long for a file
+        name, content = source, Path(source).read_bytes()
     elif set(source) <= set("0123456789."):
         return [parse_board(source, "the puzzle")]
     else:
         raise InputError(f"{source!r} is neither a file nor a puzzle of digits and dots")
+    lines = content.decode("utf-8-sig", errors="replace").splitlines()
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if numbered and "question" in numbered[0][1].split(","):
-        column = next(csv.reader([numbered[0][1]])).index("question")
-        rows = [(number, next(csv.reader([line]))) for number, line in numbered[1:]]
+    if numbered and "question" in (header := _fields(numbered[0][1])):
+        column = header.index("question")
+        rows = [(number, _fields(line)) for number, line in numbered[1:]]
         short = next((number for number, row in rows if len(row) <= column), None)
         if short:
             raise InputError(f"{name} line {short} has no question")
@@ -112,6 +113,14 @@ def read_puzzles(source: str):
     if not numbered:
         raise InputError(f"{name} holds no puzzle")
     return [parse_board(text, f"{name} line {number}") for number, text in numbered]
+
+
+def _fields(line: str) -> list[str]:
+    """The fields of one line of a CSV file; a line that is none is one field."""
+    try:
+        return [field.strip() for field in next(csv.reader([line]))]
+    except csv.Error:
+        return [line]
 
 
 def _first_held_out(cfg):

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, add_set, changes
+from trm_jax.cli.arguments import add_command, add_set, changes, local_path
 
 
 def add_parser(subparsers) -> None:
@@ -24,7 +24,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("name", help="an experiment of `trm list`")
     add_set(parser)
-    parser.add_argument("--workdir", type=Path, help="folder of the run (default: runs/NAME)")
+    parser.add_argument("--workdir", type=local_path, help="folder of the run (default: runs/NAME)")
     parser.add_argument("--local", action="store_true", help="shrink it to a debug run of seconds")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from trm_jax.data.boards import check_size
 from trm_jax.data.sudoku import SudokuConfig
 from trm_jax.errors import InputError
 from trm_jax.models import TRMConfig
@@ -52,6 +53,8 @@ def _convert(key: str, value: Any, old: Any) -> Any:
     if number and isinstance(old, float) and not isinstance(old, bool):
         return float(value)
     if number and isinstance(old, int) and not isinstance(old, bool) and float(value).is_integer():
+        if abs(value) >= 2**63:
+            raise InputError(f"{key}={value!r} is too large; whole numbers go up to {2**63 - 1}")
         return int(value)  # 1e3 is the whole number 1000
     raise InputError(f"{key}={value!r} is not a {want}; its default is {old!r}")
 
@@ -82,7 +85,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, str]:
     return changes
 
 
-def diff(config: ConfigDict, base: ConfigDict) -> dict[str, tuple[Any, Any]]:
+def diff(config: ConfigDict, base: ConfigDict | dict) -> dict[str, tuple[Any, Any]]:
     """Settings that differ: {key: (base's value, this one's)}; the name is not a setting."""
     ours, theirs = flatten(config), flatten(base)
     return {k: (theirs.get(k), v) for k, v in ours.items() if k != "name" and theirs.get(k) != v}
@@ -94,13 +97,14 @@ FREE_TO_CHANGE = ("name", "checkpoint.", "log.", "mesh.", "eval.batch_size")
 
 def changed_since(config: ConfigDict, saved: dict) -> dict[str, tuple[Any, Any]]:
     """Differences from a saved config (nested dict) that make this another run."""
-    return {k: v for k, v in diff(config, ConfigDict(saved)).items() if not k.startswith(FREE_TO_CHANGE)}
+    return {k: v for k, v in diff(config, saved).items() if not k.startswith(FREE_TO_CHANGE)}
 
 
 def freeze(config: ConfigDict) -> run_config.RunConfig:
     """ConfigDict -> RunConfig. Raises InputError for values that cannot be built."""
     sections = {f.name: f.type for f in fields(run_config.RunConfig)}
     data = SudokuConfig(**config.data.to_dict())
+    check_size(data.size)
     try:
         model = TRMConfig(vocab_size=data.size + 2, seq_len=data.size**2, **config.model.to_dict())
     except ValueError as error:

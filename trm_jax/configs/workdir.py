@@ -32,14 +32,19 @@ def load_config(workdir: Path) -> ConfigDict:
         raise InputError(
             f"{workdir} is not a run (it has no {CONFIG_FILE}); make one: trm train demo --workdir {workdir}"
         )
-    return override(defaults(), flatten(_read(workdir)))
+    try:
+        return override(defaults(), flatten(_read(workdir)))
+    except InputError as error:
+        place = workdir / CONFIG_FILE
+        raise error if str(place) in str(error) else InputError(f"{place}: {error}") from None
 
 
 @contextmanager
 def claim(workdir: Path, config: ConfigDict):
     """Make `workdir` the folder of a run of `config`, alone, for as long as the context lasts.
 
-    Raises InputError when it holds a run of another config, or another process works in it.
+    Raises InputError when it holds a run of another config, or another process works in it. A run that fails before
+    it leaves anything behind (its data set is missing, say) does not keep the folder.
     """
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file; --workdir wants a folder")
@@ -49,7 +54,8 @@ def claim(workdir: Path, config: ConfigDict):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"another process is working in {workdir}; wait for it or use another --workdir") from None
-        if (workdir / CONFIG_FILE).exists():
+        new = not (workdir / CONFIG_FILE).exists()
+        if not new:
             changes = changed_since(config, _read(workdir))
             if changes:
                 listed = ", ".join(
@@ -59,4 +65,9 @@ def claim(workdir: Path, config: ConfigDict):
         replacement = workdir / (CONFIG_FILE + ".tmp")
         replacement.write_text(to_json(config) + "\n")
         replacement.replace(workdir / CONFIG_FILE)
-        yield
+        try:
+            yield
+        except Exception:
+            if new and {entry.name for entry in workdir.iterdir()} == {".lock", CONFIG_FILE}:
+                (workdir / CONFIG_FILE).unlink()
+            raise

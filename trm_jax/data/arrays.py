@@ -22,6 +22,8 @@ _ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_in
 _KEYS = ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len",
          "num_puzzle_identifiers", "total_groups", "mean_puzzle_examples", "sets")  # fmt: skip
 
+_COUNTS = ("vocab_size", "seq_len", "num_puzzle_identifiers", "total_groups")
+
 
 @dataclass(frozen=True)
 class ArraySplit:
@@ -102,7 +104,10 @@ def read_split(folder: str | os.PathLike, split: str) -> ArraySplit:
     missing = [key for key in _KEYS if key not in meta]
     if missing:
         raise InputError(f"{place / 'dataset.json'}: no key {', '.join(missing)}: build the data set anew")
-    if list(meta["sets"]) != ["all"]:
+    wrong = [key for key in _COUNTS if type(meta[key]) is not int]
+    if wrong:
+        raise InputError(f"{place / 'dataset.json'}: {wrong[0]} is {meta[wrong[0]]!r}, no whole number: build it anew")
+    if meta["sets"] != ["all"]:
         raise InputError(f"{place / 'dataset.json'}: sets is {meta['sets']}, only ['all'] is known")
     arrays = {name: _array(place / f"all__{name}.npy") for name in _ARRAYS}
     inputs, labels = arrays["inputs"], arrays["labels"]
@@ -142,7 +147,7 @@ def _index(values: np.ndarray, end: int) -> bool:
 
 def _json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist: make it with "
@@ -150,6 +155,9 @@ def _json(path: Path) -> dict:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(meta, dict):
+        raise InputError(f"{path} holds no JSON object: build the data set anew")
+    return meta
 
 
 def _array(path: Path) -> np.ndarray:
@@ -159,6 +167,8 @@ def _array(path: Path) -> np.ndarray:
         raise InputError(f"{path} does not exist: the folder is not a whole data set, build it anew") from None
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path} is not a whole .npy file: {error}; build it anew") from None
+    if not isinstance(values, np.ndarray) or not values.ndim:
+        raise InputError(f"{path} holds no list of numbers: build it anew")
     if not np.issubdtype(values.dtype, np.integer):
         raise InputError(f"{path} holds {values.dtype}, not whole numbers: build it anew")
     return values

@@ -121,7 +121,7 @@ def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> SudokuE
     For scoring puzzles that come without training data. Raises `InputError`.
     """
     if cfg.source == "csv":
-        path = Path(cfg.path)
+        path = Path(cfg.path).expanduser()
         return evaluation(_read(path if path.is_file() else _folder(cfg) / cfg.test_file, cfg, "test", progress))
     if cfg.source == "hub":
         return evaluation(_read(hub.download(cfg.hub_repo, cfg.test_file), cfg, "test", progress))
@@ -168,7 +168,8 @@ def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, B
     """The stored training split, all its boards, and the test boards; only originals are solved."""
     if not cfg.path:
         raise InputError("data.source=arrays needs data.path=FOLDER, a data set in the official format")
-    split, test = read_split(cfg.path, "train"), array_boards(read_split(cfg.path, "test"))
+    folder = Path(cfg.path).expanduser()
+    split, test = read_split(folder, "train"), array_boards(read_split(folder, "test"))
     every = array_boards(split)
     for boards in (every, test):
         _check_board_size(boards, cfg.size)
@@ -181,7 +182,7 @@ def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, B
 
 
 def _folder(cfg: SudokuConfig) -> Path:
-    folder = Path(cfg.path)
+    folder = Path(cfg.path).expanduser()  # a shell leaves data.path=~/puzzles as it is
     if not cfg.path:
         raise InputError("data.source=csv needs data.path=FOLDER, the folder with train.csv and test.csv")
     if folder.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{path} is not a torch state dict ({str(error).splitlines()[0]})") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} is not a torch state dict ({reason})") from None
     if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise InputError(f"{path} is not a state dict: it must map names to tensors")
     return {name: _to_numpy(torch, tensor) for name, tensor in loaded.items()}
@@ -64,14 +66,20 @@ def write(path: Path, state_dict: dict[str, np.ndarray]) -> None:
     """Write a state dict in the format of the file's ending: .safetensors, or .pt / .pth for torch."""
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder")
-    replacement = path.with_name(path.name + ".tmp")
     if path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        save_file(state_dict, replacement)
+        content = save(state_dict)
     elif path.suffix in (".pt", ".pth"):
         torch = _torch()
-        torch.save({name: _to_torch(torch, array) for name, array in state_dict.items()}, replacement)
+        buffer = io.BytesIO()  # to a file torch writes with errors of its own that name no cause
+        torch.save({name: _to_torch(torch, array) for name, array in state_dict.items()}, buffer)
+        content = buffer.getbuffer()
     else:
         raise InputError(f"{path}: the file's ending must be .safetensors, .pt or .pth")
-    os.replace(replacement, path)
+    replacement = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        replacement.write_bytes(content)
+        os.replace(replacement, path)
+    finally:
+        replacement.unlink(missing_ok=True)

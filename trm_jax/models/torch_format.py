@@ -105,38 +105,47 @@ def infer_config(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> TRMConfig
     Cycles, heads and rotary or no positions leave no trace in a state dict and are taken from `cfg`.
     """
     given = {_strip(name): array for name, array in state_dict.items()}
-    for needed in ("embed_tokens.embedding_weight", "H_init", "L_level.layers.0.mlp.gate_up_proj.weight"):
-        if needed not in given:
-            raise InputError(f"not an official TRM state dict: it has no entry {PREFIX}{needed}")
+    needed = ("embed_tokens.embedding_weight", "H_init", "L_level.layers.0.mlp.gate_up_proj.weight")
+    for name in needed:
+        if name not in given:
+            raise InputError(f"not an official TRM state dict: it has no entry {PREFIX}{name}")
+    mixer = "L_level.layers.0.mlp_t.gate_up_proj.weight"
+    for name in (*needed, mixer, "embed_pos.embedding_weight", "puzzle_emb.weights"):
+        dims = 1 if name == "H_init" else 2
+        if name in given and given[name].ndim != dims:
+            raise InputError(f"not an official TRM state dict: {name} has shape {given[name].shape}, not {dims} axes")
     vocab, hidden = given["embed_tokens.embedding_weight"].shape
-    depth = 1 + max(int(n.split(".")[2]) for n in given if n.startswith("L_level.layers."))
-    mlp_t = "L_level.layers.0.mlp_t.gate_up_proj.weight" in given
+    depth = len({n.split(".")[2] for n in given if n.startswith("L_level.layers.")})
+    mlp_t = mixer in given
     learned = "embed_pos.embedding_weight" in given
     total = cfg.total_len
     if mlp_t:
-        total = given["L_level.layers.0.mlp_t.gate_up_proj.weight"].shape[1]
+        total = given[mixer].shape[1]
     elif learned:
         total = given["embed_pos.embedding_weight"].shape[0]
     table = given.get("puzzle_emb.weights")
     ids, ndim = table.shape if table is not None else (1, 0)
     positions = "learned" if learned else ("none" if mlp_t or cfg.pos_encodings == "learned" else cfg.pos_encodings)
     emb_len = cfg.puzzle_emb_len if ndim else 0
-    return dataclasses.replace(
-        cfg,
-        vocab_size=vocab,
-        hidden_size=hidden,
-        L_layers=depth,
-        mlp_t=mlp_t,
-        pos_encodings=positions,
-        num_puzzle_ids=ids,
-        puzzle_emb_ndim=ndim,
-        puzzle_emb_len=emb_len,
-        seq_len=total - emb_len,
-        expansion=_infer_expansion(
+    found = {
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "L_layers": depth,
+        "mlp_t": mlp_t,
+        "pos_encodings": positions,
+        "num_puzzle_ids": ids,
+        "puzzle_emb_ndim": ndim,
+        "puzzle_emb_len": emb_len,
+        "seq_len": total - emb_len,
+        "expansion": _infer_expansion(
             given["L_level.layers.0.mlp.gate_up_proj.weight"].shape[0] // 2, hidden, cfg.expansion
         ),
-        dtype=str(given["H_init"].dtype),
-    )
+        "dtype": str(given["H_init"].dtype),
+    }
+    try:
+        return dataclasses.replace(cfg, **found)
+    except ValueError as error:
+        raise InputError(f"the state dict and the settings it does not hold make no model: {error}") from None
 
 
 def _infer_expansion(inner: int, hidden: int, expansion: float) -> float:

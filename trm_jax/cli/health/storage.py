@@ -131,6 +131,9 @@ def _count_examples(split: Path) -> int:
     import numpy as np
 
     arrays = {name: np.load(split / f"all__{name}.npy", mmap_mode="r") for name in ARRAYS}
+    strange = [name for name, values in arrays.items() if not isinstance(values, np.ndarray) or not values.ndim]
+    if strange:
+        raise ValueError(f"all__{strange[0]}.npy of {split.name} holds no list of numbers")
     if arrays["inputs"].shape != arrays["labels"].shape:
         raise ValueError(f"inputs and labels of {split.name} differ in shape")
     return len(arrays["inputs"])
