@@ -116,7 +116,7 @@ class Server:
 
 def _become_trm(request: dict) -> None:
     """In the child: take the streams, the limits and the user, then be `trm` to the end of the interpreter."""
-    from trm_jax.cli.main import main
+    from trm_jax.cli.main import entry
 
     for number, path in enumerate(request["streams"]):
         descriptor = os.open(path, os.O_RDONLY if number == 0 else os.O_RDWR | os.O_NOCTTY)
@@ -130,7 +130,8 @@ def _become_trm(request: dict) -> None:
         os.setgroups([])
         os.setresgid(*(request["uid"],) * 3)
         os.setresuid(*(request["uid"],) * 3)
-    sys.exit(main(request["argv"]))
+    sys.argv = ["trm", *request["argv"]]
+    entry()
 
 
 def _serve() -> None:

@@ -11,7 +11,7 @@ from tests import tiny
 
 @pytest.fixture
 def run(solver, tmp_path):
-    shutil.copytree(solver.workdir, tmp_path / "run")
+    shutil.copytree(solver.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("evals.jsonl"))
     return tmp_path / "run"
 
 

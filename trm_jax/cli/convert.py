@@ -73,7 +73,7 @@ def run_import(args) -> int:
     params = torch_format.import_state_dict(state_dict, model)
     if (args.workdir / CONFIG_FILE).exists():
         raise InputError(f"{args.workdir} holds a run already; choose another --workdir")
-    with claim(args.workdir, config):
+    with claim(args.workdir, config, write_last=True):
         save_imported(resolve.freeze(config), args.workdir.resolve(), params)
     print(f"imported {len(state_dict)} arrays into {args.workdir}")
     print(f"next: trm eval {args.workdir}   or: trm solve {args.workdir} PUZZLE")

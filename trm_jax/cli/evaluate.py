@@ -60,13 +60,14 @@ def run(args) -> int:
     record = {
         "kind": "eval",
         "step": opened.step,
-        "weights": "live" if args.live or not cfg.optim.ema_decay else "ema",
+        "weights": opened.weights,
         "eval_set": data.digest,
         "supervision_steps": evaluator.num_steps,
         **scores,
     }
     print(
-        f"checkpoint {opened.step} of {args.run_dir}, {record['weights']} weights, {evaluator.num_steps} steps a puzzle"
+        f"checkpoint {opened.step} of {args.run_dir}, {record['weights']} weights, "
+        f"{evaluator.num_steps} supervision steps"
     )
     print(f"exact accuracy   {scores['exact_accuracy']:.4f}  on {scores['count']} puzzles")
     print(f"token accuracy   {scores['accuracy']:.4f}")

@@ -9,6 +9,7 @@ import os
 import sys
 
 import trm_jax
+from trm_jax.cli.quiet import drop_stray_tracebacks
 from trm_jax.errors import InputError
 
 EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_STOPPED = 0, 1, 2, 75
@@ -103,4 +104,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def entry() -> None:
+    drop_stray_tracebacks()
     sys.exit(main())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm_jax.cli.arguments import local_path
+from trm_jax.errors import InputError
 
 
 def add_run(parser) -> None:
@@ -27,17 +28,23 @@ class Run:
     rules: Any
     params: dict
     step: int
+    weights: str  # "ema" or "live"
 
 
 def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     """Load the run that `args` names. `devices` limits the mesh (default: all)."""
     from trm_jax import sharding
     from trm_jax.configs import resolve, workdir
+    from trm_jax.models import params, trm
     from trm_jax.train.restore import load_params
 
-    config = resolve.override(workdir.load_config(args.run_dir), changes or {})
-    cfg = resolve.freeze(config)
+    saved = workdir.load_config(args.run_dir)
+    config = resolve.override(saved, changes or {})
+    cfg, trained = resolve.freeze(config), resolve.freeze(saved)
+    if params.abstract(trm.param_specs(cfg.model)) != params.abstract(trm.param_specs(trained.model)):
+        raise InputError(f"--set makes this another model than the one trained in {args.run_dir}; change no sizes")
     # Using a model needs no more than data parallelism, whatever mesh it was trained on.
     mesh = sharding.make_mesh(devices=devices)
-    params, step = load_params(cfg, args.run_dir.resolve(), args.checkpoint, mesh, live=args.live)
-    return Run(config, cfg, mesh, sharding.Rules(), params, step)
+    arrays, step = load_params(trained, args.run_dir.resolve(), args.checkpoint, mesh, live=args.live)
+    weights = "live" if args.live or not trained.optim.ema_decay else "ema"
+    return Run(config, cfg, mesh, sharding.Rules(), arrays, step, weights)

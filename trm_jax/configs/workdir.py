@@ -40,11 +40,12 @@ def load_config(workdir: Path) -> ConfigDict:
 
 
 @contextmanager
-def claim(workdir: Path, config: ConfigDict):
+def claim(workdir: Path, config: ConfigDict, *, write_last: bool = False):
     """Make `workdir` the folder of a run of `config`, alone, for as long as the context lasts.
 
     Raises InputError when it holds a run of another config, or another process works in it. A run that fails before
-    it leaves anything behind (its data set is missing, say) does not keep the folder.
+    it leaves anything behind (its data set is missing, say) does not keep the folder. `write_last` makes it a run only
+    when the context ends well: nobody then takes a half-made one for a new one.
     """
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file; --workdir wants a folder")
@@ -62,11 +63,18 @@ def claim(workdir: Path, config: ConfigDict):
                     f"{k} is {old!r} there and {new!r} here" for k, (old, new) in list(changes.items())[:5]
                 )
                 raise InputError(f"{workdir} holds another run: {listed}; use another --workdir or remove that one")
-        replacement = workdir / (CONFIG_FILE + ".tmp")
-        replacement.write_text(to_json(config) + "\n")
-        replacement.replace(workdir / CONFIG_FILE)
+
+        def write():
+            replacement = workdir / (CONFIG_FILE + ".tmp")
+            replacement.write_text(to_json(config) + "\n")
+            replacement.replace(workdir / CONFIG_FILE)
+
+        if not write_last:
+            write()
         try:
             yield
+            if write_last:
+                write()
         except Exception:
             if new and {entry.name for entry in workdir.iterdir()} == {".lock", CONFIG_FILE}:
                 (workdir / CONFIG_FILE).unlink()

@@ -12,6 +12,7 @@ from jax import lax
 from trm_jax import compiler, sharding
 from trm_jax.metrics import means, score_sums
 from trm_jax.models import TRMConfig, trm
+from trm_jax.models.layers import round_up
 
 
 def think(params: dict, cfg: TRMConfig, batch: dict, num_steps: int) -> tuple[jax.Array, jax.Array]:
@@ -52,8 +53,10 @@ class Evaluator:
     ):
         sharding.check_batch(mesh, rules, batch_size, "eval.batch_size")
         self.data = data
-        self.batch_size = batch_size
         self.total = min(max_examples or len(data.inputs), len(data.inputs))
+        # A batch is no larger than the puzzles there are, rounded up to the devices that share it.
+        self.batch_size = min(batch_size, round_up(self.total, mesh.size))
+        batch_size = self.batch_size
         self.num_steps = num_steps or cfg.halt_max_steps
         self._sharding = sharding.batch_sharding(mesh, rules)
         self._slots = sharding.local_slots(self._sharding, batch_size)

@@ -83,6 +83,9 @@ class TRMConfig:
         for name in positive.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("expansion", "rope_theta", "rms_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if not 0.0 <= self.halt_exploration_prob <= 1.0:
             raise ValueError(f"halt_exploration_prob is {self.halt_exploration_prob}; it must be in [0, 1]")
         if not self.mlp_t and self.hidden_size % self.num_heads:

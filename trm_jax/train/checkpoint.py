@@ -110,7 +110,8 @@ class Checkpoints:
         One that was saved without metrics, because a stop cut its evaluation short, gives way to one with them.
         """
         if step in self._manager.all_steps():
-            if not metrics or self._manager.metrics(step):
+            # The only checkpoint is not given up: a kill before its successor is durable would lose everything.
+            if not metrics or self._manager.metrics(step) or len(self._manager.all_steps()) == 1:
                 return False
             self._manager.delete(step)
         meta = {**meta, "fingerprint": fingerprint(state)}
@@ -203,6 +204,7 @@ def pick_step(checkpoints: Checkpoints, which: str) -> int:
     if which == "best":
         best = checkpoints.best_step()
         return steps[-1] if best is None else best
-    if which.isdigit() and int(which) in steps:
-        return int(which)
+    named = {str(step): step for step in steps}
+    if which in named:
+        return named[which]
     raise InputError(f"no checkpoint {which!r} in {checkpoints.folder}; there are {', '.join(map(str, steps))}")

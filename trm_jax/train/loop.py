@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +64,11 @@ def train(
     devices: those the mesh spans (default: all).
     Raises Diverged, and InputError for what a person can mend.
     """
+    with ExitStack() as closing:  # whatever goes wrong, the terminal, the files and the checkpoints are left in order
+        return _train(cfg, data, workdir, config, stop, stream_to, devices, closing)
+
+
+def _train(cfg: RunConfig, data, workdir: Path, config: dict, stop, stream_to, devices, closing: ExitStack) -> Outcome:
     train_data, eval_data = data
     info = train_data.info
     groups = (info.groups, info.mean_examples_per_puzzle)
@@ -92,7 +98,9 @@ def train(
 
     # 3. The state: the newest good checkpoint, or the beginning.
     progress = Progress(cfg.name, total_steps, stream=stream_to)
+    closing.callback(progress.close)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.checkpoint, say=progress.say)
+    closing.callback(checkpoints.close)
     restored = checkpoints.restore_latest(with_shardings(abstract, shardings))
     if restored:
         start, state, meta = restored
@@ -102,6 +110,7 @@ def train(
         state = jax.jit(lambda: initial_state(cfg, tx), out_shardings=shardings)()
     progress.start(start)
     writers = _writers(cfg, workdir, start, config)
+    closing.callback(writers.close)
     evaluated = {r["step"]: r for r in read_jsonl(workdir / METRICS_FILE) if r["kind"] == "eval"}
 
     began = time.monotonic() - meta["elapsed_s"]
@@ -173,33 +182,28 @@ def train(
         stop_step=total_steps,
         epochs_per_interval=None if cfg.train.steps or cfg.eval.every_steps else cfg.eval.every_epochs or None,
     )
-    try:
-        if evaluation_due(start):  # a stop fell into this evaluation
-            run_evaluation(start)
-            if start in evaluated:
-                save(start)
-        for batch in batches:
-            if stop:
-                break
-            state = train_step(state, sharding.put_batch(batch_lies, batch, batch_size))
-            step += 1
-            if one_at_a_time:
-                jax.block_until_ready(state.step)
-            if step % cfg.log.every_steps == 0 or step == total_steps:
-                take_sums(step)
-            if evaluation_due(step):
-                run_evaluation(step)
-            if step in evaluated or step % cfg.checkpoint.every_steps == 0 or step == total_steps:
-                save(step)
-            progress.step(step)
+    if evaluation_due(start):  # a stop fell into this evaluation
+        run_evaluation(start)
+        if start in evaluated:
+            save(start)
+    for batch in batches:
         if stop:
+            break
+        state = train_step(state, sharding.put_batch(batch_lies, batch, batch_size))
+        step += 1
+        if one_at_a_time:
+            jax.block_until_ready(state.step)
+        if step % cfg.log.every_steps == 0 or step == total_steps:
+            take_sums(step)
+        if evaluation_due(step):
+            run_evaluation(step)
+        if step in evaluated or step % cfg.checkpoint.every_steps == 0 or step == total_steps:
             save(step)
-        write_pending()
-        checkpoints.wait()
-    finally:
-        progress.close()
-        writers.close()
-        checkpoints.close()
+        progress.step(step)
+    if stop:
+        save(step)
+    write_pending()
+    checkpoints.wait()
     unfinished = step < total_steps or total_steps not in evaluated
     last_eval = evaluated[max(evaluated)] if evaluated else {}
     return Outcome(step, total_steps, stop.name if unfinished else "", last_eval)
