@@ -30,7 +30,7 @@ async def ours():
 
 def abandon(filename):
     namespace = {"asyncio": asyncio}
-    source = "async def f():\\n try:\\n  await asyncio.sleep(1)\\n finally:\\n  raise ValueError(" + repr(filename) + ")"
+    source = "async def f():\\n try:\\n  await asyncio.sleep(1)\\n finally:\\n  raise ValueError(%r)" % filename
     exec(compile(source, filename, "exec"), namespace)
     loop = asyncio.new_event_loop()
     coroutine = namespace["f"]()
