@@ -30,10 +30,10 @@ demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it solve a
 	$(BIN)/trm solve $(WORKDIR) --example --png $(WORKDIR)/solution.png --gif $(WORKDIR)/thinking.gif
 
 test: $(INSTALLED)  ## the default tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-all: $(INSTALLED)  ## the slow tests too (those against PyTorch run where it is installed: make torch)
-	$(BIN)/python -m pytest -m '' $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m '' $(ARGS)
 
 torch: $(INSTALLED)  ## add PyTorch: interop, the PyTorch twin, the speed benchmarks
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'

@@ -47,8 +47,7 @@ class TwinConfig:
     @classmethod
     def from_official(cls, settings: Mapping[str, Any]) -> TwinConfig:
         """The configuration in an official settings dictionary; keys that do not shape the model are left."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in settings.items() if name in known})
+        return cls(**{field.name: settings[field.name] for field in dataclasses.fields(cls) if field.name in settings})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -231,12 +230,9 @@ class TRM(nn.Module):
 
     def load_official(self, state: Mapping[str, Any]) -> None:
         """Load arrays under official keys, with or without their `_orig_mod.` and `model.inner.` prefixes."""
-        self.load_state_dict(
-            {
-                name.removeprefix("_orig_mod.").removeprefix(OFFICIAL_PREFIX): torch.tensor(array)
-                for name, array in state.items()
-            }
-        )
+        for prefix in ("_orig_mod.", OFFICIAL_PREFIX):
+            state = {name.removeprefix(prefix): array for name, array in state.items()}
+        self.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor) -> Tensor:
         """Input embedding [B, T, D] of tokens [B, S] behind a prefix made of puzzle rows [B, ndim]."""
@@ -323,15 +319,14 @@ def supervise(model: TRM, carry: Carry, puzzle_rows: Tensor) -> tuple[Tensor, di
     exact = ((logits.argmax(-1) == labels) & valid).sum(-1) == count
     lm_loss = (stablemax_losses(logits, labels) / count.clamp(min=1)[:, None]).sum()
     q_loss = F.binary_cross_entropy_with_logits(q_halt, exact.float(), reduction="sum")
-    measured = {"logits": logits, "q_halt": q_halt, "lm_loss": lm_loss, "q_halt_loss": q_loss, "exact": exact}
-    measured = {name: value.detach() for name, value in measured.items()}
+    measured = {"logits": logits.detach(), "q_halt": q_halt.detach(), "exact": exact}
+    measured |= {"lm_loss": lm_loss.detach(), "q_halt_loss": q_loss.detach()}
     return lm_loss + 0.5 * q_loss, measured, carry._replace(z_H=z_H, z_L=z_L, steps=carry.steps + 1)
 
 
 def halt(carry: Carry, q_halt: Tensor, config: TwinConfig) -> Carry:
     """Set the halting flags after a training step."""
-    full = carry.steps >= config.halt_max_steps
-    halted = full | (q_halt > 0)
+    halted = (carry.steps >= config.halt_max_steps) | (q_halt > 0)
     if config.halt_exploration_prob > 0:
         explores = torch.rand(q_halt.shape, device=q_halt.device) < config.halt_exploration_prob
         least = torch.randint(2, config.halt_max_steps + 1, q_halt.shape, device=q_halt.device)
@@ -379,8 +374,7 @@ class Trainer:
 
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Train on one batch; returns detached measurements, `loss` summed over the batch."""
-        carry = self.carry if self.carry is not None else self.model.empty_carry(batch)
-        carry = self.model.refill(carry, batch)
+        carry = self.model.refill(self.carry or self.model.empty_carry(batch), batch)
         ids = carry.data["puzzle_identifiers"].long()
         rows = self.model.puzzle_emb.weights[ids].requires_grad_()
         loss, measured, carry = self.supervise(self.model, carry, rows)
@@ -392,8 +386,7 @@ class Trainer:
     @torch.no_grad()
     def update(self, ids: Tensor, puzzle_grads: Tensor) -> None:
         """Apply the gradients of the last backward pass to the weights, the puzzle table and the EMA."""
-        optim = self.optim
-        self.updates += 1
+        optim, self.updates = self.optim, self.updates + 1
         warmup = min(1.0, self.updates / optim.warmup_steps)
         adam_atan2(self.weights, self.m, self.v, optim.lr * warmup, self.updates, optim)
         sign_sgd(self.model.puzzle_emb.weights, ids, puzzle_grads, optim.puzzle_lr * warmup, optim.puzzle_weight_decay)

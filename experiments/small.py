@@ -31,7 +31,7 @@ EXPERIMENTS = [
     Experiment(
         "demo",
         "learn 9x9 Sudoku with about 40 clues on a laptop in five minutes",
-        {**_SMALL, "data.extra_clues": 16, "train.batch_size": 32, "train.steps": 1400},
+        {**_SMALL, "data.extra_clues": 16, "train.batch_size": 32, "train.steps": 1600},
     ),
     Experiment(
         "sudoku6",

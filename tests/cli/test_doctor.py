@@ -105,6 +105,8 @@ def test_warns_of_variables_that_change_or_slow_a_run(variable):
     assert check.status == "ok"
 
 
+# Setting a limit in the child means a fork; it execs at once, so JAX's warning about its threads does not apply.
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_workdir_that_cannot_be_written(doctor, tmp_path):
     (tmp_path / "file").touch()
     code, checks = doctor("--workdir", "file")

@@ -57,7 +57,7 @@ def test_what_can_be_chosen(trm, run):
         (["--checkpoint", 150], "no checkpoint '150' in .*; there are 100, 200"),
         (["--set", "eval.max_examples=-1"], "eval.max_examples is -1"),
         (["--set", "data.sise=9"], "unknown setting 'data.sise'. Did you mean data.size"),
-        (["--set", "data.size=9"], "checkpoint .* is of another model: .*"),
+        (["--set", "data.size=9"], "--set makes this another model than the one trained in .*"),
     ],
 )
 def test_what_cannot(trm, run, argv, words):

@@ -49,16 +49,19 @@ def test_policies_leave_exactly_their_steps(tmp_path, how, left):
 
 
 def test_the_checkpoint_of_a_step_is_saved_once(tmp_path):
-    """Only one that lacks the scores of an evaluation gives way to one that has them."""
-    checkpoints = Checkpoints(str(tmp_path), policy(keep_best=1))
+    """Only one that lacks the scores of an evaluation, and is not the only one, gives way to one that has them."""
+    checkpoints = Checkpoints(str(tmp_path), policy(keep_best=1, keep_last=2))
     assert checkpoints.save(1, {"w": np.zeros(3)}, {})
     checkpoints.wait()
-    assert not checkpoints.save(1, {"w": np.ones(3)}, {})
-    assert checkpoints.save(1, {"w": np.ones(3)}, {}, {"exact_accuracy": 0.25})
+    assert not checkpoints.save(1, {"w": np.ones(3)}, {}, {"exact_accuracy": 0.25})
+    assert checkpoints.save(2, {"w": np.zeros(3)}, {})
     checkpoints.wait()
-    assert checkpoints.best_step() == 1
-    assert not checkpoints.save(1, {"w": np.zeros(3)}, {}, {"exact_accuracy": 0.5})
-    restored, _ = checkpoints.restore(1, {"w": np.zeros(3)})
+    assert not checkpoints.save(2, {"w": np.ones(3)}, {})
+    assert checkpoints.save(2, {"w": np.ones(3)}, {}, {"exact_accuracy": 0.25})
+    checkpoints.wait()
+    assert checkpoints.best_step() == 2
+    assert not checkpoints.save(2, {"w": np.zeros(3)}, {}, {"exact_accuracy": 0.5})
+    restored, _ = checkpoints.restore(2, {"w": np.zeros(3)})
     checkpoints.close()
     np.testing.assert_array_equal(restored["w"], np.ones(3))
 
@@ -177,7 +180,8 @@ def test_when_all_are_damaged_nothing_is_touched(finished, trm, tmp_path):
 
 def test_eval_of_a_damaged_checkpoint_names_the_others(finished, trm, tmp_path):
     workdir = copy_of(finished, tmp_path)
-    faults.truncate(faults.largest_file(newest(workdir)))
+    for file in newest(workdir).rglob("d/*"):  # all data files: only some hold what an evaluation reads
+        faults.truncate(file)
     result = trm.run("eval", workdir)
     assert result.code == 2 and len(result.err.splitlines()) == 1
     assert result.err.startswith(f"error: checkpoint 12 of {workdir} is damaged (")

@@ -54,7 +54,6 @@ def test_a_disk_that_is_full_from_the_start(trm, tmp_path, kilobytes):
             (disk / "filler").write_bytes(b"x" * 4096)
         result = trm.run(*command(disk / "run"))
         assert result.code == 2, result.err
-        # TensorStore's threads may say, above it, that the save they worked for is over.
         assert len(result.error_lines) == 1 and "the disk is full" in result.err.splitlines()[-1], result.err
 
 

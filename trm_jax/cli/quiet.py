@@ -1,27 +1,25 @@
-"""Silence for what other libraries' threads say about an error that has been raised, and reported, already.
+"""Silence about errors that have been raised, and reported, already.
 
-Orbax gives up a save or a restore at its first error and closes its event loop. Reads and writes that TensorStore has
-under way then find no loop to report to, and Python prints a traceback for each.
+Orbax gives up a save or a restore at its first error and closes its event loop. The reads and writes that TensorStore
+still has under way then find no loop to report to, and Python prints a traceback for each of them, and for each
+coroutine that Orbax has abandoned.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-import threading
 
 
 def drop_stray_tracebacks() -> None:
-    """From now on print no traceback of a late TensorStore callback or of a coroutine that Orbax abandoned."""
-    report, report_ignored = sys.excepthook, sys.unraisablehook
-
-    def excepthook(kind, error, traceback):
-        late = threading.current_thread() is not threading.main_thread() and str(error) == "Event loop is closed"
-        if not late:
-            report(kind, error, traceback)
+    """From now on print no traceback of a late TensorStore callback or of a coroutine that Orbax has abandoned."""
+    report = sys.unraisablehook
 
     def unraisablehook(ignored):
+        late = ignored.object is None and str(ignored.exc_value) == "Event loop is closed"
         code = getattr(ignored.object, "cr_code", None)
-        if code is None or "orbax" not in code.co_filename:
-            report_ignored(ignored)
+        if not late and (code is None or "orbax" not in code.co_filename):
+            report(ignored)
 
-    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+    sys.unraisablehook = unraisablehook
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "exception was never retrieved", of the same ones

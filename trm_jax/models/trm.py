@@ -262,9 +262,9 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
     """
     call = remat(lambda layers, h, injection: net(layers, cfg, h, injection), cfg.remat)
 
-    def cycle(layers, emb, z_H, z_L):
+    def cycle(layers, emb, z_H, z_L, unroll=1):
         injection = z_H + emb
-        z_L, _ = lax.scan(lambda z, _: (call(layers, z, injection), None), z_L, length=cfg.L_cycles)
+        z_L, _ = lax.scan(lambda z, _: (call(layers, z, injection), None), z_L, length=cfg.L_cycles, unroll=unroll)
         return call(layers, z_H, z_L), z_L
 
     z = lax.stop_gradient((z_H, z_L))
@@ -273,7 +273,8 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
     if cfg.H_cycles > 1:
         frozen = lax.stop_gradient((layers, emb))
         z, _ = lax.scan(lambda z, _: (cycle(*frozen, *z), None), tuple(z), length=cfg.H_cycles - 1)
-    z = cycle(layers, emb, *z)
+    # XLA:CPU fills and copies the stacked residuals of a differentiated loop with one thread.
+    z = cycle(layers, emb, *z, unroll=cfg.L_cycles if jax.default_backend() == "cpu" else 1)
     return tuple(x.swapaxes(0, 1) for x in z) if cfg.mlp_t else z
 
 
