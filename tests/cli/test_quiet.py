@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -17,8 +18,9 @@ def reported(monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", lambda ignored: errors.append(str(ignored.exc_value)))
     logger = logging.getLogger("asyncio")
     before = logger.level
-    drop_stray_tracebacks()
-    yield errors
+    with warnings.catch_warnings():
+        drop_stray_tracebacks()
+        yield errors
     logger.setLevel(before)
 
 

@@ -49,17 +49,18 @@ def test_policies_leave_exactly_their_steps(tmp_path, how, left):
 
 
 def test_the_checkpoint_of_a_step_is_saved_once(tmp_path):
-    """Only one that lacks the scores of an evaluation, and is not the only one, gives way to one that has them."""
-    checkpoints = Checkpoints(str(tmp_path), policy(keep_best=1, keep_last=2))
+    """Only one that lacks the scores of an evaluation gives way to one that has them, if it is not the only one."""
+    checkpoints = Checkpoints(str(tmp_path), policy(keep_last=2, keep_best=1))
+    scored = {"exact_accuracy": 0.25}
     assert checkpoints.save(1, {"w": np.zeros(3)}, {})
     checkpoints.wait()
-    assert not checkpoints.save(1, {"w": np.ones(3)}, {}, {"exact_accuracy": 0.25})
+    assert not checkpoints.save(1, {"w": np.ones(3)}, {}, scored)  # killed now, the run would have lost everything
     assert checkpoints.save(2, {"w": np.zeros(3)}, {})
     checkpoints.wait()
     assert not checkpoints.save(2, {"w": np.ones(3)}, {})
-    assert checkpoints.save(2, {"w": np.ones(3)}, {}, {"exact_accuracy": 0.25})
+    assert checkpoints.save(2, {"w": np.ones(3)}, {}, scored)
     checkpoints.wait()
-    assert checkpoints.best_step() == 2
+    assert checkpoints.best_step() == 2 and checkpoints.steps() == [1, 2]
     assert not checkpoints.save(2, {"w": np.zeros(3)}, {}, {"exact_accuracy": 0.5})
     restored, _ = checkpoints.restore(2, {"w": np.zeros(3)})
     checkpoints.close()

@@ -139,7 +139,7 @@ def test_a_stop_during_an_evaluation_repeats_the_evaluation(undisturbed_here, tm
         asked = 0
 
         def __bool__(self):
-            inside = sys._getframe(1).f_code.co_qualname.startswith("_train.<locals>.run_evaluation")
+            inside = ".run_evaluation." in sys._getframe(1).f_code.co_qualname
             self.asked += inside
             if inside and self.asked == 2:
                 self.name = "SIGTERM"

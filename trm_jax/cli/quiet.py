@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 
 def drop_stray_tracebacks() -> None:
@@ -22,4 +23,6 @@ def drop_stray_tracebacks() -> None:
             report(ignored)
 
     sys.unraisablehook = unraisablehook
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "exception was never retrieved", of the same ones
+    # The same ones again, as asyncio and the collector of garbage see them.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
