@@ -79,7 +79,7 @@ def test_baseline_768_is_baseline_in_smaller_batches():
 
 def test_budgets_too_small_for_one_batch():
     cfg = resolve.freeze(resolve.override(defaults(), {"train.epochs": 6}))
-    with pytest.raises(InputError, match="train.epochs 6 of 1000 puzzles hold fewer examples than one batch of 6144"):
+    with pytest.raises(InputError, match="the budget of 6,000 examples is less than one batch of 6144"):
         cfg.total_steps(1000, 1.0)
     cfg = resolve.freeze(resolve.override(defaults(), {"eval.every_epochs": 6}))
     with pytest.raises(InputError, match="eval.every_epochs 6 of 1000 puzzles hold fewer"):

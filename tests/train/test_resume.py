@@ -21,12 +21,16 @@ def command(workdir: Path) -> list[str]:
     return ["train", "demo", "--workdir", str(workdir), *tiny.arguments(CHANGES)]
 
 
-def being_written(workdir: Path) -> list[Path]:
-    """Checkpoints that are being saved at this moment."""
+def half_written(workdir: Path) -> set[tuple[str, int]]:
+    """Folders of checkpoints that are not whole: of one being saved, or left by a kill. (Name, inode) of each."""
+    found = set()
     try:
-        return [f for f in (workdir / "checkpoints").iterdir() if ".orbax-checkpoint-tmp" in f.name]
+        for folder in (workdir / "checkpoints").iterdir():
+            if ".orbax-checkpoint-tmp" in folder.name:
+                found.add((folder.name, folder.stat().st_ino))
     except FileNotFoundError:
-        return []
+        return set()  # nothing has been saved yet, or the folder was renamed while we looked: it is whole now
+    return found
 
 
 def logged(workdir: Path) -> int:
@@ -49,6 +53,11 @@ def undisturbed(trm, tmp_path_factory):
 
 def kill_some_time(process: Process, workdir: Path, draw: random.Random, life_s: float) -> str:
     """Kill at a random moment: of the whole life, between steps, or inside a checkpoint. "" if it was done before."""
+    leftovers = half_written(workdir)  # of the life before: no sign of a save in this one
+
+    def being_written() -> bool:
+        return bool(half_written(workdir) - leftovers)
+
     moment = draw.choice(["any time", "while it trains", "inside a checkpoint"])
     if moment == "any time":
         deadline = time.monotonic() + draw.uniform(0, life_s)
@@ -59,13 +68,14 @@ def kill_some_time(process: Process, workdir: Path, draw: random.Random, life_s:
     else:
         # The folder lives for some 20 to 100 ms. Not always the first: or no life would get past one.
         for _ in range(draw.randint(1, 3)):
-            process.until(lambda: not being_written(workdir))
-            process.until(lambda: being_written(workdir))
+            process.until(lambda: not being_written())
+            process.until(being_written)
         time.sleep(draw.uniform(0, 0.02))
     if not process.alive():
         return ""
     process.kill()
-    return "half a checkpoint" if being_written(workdir) else moment
+    process.until(lambda: False)  # gone: nothing is renamed any more
+    return "half a checkpoint" if being_written() else moment
 
 
 def survive_kills(trm, undisturbed, folder: Path, kills: int, seed: int) -> list[str]:

@@ -50,6 +50,7 @@ def defaults() -> ConfigDict:
                 "name": "adam_atan2",  # adam_atan2 | adamw | lion
                 "lr": 1e-4,
                 "warmup_steps": 2000,
+                "warmup_share": 0.0,  # of all steps; wins over warmup_steps unless 0
                 "min_lr_ratio": 1.0,  # 1 = constant after the warm-up; less = cosine down to this share
                 "beta1": 0.9,
                 "beta2": 0.95,
@@ -57,11 +58,19 @@ def defaults() -> ConfigDict:
                 "table_lr": 1e-4,  # puzzle table: sparse sign-SGD
                 "table_weight_decay": 1.0,
                 "ema_decay": 0.999,  # 0 = no averaging
+                "ema_also": "",  # decays averaged and evaluated besides, as "0.99,0.995"; 0 = the live weights
+                "loss_scaling": "auto",  # none | dynamic | auto (dynamic with float16)
             },
             "train": {
                 "batch_size": 6144,  # global
                 "epochs": 50000,  # one epoch draws one variant of every puzzle
-                "steps": 0,  # a budget in steps; 0 = from epochs
+                "steps": 0,  # a budget in steps; wins over examples, which wins over epochs
+                "examples": 0,  # a budget in examples
+                "accumulation": 1,  # parts of a batch that are computed one after the other to save memory
+                "halt_exploration_end": -1.0,  # exploration goes there from the model's, linearly; -1 = it stays
+                "curriculum_epochs": 0,  # L_cycles and H_cycles grow to the model's over these, linearly; 0 = off
+                "curriculum_L_start": 2,
+                "curriculum_H_start": 1,
                 "loss": "stablemax",  # stablemax | softmax
             },
             "eval": {

@@ -1,7 +1,11 @@
-"""Named experiments: each is a set of differences from another one, declared in a file under `experiments/`."""
+"""Named experiments: each is a set of differences from another one, declared in a file under `experiments/`.
+
+A file holds EXPERIMENTS, a list of `Experiment`, or GROUPS, a list of `Group` with experiments of their own.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import importlib.util
 from collections.abc import Mapping
@@ -19,12 +23,33 @@ from trm_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Experiment:
-    """`changes` are dotted settings laid over experiment `base` (empty: over the defaults)."""
+    """`changes` are dotted settings laid over experiment `base` (empty: over the defaults).
+
+    An experiment without changes is another name of its base (its alias): it is run once, under the base's name.
+    `expects` holds what the users' guide expects, which nobody measured: {"exact_accuracy": 0.87, ...}.
+    """
 
     name: str
     summary: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""
+    expects: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def alias_of(self) -> str:
+        """The experiment that this one is another name of; empty for one of its own."""
+        return self.base if not self.changes else ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Experiments that answer one question together: a sweep over the settings `varied`."""
+
+    name: str
+    question: str
+    varied: tuple[str, ...]  # dotted settings; the first one is what a table is ordered by
+    experiments: tuple[Experiment, ...]
+    data: str = "Sudoku-Extreme, 1,000 puzzles, 1,000 augmentations"
 
 
 def experiments_folder() -> Path:
@@ -36,25 +61,72 @@ def experiments_folder() -> Path:
     raise InputError(f"no experiments folder in or beside {package}; install trm_jax again")
 
 
-def _load(file: Path) -> list[Experiment]:
+def _load(file: Path):
     spec = importlib.util.spec_from_file_location(f"trm_jax_experiments.{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.EXPERIMENTS
+    return module
 
 
 @functools.cache
-def catalogue() -> dict[str, Experiment]:
-    """All experiments by name, in the order of their files."""
-    found: dict[str, Experiment] = {}
+def _declared() -> tuple[dict[str, Experiment], dict[str, Group]]:
+    """(experiments, groups) of all files, each by name in the order of the files."""
+    experiments: dict[str, Experiment] = {}
+    groups: dict[str, Group] = {}
     for file in sorted(experiments_folder().glob("*.py")):
         if file.stem.startswith("_"):
             continue
-        for experiment in _load(file):
-            if experiment.name in found:
+        module = _load(file)
+        here = {group.name: group for group in getattr(module, "GROUPS", [])}
+        members = [*getattr(module, "EXPERIMENTS", []), *(e for group in here.values() for e in group.experiments)]
+        for experiment in members:
+            if experiment.name in experiments:
                 raise InputError(f"experiment {experiment.name!r} is declared twice, the second time in {file}")
-            found[experiment.name] = experiment
-    return found
+            experiments[experiment.name] = experiment
+        groups |= here
+    return experiments, groups
+
+
+def catalogue() -> dict[str, Experiment]:
+    """All experiments by name, in the order of their files."""
+    return _declared()[0]
+
+
+def groups() -> dict[str, Group]:
+    """All groups by name, in the order of their files."""
+    return _declared()[1]
+
+
+def select(words: list[str]) -> list[str]:
+    """Names of the experiments that `words` ask for, in the catalogue's order, each once.
+
+    A word is a name, a group, the beginning of a name or a shell pattern. Raises InputError, with the nearest names,
+    for one that matches nothing.
+    """
+    known, families = catalogue(), groups()
+    wanted: set[str] = set()
+    for word in words:
+        if word in known:
+            wanted.add(word)
+        elif word in families:
+            wanted |= {experiment.name for experiment in families[word].experiments}
+        else:
+            pattern = word if any(c in word for c in "*?[") else f"{word}*"
+            matches = fnmatch.filter(known, pattern)
+            if not matches or not word:
+                raise InputError(
+                    f"no experiment and no group matches {word!r}.{nearest(word, [*families, *known])} "
+                    "`trm list` shows them all"
+                )
+            wanted |= set(matches)
+    return [name for name in known if name in wanted]
+
+
+def run_name(name: str) -> str:
+    """The experiment whose run stands for `name`: itself, or what it is an alias of."""
+    while catalogue()[name].alias_of:
+        name = catalogue()[name].alias_of
+    return name
 
 
 def get(name: str) -> ConfigDict:

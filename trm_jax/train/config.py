@@ -14,6 +14,9 @@ from trm_jax.models import TRMConfig
 from trm_jax.optim import OPTIMIZERS
 
 
+LOSS_SCALINGS = ("auto", "none", "dynamic")
+
+
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise InputError(message)
@@ -28,6 +31,7 @@ class OptimConfig:
     name: str
     lr: float
     warmup_steps: int
+    warmup_share: float
     min_lr_ratio: float
     beta1: float
     beta2: float
@@ -35,14 +39,33 @@ class OptimConfig:
     table_lr: float
     table_weight_decay: float
     ema_decay: float
+    ema_also: str
+    loss_scaling: str
 
     def __post_init__(self):
         _one_of("optim.name", self.name, OPTIMIZERS)
+        _one_of("optim.loss_scaling", self.loss_scaling, LOSS_SCALINGS)
         for name in ("beta1", "beta2", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, f"optim.{name} is {getattr(self, name)}; it must be in [0, 1)")
         for name in ("lr", "warmup_steps", "weight_decay", "table_lr", "table_weight_decay"):
             _require(getattr(self, name) >= 0, f"optim.{name} is {getattr(self, name)}; it must not be negative")
-        _require(0 <= self.min_lr_ratio <= 1, f"optim.min_lr_ratio is {self.min_lr_ratio}; it must be in [0, 1]")
+        for name in ("min_lr_ratio", "warmup_share"):
+            _require(0 <= getattr(self, name) <= 1, f"optim.{name} is {getattr(self, name)}; it must be in [0, 1]")
+        for decay in self.other_decays:
+            _require(0 <= decay < 1, f"optim.ema_also holds {decay}; every decay must be in [0, 1)")
+
+    @property
+    def other_decays(self) -> tuple[float, ...]:
+        """The decays of `ema_also` that the run does not average with anyway, ascending; 0 stands for the live weights."""
+        try:
+            decays = {float(text) for text in self.ema_also.split(",") if text.strip()}
+        except ValueError:
+            raise InputError(f"optim.ema_also is {self.ema_also!r}; write decays, for example 0,0.99,0.995") from None
+        return tuple(sorted(decays - {self.ema_decay}))
+
+    def warmup(self, total_steps: int) -> int:
+        """Steps of the warm-up."""
+        return round(self.warmup_share * total_steps) if self.warmup_share else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -50,15 +73,32 @@ class TrainConfig:
     batch_size: int
     epochs: int
     steps: int
+    examples: int
+    accumulation: int
+    halt_exploration_end: float
+    curriculum_epochs: int
+    curriculum_L_start: int
+    curriculum_H_start: int
     loss: str
 
     def __post_init__(self):
         _one_of("train.loss", self.loss, TOKEN_LOSSES)
-        _require(self.batch_size >= 1, f"train.batch_size is {self.batch_size}; it must be at least 1")
-        _require(self.epochs >= 0 and self.steps >= 0, "train.epochs and train.steps must not be negative")
+        for name in ("batch_size", "accumulation", "curriculum_L_start", "curriculum_H_start"):
+            _require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("epochs", "steps", "examples", "curriculum_epochs"):
+            _require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
         _require(
-            self.epochs > 0 or self.steps > 0,
-            "train.epochs and train.steps are both 0; set one: --set train.steps=1000",
+            self.epochs > 0 or self.steps > 0 or self.examples > 0,
+            "train.epochs, train.steps and train.examples are all 0; set one: --set train.steps=1000",
+        )
+        _require(
+            self.batch_size % self.accumulation == 0,
+            f"train.batch_size {self.batch_size} does not divide into train.accumulation={self.accumulation} equal "
+            "parts; choose a divisor",
+        )
+        _require(
+            self.halt_exploration_end == -1 or 0 <= self.halt_exploration_end <= 1,
+            f"train.halt_exploration_end is {self.halt_exploration_end}; it must be in [0, 1], or -1 for no change",
         )
 
 
@@ -121,13 +161,37 @@ class RunConfig:
     log: LogConfig
     mesh: MeshConfig
 
+    def __post_init__(self):
+        if self.train.curriculum_epochs:
+            for name, start in (("L", self.train.curriculum_L_start), ("H", self.train.curriculum_H_start)):
+                end = getattr(self.model, f"{name}_cycles")
+                _require(
+                    start <= end,
+                    f"train.curriculum_{name}_start {start} is more than model.{name}_cycles {end}, where it ends",
+                )
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled: small gradients would vanish in float16."""
+        chosen = self.optim.loss_scaling
+        return chosen == "dynamic" or chosen == "auto" and self.model.dtype == "float16"
+
+    @property
+    def exploration(self) -> tuple[float, float]:
+        """The exploration probability at the first step and at the end of the run."""
+        start, end = self.model.halt_exploration_prob, self.train.halt_exploration_end
+        return start, start if end == -1 else end
+
     def total_steps(self, groups: int, mean_examples_per_puzzle: float) -> int:
-        """Optimiser steps: `train.steps`, or the reference's int(epochs * groups * mean examples / batch)."""
-        steps = self.train.steps or int(self.train.epochs * groups * mean_examples_per_puzzle / self.train.batch_size)
+        """Optimiser steps: `train.steps`, `train.examples` / batch, or int(epochs * groups * mean examples / batch)."""
+        if self.train.steps:
+            return self.train.steps
+        examples = self.train.examples or self.train.epochs * groups * mean_examples_per_puzzle
+        steps = int(examples / self.train.batch_size)
         _require(
             steps > 0,
-            f"train.epochs {self.train.epochs} of {groups} puzzles hold fewer examples than one batch of "
-            f"{self.train.batch_size}; raise train.epochs or set train.steps",
+            f"the budget of {examples:,.0f} examples is less than one batch of {self.train.batch_size}; raise "
+            "train.epochs or train.examples, or set train.steps",
         )
         return steps
 
