@@ -1,0 +1,92 @@
+"""The runs that lie in a folder, and how far each has come."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from trm_jax.configs.workdir import CONFIG_FILE, load_config
+from trm_jax.errors import InputError
+from trm_jax.train.writers import METRICS_FILE, read_jsonl
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's workdir. `name` is its experiment; `step` the last one logged; `total_steps` 0 before it first starts.
+
+    `done`: the evaluation after the last step is written.
+    """
+
+    path: Path
+    name: str
+    seed: int
+    config: ConfigDict
+    done: bool
+    step: int
+    total_steps: int
+
+
+def read_run_file(workdir: Path) -> dict:
+    """What the trainer wrote when it started (total_steps, parameters, versions, ...); empty before that.
+
+    Raises InputError for a file that cannot be read.
+    """
+    file = workdir / RUN_FILE
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error}); remove it, the run writes it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} does not describe a run; remove it, the run writes it again")
+    return content
+
+
+def open_run(workdir: Path) -> RunFolder:
+    """The run in `workdir`. Raises InputError when there is none or one of its files cannot be read."""
+    config = load_config(workdir)
+    total_steps = read_run_file(workdir).get("total_steps", 0)
+    records = read_jsonl(workdir / METRICS_FILE)
+    evaluated = {record["step"] for record in records if record["kind"] == "eval"}
+    return RunFolder(
+        path=workdir,
+        name=config.name,
+        seed=config.seed,
+        config=config,
+        done=total_steps in evaluated,
+        step=max((record["step"] for record in records), default=0),
+        total_steps=total_steps,
+    )
+
+
+def _workdirs(root: Path) -> Iterator[Path]:
+    """Folders with a config, in the order of their paths; a run's own folder is not searched further."""
+    for folder, inner, files in os.walk(root):
+        inner.sort()
+        if CONFIG_FILE in files:
+            inner.clear()
+            yield Path(folder)
+
+
+def find_runs(root: Path, on_problem: Callable[[InputError], None] | None = None) -> list[RunFolder]:
+    """All runs in or under `root`, in the order of their paths; none when there is no such folder.
+
+    A run that cannot be read is left out and handed to `on_problem`; without it, its InputError is raised.
+    """
+    found = []
+    for workdir in _workdirs(root):
+        try:
+            found.append(open_run(workdir))
+        except InputError as error:
+            if on_problem is None:
+                raise
+            on_problem(error)
+    return found
