@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +79,15 @@ def jax_side(cfg, batch: dict, total_steps: int) -> tuple[Side, dict[str, np.nda
 
     from trm_jax import compiler
     from trm_jax.models.torch_format import export_state_dict
-    from trm_jax.train.state import initial_state, optimizer
+    from trm_jax.train.state import initial_state
     from trm_jax.train.step import make_train_step
 
     device = jax.devices()[0]
-    tx = optimizer(cfg, total_steps)
-    state = jax.jit(lambda: initial_state(cfg, tx))()
+    state = jax.jit(partial(initial_state, cfg))(jax.random.key(cfg.seed))
     weights = export_state_dict(jax.tree.map(lambda x: np.asarray(x, np.float32), state.params), cfg.model)
     batch = jax.device_put(batch, device)
     began = time.perf_counter()
-    step = jax.jit(make_train_step(cfg, tx, total_steps), donate_argnums=0, compiler_options=compiler.options())
+    step = jax.jit(make_train_step(cfg, total_steps), donate_argnums=0, compiler_options=compiler.options())
     compiled = step.lower(state, batch).compile()
     compile_s = time.perf_counter() - began
     seen = 0.0

@@ -33,6 +33,12 @@ def score_sums(answers, q_halt, steps, labels, counted) -> dict:
     return {name: jnp.sum(jnp.where(counted, x, 0).astype(jnp.float32)) for name, x in per_sequence.items()}
 
 
+def halt_histogram(steps, counted, halt_max: int) -> jnp.ndarray:
+    """How many of the sequences where `counted` [B] holds ended at step 1, 2, ... halt_max: float32 [halt_max]."""
+    ends = (steps[:, None] == jnp.arange(1, halt_max + 1)) & counted[:, None]
+    return ends.sum(0, dtype=jnp.float32)
+
+
 def means(sums: dict) -> dict[str, float]:
     """Host-side means of fetched `score_sums`; empty when no sequence was counted."""
     count = float(sums["count"])

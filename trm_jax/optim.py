@@ -22,9 +22,9 @@ def warmup_cosine(lr: float, warmup_steps: int, total_steps: int, min_ratio: flo
 
     def schedule(t):
         t = jnp.asarray(t, jnp.float32)
-        progress = (t - warmup_steps) / max(1, total_steps - warmup_steps)
+        progress = (t - warmup_steps) / jnp.maximum(1, total_steps - warmup_steps)
         cosine = min_ratio + jnp.maximum(0.0, (1 - min_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * progress)))
-        return lr * jnp.where(t < warmup_steps, t / max(1, warmup_steps), cosine)
+        return lr * jnp.where(t < warmup_steps, t / jnp.maximum(1, warmup_steps), cosine)
 
     return schedule
 

@@ -12,7 +12,7 @@ from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.evals.runner import Evaluator, think
 from trm_jax.models import trm
-from trm_jax.train.state import evaluation_params, initial_state, optimizer
+from trm_jax.train.state import evaluation_params, initial_state
 
 CFG = tiny.config()
 
@@ -134,7 +134,7 @@ def test_a_batch_that_the_devices_cannot_share(evaluation):
 
 def test_averaged_weights_with_the_live_table(evaluation):
     """The three choices differ here, and evaluation takes the average for weights and the live puzzle table."""
-    state = initial_state(CFG, optimizer(CFG, 12))
+    state = initial_state(CFG, jax.random.key(0))
     other = trm.init(jax.random.key(9), CFG.model)["weights"]
     table = jnp.asarray(np.random.default_rng(1).normal(size=(1, 32)), jnp.float32)
     state = state.replace(params={**state.params, "puzzle_emb": table}, ema=other)
@@ -151,7 +151,7 @@ def test_averaged_weights_with_the_live_table(evaluation):
 
 def test_without_an_average_the_live_weights_are_evaluated():
     cfg = tiny.config({"optim.ema_decay": 0.0})
-    state = initial_state(cfg, optimizer(cfg, 12))
+    state = initial_state(cfg, jax.random.key(0))
     assert state.ema == {} and evaluation_params(state)["weights"] is state.params["weights"]
 
 

@@ -20,7 +20,7 @@ from trm_jax.configs.resolve import freeze
 from trm_jax.models import TRMConfig, trm
 from trm_jax.models import torch_format as official
 from trm_jax.train.config import OptimConfig, RunConfig
-from trm_jax.train.state import initial_state, optimizer, state_shardings, zero_sums
+from trm_jax.train.state import initial_state, state_shardings, zero_sums
 from trm_jax.train.step import make_train_step
 
 STEPS = 10
@@ -94,26 +94,25 @@ class Follower:
 
     def __init__(self, golden: Golden, num_devices: int = 1):
         self.golden, self.cfg = golden, golden.config()
-        tx = optimizer(self.cfg, STEPS)
         mesh, rules = sharding.make_mesh(devices=jax.devices()[:num_devices]), sharding.Rules()
-        _, lies = state_shardings(self.cfg, tx, mesh, rules)
+        _, lies = state_shardings(self.cfg, mesh, rules)
         self.lies = lies
         self.step = jax.jit(
-            make_train_step(self.cfg, tx, STEPS),
+            make_train_step(self.cfg, STEPS),
             in_shardings=(lies, sharding.batch_sharding(mesh, rules)),
             out_shardings=lies,
         )
         # The training step keeps its logits to itself; this is the same function from the same state.
         self.say = jax.jit(lambda params, carry, batch: trm.step(params, self.cfg.model, carry, batch, train=True)[1])
         params = jax.tree.map(jnp.asarray, official.import_state_dict(golden.under("init"), self.cfg.model))
-        start = jax.jit(lambda: initial_state(self.cfg, tx))()
+        start = jax.jit(functools.partial(initial_state, self.cfg))(jax.random.key(0))
         self.start = start.replace(params=params, ema=params["weights"])
 
     def take_step(self, state, t: int):
         """(state after step t, what was seen): logits, q_halt, loss summed over the batch, flags, sums."""
         batch = self.golden.batch(t)
         # Put where the step's own results lie: arrays that lie elsewhere would have it compiled again.
-        state = jax.device_put(state.replace(sums=zero_sums()), self.lies)
+        state = jax.device_put(state.replace(sums=zero_sums(self.cfg)), self.lies)
         out = self.say(state.params, state.carry, batch)
         state = self.step(state, batch)
         sums = jax.device_get(state.sums)

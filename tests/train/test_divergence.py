@@ -9,7 +9,7 @@ from trm_jax import sharding
 from trm_jax.data import stream
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.loop import Diverged
-from trm_jax.train.state import initial_state, optimizer, state_shardings, with_shardings
+from trm_jax.train.state import initial_state, state_shardings, with_shardings
 from trm_jax.train.step import make_train_step
 
 # Plain Adam steps of a size that float16 cannot multiply any more, after a warm-up that spares the first steps.
@@ -17,15 +17,14 @@ CASES = {
     "a learning rate far too high": {"optim.name": "adamw", "optim.lr": 1e30, "optim.warmup_steps": 0},
     "float16 overflows": {"optim.name": "adamw", "optim.lr": 4e4, "optim.warmup_steps": 8, "model.dtype": "float16"},
 }
-CASES = {name: {**case, "optim.weight_decay": 0.0} for name, case in CASES.items()}
+CASES = {name: {**case, "optim.weight_decay": 0.0, "optim.loss_scaling": "none"} for name, case in CASES.items()}
 
 
 def first_bad_step(changes: dict) -> int:
     """Found by taking the steps one by one and looking at the loss and the gradient of each."""
     cfg = tiny.config(changes)
-    tx = optimizer(cfg, cfg.train.steps)
-    step = jax.jit(make_train_step(cfg, tx, cfg.train.steps))
-    state = initial_state(cfg, tx)
+    step = jax.jit(make_train_step(cfg, cfg.train.steps))
+    state = initial_state(cfg, jax.random.key(cfg.seed))
     source = stream.batches(
         tiny.data(changes)[0],
         seed=cfg.seed,
@@ -67,7 +66,7 @@ def poisoned(tmp_path_factory):
     cfg = tiny.config()
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     checkpoints = Checkpoints(str(workdir / "checkpoints"), cfg.checkpoint)
-    abstract = with_shardings(*state_shardings(cfg, optimizer(cfg, 12), mesh, sharding.Rules()))
+    abstract = with_shardings(*state_shardings(cfg, mesh, sharding.Rules()))
     state, meta = checkpoints.restore(reached, abstract)
     weights = state.params["weights"]
     weights = {**weights, "lm_head": weights["lm_head"].at[0, 0].set(np.inf)}

@@ -72,6 +72,10 @@ def run(args) -> int:
     print(f"exact accuracy   {scores['exact_accuracy']:.4f}  on {scores['count']} puzzles")
     print(f"token accuracy   {scores['accuracy']:.4f}")
     print(f"q_halt accuracy  {scores['q_halt_accuracy']:.4f}")
+    print(
+        f"with early exit  {scores['early_exit_exact_accuracy']:.4f}  after {scores['early_exit_steps']:.1f} steps on "
+        "average (stopping at the first q_halt > 0; not the reference's way)"
+    )
     with open(args.run_dir / "evals.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")
     print(f"next: trm solve {args.run_dir} PUZZLE --png answer.png --gif thinking.gif", file=sys.stderr)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
 
 from trm_jax.cli.arguments import add_command, add_set, changes, local_path
+from trm_jax.errors import InputError
 
 
 def add_parser(subparsers) -> None:
@@ -26,6 +28,11 @@ def add_parser(subparsers) -> None:
     add_set(parser)
     parser.add_argument("--workdir", type=local_path, help="folder of the run (default: runs/NAME)")
     parser.add_argument("--local", action="store_true", help="shrink it to a debug run of seconds")
+
+    # Without a help line it is not listed: `trm sweep --pack` writes the file and gives the command.
+    pack = subparsers.add_parser("train-pack", description="Train runs that differ in numbers only, side by side.")
+    pack.add_argument("file", type=local_path, help='JSON: [{"config": {...}, "workdir": "..."}, ...]')
+    pack.set_defaults(run=run_pack)
 
 
 def run(args) -> int:
@@ -93,3 +100,38 @@ def _draw_curve(workdir: Path, name: str) -> None:
     records = read_jsonl(workdir / METRICS_FILE)
     if records:
         curve_png(workdir / "curve.png", {name: records}, title=name)
+
+
+def run_pack(args) -> int:
+    from contextlib import ExitStack
+
+    from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
+    from trm_jax.configs import resolve
+    from trm_jax.configs.defaults import defaults
+    from trm_jax.configs.pack import structure
+    from trm_jax.configs.workdir import claim
+    from trm_jax.data import sudoku
+    from trm_jax.train.loop import Job, train_side_by_side
+    from trm_jax.train.stopping import StopRequest
+
+    with StopRequest() as stop, ExitStack() as claims:
+        jobs, structures = [], set()
+        for entry in json.loads(args.file.read_text()):
+            config = resolve.override(defaults(), resolve.flatten(entry["config"]))
+            structures.add(structure(config))
+            claims.enter_context(claim(Path(entry["workdir"]), config))
+            jobs.append(Job(resolve.freeze(config), config.to_dict(), Path(entry["workdir"]).resolve()))
+        if len(structures) > 1:
+            raise InputError(f"{args.file}: these runs differ in more than numbers; train them one by one")
+        data = sudoku.load(jobs[0].cfg.data)
+        print(f"{len(jobs)} runs side by side: {', '.join(job.workdir.name for job in jobs)}", file=sys.stderr)
+        outcomes = train_side_by_side(jobs, data, stop=stop)
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        _draw_curve(job.workdir, job.cfg.name)
+        state = "diverged" if outcome.diverged else "stopped" if outcome.stopped_by else "done"
+        text = json.dumps({"state": state, "step": outcome.step, "error": outcome.diverged})
+        (job.workdir / "outcome.json").write_text(text + "\n")
+        print(f"{job.workdir}: {state} at step {outcome.step}" + f" ({outcome.diverged})" * bool(outcome.diverged))
+    if any(outcome.stopped_by for outcome in outcomes):
+        return EXIT_STOPPED
+    return EXIT_NO if any(outcome.diverged for outcome in outcomes) else EXIT_DONE

@@ -12,9 +12,7 @@ from ml_collections import ConfigDict
 
 from trm_jax.configs.workdir import CONFIG_FILE, load_config
 from trm_jax.errors import InputError
-from trm_jax.train.writers import METRICS_FILE, read_jsonl
-
-RUN_FILE = "run.json"
+from trm_jax.train.writers import METRICS_FILE, RUN_FILE, read_jsonl
 
 
 @dataclass(frozen=True)

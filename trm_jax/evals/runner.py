@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from trm_jax import compiler, sharding
-from trm_jax.metrics import means, score_sums
+from trm_jax.metrics import halt_histogram, means, score_sums
 from trm_jax.models import TRMConfig, trm
 from trm_jax.models.layers import round_up
 
@@ -32,12 +32,25 @@ def think(params: dict, cfg: TRMConfig, batch: dict, num_steps: int) -> tuple[ja
 
 
 def make_eval_step(cfg: TRMConfig, num_steps: int):
-    """`eval_step(params, batch, counted) -> sums` at `num_steps` steps; `counted` [B] marks the real rows."""
+    """`eval_step(params, batch, counted) -> sums` at `num_steps` steps; `counted` [B] marks the real rows.
+
+    Besides the reference's scores: those of rows that stop at their first q_halt > 0 (our extension), as "early_exit_",
+    and how many rows would stop at each step, "halt_steps" [num_steps] (the last one counts those that never would).
+    """
 
     def eval_step(params, batch, counted):
         answers, q_halt = think(params, cfg, batch, num_steps)
+        wants = (q_halt > 0).at[-1].set(True)
+        first = jnp.argmax(wants, axis=0)
+        rows = jnp.arange(first.size)
         steps = jnp.full(counted.shape, num_steps)
-        return score_sums(answers[-1], q_halt[-1], steps, batch["labels"], counted)
+        early = score_sums(answers[first, rows], q_halt[first, rows], first + 1, batch["labels"], counted)
+        return {
+            **score_sums(answers[-1], q_halt[-1], steps, batch["labels"], counted),
+            "early_exit_exact_accuracy": early["exact_accuracy"],
+            "early_exit_steps": early["steps"],
+            "halt_steps": halt_histogram(first + 1, counted, num_steps),
+        }
 
     return eval_step
 
@@ -46,10 +59,20 @@ class Evaluator:
     """Scores parameters on a fixed set of puzzles, compiled once.
 
     data: an evaluation source with inputs, labels [N, S] and puzzle_ids [N]; max_examples 0 means all.
+    lanes: parameters are those of so many models, stacked along a new first axis; 0 = of one.
     """
 
     def __init__(
-        self, cfg: TRMConfig, data, *, mesh, rules, batch_size: int, max_examples: int = 0, num_steps: int = 0
+        self,
+        cfg: TRMConfig,
+        data,
+        *,
+        mesh,
+        rules,
+        batch_size: int,
+        max_examples: int = 0,
+        num_steps: int = 0,
+        lanes: int = 0,
     ):
         sharding.check_batch(mesh, rules, batch_size, "eval.batch_size")
         self.data = data
@@ -60,8 +83,10 @@ class Evaluator:
         self.num_steps = num_steps or cfg.halt_max_steps
         self._sharding = sharding.batch_sharding(mesh, rules)
         self._slots = sharding.local_slots(self._sharding, batch_size)
+        self._lanes = lanes
+        step = make_eval_step(cfg, self.num_steps)
         self._step = jax.jit(
-            make_eval_step(cfg, self.num_steps),
+            jax.vmap(step, in_axes=(0, None, None)) if lanes else step,
             out_shardings=sharding.replicated(mesh),
             compiler_options=compiler.options(),
         )
@@ -85,10 +110,16 @@ class Evaluator:
         return batch, batch.pop("counted")
 
     def __call__(self, params: dict, on_batch: Callable[[int, int], bool] | None = None) -> dict | None:
-        """{"exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "count"}.
+        """The scores of one model, without lanes; see `each`."""
+        scores = self.each(params, on_batch)
+        return scores and scores[0]
 
-        `on_batch(done, total)` is called before each batch; when it returns True the evaluation is given up
-        and the result is None.
+    def each(self, params: dict, on_batch: Callable[[int, int], bool] | None = None) -> list[dict] | None:
+        """The scores of each lane's model.
+
+        {"exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "count", "early_exit_exact_accuracy",
+        "early_exit_steps", "halt_steps": a count for each step}. `on_batch(done, total)` is called before each batch;
+        when it returns True the evaluation is given up and the result is None.
         """
         total: dict | None = None
         for index in range(self.num_batches):
@@ -97,4 +128,12 @@ class Evaluator:
             sums = jax.device_get(self._step(params, *self._batch(index)))
             sums = {name: np.float64(value) for name, value in sums.items()}
             total = sums if total is None else {name: total[name] + sums[name] for name in sums}
-        return {**means(total), "count": int(total["count"])}
+        lanes = [{name: x[lane] for name, x in total.items()} for lane in range(self._lanes)] or [total]
+        return [_scores(sums) for sums in lanes]
+
+
+def _scores(sums: dict) -> dict:
+    count = max(float(sums["count"]), 1.0)
+    early = {name: float(sums[name] / count) for name in ("early_exit_exact_accuracy", "early_exit_steps")}
+    halts = [int(n) for n in sums["halt_steps"]]
+    return {**means(sums), "count": int(sums["count"]), **early, "halt_steps": halts}

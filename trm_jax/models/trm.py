@@ -12,6 +12,7 @@ B = batch, S = puzzle tokens, P = prefix tokens of the puzzle embedding, T = P +
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -114,6 +115,11 @@ class TRMConfig:
     @property
     def compute_dtype(self):
         return jnp.dtype(self.dtype)
+
+
+def with_cycles(cfg: TRMConfig, L_cycles: int, H_cycles: int) -> TRMConfig:
+    """The same model with another recursion: it has the same parameters and the same latents."""
+    return dataclasses.replace(cfg, L_cycles=L_cycles, H_cycles=H_cycles)
 
 
 def _swiglu_specs(width: int, expansion: float, axis: str) -> dict:
@@ -287,19 +293,23 @@ def forward(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs, z_H, 
     return z_H, z_L, Output(logits, q[:, 0], q[:, 1])
 
 
-def advance(cfg: TRMConfig, carry: Carry, z_H, z_L, q_halt, key: jax.Array | None, *, train: bool) -> Carry:
+def advance(
+    cfg: TRMConfig, carry: Carry, z_H, z_L, q_halt, key: jax.Array | None, *, train: bool, exploration=None
+) -> Carry:
     """Close a supervision step: latents detached, counters on, and which rows are finished.
 
     In evaluation a row always runs `halt_max_steps` steps. In training it also ends where q_halt > 0, but with
-    probability `halt_exploration_prob` not before a random number of steps in [2, halt_max_steps].
+    probability `exploration` (default: the config's) not before a random number of steps in [2, halt_max_steps].
     """
+    if exploration is None:
+        exploration = cfg.halt_exploration_prob
     steps = carry.steps + 1
     halted = steps >= cfg.halt_max_steps
     if train and cfg.halt_max_steps > 1:
         halted |= q_halt > 0
-        if cfg.halt_exploration_prob > 0:
+        if not isinstance(exploration, float | int) or exploration > 0:
             explore_key, length_key = jax.random.split(key)
-            explore = jax.random.uniform(explore_key, steps.shape) < cfg.halt_exploration_prob
+            explore = jax.random.uniform(explore_key, steps.shape) < exploration
             at_least = jax.random.randint(length_key, steps.shape, 2, cfg.halt_max_steps + 1)
             halted &= steps >= jnp.where(explore, at_least, 0)
     z_H, z_L = lax.stop_gradient((z_H, z_L))

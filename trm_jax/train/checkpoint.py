@@ -147,14 +147,14 @@ class Checkpoints:
             raise ValueError(f"the contents of {', '.join(damaged[:3])} are not what was saved")
         return restored["state"], restored["meta"]
 
-    def restore_latest(self, abstract) -> tuple | None:
-        """(step, state, meta) of the newest checkpoint that can be read, or None when there is none.
+    def restore_latest(self, abstract, at_most: int | None = None) -> tuple | None:
+        """(step, state, meta) of the newest checkpoint (of step `at_most` or before) that can be read, or None.
 
         A damaged one is renamed to `damaged-STEP` with one line that says so; when all are damaged, InputError. When
         the storage cannot be reached, its error: such a checkpoint is not damaged.
         """
         damaged = []
-        for step in reversed(self.steps()):
+        for step in reversed([s for s in self.steps() if at_most is None or s <= at_most]):
             try:
                 state, meta = self.restore(step, abstract)
             except InputError:
@@ -208,3 +208,23 @@ def pick_step(checkpoints: Checkpoints, which: str) -> int:
     if which in named:
         return named[which]
     raise InputError(f"no checkpoint {which!r} in {checkpoints.folder}; there are {', '.join(map(str, steps))}")
+
+
+def newest_common(runs: list[Checkpoints], abstract) -> tuple | None:
+    """(step, states, metas) of the newest step of which every run has a checkpoint that can be read.
+
+    None when no run has one. Raises InputError when some have but no step is common to all.
+    """
+    at_most = None
+    while True:
+        found = [run.restore_latest(abstract, at_most) for run in runs]
+        if not any(found):
+            return None
+        steps = {restored[0] if restored else None for restored in found}
+        if len(steps) == 1:
+            steps, states, metas = zip(*found, strict=True)
+            return steps[0], list(states), list(metas)
+        if None in steps:
+            folders = ", ".join(str(run.folder) for run in runs)
+            raise InputError(f"no step is common to the checkpoints in {folders}; train these runs one by one")
+        at_most = min(steps)

@@ -13,7 +13,6 @@ from trm_jax.losses import TOKEN_LOSSES
 from trm_jax.models import TRMConfig
 from trm_jax.optim import OPTIMIZERS
 
-
 LOSS_SCALINGS = ("auto", "none", "dynamic")
 
 
@@ -56,7 +55,7 @@ class OptimConfig:
 
     @property
     def other_decays(self) -> tuple[float, ...]:
-        """The decays of `ema_also` that the run does not average with anyway, ascending; 0 stands for the live weights."""
+        """The decays of `ema_also` besides `ema_decay`, ascending; 0 stands for the live weights."""
         try:
             decays = {float(text) for text in self.ema_also.split(",") if text.strip()}
         except ValueError:
@@ -194,6 +193,17 @@ class RunConfig:
             "train.epochs or train.examples, or set train.steps",
         )
         return steps
+
+    def warnings(self, total_steps: int) -> list[str]:
+        """What a person should know before the run starts: lines without a full stop."""
+        warmup = self.optim.warmup(total_steps)
+        if 2 * warmup < total_steps:
+            return []
+        where = "all" if warmup >= total_steps else f"{warmup / total_steps:.0%}"
+        return [
+            f"{where} of the {total_steps:,} steps lie inside the warm-up of {warmup:,}; optim.warmup_share=0.25 would "
+            "make it a quarter of them, and train.examples sets a budget that does not depend on the puzzles"
+        ]
 
     def eval_interval_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> int:
         """Steps between evaluations; one at the end when nothing is set."""

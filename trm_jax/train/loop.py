@@ -1,33 +1,27 @@
-"""The training loop, top to bottom: data, mesh, state, resume, steps."""
+"""The training loop, top to bottom: programs, states, resume, steps."""
 
 from __future__ import annotations
 
-import time
+import platform
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from trm_jax import compiler, sharding
+import trm_jax
 from trm_jax.data import stream
-from trm_jax.evals.runner import Evaluator
-from trm_jax.train.checkpoint import Checkpoints
+from trm_jax.models import params, trm
+from trm_jax.train import cost
+from trm_jax.train.checkpoint import newest_common
 from trm_jax.train.config import RunConfig
+from trm_jax.train.lane import CHECKPOINTS, Job, Lane
+from trm_jax.train.programs import Programs
 from trm_jax.train.progress import Progress
-from trm_jax.train.state import (
-    evaluation_params,
-    initial_state,
-    optimizer,
-    state_shardings,
-    with_shardings,
-    zero_sums,
-)
-from trm_jax.train.step import log_record, make_train_step
 from trm_jax.train.stopping import StopRequest
-from trm_jax.train.writers import METRICS_FILE, JsonlWriter, TensorboardWriter, WandbWriter, Writers, read_jsonl
 
-CHECKPOINTS = "checkpoints"
+__all__ = ["CHECKPOINTS", "Diverged", "Job", "Outcome", "train", "train_side_by_side"]
 
 
 class Diverged(RuntimeError):
@@ -36,23 +30,13 @@ class Diverged(RuntimeError):
 
 @dataclass
 class Outcome:
-    """How a call of `train` ended: `step` of `total_steps`, stopped by signal `stopped_by` or done (empty)."""
+    """How training ended: `step` of `total_steps`; stopped by signal `stopped_by`, diverged, or done (both empty)."""
 
     step: int
     total_steps: int
     stopped_by: str = ""
+    diverged: str = ""
     last_eval: dict = field(default_factory=dict)
-
-
-def _writers(cfg: RunConfig, workdir: Path, resume_step: int, config: dict) -> Writers:
-    if jax.process_index() != 0:
-        return Writers([])
-    writers = [JsonlWriter(workdir / METRICS_FILE, resume_step)]
-    if cfg.log.tensorboard:
-        writers.append(TensorboardWriter(workdir / "tensorboard", resume_step))
-    if cfg.log.wandb_project:
-        writers.append(WandbWriter(workdir, cfg.log.wandb_project, cfg.name, config))
-    return Writers(writers)
 
 
 def train(
@@ -64,146 +48,181 @@ def train(
     devices: those the mesh spans (default: all).
     Raises Diverged, and InputError for what a person can mend.
     """
+    [outcome] = train_side_by_side([Job(cfg, config, workdir)], data, stop=stop, stream_to=stream_to, devices=devices)
+    if outcome.diverged:
+        raise Diverged(outcome.diverged)
+    return outcome
+
+
+def train_side_by_side(jobs: list[Job], data, *, stop: StopRequest, stream_to=None, devices=None) -> list[Outcome]:
+    """The same for several runs that differ in numbers only, as one vectorised program: an outcome for each.
+
+    They go in step, each with its own folder, records and checkpoints. One that diverges is trained no more.
+    """
     with ExitStack() as closing:  # whatever goes wrong, the terminal, the files and the checkpoints are left in order
-        return _train(cfg, data, workdir, config, stop, stream_to, devices, closing)
+        return _train(jobs, data, stop, stream_to, devices, closing)
 
 
-def _train(cfg: RunConfig, data, workdir: Path, config: dict, stop, stream_to, devices, closing: ExitStack) -> Outcome:
+def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
+    """What a reader of the run wants to know of its program and machine."""
+    specs = trm.param_specs(cfg.model)
+    examples_per_epoch = info.groups * info.mean_examples_per_puzzle
+    return {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "total_steps": programs.total_steps,
+        "batch_size": cfg.train.batch_size,
+        "parameters": params.count(specs["weights"]),
+        "puzzle_table": params.count(specs["puzzle_emb"]),
+        "groups": info.groups,
+        "train_flops": cost.train_flops(cfg, programs.total_steps, examples_per_epoch),
+        "eval_flops": cost.eval_flops(cfg, num_puzzles),
+        "flops_per_step": cost.step_flops(cfg),
+        "device_kind": programs.mesh.devices.flat[0].device_kind,
+        "devices": programs.mesh.size,
+        "backend": jax.default_backend(),
+        "versions": {
+            "trm_jax": trm_jax.__version__,
+            "jax": jax.__version__,
+            "jaxlib": jax.lib.__version__,
+            "python": platform.python_version(),
+        },
+        "pack": len(programs.cfgs),
+    }
+
+
+def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) -> list[Outcome]:
     train_data, eval_data = data
     info = train_data.info
-    groups = (info.groups, info.mean_examples_per_puzzle)
-    total_steps = cfg.total_steps(*groups)
-    eval_every = cfg.eval_interval_steps(*groups, total_steps)
-    batch_size = cfg.train.batch_size
+    cfg = jobs[0].cfg  # in all but numbers and folders they are alike
 
-    # 1. Where everything lies.
-    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
-    rules = sharding.Rules()
-    sharding.check_batch(mesh, rules, batch_size, "train.batch_size")
-    batch_lies = sharding.batch_sharding(mesh, rules)
-    tx = optimizer(cfg, total_steps)
-    abstract, shardings = state_shardings(cfg, tx, mesh, rules)
+    # 1. The compiled functions, and where everything lies.
+    programs = Programs([job.cfg for job in jobs], data, devices)
+    total_steps = programs.total_steps
+    eval_every = cfg.eval_interval_steps(info.groups, info.mean_examples_per_puzzle, total_steps)
 
-    # 2. The compiled functions.
-    train_step = jax.jit(
-        make_train_step(cfg, tx, total_steps),
-        in_shardings=(shardings, batch_lies),
-        out_shardings=shardings,
-        donate_argnums=0,
-        compiler_options=compiler.options(),
-    )
-    evaluate = Evaluator(
-        cfg.model, eval_data, mesh=mesh, rules=rules, batch_size=cfg.eval.batch_size, max_examples=cfg.eval.max_examples
-    )
-
-    # 3. The state: the newest good checkpoint, or the beginning.
-    progress = Progress(cfg.name, total_steps, stream=stream_to)
+    # 2. The state: the newest good checkpoint, or the beginning.
+    title = cfg.name if len(jobs) == 1 else f"{len(jobs)} runs"
+    progress = Progress(title, total_steps, stream=stream_to)
     closing.callback(progress.close)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.checkpoint, say=progress.say)
-    closing.callback(checkpoints.close)
-    restored = checkpoints.restore_latest(with_shardings(abstract, shardings))
+    for warning in cfg.warnings(total_steps):
+        progress.say(f"note: {warning}")
+    lanes = []
+    for job in jobs:
+        lanes.append(Lane(job, progress.say))
+        closing.callback(lanes[-1].checkpoints.close)
+    restored = newest_common([lane.checkpoints for lane in lanes], programs.abstract)
     if restored:
-        start, state, meta = restored
+        start, states, metas = restored
+        state = programs.join(states)
         progress.say(f"going on from step {start} of {total_steps}")
     else:
-        start, meta = 0, {"elapsed_s": 0.0}
-        state = jax.jit(lambda: initial_state(cfg, tx), out_shardings=shardings)()
+        start, metas = 0, [{"elapsed_s": 0.0}] * len(lanes)
+        state = programs.first_state()
     progress.start(start)
-    writers = _writers(cfg, workdir, start, config)
-    closing.callback(writers.close)
-    evaluated = {r["step"]: r for r in read_jsonl(workdir / METRICS_FILE) if r["kind"] == "eval"}
+    for lane, meta in zip(lanes, metas, strict=True):
+        lane.begin(start, meta["elapsed_s"], _facts(lane.cfg, programs, info, programs.evaluate.total))
+        closing.callback(lane.close)
 
-    began = time.monotonic() - meta["elapsed_s"]
-    last = {"step": start, "time": time.monotonic()}
     pending = None  # (step, sums, first_bad_step) still on the device: fetched one logging step late
+
+    def alive():
+        return [lane for lane in lanes if not lane.diverged]
+
+    def show(lane, record):
+        progress.record(record, "" if len(lanes) == 1 else lane.workdir.name)
 
     def write_pending():
         nonlocal pending
         if pending is None:
             return
-        step, sums, bad = jax.device_get(pending)
+        step, *fetched = jax.device_get(pending)
         pending = None
-        if bad >= 0:
-            raise Diverged(
-                f"the loss or a gradient is not finite at step {bad}; the last good checkpoint in "
-                f"{workdir / CHECKPOINTS} is kept; lower optim.lr or raise the precision (model.dtype)"
-            )
-        now = time.monotonic()
-        rate = (step - last["step"]) / max(now - last["time"], 1e-9)
-        last.update(step=int(step), time=now)
-        record = log_record(int(step), sums, cfg)
-        record["clock"] = {"elapsed_s": now - began, "steps_per_s": rate, "examples_per_s": rate * batch_size}
-        writers.write(record)
-        progress.record(record)
+        for lane, (sums, bad) in zip(lanes, programs.lanes_of(tuple(fetched)), strict=True):
+            if lane.diverged:
+                continue
+            record = lane.log_training(int(step), sums, int(bad))
+            if record:
+                show(lane, record)
+            elif len(lanes) > 1:
+                progress.say(f"{lane.workdir.name}: {lane.diverged}")
 
     def take_sums(step):
         nonlocal state, pending
         write_pending()
         # first_bad_step is copied: the state it belongs to is donated to the next step.
         pending = (step, state.sums, state.first_bad_step + 0)
-        state = state.replace(sums=jax.device_put(zero_sums(), shardings.sums))
+        state = programs.without_sums(state)
 
     def save(step):
-        # What was logged up to here must not be lost with the process, nor a bad state replace a good one.
+        # A bad state must not replace a good one.
         write_pending()
-        if int(state.first_bad_step) >= 0:
+        if np.any(jax.device_get(state.first_bad_step) >= 0):
             take_sums(step)
             write_pending()
-        writers.sync()
-        scores = evaluated.get(step)
-        metrics = {"exact_accuracy": scores["exact_accuracy"]} if scores else None
-        checkpoints.save(step, state, {"elapsed_s": time.monotonic() - began}, metrics)
+        for lane, own in zip(lanes, programs.split(state), strict=True):
+            if not lane.diverged:
+                lane.save(step, own)
 
     def run_evaluation(step):
         write_pending()
-        scores = evaluate(evaluation_params(state), on_batch=lambda done, total: bool(stop))
-        if scores is None:
-            return
-        record = {"kind": "eval", "step": step, **scores, "eval_set": eval_data.digest}
-        record["clock"] = {"elapsed_s": time.monotonic() - began}
-        evaluated[step] = record
-        writers.write(record)
-        progress.record(record)
-        last.update(time=time.monotonic())
+        scores = programs.scores(state, on_batch=lambda done, total: bool(stop))
+        for lane, own in zip(lanes, scores or [], strict=bool(scores)):
+            if not lane.diverged:
+                show(lane, lane.log_evaluation(step, own, eval_data.digest))
+
+    def evaluated(step):
+        return all(step in lane.evaluated for lane in alive())
 
     def evaluation_due(step):
-        return step > 0 and (step % eval_every == 0 or step == total_steps) and step not in evaluated
+        return step > 0 and (step % eval_every == 0 or step == total_steps) and not evaluated(step)
 
-    # 4. The steps.
-    # Collectives of several CPU devices share one thread pool and can starve each other when steps are queued.
-    one_at_a_time = mesh.size > 1 and jax.default_backend() == "cpu"
+    # 3. The steps.
     step = start
-    batches = stream.batches(
-        train_data,
-        seed=cfg.seed,
-        batch_size=batch_size,
-        slots=sharding.local_slots(batch_lies, batch_size),
-        start_step=start,
-        stop_step=total_steps,
-        epochs_per_interval=None if cfg.train.steps or cfg.eval.every_steps else cfg.eval.every_epochs or None,
-    )
+    interval = cfg.eval.every_epochs or None
+    counted_in_steps = cfg.train.steps or cfg.train.examples or cfg.eval.every_steps
+    streams = {
+        seed: stream.batches(
+            train_data,
+            seed=seed,
+            batch_size=cfg.train.batch_size,
+            slots=programs.slots,
+            start_step=start,
+            stop_step=total_steps,
+            epochs_per_interval=None if counted_in_steps else interval,
+        )
+        for seed in dict.fromkeys(lane.cfg.seed for lane in lanes)
+    }
     if evaluation_due(start):  # a stop fell into this evaluation
         run_evaluation(start)
-        if start in evaluated:
+        if evaluated(start):
             save(start)
-    for batch in batches:
-        if stop:
+    for batches in zip(*streams.values(), strict=True):
+        if stop or not alive():
             break
-        state = train_step(state, sharding.put_batch(batch_lies, batch, batch_size))
+        by_seed = dict(zip(streams, batches, strict=True))
+        state = programs.train_step(state, step, [by_seed[lane.cfg.seed] for lane in lanes])
         step += 1
-        if one_at_a_time:
-            jax.block_until_ready(state.step)
         if step % cfg.log.every_steps == 0 or step == total_steps:
             take_sums(step)
         if evaluation_due(step):
             run_evaluation(step)
-        if step in evaluated or step % cfg.checkpoint.every_steps == 0 or step == total_steps:
+        if evaluated(step) or step % cfg.checkpoint.every_steps == 0 or step == total_steps:
             save(step)
         progress.step(step)
-    if stop:
+    if stop and alive():
         save(step)
     write_pending()
-    checkpoints.wait()
-    unfinished = step < total_steps or total_steps not in evaluated
-    last_eval = evaluated[max(evaluated)] if evaluated else {}
-    return Outcome(step, total_steps, stop.name if unfinished else "", last_eval)
+    for lane in lanes:
+        lane.checkpoints.wait()
+    unfinished = step < total_steps or not evaluated(total_steps)
+    return [
+        Outcome(
+            step,
+            total_steps,
+            stopped_by=stop.name if unfinished and not lane.diverged else "",
+            diverged=lane.diverged,
+            last_eval=lane.evaluated[max(lane.evaluated)] if lane.evaluated else {},
+        )
+        for lane in lanes
+    ]

@@ -63,11 +63,15 @@ class Progress:
         else:
             print(line, file=self._stream, flush=True)
 
-    def record(self, record: dict) -> None:
-        """Take note of a record for the bar's or line's numbers; evaluations get a line of their own."""
+    def record(self, record: dict, name: str = "") -> None:
+        """Take note of a record for the bar's or line's numbers; evaluations get a line of their own.
+
+        `name` tells runs apart that train side by side.
+        """
         if record["kind"] == "eval":
             self.say(
-                f"step {record['step']}: held-out exact accuracy {record['exact_accuracy']:.4f}, "
+                f"{name}{': ' if name else ''}step {record['step']}: "
+                f"held-out exact accuracy {record['exact_accuracy']:.4f}, "
                 f"token accuracy {record['accuracy']:.4f} on {record['count']} puzzles"
             )
         else:

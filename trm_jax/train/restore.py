@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,8 +11,8 @@ from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.train.checkpoint import Checkpoints, pick_step
 from trm_jax.train.config import RunConfig
-from trm_jax.train.loop import CHECKPOINTS
-from trm_jax.train.state import initial_state, optimizer, state_shardings, with_shardings
+from trm_jax.train.lane import CHECKPOINTS
+from trm_jax.train.state import initial_state, state_shardings, with_shardings
 
 
 def load_params(cfg: RunConfig, workdir: Path, which: str, mesh, *, live: bool = False) -> tuple[dict, int]:
@@ -24,8 +25,7 @@ def load_params(cfg: RunConfig, workdir: Path, which: str, mesh, *, live: bool =
     checkpoints = Checkpoints(workdir / CHECKPOINTS)
     try:
         step = pick_step(checkpoints, which)
-        tx = optimizer(cfg, total_steps=1)
-        abstract, shardings = state_shardings(cfg, tx, mesh, sharding.Rules())
+        abstract, shardings = state_shardings(cfg, mesh, sharding.Rules())
         full = with_shardings(abstract, shardings)
         try:
             state, _ = checkpoints.restore(step, {"params": full.params, "ema": full.ema})
@@ -48,11 +48,14 @@ def load_params(cfg: RunConfig, workdir: Path, which: str, mesh, *, live: bool =
 def save_imported(cfg: RunConfig, workdir: Path, params: dict) -> None:
     """Make `params` the state of a run at step 0, weights and average alike, with a fresh optimiser and carry."""
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    tx = optimizer(cfg, total_steps=1)
-    _, shardings = state_shardings(cfg, tx, mesh, sharding.Rules())
-    state = jax.jit(lambda: initial_state(cfg, tx), out_shardings=shardings)()
+    _, shardings = state_shardings(cfg, mesh, sharding.Rules())
+    state = jax.jit(partial(initial_state, cfg), out_shardings=shardings)(jax.random.key(cfg.seed))
     params = jax.device_put(params, shardings.params)
-    state = state.replace(params=params, ema=params["weights"] if cfg.optim.ema_decay else {})
+    state = state.replace(
+        params=params,
+        ema=params["weights"] if cfg.optim.ema_decay else {},
+        ema_also={name: params["weights"] for name in state.ema_also},
+    )
     checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.checkpoint)
     checkpoints.save(0, state, {"elapsed_s": 0.0})
     checkpoints.wait()

@@ -10,6 +10,7 @@ from typing import Protocol
 from trm_jax.errors import InputError
 
 METRICS_FILE = "metrics.jsonl"
+RUN_FILE = "run.json"
 
 
 class Writer(Protocol):

@@ -1,0 +1,116 @@
+"""One run's folder while it trains: its records, its checkpoints, its clock."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from trm_jax.train.checkpoint import Checkpoints
+from trm_jax.train.config import RunConfig
+from trm_jax.train.step import log_record
+from trm_jax.train.writers import (
+    METRICS_FILE,
+    RUN_FILE,
+    JsonlWriter,
+    TensorboardWriter,
+    WandbWriter,
+    Writers,
+    read_jsonl,
+)
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained: its settings, frozen and as the nested dict that writers keep, and its folder."""
+
+    cfg: RunConfig
+    config: dict
+    workdir: Path
+
+
+def peak_memory_bytes() -> int:
+    """The most memory in use so far: of the first accelerator, or of this process on a CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kilobytes elsewhere
+
+
+class Lane:
+    """A run among those that train side by side (often the only one)."""
+
+    def __init__(self, job: Job, say: Callable[[str], None]):
+        self.cfg, self.workdir, self._job = job.cfg, job.workdir, job
+        self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say)
+        self.evaluated: dict[int, dict] = {}
+        self.diverged = ""  # why it is trained no more
+        self._writers = Writers([])
+
+    def begin(self, step: int, elapsed_s: float, facts: dict) -> None:
+        """Go on at `step` after `elapsed_s` seconds of training; `facts` are kept in run.json."""
+        self._began = time.monotonic() - elapsed_s
+        self._last_step, self._last_time = step, time.monotonic()
+        if jax.process_index() == 0:
+            self._write_facts(facts)
+            self._writers = self._open_writers(step)
+        records = read_jsonl(self.workdir / METRICS_FILE)
+        self.evaluated = {r["step"]: r for r in records if r["kind"] == "eval" and r["step"] <= step}
+
+    def _write_facts(self, facts: dict) -> None:
+        replacement = self.workdir / f"{RUN_FILE}.tmp"
+        replacement.write_text(json.dumps(facts, indent=2) + "\n")
+        replacement.replace(self.workdir / RUN_FILE)
+
+    def _open_writers(self, resume_step: int) -> Writers:
+        log, writers = self.cfg.log, [JsonlWriter(self.workdir / METRICS_FILE, resume_step)]
+        if log.tensorboard:
+            writers.append(TensorboardWriter(self.workdir / "tensorboard", resume_step))
+        if log.wandb_project:
+            writers.append(WandbWriter(self.workdir, log.wandb_project, self.cfg.name, self._job.config))
+        return Writers(writers)
+
+    def _clock(self) -> dict:
+        return {"elapsed_s": time.monotonic() - self._began, "peak_memory_bytes": peak_memory_bytes()}
+
+    def log_training(self, step: int, sums: dict, first_bad_step: int) -> dict | None:
+        """Write the record of the sums since the one before; None, and no lane any more, when the run diverged."""
+        if first_bad_step >= 0:
+            self.diverged = (
+                f"the loss or a gradient is not finite at step {first_bad_step}; the last good checkpoint in "
+                f"{self.workdir / CHECKPOINTS} is kept; lower optim.lr or raise the precision (model.dtype)"
+            )
+            return None
+        now = time.monotonic()
+        rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        record = log_record(step, sums, self.cfg)
+        speed = {"steps_per_s": rate, "examples_per_s": rate * self.cfg.train.batch_size}
+        record["clock"] = self._clock() | speed
+        self._writers.write(record)
+        return record
+
+    def log_evaluation(self, step: int, scores: dict, eval_set: str) -> dict:
+        record = {"kind": "eval", "step": step, **scores, "eval_set": eval_set, "clock": self._clock()}
+        self.evaluated[step] = record
+        self._writers.write(record)
+        self._last_time = time.monotonic()  # the evaluation's time is not the next training line's
+        return record
+
+    def save(self, step: int, state) -> None:
+        self._writers.sync()  # what was logged up to here must not be lost with the process
+        scores = self.evaluated.get(step)
+        metrics = {"exact_accuracy": scores["exact_accuracy"]} if scores else None
+        self.checkpoints.save(step, state, {"elapsed_s": time.monotonic() - self._began}, metrics)
+
+    def close(self) -> None:
+        self._writers.close()
