@@ -17,6 +17,7 @@ LAYERS = (
     ("evals",),  # scores models, whoever trained them; the training loop calls it
     ("train",),
     ("configs",),
+    ("sweep",),
     ("cli",),
     ("__main__",),
     ("experiments",),

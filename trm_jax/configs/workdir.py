@@ -14,6 +14,8 @@ from trm_jax.configs.resolve import changed_since, flatten, override, to_json
 from trm_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
+LOG_FILE = "log.txt"  # what a run printed, where a sweep has started it
+_LOCK_FILE = ".lock"
 
 
 def _read(workdir: Path) -> dict:
@@ -50,7 +52,7 @@ def claim(workdir: Path, config: ConfigDict, *, write_last: bool = False):
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file; --workdir wants a folder")
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as lock:
+    with open(workdir / _LOCK_FILE, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,6 +78,18 @@ def claim(workdir: Path, config: ConfigDict, *, write_last: bool = False):
             if write_last:
                 write()
         except Exception:
-            if new and {entry.name for entry in workdir.iterdir()} == {".lock", CONFIG_FILE}:
+            if new and {entry.name for entry in workdir.iterdir()} - {LOG_FILE} == {_LOCK_FILE, CONFIG_FILE}:
                 (workdir / CONFIG_FILE).unlink()
             raise
+
+
+def taken(workdir: Path) -> bool:
+    """Whether a process is at work in `workdir`."""
+    if not (workdir / _LOCK_FILE).exists():
+        return False
+    with open(workdir / _LOCK_FILE, "r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,191 @@
+"""`trm sweep`: many experiments, to the end whatever happens on the way."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from trm_jax.cli.arguments import add_command, add_set, changes, local_path, positive
+
+DEFAULT_PACK = 8
+PROBE_TIMEOUT_S = 300.0
+
+
+def add_parser(subparsers) -> None:
+    parser = add_command(
+        subparsers,
+        "sweep",
+        "run many experiments to the end, whatever happens on the way",
+        "Train the experiments of groups, names or patterns, each in a folder of its own: ROOT/NAME, and with\n"
+        "--seeds ROOT/NAME-seedK. What is done is skipped, what was begun goes on, what dies is tried again, and the\n"
+        "others go on meanwhile. Stop it at any time (Ctrl-C, SIGTERM, even kill -9) and give the same command again.\n"
+        "ROOT/sweep.json says at any moment how things stand; ROOT/NAME/log.txt is what each run printed.\n"
+        "Exit codes: 0 all done, 1 a run failed, diverged or was refused, 2 bad input, 75 stopped and saved.",
+        "  trm sweep exp02a --dry-run              what it would run, in which order\n"
+        "  trm sweep exp02a exp02b --seeds 0-2\n"
+        "  trm sweep 'exp0*' --jobs 4              four runs side by side, each with its share of the devices\n"
+        "  trm sweep exp08 exp10 --pack            runs that differ in numbers only as one program\n"
+        "  trm sweep exp08 --local --root /tmp/try the same, shrunk to seconds, to see that it runs\n",
+        run,
+    )
+    parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to run (trm list shows the names)")
+    parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
+    parser.add_argument("--root", type=local_path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
+    parser.add_argument(
+        "--retries", type=not_negative, default=2, metavar="N", help="how often a run that died is tried again"
+    )
+    parser.add_argument(
+        "--pack",
+        type=positive,
+        nargs="?",
+        const=DEFAULT_PACK,
+        default=1,
+        metavar="N",
+        help=f"train runs that differ in numbers only as one program, up to N together (without N: {DEFAULT_PACK})",
+    )
+    add_set(parser)
+    parser.add_argument("--local", action="store_true", help="shrink every run to a debug run of seconds")
+    parser.add_argument("--dry-run", action="store_true", help="show the runs and their commands, and run nothing")
+
+
+def not_negative(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def run(args) -> int:
+    from trm_jax.configs import registry
+    from trm_jax.sweep import plan
+    from trm_jax.sweep.state import State, alone
+    from trm_jax.train.stopping import StopRequest
+
+    names = registry.select(args.words)
+    seeds = plan.parse_seeds(args.seeds) if args.seeds is not None else ()
+    runs = plan.plan(names, args.root, seeds=seeds, changes=changes(args), local=args.local)
+    for alias, name in plan.aliases(names):
+        print(f"{alias} is {name}, which is run once", file=sys.stderr)
+    if args.dry_run:
+        return _show_plan(args, runs)
+    with alone(args.root), StopRequest() as stop:
+        state = State(args.root, runs)
+        _train(args, runs, state, stop)
+    return _summarise(args, runs, state, stop)
+
+
+def _units(args, runs, state) -> list:
+    """Marks what is known of the runs before anything is started; what is left to do."""
+    from trm_jax.sweep import pack
+    from trm_jax.sweep.progress import done, look
+    from trm_jax.sweep.state import DONE, REFUSED, STOPPED, WAITING
+
+    for one in runs:
+        entry, progress = state.of(one), look(one)
+        entry.error, entry.exact_accuracy = one.problem, progress.exact_accuracy
+        if one.problem:
+            entry.state = REFUSED
+        elif done(one):
+            entry.state = DONE
+        else:
+            entry.state = STOPPED if progress.step else WAITING
+    return pack.units([one for one in runs if state.of(one).state in (STOPPED, WAITING)], args.pack)
+
+
+def _show_plan(args, runs) -> int:
+    from trm_jax.sweep import pack
+    from trm_jax.sweep.plan import shown
+    from trm_jax.sweep.state import State
+
+    state = State(args.root, runs)
+    units = _units(args, runs, state)
+    together = {one.label: unit for unit in units for one in unit.runs if len(unit.runs) > 1}
+    for number, one in enumerate(runs, 1):
+        entry = state.of(one)
+        print(f"{number} {one.label}: {entry.state}" + (f" ({entry.error})" if entry.error else ""))
+        print(f"  {shown(one.arguments)}")
+        if one.label in together:
+            print(f"  with others: {shown(pack.arguments(together[one.label], args.root))}")
+    print(f"next: {command(args)}")
+    return 0
+
+
+def _train(args, runs, state, stop) -> None:
+    from trm_jax.sweep.runner import Runner
+    from trm_jax.sweep.slots import slots
+    from trm_jax.sweep.table import Display, counts
+
+    platform, devices = accelerators(args.jobs)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
+    places = slots(args.jobs, platform=platform, devices=devices, cores=cores, environ=os.environ)
+    units = _units(args, runs, state)
+    display = Display(runs, state, sys.stderr)
+    try:
+        display.say(f"{counts(runs, state)}; {args.root}")
+        for one in runs:
+            if one.problem:
+                display.say(f"{one.label}: refused, {one.problem}")
+        launch = [sys.executable, "-m", "trm_jax.cli.child"]
+        runner = Runner(args.root, state, places, launch, retries=args.retries, stop=stop, say=display.say)
+        runner.run(units, display.refresh)
+    finally:
+        display.close()
+
+
+def accelerators(jobs: int) -> tuple[str, int]:
+    """(platform, GPUs that JAX sees or TPU chips) for `slots`; JAX is asked only when the answer matters."""
+    from trm_jax.cli.health.devices import nvidia_gpus, tpu_chips
+    from trm_jax.cli.health.probe import run_probe
+    from trm_jax.errors import InputError
+
+    chips = tpu_chips(Path("/"))
+    if jobs == 1 or not (chips or nvidia_gpus(Path("/"))):
+        return "cpu", 0
+    probe = run_probe(os.environ, PROBE_TIMEOUT_S)
+    if probe.failure:
+        raise InputError(f"JAX does not start: {probe.failure}; trm doctor says what to do about it")
+    platform = probe.devices[0].platform
+    return platform, chips if platform == "tpu" else len(probe.devices)
+
+
+def command(args) -> str:
+    """The command line that goes on with this sweep."""
+    from trm_jax.sweep.plan import shown
+
+    parts = ["sweep", *args.words]
+    for flag, value, default in (
+        ("--seeds", args.seeds, None),
+        ("--root", args.root, Path("runs")),
+        ("--jobs", args.jobs, 1),
+        ("--retries", args.retries, 2),
+        ("--pack", args.pack, 1),
+    ):
+        parts += [flag, str(value)] * (value != default)
+    settings = [text for group in args.set for text in group]
+    return shown([*parts, *["--set", *settings] * bool(settings), *["--local"] * args.local])
+
+
+def _summarise(args, runs, state, stop) -> int:
+    from rich.console import Console
+
+    from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
+    from trm_jax.configs.workdir import LOG_FILE
+    from trm_jax.sweep.progress import look
+    from trm_jax.sweep.state import BAD_ENDS, DONE
+    from trm_jax.sweep.table import counts, table
+
+    Console().print(table(runs, state, look, errors=True))
+    print(counts(runs, state))
+    states = {state.of(one).state for one in runs}
+    if stop and not states <= {DONE, *BAD_ENDS}:
+        print(f"next: {command(args)}   (goes on from there)")
+        return EXIT_STOPPED
+    bad = next((one for one in runs if state.of(one).state in BAD_ENDS), None)
+    if bad:
+        log = bad.folder / LOG_FILE
+        print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {command(args)}")
+        return EXIT_NO
+    print(f"next: trm report {' '.join(args.words)}")
+    return EXIT_DONE

@@ -1,0 +1,128 @@
+"""Which runs a sweep consists of, in which order, and which of them one process serves."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from trm_jax.configs import registry, resolve
+from trm_jax.errors import InputError
+
+BASELINE = "baseline"
+MOST_SEEDS = 1000  # more is a slip of the finger
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: experiment `name` with its settings, in the workdir `folder`.
+
+    `arguments`: the command behind `trm` that trains it or goes on with it. `problem`: why its settings cannot be
+    built, and then there are none (and no seed but one that was asked for); empty when they can.
+    """
+
+    name: str
+    seed: int | None
+    folder: Path
+    config: ConfigDict | None
+    arguments: tuple[str, ...]
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.folder.name
+
+
+@dataclass
+class Unit:
+    """Runs that one process serves, and how that has gone: `attempts` in all, `failures` that count as retries."""
+
+    runs: list[Run]
+    attempts: int = 0
+    failures: int = 0
+    not_before: float = 0.0  # on the clock time.monotonic()
+    blocked_since: float | None = field(default=None)  # another process has been working in a workdir since then
+
+    @property
+    def label(self) -> str:
+        """'exp08a', or 'exp08a and 3 more'."""
+        return self.runs[0].label + (f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else "")
+
+
+def shown(arguments: Sequence[str]) -> str:
+    """A command line that can be pasted into a shell."""
+    return shlex.join(["trm", *arguments])
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """'0,1,2' -> (0, 1, 2); '0-2' means the same. Each once. Raises InputError."""
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not (first.isascii() and first.isdigit() and (not dash or last.isascii() and last.isdigit())):
+            raise InputError(
+                f"--seeds {text!r}: write whole numbers or ranges, for example --seeds 0,1,2 or --seeds 0-2"
+            )
+        ends = int(first), int(last or first)
+        if ends[0] > ends[1]:
+            raise InputError(f"--seeds {text!r}: {part} is empty; write {ends[1]}-{ends[0]}")
+        if ends[1] - ends[0] + len(seeds) >= MOST_SEEDS:
+            raise InputError(f"--seeds {text!r} are more than {MOST_SEEDS}; give fewer")
+        seeds |= dict.fromkeys(range(ends[0], ends[1] + 1))
+    return tuple(seeds)
+
+
+def run_names(names: Sequence[str]) -> list[str]:
+    """The experiments to run for `names`: an alias stands for its base, each once, `baseline` first."""
+    known = list(registry.catalogue())
+    wanted = {registry.run_name(name) for name in names}
+    return sorted(wanted, key=lambda name: (name != BASELINE, known.index(name)))
+
+
+def plan(
+    names: Sequence[str],
+    root: Path,
+    *,
+    seeds: Sequence[int] = (),
+    changes: Mapping[str, str] | None = None,
+    local: bool = False,
+) -> list[Run]:
+    """The runs of the experiments `names` in order: every experiment once, then all with the next seed.
+
+    Without `seeds` each runs with its config's own. Raises InputError when no run can be built, or for `changes` that
+    no config has.
+    """
+    changes = dict(changes or {})
+    if seeds and "seed" in changes:
+        raise InputError("--seeds and --set seed=... contradict each other; give one of them")
+    runs = [_run(name, root, seed, changes, local) for seed in (seeds or (None,)) for name in run_names(names)]
+    if all(run.problem for run in runs):
+        raise InputError(runs[0].problem)
+    return runs
+
+
+def _run(name: str, root: Path, seed: int | None, changes: dict[str, str], local: bool) -> Run:
+    if seed is not None:
+        changes = {**changes, "seed": str(seed)}
+    folder = root / (name + "_local" * local + (f"-seed{seed}" if seed is not None else ""))
+    arguments = ["train", name, *["--local"] * local]
+    if changes:
+        arguments += ["--set", *(f"{key}={value}" for key, value in changes.items())]
+    arguments += ["--workdir", str(folder)]
+    try:
+        config = registry.get(name)
+        config = resolve.override(resolve.local(config) if local else config, changes)
+        resolve.freeze(config)
+    except InputError as error:
+        return Run(name, seed, folder, None, tuple(arguments), str(error))
+    return Run(name, config.seed, folder, config, tuple(arguments))
+
+
+def aliases(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(alias, the experiment that is run for it) of those `names` that are not run under their own."""
+    for name in names:
+        if registry.run_name(name) != name:
+            yield name, registry.run_name(name)
