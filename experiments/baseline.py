@@ -1,9 +1,9 @@
 """The users' baseline and the official single-GPU run."""
 
-from trm_jax.configs.registry import Experiment
+from trm_jax.configs.registry import BASELINE, Experiment
 
 EXPERIMENTS = [
-    Experiment("baseline", "Sudoku-Extreme with 1,000 puzzles, mlp_t TRM of 5.0M parameters, batch 6144, 8,138 steps"),
+    BASELINE,
     Experiment(
         "baseline_768",
         "the official single-GPU run: baseline with batch 768, 65,104 steps",

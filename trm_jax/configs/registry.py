@@ -1,6 +1,7 @@
 """Named experiments: each is a set of differences from another one, declared in a file under `experiments/`.
 
-A file holds EXPERIMENTS, a list of `Experiment`, or GROUPS, a list of `Group` with experiments of their own.
+A file holds EXPERIMENTS, a list of `Experiment`, or GROUPS, a list of `Group` with experiments of their own, or a
+function `groups_like(groups)` that makes groups after the model of those in the files before it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 import trm_jax
 from trm_jax.configs.defaults import defaults
-from trm_jax.configs.resolve import nearest, override
+from trm_jax.configs.resolve import flatten, nearest, override
 from trm_jax.errors import InputError
 
 
@@ -41,6 +42,11 @@ class Experiment:
         return self.base if not self.changes else ""
 
 
+BASELINE = Experiment(
+    "baseline", "Sudoku-Extreme with 1,000 puzzles, mlp_t TRM of 5.0M parameters, batch 6144, 8,138 steps"
+)
+
+
 @dataclass(frozen=True)
 class Group:
     """Experiments that answer one question together: a sweep over the settings `varied`."""
@@ -50,6 +56,37 @@ class Group:
     varied: tuple[str, ...]  # dotted settings; the first one is what a table is ordered by
     experiments: tuple[Experiment, ...]
     data: str = "Sudoku-Extreme, 1,000 puzzles, 1,000 augmentations"
+
+    @classmethod
+    def over(
+        cls,
+        name: str,
+        question: str,
+        varied: tuple[str, ...],
+        rows: Iterable[tuple[str, Sequence[Any], Sequence[float]]],
+        *,
+        expects: Sequence[str] = ("exact_accuracy",),
+        base: Experiment = BASELINE,
+        **kwargs,
+    ) -> Group:
+        """The group of rows (experiment, values of `varied`, values of `expects`), each laid over `base`.
+
+        A row with the values that `base` has (which lies over the defaults) becomes another name of it.
+        """
+        centre = {**flatten(defaults()), **base.changes}
+        members = []
+        for member, values, expected in rows:
+            settings = dict(zip(varied, values, strict=True))
+            members.append(
+                Experiment(
+                    member,
+                    ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in settings.items()),
+                    {key: value for key, value in settings.items() if value != centre[key]},
+                    base.name,
+                    dict(zip(expects, expected, strict=True)),
+                )
+            )
+        return cls(name, question, varied, tuple(members), **kwargs)
 
 
 def experiments_folder() -> Path:
@@ -68,16 +105,30 @@ def _load(file: Path):
     return module
 
 
+# The catalogue's order; the other files follow in the alphabet's.
+_FIRST = ("baseline", "exp*", "contrib*", "mini*")
+
+
+def _files() -> list[Path]:
+    def place(file: Path) -> tuple[int, str]:
+        return next(
+            (i for i, pattern in enumerate(_FIRST) if fnmatch.fnmatch(file.stem, pattern)), len(_FIRST)
+        ), file.stem
+
+    return sorted((f for f in experiments_folder().glob("*.py") if not f.stem.startswith("_")), key=place)
+
+
 @functools.cache
 def _declared() -> tuple[dict[str, Experiment], dict[str, Group]]:
     """(experiments, groups) of all files, each by name in the order of the files."""
     experiments: dict[str, Experiment] = {}
     groups: dict[str, Group] = {}
-    for file in sorted(experiments_folder().glob("*.py")):
-        if file.stem.startswith("_"):
-            continue
+    for file in _files():
         module = _load(file)
-        here = {group.name: group for group in getattr(module, "GROUPS", [])}
+        declared = [*getattr(module, "GROUPS", [])]
+        if hasattr(module, "groups_like"):
+            declared += module.groups_like(groups)
+        here = {group.name: group for group in declared}
         members = [*getattr(module, "EXPERIMENTS", []), *(e for group in here.values() for e in group.experiments)]
         for experiment in members:
             if experiment.name in experiments:
