@@ -74,6 +74,7 @@ class Runner:
         finally:  # a second Ctrl-C: nobody may train on without a sweep
             for child in self._running.values():
                 code = child.process.kill()
+                child.process.close()
                 for run in child.unit.runs:
                     self._state.of(run).exit_codes.append(code)
                     self._end(run, STOPPED, "killed with the sweep")
@@ -192,6 +193,10 @@ class Runner:
         self._say(": ".join([run.label, ", ".join(part for part in (state, score, error) if part)]))
 
 
+def _failure(code: int, words: str) -> tuple[str, str]:
+    return FAILED, f"{describe(code)}: {words}" if words else describe(code)
+
+
 def _outcome(run: Run, unit: Unit, code: int, words: str) -> tuple[str, str]:
     """(state, error line) of a run whose process has ended with `code` and `words`."""
     if len(unit.runs) > 1:
@@ -199,8 +204,10 @@ def _outcome(run: Run, unit: Unit, code: int, words: str) -> tuple[str, str]:
         if said or done(run):
             return said or (DONE, "")
         if end_of(code) not in (REFUSED, STOPPED):
-            return FAILED, f"{describe(code)}: {words}"
+            return _failure(code, words)
     state = end_of(code)
     if state in (DONE, STOPPED):
         return state, ""
-    return state, words if words and state != FAILED else f"{describe(code)}{words and ': '}{words}"
+    if state == FAILED:
+        return _failure(code, words)
+    return state, words or f"{describe(code)} without a word: its log could not be written"

@@ -1,0 +1,50 @@
+"""`trm` in processes of its own, and sweeps whose runs are lines for a shell."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Server
+from trm_jax.configs.defaults import defaults
+from trm_jax.sweep.plan import Run, Unit
+from trm_jax.sweep.runner import Runner
+from trm_jax.sweep.slots import Slot
+from trm_jax.sweep.state import Entry, State, read
+from trm_jax.train.stopping import StopRequest
+
+
+@pytest.fixture(scope="session")
+def trm(tmp_path_factory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("processes"), tmp_path_factory.mktemp("compilations"))
+    yield server
+    server.close()
+
+
+@dataclass
+class Shell:
+    """Runs lines for a shell as a sweep would run `trm`; $0 is what follows the launcher (the cores)."""
+
+    root: Path
+    lines: list[str] = field(default_factory=list)
+    stop: StopRequest = field(default_factory=StopRequest)
+
+    def runs(self, scripts: dict[str, str]) -> list[Run]:
+        return [Run(name, 0, self.root / name, defaults(), (script,)) for name, script in scripts.items()]
+
+    def sweep(self, scripts: dict[str, str], *, units=None, slots=1, refresh=lambda: None, **how) -> dict[str, Entry]:
+        """Run them to their end, in these units (default: each its own); the entries of sweep.json afterwards."""
+        self.root.mkdir(exist_ok=True)
+        runs = self.runs(scripts)
+        places = slots if isinstance(slots, list) else [Slot()] * slots
+        how = {"retries": 2, "pause_s": 0.05, "launch": ["sh", "-c", 'eval "$1"'], **how}
+        runner = Runner(self.root, State(self.root, runs), places, stop=self.stop, say=self.lines.append, **how)
+        by_name = {run.name: run for run in runs}
+        runner.run([Unit([by_name[name] for name in unit]) for unit in units or [[name] for name in scripts]], refresh)
+        return read(self.root)
+
+
+@pytest.fixture
+def shell(tmp_path) -> Shell:
+    return Shell(tmp_path / "root")

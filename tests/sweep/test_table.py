@@ -1,0 +1,96 @@
+"""What a person sees of a sweep."""
+
+import io
+import json
+import os
+import pty
+import re
+import threading
+
+import pytest
+
+from trm_jax.sweep.plan import Run
+from trm_jax.sweep.progress import Progress, look
+from trm_jax.sweep.state import DIVERGED, DONE, RUNNING, State
+from trm_jax.sweep.table import Display, counts
+
+
+@pytest.fixture
+def runs(tmp_path) -> list[Run]:
+    """The first is done, the second is half way after 50 s, the third has not begun."""
+    found = [Run(name, seed, tmp_path / name, None, ()) for seed, name in enumerate(("first", "second", "third"))]
+    for run, steps in zip(found, (100, 50), strict=False):
+        run.folder.mkdir()
+        (run.folder / "run.json").write_text(json.dumps({"total_steps": 100}))
+        train = {"kind": "train", "step": steps, "loss": 1.0, "clock": {"elapsed_s": float(steps)}}
+        score = {"kind": "eval", "step": steps, "exact_accuracy": steps / 1000, "clock": {"elapsed_s": float(steps)}}
+        (run.folder / "metrics.jsonl").write_text(f"{json.dumps(train)}\n{json.dumps(score)}\n")
+    return found
+
+
+@pytest.fixture
+def state(runs, tmp_path) -> State:
+    found = State(tmp_path, runs)
+    found.entries["first"].state, found.entries["second"].state = DONE, RUNNING
+    return found
+
+
+def test_progress_is_read_from_the_folder(runs):
+    assert [look(run) for run in runs] == [Progress(100, 100, 0.1, 0.0), Progress(50, 100, 0.05, 50.0), Progress()]
+
+
+def test_a_folder_that_cannot_be_read_has_no_progress(runs):
+    (runs[0].folder / "run.json").write_text("{")
+    (runs[1].folder / "metrics.jsonl").write_text("rubbish\n{}\n")
+    assert [look(run) for run in runs[:2]] == [Progress(), Progress()]
+
+
+def test_counts(runs, state):
+    assert counts(runs, state) == "1 of 3 done, 1 running, 1 waiting"
+    state.entries["third"].state = DIVERGED
+    assert counts(runs, state) == "1 of 3 done, 1 running, 1 diverged"
+
+
+def test_a_log_gets_lines(runs, state):
+    stream = io.StringIO()
+    display = Display(runs, state, stream, line_every_s=0.0)
+    display.say("second: started")
+    display.refresh()
+    display.close()
+    event, line = stream.getvalue().splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d second: started", event)
+    assert line[9:] == ("1 of 3 done, 1 running, 1 waiting; second step 50/100, exact accuracy 0.0500, left 0:50")
+
+
+def test_but_not_more_than_one_a_minute(runs, state):
+    stream = io.StringIO()
+    display = Display(runs, state, stream)
+    for _ in range(10):
+        display.refresh()
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_a_table(runs, state):
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read():
+        try:
+            while chunk := os.read(ours, 4096):
+                shown.extend(chunk)
+        except OSError:  # how Linux says that nobody holds the other end any more
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(theirs, "w") as stream:
+        display = Display(runs, state, stream)
+        state.entries["second"].state = DONE
+        display.say("second: done")
+        display.close()
+    reader.join()
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"second +1 +running +50/100 +0.0500 +0:50", text)
+    assert re.search(r"second +1 +done +50/100 +0.0500 +\r", text)
+    assert "1 of 3 done, 1 running, 1 waiting" in text and "2 of 3 done, 1 waiting" in text and "second: done" in text
