@@ -142,7 +142,7 @@ def test_a_stopped_sweep_goes_on_and_a_broken_run_does_not_keep_the_others(trm, 
     result = trm.run(*command(root, "demo", "--seeds", "0"))
     assert result.code == 0 and "started" not in result.err
     assert re.search(r"demo-seed0 +0 +done +300/300 +\d\.\d{4}", result.out)
-    assert result.out.splitlines()[-2:] == ["1 of 1 done", "next: trm report demo"]
+    assert result.out.splitlines()[-2:] == ["1 of 1 done", f"next: trm report demo --root {root}"]
     assert states(root)["sudoku4-seed0"] == ("refused", [2])
 
 

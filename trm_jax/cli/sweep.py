@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trm_jax.cli.arguments import add_command, add_set, changes, local_path, positive
 
+DEFAULT_ROOT = Path("runs")
 DEFAULT_PACK = 8
 PROBE_TIMEOUT_S = 300.0
 
@@ -32,7 +33,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to run (trm list shows the names)")
     parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
-    parser.add_argument("--root", type=local_path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--root", type=local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument(
         "--retries", type=not_negative, default=2, metavar="N", help="how often a run that died is tried again"
@@ -157,7 +158,7 @@ def command(args) -> str:
     parts = ["sweep", *args.words]
     for flag, value, default in (
         ("--seeds", args.seeds, None),
-        ("--root", args.root, Path("runs")),
+        ("--root", args.root, DEFAULT_ROOT),
         ("--jobs", args.jobs, 1),
         ("--retries", args.retries, 2),
         ("--pack", args.pack, 1),
@@ -172,6 +173,7 @@ def _summarise(args, runs, state, stop) -> int:
 
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
     from trm_jax.configs.workdir import LOG_FILE
+    from trm_jax.sweep.plan import shown
     from trm_jax.sweep.progress import look
     from trm_jax.sweep.state import BAD_ENDS, DONE
     from trm_jax.sweep.table import counts, table
@@ -187,5 +189,6 @@ def _summarise(args, runs, state, stop) -> int:
         log = bad.folder / LOG_FILE
         print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {command(args)}")
         return EXIT_NO
-    print(f"next: trm report {' '.join(args.words)}")
+    elsewhere = ["--root", str(args.root)] * (args.root != DEFAULT_ROOT)
+    print(f"next: {shown(['report', *args.words, *elsewhere])}")
     return EXIT_DONE
