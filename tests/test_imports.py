@@ -17,6 +17,8 @@ LAYERS = (
     ("evals",),  # scores models, whoever trained them; the training loop calls it
     ("train",),
     ("configs",),
+    ("planning",),
+    ("reports",),
     ("sweep",),
     ("cli",),
     ("__main__",),

@@ -41,8 +41,13 @@ def by_hand(params, data, rows: slice, steps: int) -> dict:
     """Scores by NumPy from `trm.step` in evaluation mode, all rows in one batch."""
     batch = {"inputs": data.inputs[rows], "labels": data.labels[rows], "puzzle_ids": data.puzzle_ids[rows]}
     carry = trm.initial_carry(CFG.model, len(batch["inputs"]))
-    for _ in range(steps):
+    exits = np.full(len(batch["inputs"]), steps)
+    early = np.zeros(len(exits), bool)  # the answer at the first q_halt > 0 is right
+    for step in range(1, steps + 1):
         carry, out = trm.step(params, CFG.model, carry, batch)
+        leaves = (exits == steps) & ((np.asarray(out.q_halt) > 0) | (step == steps))
+        early[leaves] = (np.asarray(out.logits).argmax(-1) == batch["labels"]).all(-1)[leaves]
+        exits[leaves] = step
     right = np.asarray(out.logits).argmax(-1) == batch["labels"]
     exact = right.all(-1)
     return {
@@ -51,6 +56,9 @@ def by_hand(params, data, rows: slice, steps: int) -> dict:
         "q_halt_accuracy": float(((np.asarray(out.q_halt) >= 0) == exact).mean()),
         "steps": steps,
         "count": len(right),
+        "early_exit_exact_accuracy": float(early.mean()),
+        "early_exit_steps": float(exits.mean()),
+        "halt_steps": np.bincount(exits, minlength=steps + 1)[1:].tolist(),
     }
 
 
@@ -76,8 +84,10 @@ def test_padding_rows_are_not_counted(params, evaluation, devices, batch_size):
     expected = by_hand(params, evaluation, slice(None), 3)
     assert scores.keys() == expected.keys()
     assert scores["count"] == 12 and scores["steps"] == 3
-    for name in ("exact_accuracy", "q_halt_accuracy"):
+    for name in ("exact_accuracy", "q_halt_accuracy", "early_exit_exact_accuracy", "early_exit_steps"):
         assert scores[name] * 12 == pytest.approx(expected[name] * 12, abs=1e-9)
+    assert scores["halt_steps"] == expected["halt_steps"]
+    assert len(set(expected["halt_steps"])) > 1  # some leave early
     assert scores["accuracy"] == pytest.approx(expected["accuracy"], rel=1e-6)  # means of sixteenths in float32
 
 

@@ -19,7 +19,7 @@ from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import freeze
 from trm_jax.models import TRMConfig, trm
 from trm_jax.models import torch_format as official
-from trm_jax.train.config import OptimConfig, RunConfig
+from trm_jax.train.config import RunConfig
 from trm_jax.train.state import initial_state, state_shardings, zero_sums
 from trm_jax.train.step import make_train_step
 
@@ -72,7 +72,9 @@ class Golden:
             dtype=theirs["forward_dtype"],
             **{name: theirs[name] for name in same_names},
         )
-        optim = OptimConfig(
+        base = freeze(defaults())
+        optim = dataclasses.replace(
+            base.optim,
             name="adam_atan2",
             lr=rates["lr"],
             warmup_steps=rates["warmup_steps"],
@@ -84,7 +86,6 @@ class Golden:
             table_weight_decay=rates["puzzle_weight_decay"],
             ema_decay=rates["ema_rate"],
         )
-        base = freeze(defaults())
         train = dataclasses.replace(base.train, batch_size=len(self.batch(1)["inputs"]), loss="stablemax")
         return dataclasses.replace(base, model=model, optim=optim, train=train)
 

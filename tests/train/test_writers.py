@@ -60,24 +60,26 @@ def test_every_logging_step_is_there_once_and_in_order(run):
 
 def test_what_a_training_record_says(run):
     for record in (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()):
-        assert set(record["clock"]) <= {"elapsed_s", "steps_per_s", "examples_per_s"}
+        assert set(record["clock"]) <= {"elapsed_s", "steps_per_s", "examples_per_s", "peak_memory_bytes"}
         assert all(value > 0 for value in record["clock"].values())
     for record in tiny.records(run, "train"):
         assert record["examples"] == 8 * record["step"]
         assert record["loss"] == pytest.approx(record["lm_loss"] + 0.5 * record["q_loss"], rel=1e-6)
-        scores = {"accuracy", "exact_accuracy", "q_halt_accuracy", "steps"}
+        scores = {"accuracy", "exact_accuracy", "q_halt_accuracy", "steps", "halt_steps"}
         assert scores <= record.keys() if record["halted"] else not scores & record.keys()
         assert all(math.isfinite(value) for value in record.values() if isinstance(value, float))
     # halt_max_steps is 3 and q says "go on" at first: rows end at step 3 of theirs, all together.
-    first = {record["step"]: record["halted"] for record in tiny.records(run, "train")}
-    assert first[2] == 0 and first[4] == 8
+    first = {record["step"]: record for record in tiny.records(run, "train")}
+    assert first[2]["halted"] == 0 and first[4]["halted"] == 8 and first[4]["halt_steps"] == [0, 0, 8]
 
 
 def test_what_an_evaluation_record_says(run):
     for record in tiny.records(run, "eval"):
         assert record.keys() == {
             "kind", "step", "exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "count", "eval_set",
+            "early_exit_exact_accuracy", "early_exit_steps", "halt_steps",
         }  # fmt: skip
+        assert sum(record["halt_steps"]) == 12
         assert record["count"] == 12 and record["steps"] == 3.0
         assert record["eval_set"] == tiny.data()[1].digest
         assert record["exact_accuracy"] in [solved / 12 for solved in range(13)]

@@ -110,6 +110,7 @@ class Checkpoints:
         One that was saved without metrics, because a stop cut its evaluation short, gives way to one with them.
         """
         if step in self._manager.all_steps():
+            self._manager.wait_until_finished()  # it may be the one under way, whose metrics are not written yet
             # The only checkpoint is not given up: a kill before its successor is durable would lose everything.
             if not metrics or self._manager.metrics(step) or len(self._manager.all_steps()) == 1:
                 return False

@@ -82,14 +82,15 @@ class Lane:
     def _clock(self) -> dict:
         return {"elapsed_s": time.monotonic() - self._began, "peak_memory_bytes": peak_memory_bytes()}
 
-    def log_training(self, step: int, sums: dict, first_bad_step: int) -> dict | None:
-        """Write the record of the sums since the one before; None, and no lane any more, when the run diverged."""
-        if first_bad_step >= 0:
-            self.diverged = (
-                f"the loss or a gradient is not finite at step {first_bad_step}; the last good checkpoint in "
-                f"{self.workdir / CHECKPOINTS} is kept; lower optim.lr or raise the precision (model.dtype)"
-            )
-            return None
+    def give_up(self, bad_step: int) -> None:
+        """From now on nothing is written or saved: the run diverged at `bad_step`."""
+        self.diverged = (
+            f"the loss or a gradient is not finite at step {bad_step}; the last good checkpoint in "
+            f"{self.workdir / CHECKPOINTS} is kept; lower optim.lr or raise the precision (model.dtype)"
+        )
+
+    def log_training(self, step: int, sums: dict) -> dict:
+        """Write the record of the sums since the one before."""
         now = time.monotonic()
         rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now

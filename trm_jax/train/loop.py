@@ -132,20 +132,23 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
     def show(lane, record):
         progress.record(record, "" if len(lanes) == 1 else lane.workdir.name)
 
+    def give_up(bad_steps):
+        for lane, bad in zip(lanes, np.ravel(bad_steps), strict=True):
+            if bad >= 0 and not lane.diverged:
+                lane.give_up(int(bad))
+                if len(lanes) > 1:
+                    progress.say(f"{lane.workdir.name}: {lane.diverged}")
+
     def write_pending():
         nonlocal pending
         if pending is None:
             return
-        step, *fetched = jax.device_get(pending)
+        step, sums, bad_steps = jax.device_get(pending)
         pending = None
-        for lane, (sums, bad) in zip(lanes, programs.lanes_of(tuple(fetched)), strict=True):
-            if lane.diverged:
-                continue
-            record = lane.log_training(int(step), sums, int(bad))
-            if record:
-                show(lane, record)
-            elif len(lanes) > 1:
-                progress.say(f"{lane.workdir.name}: {lane.diverged}")
+        give_up(bad_steps)
+        for lane, own in zip(lanes, programs.lanes_of(sums), strict=True):
+            if not lane.diverged:
+                show(lane, lane.log_training(int(step), own))
 
     def take_sums(step):
         nonlocal state, pending
@@ -155,11 +158,8 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
         state = programs.without_sums(state)
 
     def save(step):
-        # A bad state must not replace a good one.
         write_pending()
-        if np.any(jax.device_get(state.first_bad_step) >= 0):
-            take_sums(step)
-            write_pending()
+        give_up(jax.device_get(state.first_bad_step))  # a bad state must not replace a good one
         for lane, own in zip(lanes, programs.split(state), strict=True):
             if not lane.diverged:
                 lane.save(step, own)

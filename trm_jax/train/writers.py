@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -76,22 +78,36 @@ def _scalars(record: dict) -> dict[str, float]:
 
 
 class TensorboardWriter:
-    """Scalars as `train/loss`, `eval/exact_accuracy`, ... in the folder `tensorboard` of the workdir."""
+    """Scalars as `train/loss`, `eval/exact_accuracy`, ... in the folder `tensorboard` of the workdir.
+
+    tensorboardX gives the format; not its SummaryWriter, whose thread and exit hook report a full disk with tracebacks
+    of their own after the run's line.
+    """
 
     def __init__(self, folder: Path, resume_step: int = 0):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event = event_pb2.Event
+        # Named so that files sort by time, two of one second included.
+        self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"))
+        self._add(file_version="brain.Event:2")
+        if resume_step:  # what an earlier life wrote from here on is void
+            self._add(step=resume_step + 1, session_log={"status": 1})
+
+    def _add(self, **event) -> None:
+        self._file.write(self._event(wall_time=time.time(), **event).SerializeToString())
 
     def write(self, record: dict) -> None:
-        for name, value in _scalars(record).items():
-            self._writer.add_scalar(name, value, record["step"])
+        values = [{"tag": name, "simple_value": value} for name, value in _scalars(record).items()]
+        self._add(step=record["step"], summary={"value": values})
 
     def sync(self) -> None:
-        self._writer.flush()
+        self._file.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 class WandbWriter:

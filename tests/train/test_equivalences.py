@@ -1,0 +1,324 @@
+"""Ways to compute the same run: in parts, side by side with others, through a curriculum, with a scaled loss."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from trm_jax.configs.workdir import claim
+from trm_jax.errors import InputError
+from trm_jax.train.curriculum import stage_at, stages
+from trm_jax.train.loop import Job, train_side_by_side
+from trm_jax.train.state import MIN_LOSS_SCALE, initial_state
+from trm_jax.train.step import LOSS_SCALE_GROWS_AFTER, make_train_step
+from trm_jax.train.stopping import StopRequest
+
+# AdamATan2 moves a weight by about lr whatever its gradient, so where the gradient is of the size of rounding its
+# sign decides: a low learning rate keeps that small. Twelve steps of this warm-up move a weight by at most 8e-5.
+SLOWLY = {"optim.warmup_steps": 1000}
+MOVED = 8e-5
+
+
+def assert_near(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """States of runs whose float32 sums are taken in another order (6e-8 of the largest term, grown by 12 steps)."""
+    assert one.keys() == other.keys()
+    for name in one:
+        if one[name].dtype != np.float32:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+            continue
+        near = MOVED if name.startswith(("params/", "ema")) else 1e-3 * max(np.abs(one[name]).max(), 1e-6)
+        np.testing.assert_allclose(one[name], other[name], rtol=0, atol=near, err_msg=name)
+        if name.startswith("params/weights"):  # nearly all of them agree far better
+            assert np.median(np.abs(one[name] - other[name])) < 1e-7
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_four_parts_of_twelve_are_one_batch_of_48(tmp_path, devices):
+    changes = {**SLOWLY, "train.batch_size": 48, "train.steps": 6}
+    tiny.train_here(tmp_path / "whole", changes)
+    tiny.train_here(tmp_path / "parts", {**changes, "train.accumulation": 4}, devices=devices)
+    assert_near(tiny.state(tmp_path / "whole", 6), tiny.state(tmp_path / "parts", 6))
+    for one, other in zip(tiny.records(tmp_path / "whole"), tiny.records(tmp_path / "parts"), strict=True):
+        assert other == {k: pytest.approx(v, rel=1e-4, abs=1e-6) if isinstance(v, float) else v for k, v in one.items()}
+
+
+def test_a_run_may_go_on_in_smaller_parts(tmp_path):
+    """What a person does whose accelerator runs out of memory."""
+    tiny.train_here(tmp_path, SLOWLY, stop=tiny.StopAfter(tmp_path, 3))
+    lines = []
+    assert tiny.train_here(tmp_path, {**SLOWLY, "train.accumulation": 2}, lines=lines).step == 12
+    assert any(line.startswith("going on from step") for line in lines)
+
+
+def test_parts_that_the_devices_cannot_share(tmp_path):
+    with pytest.raises(InputError, match="train.batch_size / train.accumulation = 4 is not divisible by the 8 devices"):
+        tiny.train_here(tmp_path, {"train.accumulation": 2}, devices=8)
+
+
+PACK = [
+    SLOWLY,
+    {**SLOWLY, "seed": 7},
+    {**SLOWLY, "optim.lr": 2e-3, "optim.beta2": 0.9, "optim.weight_decay": 0.5},
+    {**SLOWLY, "optim.ema_decay": 0.5, "model.halt_exploration_prob": 0.9, "train.halt_exploration_end": 0.1},
+]
+
+
+def train_pack(root, pack: list[dict], stop=None, devices: int = 1):
+    jobs = [Job(tiny.config(c), tiny.page(c).to_dict(), root / str(k)) for k, c in enumerate(pack)]
+    for job, changes in zip(jobs, pack, strict=True):
+        with claim(job.workdir, tiny.page(changes)):
+            pass
+    stop = StopRequest() if stop is None else stop
+    return train_side_by_side(jobs, tiny.data(), stop=stop, devices=jax.devices()[:devices])
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("packed")
+    outcomes = train_pack(root, PACK)
+    assert all(outcome.step == 12 and not outcome.diverged for outcome in outcomes)
+    return root
+
+
+@pytest.mark.parametrize("lane", range(len(PACK)))
+def test_side_by_side_is_as_one_by_one(packed, tmp_path, lane):
+    """Numbers that are constants of one program are arguments of the other: 1 - beta2 is rounded to float32 there."""
+    tiny.train_here(tmp_path, PACK[lane])
+    assert_near(tiny.state(tmp_path, 12), tiny.state(packed / str(lane), 12))
+    alone, among = tiny.records(tmp_path), tiny.records(packed / str(lane))
+    for one, other in zip(alone, among, strict=True):
+        assert other == {k: pytest.approx(v, rel=1e-4, abs=1e-6) if isinstance(v, float) else v for k, v in one.items()}
+    assert tiny.steps(tmp_path) == tiny.steps(packed / str(lane))
+
+
+def test_the_lanes_of_a_pack_are_different_runs(packed):
+    ends = [tiny.state(packed / str(lane), 12)["params/weights/lm_head"].tobytes() for lane in range(len(PACK))]
+    assert len(set(ends)) >= 3  # averages and exploration alone need not move this early
+    averages = [tiny.state(packed / str(lane), 12)["ema/lm_head"].tobytes() for lane in range(len(PACK))]
+    assert len(set(averages)) == len(PACK)
+
+
+def test_a_stopped_pack_goes_on_exactly(packed, tmp_path):
+    outcomes = train_pack(tmp_path, PACK, stop=tiny.StopAfter(tmp_path / "2", 4))
+    assert {outcome.stopped_by for outcome in outcomes} == {"SIGTERM"} and outcomes[0].step < 12
+    # A kill may fall between the saves of two lanes: the newest step that all have counts.
+    for lane in (0, 3):
+        newest = tiny.steps(tmp_path / str(lane))[-1]
+        (tmp_path / str(lane) / "checkpoints" / str(newest)).rename(tmp_path / f"lost{lane}")
+    train_pack(tmp_path, PACK)
+    for lane in range(len(PACK)):
+        tiny.assert_same_state(tiny.state(packed / str(lane), 12), tiny.state(tmp_path / str(lane), 12))
+        assert tiny.records(packed / str(lane)) == tiny.records(tmp_path / str(lane))
+
+
+def test_one_that_diverges_leaves_the_others_alone(packed, tmp_path):
+    wild = {"optim.name": "adam_atan2", "optim.lr": 1e38, "optim.warmup_steps": 0}
+    outcomes = train_pack(tmp_path, [PACK[0], wild, PACK[1]])
+    assert "not finite at step" in outcomes[1].diverged and not outcomes[0].diverged and not outcomes[2].diverged
+    for lane, alone in ((0, 0), (2, 1)):
+        assert_near(tiny.state(packed / str(alone), 12), tiny.state(tmp_path / str(lane), 12))
+    assert all(np.isfinite(record["loss"]) for record in tiny.records(tmp_path / "1", "train"))
+
+
+def test_a_pack_over_two_devices(packed, tmp_path):
+    train_pack(tmp_path, PACK, devices=2)
+    for lane in range(len(PACK)):
+        assert_near(tiny.state(packed / str(lane), 12), tiny.state(tmp_path / str(lane), 12))
+
+
+CURRICULUM = {
+    **SLOWLY,
+    "model.L_cycles": 6,
+    "model.H_cycles": 3,
+    "train.steps": 40,
+    "train.curriculum_epochs": 16,
+}
+
+
+def test_the_catalogues_curriculum_has_five_stages():
+    """L = int(2 + 4p), H = int(1 + 2p), p = min(epoch / 10000, 1), looked at in every one of the 8,138 steps."""
+    cfg = tiny.config({**CURRICULUM, "train.curriculum_epochs": 10_000, "train.batch_size": 6144})
+    found = stages(cfg, 8138, 1000.0)
+    assert [stage[1:] for stage in found] == [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3)]
+    for step in range(8138):
+        # In whole numbers: epoch / 10000 = step * 6144 / 1000 / 10000.
+        done, whole = min(step * 6144, 10_000_000), 10_000_000
+        assert stage_at(found, step)[1:] == (2 + 4 * done // whole, 1 + 2 * done // whole)
+
+
+def test_the_carry_lives_through_a_curriculum_of_five_programs(tmp_path):
+    names = []
+
+    def note(event, _, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        assert tiny.train_here(tmp_path, {**CURRICULUM, "model.halt_max_steps": 7}).step == 40
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert names.count("jit(train_step)") == 5
+    # Rows begin together and q says "go on" at first: they end at step 7, 14, ... whatever stage begins in between.
+    halted = {record["step"]: record["halted"] for record in tiny.records(tmp_path, "train")}
+    assert [step for step in (2, 4, 6, 8, 10, 12, 14) if halted[step]] == [8, 14]
+
+
+def test_after_its_curriculum_a_run_is_the_fixed_models(tmp_path):
+    """From the checkpoint of a curriculum that is over, both go on to bitwise the same end."""
+    finished = {**CURRICULUM, "train.curriculum_epochs": 1, "train.steps": 12}
+    fixed = {**finished, "train.curriculum_epochs": 0}
+    assert [stage[0] for stage in stages(tiny.config(finished), 12, 16.0)] == [0, 1, 2]  # over before step 3
+    tiny.train_here(tmp_path / "grown", finished, stop=tiny.StopAfter(tmp_path / "grown", 3))
+    for name in ("one", "other"):
+        shutil.copytree(tmp_path / "grown" / "checkpoints", tmp_path / name / "checkpoints")
+        shutil.copy(tmp_path / "grown" / "metrics.jsonl", tmp_path / name / "metrics.jsonl")
+    tiny.train_here(tmp_path / "one", finished)
+    tiny.train_here(tmp_path / "other", fixed)
+    tiny.assert_same_end(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def stepped():
+    """(compiled step, state after three steps, the next batch) of a run whose loss is scaled."""
+    changes = {"model.dtype": "float16"}
+    cfg, source = tiny.config(changes), tiny.data()[0]
+    step = jax.jit(make_train_step(cfg, 12))
+    state = initial_state(cfg, jax.random.key(0))
+
+    def batch(number):
+        return source.batch(number, np.arange(8), seed=0, batch_size=8)
+
+    for number in range(3):
+        state = step(state, batch(number))
+    return step, state, batch(3)
+
+
+def test_an_overflow_is_survived(stepped):
+    """float16 ends at 65,504, so 2**40 is too much: no update, but the thinking goes on, and the scale halves."""
+    step, state, batch = stepped
+    scale = state.loss_scale.replace(scale=jnp.float32(2.0**40))
+    after = step(state.replace(loss_scale=scale), batch)
+    for name in ("params", "ema", "opt_state"):
+        tiny.assert_same_state(_flat(getattr(state, name)), _flat(getattr(after, name)))
+    assert after.loss_scale.scale == 2.0**39 and after.loss_scale.good_steps == 0
+    assert after.sums["skipped"] - state.sums["skipped"] == 1 and after.first_bad_step == -1
+    assert after.step == 4 and not np.array_equal(after.carry.z_H, state.carry.z_H)
+    for _ in range(40):  # down to where it fits again
+        after = step(after, batch)
+    assert after.first_bad_step == -1 and after.sums["skipped"] < 40
+    assert not np.array_equal(after.params["weights"]["lm_head"], state.params["weights"]["lm_head"])
+
+
+def test_the_scale_grows_after_a_time_without_overflow(stepped):
+    step, state, batch = stepped
+    nearly = state.loss_scale.replace(good_steps=jnp.int32(LOSS_SCALE_GROWS_AFTER - 1))
+    after = step(state.replace(loss_scale=nearly), batch)
+    assert after.loss_scale.scale == 2 * state.loss_scale.scale and after.loss_scale.good_steps == 0
+
+
+def test_gradients_that_no_scale_mends_are_a_divergence(stepped):
+    step, state, batch = stepped
+    weights = {**state.params["weights"], "lm_head": state.params["weights"]["lm_head"].at[0, 0].set(np.nan)}
+    smallest = state.loss_scale.replace(scale=jnp.float32(MIN_LOSS_SCALE))
+    after = step(state.replace(params={**state.params, "weights": weights}, loss_scale=smallest), batch)
+    assert after.first_bad_step == 4
+
+
+def test_a_scaled_loss_changes_nothing_in_float32(tmp_path):
+    """Powers of two cost no digit as long as nothing overflows or vanishes."""
+    tiny.train_here(tmp_path / "plain", SLOWLY)
+    tiny.train_here(tmp_path / "scaled", {**SLOWLY, "optim.loss_scaling": "dynamic"})
+    plain, scaled = tiny.state(tmp_path / "plain", 12), tiny.state(tmp_path / "scaled", 12)
+    assert_near(plain, {name: scaled[name] for name in plain})
+    assert scaled["loss_scale/scale"] == 2.0**15 and scaled["loss_scale/good_steps"] == 12
+
+
+def test_float16_trains_with_a_scaled_loss(tmp_path):
+    assert tiny.config({"model.dtype": "float16"}).scales_loss and not tiny.config().scales_loss
+    tiny.train_here(tmp_path, {"model.dtype": "float16", "optim.warmup_steps": 0, "optim.lr": 3e-3})
+    records = tiny.records(tmp_path, "train")
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert all({"loss_scale", "skipped"} <= record.keys() for record in records)
+
+
+def test_several_averages_in_one_run(tmp_path):
+    """Averaging does not touch the training, so each is what a run of its own would have; "0" is the live weights."""
+    tiny.train_here(tmp_path / "many", {"optim.ema_also": "0,0.5,0.99"})
+    tiny.train_here(tmp_path / "half", {"optim.ema_decay": 0.5})
+    many, half = tiny.state(tmp_path / "many", 12), tiny.state(tmp_path / "half", 12)
+    assert {name.split("/")[1] for name in many if name.startswith("ema_also/")} == {
+        "0",
+        "0.5",
+    }  # 0.99 is the run's own
+    for name in half:
+        if name.startswith("ema/"):
+            # Another program: the compiler may fuse other sums.
+            np.testing.assert_allclose(many[name.replace("ema/", "ema_also/0.5/")], half[name], rtol=0, atol=1e-6)
+            live = many[name.replace("ema/", "params/weights/")]
+            np.testing.assert_array_equal(many[name.replace("ema/", "ema_also/0/")], live)
+    for record, own in zip(
+        tiny.records(tmp_path / "many", "eval"), tiny.records(tmp_path / "half", "eval"), strict=True
+    ):
+        assert record["exact_accuracy_ema_0.5"] == own["exact_accuracy"]
+        assert "exact_accuracy_live" in record and "exact_accuracy_ema_0.99" not in record
+
+
+def test_exploration_is_annealed():
+    """q always says "halt": at the beginning, with certain exploration, none may before step 2; at the end all do."""
+    cfg = tiny.config({"model.halt_exploration_prob": 1.0, "train.halt_exploration_end": 0.0})
+    source = tiny.data()[0]
+    step = jax.jit(make_train_step(cfg, 1000))
+    state = initial_state(cfg, jax.random.key(0))
+    head = {"kernel": jnp.zeros((32, 2)), "bias": jnp.full((2,), 5.0)}
+    weights = {**state.params["weights"], "q_head": head}
+    state = state.replace(params={**state.params, "weights": weights})
+    halted = {}
+    for done in (0, 500, 999):
+        after = [
+            step(state.replace(step=jnp.int32(done), key=jnp.array([0, k], jnp.uint32)),
+                 source.batch(0, np.arange(8), seed=0, batch_size=8)).carry.halted.mean()
+            for k in range(25)
+        ]  # fmt: skip
+        halted[done] = float(np.mean(after))
+    assert halted[0] == 0.0 and halted[999] > 0.98
+    assert 0.4 < halted[500] < 0.6  # 200 draws of probability 1/2: three deviations are 0.11
+
+
+def test_a_budget_in_examples_and_a_warm_up_as_a_share():
+    cfg = tiny.config({"train.steps": 0, "train.examples": 1000, "optim.warmup_share": 0.25})
+    assert cfg.total_steps(16, 1.0) == 125 and cfg.optim.warmup(125) == 31
+    assert cfg.warnings(125) == []
+    (line,) = tiny.config({"optim.warmup_steps": 90}).warnings(125)
+    assert line.startswith("72% of the 125 steps lie inside the warm-up of 90")
+
+
+@pytest.mark.parametrize(
+    "setting, value, line",
+    [
+        ("train.accumulation", 3, "train.batch_size 8 does not divide into train.accumulation=3 equal parts"),
+        ("train.curriculum_L_start", 7, None),
+        ("optim.ema_also", "0.9;0.99", "optim.ema_also is '0.9;0.99'; write decays"),
+        ("optim.ema_also", "1.5", "optim.ema_also holds 1.5"),
+        ("train.halt_exploration_end", 2.0, "train.halt_exploration_end is 2.0; it must be in"),
+        ("optim.warmup_share", -0.1, "optim.warmup_share is -0.1; it must be in"),
+        ("optim.loss_scaling", "static", "optim.loss_scaling is 'static'; choose one of auto, none, dynamic"),
+        ("train.examples", -1, "train.examples is -1; it must not be negative"),
+    ],
+)
+def test_settings_that_make_no_sense(setting, value, line):
+    if line is None:  # only where there is a curriculum
+        tiny.config({setting: value})
+        line = "train.curriculum_L_start 7 is more than model.L_cycles 2, where it ends"
+        with pytest.raises(InputError, match=line):
+            tiny.config({setting: value, "train.curriculum_epochs": 4})
+        return
+    with pytest.raises(InputError, match=line):
+        tiny.config({setting: value})
+
+
+def _flat(tree) -> dict:
+    return {tiny.path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
