@@ -70,6 +70,16 @@ def test_but_not_more_than_one_a_minute(runs, state):
     assert stream.getvalue() == ""
 
 
+def test_a_stream_that_takes_no_more_does_not_end_the_sweep(runs, state):
+    with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as stream:
+        with pytest.raises(OSError, match="No space left"):
+            stream.write("a line")
+        display = Display(runs, state, stream, line_every_s=0.0)
+        display.say("second: started")
+        display.refresh()
+        display.close()
+
+
 def test_a_terminal_gets_a_table(runs, state):
     ours, theirs = pty.openpty()
     shown = bytearray()

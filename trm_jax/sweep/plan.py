@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -44,7 +44,7 @@ class Unit:
     attempts: int = 0
     failures: int = 0
     not_before: float = 0.0  # on the clock time.monotonic()
-    blocked_since: float | None = field(default=None)  # another process has been working in a workdir since then
+    blocked_since: float | None = None  # another process has been working in a workdir since then
 
     @property
     def label(self) -> str:

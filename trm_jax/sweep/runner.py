@@ -72,8 +72,8 @@ class Runner:
                 refresh()
                 time.sleep(POLL_S)
         finally:  # a second Ctrl-C: nobody may train on without a sweep
-            for child in self._running.values():
-                code = child.process.kill()
+            codes = [child.process.kill() for child in self._running.values()]
+            for child, code in zip(self._running.values(), codes, strict=True):
                 child.process.close()
                 for run in child.unit.runs:
                     self._state.of(run).exit_codes.append(code)

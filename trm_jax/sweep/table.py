@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from rich import box
@@ -25,7 +26,11 @@ ROOM_FOR_OTHERS = 8  # lines of a terminal that the table leaves free
 
 
 class Display:
-    """Shows the runs of a sweep on `stream`: a table that is kept up to date on a terminal, else lines."""
+    """Shows the runs of a sweep on `stream`: a table that is kept up to date on a terminal, else lines.
+
+    A stream that takes no more (its reader has left, its disk is full) is no reason to end a sweep: what cannot be
+    shown is dropped.
+    """
 
     def __init__(self, runs: Sequence[Run], state: State, stream, *, line_every_s: float = 60.0):
         self._runs, self._state, self._stream = runs, state, stream
@@ -41,34 +46,34 @@ class Display:
 
     def say(self, line: str) -> None:
         """A line of its own, above the table."""
-        if self._live:
-            self._live.console.print(Text(line), soft_wrap=True)
-            self._show()
-        else:
-            print(f"{datetime.now():%H:%M:%S} {line}", file=self._stream, flush=True)
+        with suppress(OSError):
+            if self._live:
+                self._live.console.print(Text(line), soft_wrap=True)
+                self._live.update(self._picture(), refresh=True)
+            else:
+                print(f"{datetime.now():%H:%M:%S} {line}", file=self._stream, flush=True)
 
     def refresh(self) -> None:
         """Look at the runs again if it is time; cheap otherwise."""
         if time.monotonic() - self._last < self._every_s:
             return
         if self._live:
-            self._show()
+            with suppress(OSError):
+                self._live.update(self._picture(), refresh=True)
         else:
             self.say(self._line())
         self._last = time.monotonic()
 
     def close(self) -> None:
         if self._live:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
     def _look(self, run: Run) -> Progress:
         state = self._state.of(run).state
         if state == RUNNING or state != self._seen[run.label][0]:
             self._seen[run.label] = state, look(run)
         return self._seen[run.label][1]
-
-    def _show(self) -> None:
-        self._live.update(self._picture(), refresh=True)
 
     def _picture(self) -> Group:
         room = max(self._console.height - ROOM_FOR_OTHERS, 3)
