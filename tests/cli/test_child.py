@@ -22,15 +22,14 @@ def fails(error):
         raise error
     return run
 
-good = main.main
-ends = {}
+core, good, ends = sys.argv[1], main.main, {}
 for name, run in {
     "crash": fails(ValueError("a fault of the program")),
     "full": fails(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
     "good": good,
 }.items():
     main.main = run
-    ends[name] = child.main([sys.argv[1], "list", "demo"])
+    ends[name] = child.main([core, "list", "demo"])
 print(json.dumps([ends, sorted(os.sched_getaffinity(0))]))
 """
 
