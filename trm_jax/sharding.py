@@ -28,23 +28,30 @@ class Rules:
     vocab: MeshAxes = None
 
 
+def mesh_sizes(data: int, fsdp: int, tensor: int, num_devices: int) -> tuple[int, int, int]:
+    """Sizes of the mesh over so many devices; one may be -1 for "what is left". Raises InputError when none fit."""
+    asked = dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+        raise InputError(f"mesh {asked}: sizes are positive, at most one is -1")
+    known = math.prod(s for s in sizes if s != -1)
+    if -1 in sizes and num_devices % known == 0:
+        sizes[sizes.index(-1)] = num_devices // known
+    if math.prod(sizes) != num_devices:
+        raise InputError(
+            f"mesh {asked} does not fit {num_devices} devices; "
+            f"set mesh.data, mesh.fsdp and mesh.tensor so that their product is {num_devices}"
+        )
+    return tuple(sizes)
+
+
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """Mesh (data, fsdp, tensor) over all devices; one size may be -1 for "what is left"."""
     devices = jax.devices() if devices is None else devices
-    sizes = [data, fsdp, tensor]
-    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
-        raise InputError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))}: sizes are positive, at most one is -1")
-    known = math.prod(s for s in sizes if s != -1)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
-        raise InputError(
-            f"mesh {dict(zip(MESH_AXES, [data, fsdp, tensor], strict=True))} does not fit {len(devices)} devices; "
-            f"set mesh.data, mesh.fsdp and mesh.tensor so that their product is {len(devices)}"
-        )
+    sizes = mesh_sizes(data, fsdp, tensor, len(devices))
     # Auto axes: XLA propagates shardings. make_mesh may permute devices, which is why no code here derives
     # the rows of a process from its index.
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def _axis_size(mesh: Mesh, axes: MeshAxes) -> int:
