@@ -164,6 +164,7 @@ def _print_table(plans: dict[str, Plan], seeds: int) -> None:
 def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> list[str]:
     from trm_jax.configs import registry
     from trm_jax.planning import groups
+    from trm_jax.sweep.plan import BASELINE
 
     said: dict[str, list[str]] = {}
     for name, plan in plans.items():
@@ -174,10 +175,10 @@ def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> list
         members = [experiment.name for experiment in group.experiments]
         if set(members) <= set(names):
             notes.append(groups.unequal_compute(group.name, [plans[registry.run_name(name)] for name in members]))
-    expected = [plans[registry.run_name(name)] for name in names if registry.catalogue()[name].expects]
     notes.append(groups.costly_evaluations(list(plans.values())))
-    if device.name == GUIDE_DEVICE and expected:
-        notes.append(groups.guide_hours(expected))
+    guides = [name for name in names if name == BASELINE or registry.catalogue()[name].expects]
+    if device.name == GUIDE_DEVICE and guides:
+        notes.append(groups.guide_hours([plans[registry.run_name(name)] for name in guides]))
     return [note for note in notes if note]
 
 

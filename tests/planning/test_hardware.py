@@ -1,0 +1,82 @@
+"""The table of devices, and the names of TPU slices."""
+
+import pytest
+
+from trm_jax.errors import InputError
+from trm_jax.planning import hardware
+
+
+@pytest.mark.parametrize("name", [*hardware.GPUS, "v4-64", "v5p-8", "v5e-16", "v6e-1"])
+def test_every_device_says_where_its_figures_come_from(name):
+    device = hardware.find(name)
+    assert device.name == name and device.title
+    assert min(device.memory_gb, device.peak_tflops, device.bandwidth_tb_s, device.chips, device.hosts) > 0
+    assert device.source and device.date == "2025-12-09"
+    assert device.dollars_per_hour is None or device.dollars_per_hour > 0
+    assert device.price_source and device.price_date == "2025-12-09"
+
+
+def test_some_rows_of_the_table():
+    h100 = hardware.find("h100")
+    assert (h100.memory_gb, h100.dollars_per_hour, h100.peak_tflops, h100.bandwidth_tb_s) == (80, 3.89, 989, 3.35)
+    pair = hardware.find("2xa100")
+    assert (pair.chips, pair.memory_gb, pair.dollars_per_hour, pair.peak_tflops) == (2, 40, 3.58, 312)
+    assert hardware.find("h200").dollars_per_hour is None
+    assert "790 TFLOP/s" in hardware.find("h200").measured
+    assert hardware.find("5090").price_source != hardware.find("4090").price_source
+
+
+@pytest.mark.parametrize(
+    "name, chips, hosts",
+    [
+        ("v4-8", 4, 1),
+        ("v4-64", 32, 8),
+        ("v4-128", 64, 16),
+        ("v5p-8", 4, 1),
+        ("v5p-128", 64, 16),
+        ("v5e-1", 1, 1),
+        ("v5e-8", 8, 1),
+        ("v5e-16", 16, 4),
+        ("v6e-256", 256, 64),
+    ],
+)
+def test_slices_count_cores_or_chips_by_their_generation(name, chips, hosts):
+    device = hardware.find(name)
+    assert (device.chips, device.hosts) == (chips, hosts)
+    assert device.dollars_per_hour is None
+
+
+def test_a_chip_of_a_slice():
+    chip = hardware.find("v4-64")
+    assert (chip.memory_gb, chip.peak_tflops, chip.bandwidth_tb_s) == (32, 275, 1.2)
+    assert hardware.find("v6e-4").peak_tflops == 918
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("h2000", "Did you mean h200"),
+        ("v4", "slices of v4, v5p, v5e, v6e such as v4-64"),
+        ("v4-", "no device 'v4-'"),
+        ("v7x-8", "no device 'v7x-8'"),
+        ("v4-²", "no device 'v4-²'"),
+        ("", "no device ''"),
+        ("v4-32-2", "no device 'v4-32-2'"),
+        ("v4-63", "there is no slice v4-63: v4 comes in 8, 16, 24, ... 8192 cores, two a chip"),
+        ("v4-0", "there is no slice v4-0"),
+        ("v5e-3", "v5e comes in 1, 4, 8, ... 256 chips"),
+        ("v5e-99999999999999999999", "there is no slice"),
+    ],
+)
+def test_a_device_that_is_not_there(name, words):
+    with pytest.raises(InputError) as error:
+        hardware.find(name)
+    assert words in str(error.value)
+
+
+def test_every_figure_can_be_replaced():
+    table = hardware.find("h100")
+    assert hardware.override(table) == table
+    given = hardware.override(table, dollars_per_hour=2.0, peak_tflops=400, bandwidth_tb_s=3, memory_gb=94)
+    assert (given.dollars_per_hour, given.peak_tflops, given.bandwidth_tb_s, given.memory_gb) == (2.0, 400, 3, 94)
+    assert given.title == table.title
