@@ -78,6 +78,13 @@ def test_build_from_a_csv_source_into_arrays(trm, puzzles, tmp_path):
     assert json.loads((out / "train" / "dataset.json").read_text())["total_groups"] == 10
 
 
+def test_stored_variants_are_asked_for_by_their_number_alone(trm, tmp_path):
+    """As the users' guide writes it: --output-dir --subsample-size --num-aug."""
+    out = tmp_path / "data"
+    assert trm(f"build --output-dir {out} --size 4 --extra-clues 2 --subsample-size 6 --test 3 --num-aug 3")[0] == 0
+    assert json.loads((out / "train" / "dataset.json").read_text())["total_puzzles"] == 6 * 4
+
+
 def test_stats_of_the_generator(trm):
     code, out, _ = trm("stats --generated --size 4 --extra-clues 2 --subsample-size 20 --test 10")
     assert code == 0 and "train: 20 puzzles of 4x4" in out
@@ -100,8 +107,9 @@ def test_verify_finds_a_test_puzzle_among_the_training_puzzles(trm, puzzles):
         ("show {puzzles} --row 99", "puzzles 1..30"),
         ("export {puzzles}/train.csv --format csv --output-dir {tmp}/x", "holds no train and test split"),
         ("build --output-dir {tmp}/x --size 5", "choose 4, 6 or 9"),
-        ("build --output-dir {tmp}/x --num-aug 5", "arrays only"),
+        ("build --output-dir {tmp}/x --num-aug 5 --format csv", "arrays only"),
         ("build --output-dir {tmp}/x --num-aug -5 --format arrays", "--num-aug is -5"),
+        ("build --output-dir {tmp}/x --num-aug -5", "--num-aug is -5"),
         ("build --output-dir {tmp}/x --size 4 --subsample-size 100", "found only 36"),
         ("build --output-dir {tmp}/x --source csv --path {puzzles} --size 6 --subsample-size 31", "holds 30 puzzles"),
     ],

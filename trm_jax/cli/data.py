@@ -28,12 +28,12 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku build --output-dir puzzles\n"
         "  trm data sudoku build --output-dir small --size 6 --subsample-size 2000 --test 500\n"
         "  trm data sudoku build --output-dir hard --min-rating 20 --subsample-size 200 --test 100\n"
-        "  trm data sudoku build --output-dir arrays --format arrays --num-aug 9\n",
+        "  trm data sudoku build --output-dir arrays --num-aug 9\n",
         _build,
     )
     build.add_argument("--output-dir", type=local_path, required=True, help="folder to write to")
     _add_source(build)
-    build.add_argument("--format", choices=("csv", "arrays"), default="csv", help="what to write (csv)")
+    build.add_argument("--format", choices=("csv", "arrays"), help="what to write (csv; with --num-aug, arrays)")
     build.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
     build.add_argument("--force", action="store_true", help="replace files that exist")
 
@@ -168,6 +168,7 @@ def _write(args, train, test) -> None:
 def _build(args) -> int:
     from trm_jax.data import sudoku, sudoku_files
 
+    args.format = args.format or ("arrays" if args.num_aug else "csv")
     for path in sudoku_files.targets(args.output_dir, args.format):
         check_free(path, args.force)
     _check_variants(args)
