@@ -218,3 +218,14 @@ def test_missing_torch_names_the_command(tmp_path, monkeypatch):
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises(InputError, match=r"pip install 'trm_jax\[torch\]'"):
         torch_files.read(tmp_path / "model.pt")
+
+
+def test_numbers_that_would_lose_digits_are_refused_and_narrower_ones_kept():
+    cfg = TRMConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, puzzle_emb_ndim=16, puzzle_emb_len=1)
+    given = torch_format.export_state_dict(trm.init(jax.random.key(0), cfg), cfg)
+    name = next(n for n in given if n.endswith("lm_head.weight"))
+    with pytest.raises(InputError, match="lm_head.weight is float64, of which float32 would lose digits"):
+        torch_format.import_state_dict({**given, name: given[name].astype(np.float64)}, cfg)
+    narrow = {**given, name: given[name].astype(ml_dtypes.bfloat16)}
+    back = torch_format.export_state_dict(torch_format.import_state_dict(narrow, cfg), cfg)
+    np.testing.assert_array_equal(back[name], narrow[name].astype(np.float32))

@@ -28,7 +28,6 @@ from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
 
 SOURCES = ("generated", "csv", "hub", "arrays")
-SudokuTrain = PoolTrain
 _TRAIN_DRAW, _TEST_DRAW = 11, 12  # streams of random numbers
 
 Progress = Callable[[int, int], None]
@@ -100,14 +99,14 @@ def evaluation(boards: Boards) -> SudokuEval:
                       content.hexdigest())  # fmt: skip
 
 
-def training(boards: Boards, augmentations: int, seed: int) -> SudokuTrain:
+def training(boards: Boards, augmentations: int, seed: int) -> PoolTrain:
     """Boards as training data, augmented on the fly."""
     if augmentations < 0:
         raise InputError(f"augmentations is {augmentations}: give 0 or more")
     return PoolTrain(info_of(boards), AugmentedPool(boards, augmentations, seed))
 
 
-def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[SudokuTrain, SudokuEval]:
+def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[PoolTrain, SudokuEval]:
     """Training and evaluation data, proven and disjoint up to symmetry. Raises `InputError`."""
     if cfg.source == "arrays":
         return _load_arrays(cfg, progress)
@@ -155,7 +154,7 @@ def _read(path: Path, cfg: SudokuConfig, split: str, progress: Progress | None) 
     return boards
 
 
-def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[SudokuTrain, SudokuEval]:
+def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[PoolTrain, SudokuEval]:
     """Arrays hold their variants: an epoch draws one puzzle of each group, nothing is augmented."""
     split, every, test = _arrays(cfg, progress)
     groups = chosen(split.info.groups, cfg.train_puzzles, cfg.seed, "train", every.origin)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from trm_jax import compiler, sharding
+from trm_jax.data.dataset import EvalSource
 from trm_jax.metrics import halt_histogram, means, score_sums
 from trm_jax.models import TRMConfig, trm
 from trm_jax.models.layers import round_up
@@ -58,14 +59,14 @@ def make_eval_step(cfg: TRMConfig, num_steps: int):
 class Evaluator:
     """Scores parameters on a fixed set of puzzles, compiled once.
 
-    data: an evaluation source with inputs, labels [N, S] and puzzle_ids [N]; max_examples 0 means all.
+    max_examples 0 means all.
     lanes: parameters are those of so many models, stacked along a new first axis; 0 = of one.
     """
 
     def __init__(
         self,
         cfg: TRMConfig,
-        data,
+        data: EvalSource,
         *,
         mesh,
         rules,

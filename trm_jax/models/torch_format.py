@@ -57,7 +57,11 @@ def prefix_of(state_dict: dict) -> str:
 
 
 def import_state_dict(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> dict:
-    """Official state dict -> our params. Raises InputError naming every missing, unknown or misshapen entry."""
+    """Official state dict -> our params. Raises InputError naming every missing, unknown or misshapen entry.
+
+    So is one whose numbers the model cannot hold exactly (float64). Narrower ones (bfloat16) keep their values, and are
+    exported in the model's float32.
+    """
     given = {_strip(name): array for name, array in state_dict.items()}
     names = _names(cfg)
     specs = param_specs(cfg)
@@ -77,6 +81,10 @@ def import_state_dict(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> dict
             return None
         if tuple(array.shape) != tuple(want):
             problems.append(f"{official} has shape {tuple(array.shape)}, the model has {tuple(want)}")
+            return None
+        if not np.can_cast(array.dtype, spec.dtype):
+            kept = np.dtype(spec.dtype).name
+            problems.append(f"{official} is {array.dtype}, of which {kept} would lose digits; save it as {kept}")
             return None
         return np.ascontiguousarray(array.T if transposed else array).astype(spec.dtype)
 
