@@ -1,0 +1,84 @@
+"""Every command in the guide and in the README is one: it parses, and what it names exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from trm_jax.cli import main
+from trm_jax.cli.arguments import changes
+from trm_jax.configs import registry, resolve
+from trm_jax.configs.defaults import defaults
+from trm_jax.errors import InputError
+from trm_jax.planning import find, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+# What a reader puts something of their own for, and something to check the command with.
+PLACEHOLDERS = {"NAME": "baseline", "STEP": "100"}
+
+
+def commands(page: str) -> list[str]:
+    """The `trm ...` lines of a page's code blocks, and those that stand in its text and tables with arguments."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    outside = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    lines += [text for text in re.findall(r"`(trm [^`]+)`", outside) if " " in text.removeprefix("trm ")]
+    return [line for line in lines if line.startswith("trm ")]
+
+
+def words(command: str) -> list[str]:
+    """Arguments of a command line: an optional part [--x] is given, of alternatives a|b the first is."""
+    command = re.sub(r"\[(--[^\]]*)\]", r"\1", command)
+    parts = [part.split("|")[0] if "|" in part else part for part in shlex.split(command, comments=True)[1:]]
+    return [PLACEHOLDERS.get(part, part) for part in parts]
+
+
+PAGES = {name: (ROOT / name).read_text() for name in ("docs/guide.md", "README.md")}
+EVERY = [(name, command) for name, page in PAGES.items() for command in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "command"), EVERY, ids=[f"{page}: {command}" for page, command in EVERY])
+def test_a_command_is_one(page, command):
+    args = main.parser().parse_args(words(command))
+    names = [*getattr(args, "words", []), *getattr(args, "what", [])]
+    names = registry.select([name for name in names if not name.startswith("runs/")]) if names else []
+    names += [getattr(args, key) for key in ("name", "diff", "config") if getattr(args, key, None)]
+    settings = changes(args) if hasattr(args, "set") else {}
+    for config in [registry.get(name) for name in names] or [defaults()]:
+        resolve.freeze(resolve.override(config, settings))
+    if hasattr(args, "pattern"):
+        assert any(args.pattern.strip("*") in name for name in registry.catalogue())
+
+
+def test_the_pages_hold_commands_of_every_kind():
+    """The test above is worth what it finds."""
+    found = {words(command)[0] for page, command in EVERY if page == "docs/guide.md"}
+    assert found >= set("list show plan train sweep data eval solve export report compare doctor".split())
+    assert len([command for page, command in EVERY if page == "README.md"]) > 10
+    assert words("trm eval RUN [--checkpoint best|latest|STEP]  # a comment") == ["eval", "RUN", "--checkpoint", "best"]
+
+
+@pytest.mark.parametrize(
+    "command", ["trm trian demo", "trm train demo --wrokdir x", "trm sweep exp99", "trm train demo --set train.stebs=1"]
+)
+def test_a_command_that_is_none_is_found(command, capsys):
+    with pytest.raises((SystemExit, InputError)):
+        test_a_command_is_one("", command)
+
+
+def test_the_guide_s_figures_are_the_program_s():
+    page = PAGES["docs/guide.md"]
+    made = plan(resolve.freeze(registry.get("baseline")), find("v4-64"))
+    assert f"the baseline has {made.work.steps:,} steps" in page and f"| {made.work.parameters:,} |" in page
+    assert f"{60 * made.train_hours:.1f} minutes of training for the baseline on a v4-64 at 40%" in page
+    assert f"{made.device.chips} chips, {made.device.chips} JAX devices, {made.device.hosts} hosts" in page
+    [warning] = plan(resolve.freeze(registry.get("baseline")), find("h100")).warnings
+    assert "set train.accumulation=4," in warning and "the accumulation that fits: 4" in page
+
+
+def test_every_experiment_that_the_guide_names_exists():
+    named = set(re.findall(r"\b(?:exp\d\d\w*|contrib\d\d\w*|baseline\w*)", PAGES["docs/guide.md"]))
+    assert len(named) > 15
+    for name in named:
+        registry.select([name])
