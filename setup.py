@@ -27,6 +27,7 @@ INSTALL_REQUIRES = [
     "gcsfs",  # what epath reads gs:// with
     "ml-collections>=1.1",
     "numpy>=2.0",
+    "scipy",  # fits and tests of reports
     "numba",  # the compiled puzzle generator and augmentation
     "pillow",  # PNG and GIF
     "matplotlib",  # training curves

@@ -11,7 +11,7 @@ from trm_jax.cli.health.check import GIB, Check, Subject, gib, installed_version
 # The distributions of setup.py's install_requires, jax's compiled half besides.
 REQUIRED = tuple(
     "jax jaxlib flax optax orbax-checkpoint chex einops grain tensorboardX etils gcsfs ml-collections "
-    "numpy numba pillow matplotlib rich safetensors".split()
+    "numpy scipy numba pillow matplotlib rich safetensors".split()
 )
 OPTIONAL = {
     "huggingface_hub": ("puzzles from the Hugging Face hub", "huggingface_hub"),

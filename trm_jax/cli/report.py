@@ -1,0 +1,107 @@
+"""`trm report`: what the runs of a group, or any runs, say."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import shlex
+import sys
+from pathlib import Path
+
+from trm_jax.cli.arguments import add_command, local_path
+from trm_jax.errors import InputError
+
+
+def _level(text: str) -> float:
+    try:
+        level = float(text)
+    except ValueError:
+        level = -1.0
+    if not 0 < level <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an accuracy above 0 and up to 1")
+    return level
+
+
+def add_parser(subparsers) -> None:
+    parser = add_command(
+        subparsers,
+        "report",
+        "what the runs of a group say",
+        "Write a report on finished runs: tables, pictures and what can be said from them, as NAME.html (one file,\n"
+        "no network needed), NAME.md, NAME.csv and NAME_*.png. A group gets the analyses of its question and a page\n"
+        "of its own; names and run folders get one page together, `selection`. Nothing is reported that was not run.",
+        "  trm report exp02a                          runs/ searched for the runs of the group\n"
+        "  trm report 'mini_*' --output docs/reports  every small group, into one folder\n"
+        "  trm report mini_exp01 --levels 0.5 0.6     time to these accuracies instead of 0.8, 0.85, 0.87\n"
+        "  trm report runs/demo runs/demo_2           any runs scored on the same puzzles\n",
+        run,
+    )
+    parser.add_argument("what", nargs="+", metavar="GROUP|NAME|RUN", help="groups, experiments, run folders; patterns")
+    parser.add_argument("--root", type=local_path, default=Path("runs"), help="where the runs are (default: runs)")
+    parser.add_argument("--output", type=local_path, metavar="DIR", help="folder to write to (default: reports/NAME)")
+    parser.add_argument("--unfinished", action="store_true", help="take unfinished runs as they are, and mark them")
+    parser.add_argument(
+        "--levels", type=_level, nargs="+", default=[], metavar="ACCURACY", help="exact accuracies to reach"
+    )
+
+
+def run(args) -> int:
+    from trm_jax.reports.build import build
+    from trm_jax.reports.gather import group_study, selection_study
+    from trm_jax.reports.pages import write_report
+
+    groups, names, folders = _sort_words(args.what)
+    options = {"unfinished": args.unfinished, "levels": tuple(sorted(set(args.levels)))}
+    wanted = [(group, lambda group=group: group_study(group, args.root, **options)) for group in groups]
+    if names or folders:
+        wanted.append(("selection", lambda: selection_study(names, folders, args.root, **options)))
+    problems, pages = {}, []
+    for name, study in wanted:
+        try:
+            report = build(study(), _command(args, name if name in groups else None))
+            pages.append(write_report(report, args.output or Path("reports") / name)[0])
+        except InputError as error:
+            problems[name] = str(error)
+            continue
+        print(f"{name}: {report.answer}")
+        for warning in report.warnings:
+            print(f"  mind: {warning}", file=sys.stderr)
+    for page in pages:
+        print(f"next: open {page}")
+    if problems:
+        made = f" ({len(pages)} of {len(wanted)} reports were made)" if len(wanted) > 1 else ""
+        raise InputError("; ".join(problems.values()) + made)
+    return 0
+
+
+def _command(args, group: str | None) -> str:
+    """The command that makes one page."""
+    words = [group] if group else args.what
+    words = ["trm", "report", *words, *(["--root", str(args.root)] if args.root != Path("runs") else [])]
+    words += ["--unfinished"] * args.unfinished
+    if args.levels:
+        words += ["--levels", *(f"{level:g}" for level in args.levels)]
+    if args.output:
+        words += ["--output", str(args.output)]
+    return shlex.join(words)
+
+
+def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[Path]]:
+    """(groups, names of experiments, folders) that words stand for; groups are tried before names and folders."""
+    from trm_jax.configs import registry
+
+    known = registry.groups()
+    groups, names, folders = [], [], []
+    for word in words:
+        pattern = word if any(c in word for c in "*?[") else f"{word}*"
+        if word in known:
+            groups.append(word)
+        elif word in registry.catalogue():
+            names.append(word)
+        elif matches := fnmatch.filter(known, pattern):
+            groups += matches
+        elif Path(word).is_dir():
+            folders.append(Path(word))
+        else:
+            names += registry.select([word])
+    return list(dict.fromkeys(groups)), list(dict.fromkeys(names)), folders

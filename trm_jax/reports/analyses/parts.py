@@ -1,0 +1,201 @@
+"""What the analyses share: tables with a row for each arm, points with their spread, axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from trm_jax.reports.comparing import against, verdict
+from trm_jax.reports.content import Panel, Plot, Section, Series, Table
+from trm_jax.reports.measures import EXACT, PARAMETERS, Measure
+from trm_jax.reports.study import Arm, Study
+from trm_jax.reports.units import Scale, compact, digits, plain, scale_for
+
+Analysis = Callable[[Study], Section]
+
+SPREADS = "mean ± standard deviation (n seeds)"
+# What the guide has expectations of.
+GUIDE_NAMES = {
+    "exact_accuracy": "exact accuracy",
+    "steps": "mean halt step",
+    "epochs": "epochs to its accuracy",
+    "speed": "relative speed",
+    "memory": "relative memory",
+}
+# A mean this close to the best, or to a fitted limit, counts as saturated.
+SATURATED = 0.01
+
+
+class Column(NamedTuple):
+    """A column of a table of arms; `always`: it can be told of arms that were not run."""
+
+    header: str
+    cell: Callable[[Arm], str]
+    always: bool = False
+
+
+def arm_table(arms: Sequence[Arm], columns: Sequence[Column], caption: str = SPREADS) -> Table:
+    """A row for each arm, those that were not run among them."""
+    rows = []
+    for arm in arms:
+        label = f"{arm.label} *" if arm.runs and arm.unfinished else arm.label
+        rows.append((label, *(c.cell(arm) if arm.runs or c.always else "not run" for c in columns)))
+    if any(arm.runs and arm.unfinished for arm in arms):
+        caption += "; * has unfinished runs"
+    return Table(("experiment", *(c.header for c in columns)), tuple(rows), caption)
+
+
+def setting_columns(study: Study) -> list[Column]:
+    """What the group varies."""
+    return [
+        Column(key.rsplit(".", 1)[-1], lambda arm, key=key: plain(arm.settings[key]), always=True)
+        for key in study.varied
+    ]
+
+
+def common_scale(arms: Sequence[Arm], measure: Measure) -> Scale:
+    return scale_for(measure.unit, [value for arm in arms for value in arm.values(measure.of)])
+
+
+def measured(arms: Sequence[Arm], measure: Measure) -> Column:
+    scale = common_scale(arms, measure)
+
+    def cell(arm: Arm) -> str:
+        found = arm.spread(measure.of)
+        if found and measure.computed and not found.deviation:
+            return scale.number(found.mean)
+        return scale.text(found)
+
+    return Column(headed(measure.name, scale), cell)
+
+
+def headed(name: str, scale: Scale) -> str:
+    return f"{name} ({scale.label})" if scale.label and scale.label != name else name
+
+
+def tested(study: Study, measure: Measure = EXACT) -> Column:
+    """Each arm against the reference."""
+    found = against(study.ran, measure, study.reference)
+    number = sum(contrast.p is not None for contrast in found.values())
+    test = "Welch" if number < 2 else f"Welch, Holm over {number}"
+    scale = common_scale(study.ran, measure)
+
+    def cell(arm: Arm) -> str:
+        if arm.name == study.reference.name:
+            return "reference"
+        return verdict(found[arm.name], scale) if arm.name in found else "not recorded"
+
+    return Column(f"{measure.name} against {study.reference.name} ({test})", cell)
+
+
+def expected(study: Study, *keys: str) -> list[Column]:
+    """What the users' guide expects, which nobody measured; nothing for groups that it does not know."""
+    known = [key for key in keys if study.full_size and any(key in arm.expects for arm in study.arms)]
+    return [
+        Column(
+            f"the guide expects: {GUIDE_NAMES[key]} (unmeasured)",
+            lambda arm, key=key: digits(arm.expects[key]) if key in arm.expects else "",
+            always=True,
+        )
+        for key in known
+    ]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What arms are plotted over; without `of`, their names in order."""
+
+    label: str = ""
+    of: Callable[[Arm], float | None] | None = None
+    scale: str = "linear"
+
+
+def setting_axis(key: str, label: str, scale: str = "linear") -> Axis:
+    return Axis(label, lambda arm: float(arm.settings[key]), scale)
+
+
+def _first_value(measure: Measure) -> Callable[[Arm], float | None]:
+    return lambda arm: next(iter(arm.values(measure.of)), None)
+
+
+BY_NAME = Axis()
+OVER_PARAMETERS = Axis("parameters", _first_value(PARAMETERS), "log")
+
+
+def positions(arms: Sequence[Arm], axis: Axis) -> dict[str, float]:
+    """Where each arm stands on the axis, by its name; arms that have no place are left out."""
+    if axis.of is None:
+        return {arm.name: float(index) for index, arm in enumerate(arms)}
+    found = {arm.name: axis.of(arm) for arm in arms}
+    return {name: x for name, x in found.items() if x is not None}
+
+
+def ticks(arms: Sequence[Arm], axis: Axis) -> tuple[tuple[float, str], ...]:
+    """The places of the arms, where there are few enough to name them all."""
+    if axis.of is None:
+        return tuple((float(index), short(arm)) for index, arm in enumerate(arms))
+    return tuple((x, compact(x)) for x in sorted(set(positions(arms, axis).values())))
+
+
+def short(arm: Arm) -> str:
+    """A name over what fits below an axis of the values that tell it from the others."""
+    values = ", ".join(plain(arm.settings[key]) for key in arm.varied[:2])
+    return f"{arm.name}\n{values}" if values else arm.name
+
+
+def axis_label(arms: Sequence[Arm], axis: Axis) -> str:
+    """The axis' own, or the settings whose values stand below the names."""
+    return axis.label or ", ".join(key.rsplit(".", 1)[-1] for arm in arms[:1] for key in arm.varied[:2])
+
+
+def arm_series(
+    arms: Sequence[Arm], measure: Measure, axis: Axis, scale: Scale, *, label: str = "", color: int = 0
+) -> list[Series]:
+    """Means with standard deviations, and each run as a dot."""
+    places = positions(arms, axis)
+    known = sorted(
+        (arm for arm in arms if arm.name in places and arm.values(measure.of)), key=lambda arm: places[arm.name]
+    )
+    if not known:
+        return []
+    spreads = [arm.spread(measure.of) for arm in known]
+    means = Series(
+        label or measure.name,
+        [places[arm.name] for arm in known],
+        [found.mean / scale.factor for found in spreads],
+        [None if found.deviation is None else found.deviation / scale.factor for found in spreads],
+        style="points" if axis.of is None else "joined",
+        color=color,
+    )
+    runs = [(places[arm.name], value / scale.factor) for arm in known for value in arm.values(measure.of)]
+    dots = Series("single runs", [x for x, _ in runs], [y for _, y in runs], style="dots", color=color)
+    return [means, dots] if len(runs) > len(known) else [means]
+
+
+def arm_panel(arms: Sequence[Arm], measure: Measure, axis: Axis, title: str = "", *, y_scale: str = "linear") -> Panel:
+    """One measure of the arms along an axis."""
+    scale = common_scale(arms, measure)
+    return Panel(
+        title or measure.name.capitalize(),
+        axis_label(arms, axis),
+        headed(measure.name, scale),
+        tuple(arm_series(arms, measure, axis, scale)),
+        axis.scale,
+        y_scale,
+        ticks(arms, axis),
+    )
+
+
+def plotted(name: str, alt: str, *panels: Panel) -> tuple[Plot, ...]:
+    """One plot of the panels that have something in them, or none."""
+    full = tuple(panel for panel in panels if panel.series)
+    return (Plot(name, alt, full),) if full else ()
+
+
+def with_levels(panel: Panel, levels: Sequence[float]) -> Panel:
+    return replace(panel, levels=tuple((level, f"{level:g}") for level in levels))
+
+
+def with_series(panel: Panel, *series: Series) -> Panel:
+    return replace(panel, series=(*panel.series, *series))

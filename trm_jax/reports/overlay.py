@@ -1,0 +1,49 @@
+"""Runs side by side as they are, finished or not: last figures and the settings that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trm_jax.configs.resolve import FREE_TO_CHANGE
+from trm_jax.reports.content import Table
+from trm_jax.reports.runs import Run, seconds_at
+from trm_jax.reports.units import SECONDS, plain, scale_for
+
+
+def compared(runs: Mapping[str, Run]) -> tuple[Table, list[str]]:
+    """A row for each run by its name, and what makes their figures hard to compare."""
+    settings = [run.settings for run in runs.values()]
+    differing = [
+        key
+        for key in settings[0]
+        if not key.startswith(FREE_TO_CHANGE) and len({repr(other[key]) for other in settings}) > 1
+    ]
+    times = [seconds_at(run.records[-1]) for run in runs.values() if run.records]
+    clock = scale_for(SECONDS, [time for time in times if time])
+    rows = tuple((name, *_figures(run, clock), _differing(run, differing)) for name, run in runs.items())
+    columns = ("run", "exact accuracy", "loss", "step", f"time ({clock.label})", "what differs")
+    return Table(columns, rows, "exact accuracy: of the last evaluation; loss: of the last log line"), _notes(runs)
+
+
+def _figures(run: Run, clock) -> tuple[str, ...]:
+    seconds = seconds_at(run.records[-1]) if run.records else None
+    total = run.folder.total_steps
+    return (
+        f"{run.final['exact_accuracy']:.4f}" if run.evaluations else "",
+        f"{run.training[-1]['loss']:.4f}" if run.training else "",
+        f"{run.folder.step:,}" if run.folder.done else f"{run.folder.step:,} of {f'{total:,}' if total else 'unknown'}",
+        "" if seconds is None else clock.number(seconds),
+    )
+
+
+def _differing(run: Run, keys: list[str]) -> str:
+    return ", ".join(f"{key.rsplit('.', 1)[-1]} {plain(run.settings[key])}" for key in keys) or "nothing"
+
+
+def _notes(runs: Mapping[str, Run]) -> list[str]:
+    notes = []
+    if len({run.final.get("eval_set") for run in runs.values() if run.evaluations}) > 1:
+        notes.append("these runs were scored on different puzzles, so their accuracies do not compare")
+    if len({(run.facts.get("device_kind"), run.facts.get("devices")) for run in runs.values()}) > 1:
+        notes.append("these runs were on different devices, so their times do not compare")
+    return notes

@@ -1,0 +1,84 @@
+"""Numbers as people read them: unit prefixes, digits, means with their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from trm_jax.reports.statistics import Spread
+
+
+class Scale(NamedTuple):
+    """One way to write a quantity: divided by `factor`, named `label`, with fixed `decimals` or four digits."""
+
+    factor: float
+    label: str
+    decimals: int | None = None
+
+    def number(self, value: float) -> str:
+        return digits(value / self.factor) if self.decimals is None else f"{value / self.factor:.{self.decimals}f}"
+
+    def text(self, found: Spread | None) -> str:
+        """'0.8731 ± 0.0042 (n = 3)'."""
+        if found is None:
+            return "not recorded"
+        around = "" if found.deviation is None else f" ± {self.number(found.deviation)}"
+        return f"{self.number(found.mean)}{around} (n = {found.n})"
+
+    def with_unit(self, found: Spread | None) -> str:
+        """'35.21 ± 0.4 min (n = 3)'."""
+        text = self.text(found)
+        return text.replace(" (n", f" {self.label} (n") if self.label else text
+
+
+Unit = tuple[Scale, ...]  # ascending factors; the first is what files hold
+FRACTION: Unit = (Scale(1, "", 4),)
+PLAIN: Unit = (Scale(1, ""),)
+STEPS: Unit = (Scale(1, "steps"),)
+HALT_STEPS: Unit = (Scale(1, "supervision steps", 2),)
+EPOCHS: Unit = (Scale(1, "epochs"),)
+SECONDS: Unit = (Scale(1, "s"), Scale(60, "min"), Scale(3600, "h"))
+BYTES: Unit = (Scale(1, "bytes"), Scale(2**20, "MiB"), Scale(2**30, "GiB"))
+PARAMETERS: Unit = (Scale(1, "parameters"), Scale(1e3, "thousand parameters"), Scale(1e6, "million parameters"))
+RATE: Unit = (Scale(1, "examples/s"), Scale(1e3, "thousand examples/s"))
+FLOPS: Unit = (
+    Scale(1, "FLOP"),
+    *(Scale(10.0**power, f"{prefix}FLOP") for power, prefix in ((6, "M"), (9, "G"), (12, "T"), (15, "P"), (18, "E"))),
+)
+
+
+def scale_for(unit: Unit, values: Iterable[float]) -> Scale:
+    """The largest scale of a unit in which the smallest value is at least 1, the first when there is none."""
+    least = min((abs(value) for value in values if value), default=0.0)
+    return next((scale for scale in reversed(unit) if least >= scale.factor), unit[0])
+
+
+def digits(value: float) -> str:
+    """Four significant digits without an exponent where that is short: 12.35, 5,028,866, 1.2e-07."""
+    if value and not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
+
+
+def compact(value: float) -> str:
+    """Three digits and a letter: 1.48M, 20k."""
+    for least, factor, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= least:
+            return f"{value / factor:.3g}{letter}"
+    return digits(value)
+
+
+def plain(value) -> str:
+    """A setting: numbers as `digits`, an empty text as '(empty)'."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return digits(value) if is_number else str(value) or "(empty)"
+
+
+def p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """'a, b and c'."""
+    words = list(words)
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
