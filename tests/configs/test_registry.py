@@ -49,7 +49,7 @@ def test_a_name_twice_is_refused(tmp_path, monkeypatch):
         (tmp_path / file).write_text(line)
     monkeypatch.setattr(registry, "experiments_folder", lambda: tmp_path)
     with pytest.raises(InputError, match=r"'one' is declared twice, the second time in .*b\.py"):
-        registry.catalogue.__wrapped__()
+        registry._declared.__wrapped__()
 
 
 @pytest.mark.parametrize(

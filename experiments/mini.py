@@ -1,0 +1,93 @@
+"""The catalogue for a laptop: every group of the full one, member by member, on generated 4x4 boards.
+
+Each scaled setting follows the full catalogue by one rule, so the mini members vary what their models vary, around
+`mini_baseline` instead of `baseline`. They answer a group's question for 4x4 boards, not for the full runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from trm_jax.configs.defaults import defaults
+from trm_jax.configs.registry import Experiment, Group
+from trm_jax.configs.resolve import flatten
+
+
+def _times(factor: float) -> Callable:
+    return lambda value: type(value)(round(value * factor, 9))
+
+
+_SCALED = {
+    "model.hidden_size": _times(1 / 16),
+    "model.puzzle_emb_ndim": _times(1 / 16),
+    "model.L_cycles": _times(1 / 2),
+    "model.halt_max_steps": _times(1 / 4),
+    "data.train_puzzles": _times(1 / 50),
+    "data.augmentations": _times(1 / 100),
+    "optim.lr": _times(20),
+    "optim.table_lr": _times(20),
+    "optim.ema_decay": lambda decay: decay and round(1 - 13 * (1 - decay), 6),  # the run has a 13th of the steps
+    "train.batch_size": _times(1 / 768),
+    "train.epochs": _times(0.005),
+    "train.curriculum_epochs": _times(0.005),
+    "eval.every_epochs": _times(0.005),
+}
+# Two cycles of four layers or one of six come no closer to six layer applications than one of five.
+_OTHERWISE = {"exp03d": {"model.L_layers": 5, "model.L_cycles": 1}}
+
+_FULL = flatten(defaults())
+MINI_BASELINE = Experiment(
+    "mini_baseline",
+    "the baseline scaled down to 4x4 boards and seconds: hidden size 32, batch 8, 625 steps",
+    {
+        **{key: scaled(_FULL[key]) for key, scaled in _SCALED.items()},
+        "model.puzzle_emb_len": 1,
+        "model.dtype": "float32",
+        "data.source": "generated",
+        "data.size": 4,
+        "data.extra_clues": 2,  # 808 classes of such puzzles exist
+        "data.test_puzzles": 250,
+        "optim.warmup_share": 0.25,
+        "optim.weight_decay": 0.1,
+        "train.curriculum_L_start": 1,
+        "eval.batch_size": 250,
+        "checkpoint.every_steps": 100,
+        "log.every_steps": 20,
+    },
+)
+EXPERIMENTS = [MINI_BASELINE]
+
+
+def _mini(experiment: Experiment, varied: tuple[str, ...]) -> list[Any]:
+    """The values of `varied` for the small twin of a full experiment."""
+    full = {**_FULL, **experiment.changes}
+    scaled = {key: _SCALED.get(key, lambda value: value)(full[key]) for key in varied}
+    return list((scaled | _OTHERWISE.get(experiment.name, {})).values())
+
+
+def _with_live_weights(group: Group) -> Group:
+    """Runs of its own that average their weights evaluate the live ones besides."""
+    members = tuple(
+        replace(member, changes={**member.changes, "optim.ema_also": "0"})
+        if member.changes.get("optim.ema_decay")
+        else member
+        for member in group.experiments
+    )
+    return replace(group, experiments=members)
+
+
+def groups_like(groups: dict[str, Group]) -> list[Group]:
+    """The small twins of the catalogue's groups."""
+    twins = [
+        Group.over(
+            f"mini_{group.name}",
+            group.question,
+            group.varied,
+            [(f"mini_{member.name}", _mini(member, group.varied), ()) for member in group.experiments],
+            expects=(),
+            base=MINI_BASELINE,
+            data="generated 4x4 boards, 20 puzzles with 10 augmentations where neither is varied",
+        )
+        for group in groups.values()
+    ]
+    return [_with_live_weights(group) for group in twins]
