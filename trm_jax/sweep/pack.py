@@ -16,7 +16,7 @@ def units(runs: Sequence[Run], most: int) -> list[Unit]:
     """The runs in order, those that can be trained together in one unit of at most `most`."""
     if most == 1:
         return [Unit([run]) for run in runs]
-    from trm_jax.train.pack import groups
+    from trm_jax.configs.pack import groups
 
     by_folder = {run.folder: run for run in runs}
     together = groups([(run.config, run.folder) for run in runs])
