@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import shutil
+import sys
+import textwrap
+from collections import defaultdict
+from itertools import groupby
 
-from trm_jax.cli.arguments import add_command, add_set, changes
+from trm_jax.cli.arguments import add_command, add_set, changes, local_path
 from trm_jax.errors import InputError
+
+Row = tuple[str, str, str, str, str]
+HEADERS: Row = ("name", "differs", "steps", "FLOPs", "runs")
 
 
 def add_parser(subparsers) -> None:
@@ -13,11 +21,13 @@ def add_parser(subparsers) -> None:
         subparsers,
         "list",
         "the experiments",
-        "List the experiments: name and what it is.",
-        "  trm list\n  trm list 'baseline*'\n",
+        "List the experiments: how each differs from the one it is laid over, the steps and the training FLOPs\n"
+        "(analytic) of a run, and how far the runs under --root are.",
+        "  trm list\n  trm list exp02a\n  trm list 'mini_exp0*' --root /data/runs\n",
         run_list,
     )
     listing.add_argument("pattern", nargs="?", default="*", help="shell pattern or part of a name")
+    listing.add_argument("--root", type=local_path, default="runs", help="folder of the runs (default: runs)")
     show = add_command(
         subparsers,
         "show",
@@ -33,31 +43,107 @@ def add_parser(subparsers) -> None:
 
 
 def run_list(args) -> int:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from trm_jax.configs.registry import catalogue
+    from trm_jax.configs.registry import catalogue, groups, run_name
     from trm_jax.configs.resolve import nearest
+    from trm_jax.configs.runs import find_runs
 
     known = catalogue()
     pattern = args.pattern if any(c in args.pattern for c in "*?[") else f"*{args.pattern}*"
     names = [name for name in known if fnmatch.fnmatch(name, pattern)]
     if not names:
         raise InputError(f"no experiment matches {args.pattern!r}.{nearest(args.pattern, known)}")
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it is", overflow="fold")
-    for name in names:
-        table.add_row(name, known[name].summary)
-    Console().print(table)
-    print(f"next: trm show {names[0]}   or: trm train {names[0]}")
+    runs = defaultdict(list)
+    for run in find_runs(args.root, lambda problem: print(f"note: left out: {problem}", file=sys.stderr)):
+        if run.name in known:
+            runs[run_name(run.name)].append(run)
+    group_of = {e.name: group for group in groups().values() for e in group.experiments}
+    sections = []
+    for group, members in groupby(names, group_of.get):
+        rows = [_row(known[name], runs[name]) for name in members]
+        sections.append((f"{group.name}: {group.question}" if group else "", rows))
+    _print_sections(sections)
+    print(f"\nnext: trm show {names[0]}   or: trm train {names[0]}")
     return 0
+
+
+def _row(experiment, runs) -> Row:
+    from trm_jax.configs.registry import get
+    from trm_jax.configs.resolve import freeze
+    from trm_jax.planning.estimate import work
+
+    if experiment.alias_of:
+        return experiment.name, experiment.summary, "", "", f"= {experiment.alias_of}"
+    page = get(experiment.name)
+    found = work(freeze(page))
+    return (
+        experiment.name,
+        _differences(experiment),
+        f"{found.steps:,}",
+        f"{found.train_flops:.1e}",
+        _status(runs, page),
+    )
+
+
+def _differences(experiment) -> str:
+    """The changes in short, or what the experiment is when it is laid over nothing."""
+    from trm_jax.configs.defaults import defaults
+    from trm_jax.configs.resolve import flatten
+
+    if not experiment.base:
+        return experiment.summary
+    leaves = [key.rsplit(".", 1)[-1] for key in flatten(defaults())]
+    said = []
+    for key, value in experiment.changes.items():
+        leaf = key.rsplit(".", 1)[-1]
+        said.append(f"{leaf if leaves.count(leaf) == 1 else key}={f'{value:.4g}' if type(value) is float else value}")
+    over = "" if experiment.base.endswith("baseline") else f"{experiment.base} with "
+    return over + ", ".join(said)
+
+
+def _status(runs, page) -> str:
+    """How far the runs of one experiment are; those that were started with other settings are counted apart."""
+    from trm_jax.configs.resolve import changed_since
+
+    own = [run for run in runs if not changed_since(run.config, page.to_dict()).keys() - {"seed"}]
+    done = sum(run.done for run in own)
+    unfinished = [run for run in own if not run.done]
+    said = [f"{done} done" if done > 1 else "done"] if done else []
+    if len(unfinished) == 1:
+        said.append(f"step {unfinished[0].step:,} of {unfinished[0].total_steps:,}")
+    elif unfinished:
+        said.append(f"{len(unfinished)} unfinished")
+    if len(runs) > len(own):
+        said.append(f"{len(runs) - len(own)} with other settings")
+    return ", ".join(said) or "-"
+
+
+def _print_sections(sections: list[tuple[str, list[Row]]]) -> None:
+    """One table, each section under its title; a terminal's width folds what differs, a pipe or file does not."""
+    table = [HEADERS, *(row for _, rows in sections for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADERS))]
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    widths[1] = min(widths[1], max(16, columns - (sum(widths) - widths[1]) - 2 * (len(HEADERS) - 1)))
+
+    def show(row: Row) -> None:
+        first, *more = textwrap.wrap(row[1], widths[1]) or [""]
+        name, _, steps, flops, status = (f"{cell:{'>' * (i in (2, 3))}{widths[i]}}" for i, cell in enumerate(row))
+        print(f"{name}  {first:{widths[1]}}  {steps}  {flops}  {status}".rstrip())
+        for rest in more:
+            print(f"{'':{widths[0]}}  {rest}")
+
+    show(HEADERS)
+    for title, rows in sections:
+        print()
+        if title:
+            print("\n".join(textwrap.wrap(title, min(columns, 120))))
+        for row in rows:
+            show(row)
 
 
 def run_show(args) -> int:
     from trm_jax.configs import registry, resolve
     from trm_jax.models import params, trm
+    from trm_jax.planning.estimate import work
 
     config = resolve.override(registry.get(args.name), changes(args))
     run = resolve.freeze(config)
@@ -67,6 +153,7 @@ def run_show(args) -> int:
             print(f"{key} = {new!r}   ({args.diff}: {old!r})")
         if not rows:
             print(f"{args.name} and {args.diff} have the same settings")
+        _print_remarks(args.name, run)
         return 0
     for key, value in resolve.flatten(config).items():
         print(f"{key} = {value!r}")
@@ -75,5 +162,30 @@ def run_show(args) -> int:
         f"# {params.count(specs['weights']):,} trained parameters and a puzzle table of "
         f"{params.count(specs['puzzle_emb']):,}"
     )
+    if run.data.train_puzzles:  # else only the data tell how many
+        found = work(run)
+        print(f"# {found.steps:,} steps, {found.train_flops:.1e} FLOPs of training (analytic)")
+    _print_remarks(args.name, run)
     print(f"# next: trm train {args.name}")
     return 0
+
+
+def _print_remarks(name: str, run) -> None:
+    """What the catalogue knows of an experiment besides its settings; `run` is its frozen config."""
+    from trm_jax.configs import registry
+    from trm_jax.planning.estimate import work
+
+    experiment = registry.catalogue()[name]
+    for group in registry.groups().values():
+        if experiment in group.experiments:
+            print(f"# {group.name}: {group.question}")
+    if experiment.expects:
+        expected = ", ".join(f"{key} {value:g}" for key, value in experiment.expects.items())
+        print(f"# the users' guide expects (nobody measured it): {expected}")
+    if experiment.alias_of:
+        print(f"# another name of {experiment.alias_of}, whose run stands for both")
+    warnings = run.warnings(work(run).steps) if run.data.train_puzzles else []
+    for warning in warnings:
+        print(f"# note: {warning}")
+    if warnings and registry.alternatives(name):
+        print(f"# with room to learn: {', '.join(registry.alternatives(name))}")

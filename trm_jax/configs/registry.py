@@ -173,6 +173,12 @@ def select(words: list[str]) -> list[str]:
     return [name for name in known if name in wanted]
 
 
+def alternatives(name: str) -> list[str]:
+    """Experiments outside the groups that are `name` with changes: other ways to run it."""
+    grouped = {experiment.name for group in groups().values() for experiment in group.experiments}
+    return [e.name for e in catalogue().values() if e.base == name and e.changes and e.name not in grouped]
+
+
 def run_name(name: str) -> str:
     """The experiment whose run stands for `name`: itself, or what it is an alias of."""
     while catalogue()[name].alias_of:

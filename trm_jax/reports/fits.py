@@ -10,7 +10,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 # Exponents that are tried: outside, a power law cannot be told from a straight line in log x, or from a step.
-EXPONENTS = (0.02, 20.0)
+EXPONENTS = (0.02, 8.0)
 
 
 class PowerFit(NamedTuple):

@@ -19,12 +19,8 @@ def units(runs: Sequence[Run], most: int) -> list[Unit]:
     from trm_jax.configs.pack import groups
 
     by_folder = {run.folder: run for run in runs}
-    together = groups([(run.config, run.folder) for run in runs])
-    return [
-        Unit([by_folder[folder] for _, folder in group[first : first + most]])
-        for group in together
-        for first in range(0, len(group), most)
-    ]
+    together = groups([(run.config, run.folder) for run in runs], most)
+    return [Unit([by_folder[folder] for _, folder in group]) for group in together]
 
 
 def arguments(unit: Unit, root: Path) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from trm_jax.models import TRMConfig
 from trm_jax.optim import OPTIMIZERS
 
 LOSS_SCALINGS = ("auto", "none", "dynamic")
+LONG_WARMUP = 0.45  # share of the steps from which on a person is told: about half
 
 
 def _require(ok: bool, message: str) -> None:
@@ -197,7 +198,7 @@ class RunConfig:
     def warnings(self, total_steps: int) -> list[str]:
         """What a person should know before the run starts: lines without a full stop."""
         warmup = self.optim.warmup(total_steps)
-        if 2 * warmup < total_steps:
+        if warmup < LONG_WARMUP * total_steps:
             return []
         where = "all" if warmup >= total_steps else f"{warmup / total_steps:.0%}"
         return [

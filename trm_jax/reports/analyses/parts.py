@@ -84,7 +84,7 @@ def tested(study: Study, measure: Measure = EXACT) -> Column:
     def cell(arm: Arm) -> str:
         if arm.name == study.reference.name:
             return "reference"
-        return verdict(found[arm.name], scale) if arm.name in found else "not recorded"
+        return verdict(found[arm.name], scale) if arm.name in found else "not known"
 
     return Column(f"{measure.name} against {study.reference.name} ({test})", cell)
 
