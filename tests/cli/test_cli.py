@@ -40,7 +40,8 @@ def test_list_takes_a_pattern_or_a_part(here, pattern):
 
 
 def test_list_without_a_match(refused):
-    assert refused("list", "baselin_") == "no experiment matches 'baselin_'. Did you mean baseline, baseline_768?"
+    said = "no experiment matches 'baselin_'. Did you mean baseline, baseline_768, mini_baseline?"
+    assert refused("list", "baselin_") == said
 
 
 def test_show_prints_every_setting_and_the_size(here):

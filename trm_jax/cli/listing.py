@@ -188,4 +188,4 @@ def _print_remarks(name: str, run) -> None:
     for warning in warnings:
         print(f"# note: {warning}")
     if warnings and registry.alternatives(name):
-        print(f"# with room to learn: {', '.join(registry.alternatives(name))}")
+        print(f"# the same with more steps after the warm-up: {', '.join(registry.alternatives(name))}")

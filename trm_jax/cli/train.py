@@ -53,6 +53,7 @@ def _train(args, cfg, config, workdir: Path) -> int:
     import jax
 
     from trm_jax.cli.main import EXIT_STOPPED
+    from trm_jax.configs.registry import alternatives
     from trm_jax.data import sudoku
     from trm_jax.models import params, trm
     from trm_jax.train.loop import Diverged, train
@@ -63,13 +64,17 @@ def _train(args, cfg, config, workdir: Path) -> int:
         info = data[0].info
         specs = trm.param_specs(cfg.model)
         devices = jax.devices()
+        total_steps = cfg.total_steps(info.groups, info.mean_examples_per_puzzle)
         print(
-            f"{cfg.name}: {params.count(specs['weights']):,} parameters, "
-            f"{cfg.total_steps(info.groups, info.mean_examples_per_puzzle):,} steps of {cfg.train.batch_size} on "
+            f"{cfg.name}: {params.count(specs['weights']):,} parameters, {total_steps:,} steps of "
+            f"{cfg.train.batch_size} on "
             f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}; "
             f"{info.groups:,} training puzzles, {len(data[1].inputs):,} held out; workdir {workdir}",
             file=sys.stderr,
         )
+        others = alternatives(args.name)
+        if others and cfg.warnings(total_steps):
+            print(f"note: the same with more steps after the warm-up: {', '.join(others)}", file=sys.stderr)
         try:
             outcome = train(cfg, data, workdir, config=config.to_dict(), stop=stop)
         except Diverged as error:
