@@ -22,30 +22,32 @@ def swiglu_width(width: int, expansion: float) -> int:
     return round_up(round(expansion * width * 2 / 3), 256)
 
 
-def _dot(x, w, contract_x: int, contract_w: int):
-    """Contract one axis of each; float32 accumulates in full float32 (no TF32, no bfloat16 passes)."""
+def _dot(x, w, contract_x: tuple[int, ...], contract_w: tuple[int, ...]):
+    """Contract those axes; float32 accumulates in full float32 (no TF32, no bfloat16 passes)."""
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    dims = (((contract_x,), (contract_w,)), ((), ()))
+    dims = ((contract_x, contract_w), ((), ()))
     return lax.dot_general(x, w, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
-# A weight w [in, out] applied to a matrix whose features lie on `axis`: rows x [N, in] (axis 1) or columns
-# x [in, N] (axis 0), so that no activation is ever transposed. All three return float32.
+# A weight w [in, out] applied to rows x [..., in] (axis -1) or columns x [in, N] (axis 0), so that no activation is
+# ever transposed. Rows are not made a matrix: a batch axis that several devices share cannot be merged behind another
+# axis, so every device would compute the whole batch. All three return float32.
 
 
 def _project(x, w, axis: int):
-    return _dot(x, w, 1, 0) if axis == 1 else _dot(w, x, 0, 0)
+    return _dot(w, x, (0,), (0,)) if axis == 0 else _dot(x, w, (x.ndim - 1,), (0,))
 
 
 def _project_back(g, w, axis: int):
-    return _dot(g, w, 1, 1) if axis == 1 else _dot(w, g, 1, 0)
+    return _dot(w, g, (1,), (0,)) if axis == 0 else _dot(g, w, (g.ndim - 1,), (1,))
 
 
 def _weight_grad(x, g, axis: int):
-    if axis == 1:
-        return _dot(x, g, 0, 0)
+    if axis != 0:
+        rows = tuple(range(x.ndim - 1))
+        return _dot(x, g, rows, rows)
     # Eigen is twice as fast when the longer side of a thin result comes first.
-    return _dot(g, x, 1, 1).T if g.shape[0] > x.shape[0] else _dot(x, g, 1, 1)
+    return _dot(g, x, (1,), (1,)).T if g.shape[0] > x.shape[0] else _dot(x, g, (1,), (1,))
 
 
 # The backward passes are written out for two reasons. Their products take operands of the compute dtype and
@@ -54,26 +56,21 @@ def _weight_grad(x, g, axis: int):
 
 
 @jax.custom_vjp
-def _linear2d(x, w):
-    return _project(x, w.astype(x.dtype), 1).astype(x.dtype)
-
-
-def _linear2d_fwd(x, w):
-    return _linear2d(x, w), (x, w)
-
-
-def _linear2d_bwd(kept, g):
-    x, w = kept
-    return _project_back(g, w.astype(g.dtype), 1).astype(x.dtype), _weight_grad(x, g, 1).astype(w.dtype)
-
-
-_linear2d.defvjp(_linear2d_fwd, _linear2d_bwd)
-
-
 def linear(x: jax.Array, w: jax.Array) -> jax.Array:
     """`x [..., in] @ w [in, out]` in x's dtype with float32 accumulation."""
-    lead = x.shape[:-1]
-    return _linear2d(x.reshape(-1, x.shape[-1]), w).reshape(*lead, w.shape[1])
+    return _project(x, w.astype(x.dtype), -1).astype(x.dtype)
+
+
+def _linear_fwd(x, w):
+    return linear(x, w), (x, w)
+
+
+def _linear_bwd(kept, g):
+    x, w = kept
+    return _project_back(g, w.astype(g.dtype), -1).astype(x.dtype), _weight_grad(x, g, -1).astype(w.dtype)
+
+
+linear.defvjp(_linear_fwd, _linear_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -130,18 +127,18 @@ def _gated_grads(gate, up, g_inner, separate: bool = False):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _swiglu2d(x, gate_up, down, axis: int):
-    return _swiglu2d_fwd(x, gate_up, down, axis)[0]
+def _swiglu(x, gate_up, down, axis: int):
+    return _swiglu_fwd(x, gate_up, down, axis)[0]
 
 
-def _swiglu2d_fwd(x, gate_up, down, axis):
+def _swiglu_fwd(x, gate_up, down, axis):
     dtype = x.dtype
     gate, up = (_project(x, w, axis).astype(dtype) for w in _halves(gate_up, dtype))
     y = _project(_gated(gate, up), down.astype(dtype), axis).astype(dtype)
     return y, (x, gate_up, down, gate, up)
 
 
-def _swiglu2d_bwd(axis, kept, g):
+def _swiglu_bwd(axis, kept, g):
     x, gate_up, down, gate, up = kept
     dtype = x.dtype
     g_inner = _project_back(g, down.astype(dtype), axis)
@@ -155,13 +152,13 @@ def _swiglu2d_bwd(axis, kept, g):
     return dx, d_gate_up.astype(gate_up.dtype), d_down.astype(down.dtype)
 
 
-_swiglu2d.defvjp(_swiglu2d_fwd, _swiglu2d_bwd)
+_swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
 
 
 def swiglu(params: dict, x: jax.Array, axis: int = -1) -> jax.Array:
     """`down(silu(gate) * up)` over the last axis of x [..., width], or over its first, x [width, ...]."""
-    matrix = x.reshape(x.shape[0], -1) if axis == 0 else x.reshape(-1, x.shape[-1])
-    return _swiglu2d(matrix, params["gate_up"], params["down"], 0 if axis == 0 else 1).reshape(x.shape)
+    columns = x.reshape(x.shape[0], -1) if axis == 0 else x
+    return _swiglu(columns, params["gate_up"], params["down"], axis).reshape(x.shape)
 
 
 def rope_tables(length: int, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
