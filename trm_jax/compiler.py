@@ -6,8 +6,7 @@ import functools
 
 import jax
 
-# XLA:CPU's YNN fusions materialise slices and broadcast constants of this model; without them a step of the
-# baseline is a tenth faster (benchmarks/torch_speed.py).
+# XLA:CPU's YNN fusions materialise slices and broadcast constants of this model, which costs time in every step.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
