@@ -28,11 +28,13 @@ def write_run(
     facts: dict | None = None,
     examples_per_s: float = 1000.0,
     halt_step: float = 4.0,
+    reaches: tuple[float, float] | None = None,
     old: bool = False,
 ) -> Path:
     """A run of experiment `name` that ends at `accuracy`, after `evaluations` of its ten evaluations.
 
-    Accuracy grows as 1 - exp(-3 t) of its end; the mean halt step is near `halt_step`. `old`: without the records
+    Accuracy grows as 1 - exp(-3 t) of its end, or with `reaches` (level, share of the run) jumps to that level there;
+    the mean halt step is near `halt_step`. `old`: without the records
     that only newer versions write (run.json's facts, halting, clocks).
     """
     config = resolve.override(registry.get(name), {"seed": seed, **(changes or {})})
@@ -45,11 +47,19 @@ def write_run(
     records = []
     for index in range(1, evaluations + 1):
         records += _between(cfg, total_steps, index, accuracy, rng, examples_per_s, old)
-        records.append(_evaluation(cfg, total_steps, index, accuracy, halt_step, eval_set, examples_per_s, old))
+        exact = accuracy * grown(index / EVALUATIONS)
+        if reaches and index < EVALUATIONS:
+            exact = reaches[0] * (index / EVALUATIONS >= reaches[1])
+        records.append(_evaluation(cfg, total_steps, index, exact, halt_step, eval_set, examples_per_s, old))
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     described = {"total_steps": total_steps} if old else _facts(cfg, total_steps, groups)
     (workdir / "run.json").write_text(json.dumps(described | (facts or {})))
     return workdir
+
+
+def grown(t: float) -> float:
+    """The share of its final accuracy that a run has after a share `t` of its steps."""
+    return float((1 - np.exp(-3 * t)) / (1 - np.exp(-3)))
 
 
 def write_group(root: Path, group: str, *, seeds: int = 1, skip: tuple[str, ...] = (), **how) -> dict[str, float]:
@@ -105,7 +115,7 @@ def _between(cfg, total_steps: int, index: int, accuracy: float, rng, examples_p
             "kind": "train", "step": step, "examples": step * cfg.train.batch_size,
             "loss": float(2.2 * np.exp(-2 * t) + 0.01 * rng.normal()), "lm_loss": 2.0, "q_loss": 0.1,
             "grad_norm": float(0.5 + 0.05 * rng.random()), "lr": cfg.optim.lr, "halted": 640.0,
-            "accuracy": 0.9, "exact_accuracy": float(min(1.0, accuracy * (1 - np.exp(-3 * t)) / (1 - np.exp(-3)) + 0.05)),
+            "accuracy": 0.9, "exact_accuracy": min(1.0, accuracy * grown(t) + 0.05),
             "q_halt_accuracy": 0.9, "steps": 4.0,
         }  # fmt: skip
         if not old:
@@ -124,19 +134,18 @@ def _halts(halt_max: int, mean: float, count: int) -> list[int]:
     return [*counts[: halt_max - 1].tolist(), int(counts[halt_max - 1 :].sum())]
 
 
-def _evaluation(cfg, total_steps, index, accuracy, halt_step, eval_set, examples_per_s, old) -> dict:
+def _evaluation(cfg, total_steps, index, exact, halt_step, eval_set, examples_per_s, old) -> dict:
     t = index / EVALUATIONS
     step = total_steps * index // EVALUATIONS
-    exact = accuracy * (1 - np.exp(-3 * t)) / (1 - np.exp(-3))
     record = {
-        "kind": "eval", "step": step, "exact_accuracy": float(exact), "accuracy": float(exact**0.2),
+        "kind": "eval", "step": step, "exact_accuracy": exact, "accuracy": exact**0.2,
         "q_halt_accuracy": 0.9, "steps": float(cfg.model.halt_max_steps), "count": 500, "eval_set": eval_set,
     }  # fmt: skip
     if not old:
         halts = _halts(cfg.model.halt_max_steps, halt_step * (2 - t), 500)
         mean = sum((k + 1) * count for k, count in enumerate(halts)) / sum(halts)
-        record |= {"early_exit_steps": mean, "early_exit_exact_accuracy": float(exact) - 0.01, "halt_steps": halts}
+        record |= {"early_exit_steps": mean, "early_exit_exact_accuracy": exact - 0.01, "halt_steps": halts}
         record["clock"] = _clock(cfg, step, examples_per_s, speed=False)
         for decay in cfg.optim.other_decays:
-            record[f"exact_accuracy_ema_{decay:g}" if decay else "exact_accuracy_live"] = float(exact) - 0.02
+            record[f"exact_accuracy_ema_{decay:g}" if decay else "exact_accuracy_live"] = exact - 0.02
     return record

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, local_path
+from trm_jax.cli.arguments import add_command, console, local_path
 from trm_jax.errors import InputError
 
 
@@ -26,7 +26,6 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from trm_jax.configs.runs import open_run
@@ -44,7 +43,7 @@ def run(args) -> int:
         table.add_column(column, overflow="fold")
     for row in found.rows:
         table.add_row(*row)
-    Console().print(table)
+    console().print(table)
     for note in notes:
         print(f"mind: {note}", file=sys.stderr)
     print(f"curves: {args.output}")

@@ -34,6 +34,11 @@ class PowerFit(NamedTuple):
         index = "abc".index(name)
         return float(self.quantile * np.sqrt(self.covariance[index, index]))
 
+    @property
+    def determined(self) -> bool:
+        """Whether the intervals of b and c leave 0 out: only then do the points speak for a limit."""
+        return self.half_width("b") < self.b and self.half_width("c") < self.c
+
     def band(self, x: np.ndarray) -> np.ndarray:
         """Half the confidence interval of the curve at x [N], by the delta method."""
         ratio = np.asarray(x, np.float64) / self.scale
@@ -53,7 +58,7 @@ class PowerFit(NamedTuple):
 def fit_power(x: Sequence[float], y: Sequence[float]) -> PowerFit | str:
     """Fit a - b x^-c with b > 0 to the points, or say in words why there is no fit to report."""
     from scipy.optimize import OptimizeWarning, curve_fit
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if np.unique(x).size < 4:
@@ -69,19 +74,19 @@ def fit_power(x: Sequence[float], y: Sequence[float]) -> PowerFit | str:
     _, *start = min(line(c) for c in np.geomspace(*EXPONENTS, 60))
     if start[1] <= 0:
         return "accuracy does not rise with size in these runs"
-    bounds = ([-np.inf, 0, EXPONENTS[0] / 2], [np.inf, np.inf, EXPONENTS[1] * 2])
+    if not EXPONENTS[0] < start[2] < 0.99 * EXPONENTS[1]:
+        shape = "a straight line in log x: no limit is in sight" if start[2] <= EXPONENTS[0] else "one step"
+        return f"the exponent is not determined: the runs look like {shape}"
+    bounds = ([-np.inf, 0, 0], [np.inf, np.inf, 2 * EXPONENTS[1]])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", OptimizeWarning)
             (a, b, c), covariance = curve_fit(
-                lambda r, a, b, c: a - b * r**-c, ratio, y, p0=start, bounds=bounds, max_nfev=10_000
+                lambda r, a, b, c: a - b * r**-c, ratio, y, p0=start, bounds=bounds, max_nfev=1000
             )
     except (RuntimeError, OptimizeWarning) as error:
         return f"the fit did not converge ({str(error).splitlines()[0].rstrip('.')})"
-    if not EXPONENTS[0] < c < EXPONENTS[1]:
-        shape = "a straight line in log x: no limit is in sight" if c <= EXPONENTS[0] else "one step"
-        return f"the exponent is not determined: the runs look like {shape}"
-    quantile = t.ppf((1 + CONFIDENCE) / 2, x.size - 3)
+    quantile = stdtrit(x.size - 3, (1 + CONFIDENCE) / 2)
     return PowerFit(float(a), float(b), float(c), scale, covariance, float(quantile))
 
 

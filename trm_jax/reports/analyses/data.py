@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-from trm_jax.reports.analyses.parts import SPREADS, Analysis, Axis, arm_panel, arm_series, with_levels
+from trm_jax.reports.analyses.parts import SPREADS, Analysis, Axis, arm_panel, arm_series, placed, with_levels
 from trm_jax.reports.comparing import Contrast, contrasts, verdict
 from trm_jax.reports.content import Panel, Plot, Section, Table
-from trm_jax.reports.fits import fit_power
+from trm_jax.reports.fits import PowerFit, fit_power
 from trm_jax.reports.measures import EXACT
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import FRACTION, digits, listed, p_text
@@ -21,7 +21,7 @@ def smallest_for(axis: Axis, *guides: float) -> Analysis:
 
     def analyse(study: Study) -> Section:
         levels = study.levels or guides
-        arms = sorted(study.ran, key=axis.of)
+        arms = placed(study.ran, axis)
         fit = fit_power(
             [axis.of(arm) for arm in arms for _ in arm.runs], [value for arm in arms for value in arm.values(EXACT.of)]
         )
@@ -35,9 +35,7 @@ def smallest_for(axis: Axis, *guides: float) -> Analysis:
             else:
                 by_mean = "not reached"
                 said.append(f"no mean reaches {level:g}")
-            found = None if isinstance(fit, str) else fit.inverse(level)
-            by_fit = f"no fit: {fit}" if isinstance(fit, str) else digits(found) if found else "its limit is below"
-            rows.append((f"{level:g}", by_mean, by_fit))
+            rows.append((f"{level:g}", by_mean, _by_fit(fit, level)))
         columns = ("exact accuracy", "smallest arm whose mean reaches it", f"{axis.label} by the fit a - b x^-c")
         panel = with_levels(arm_panel(study.ran, EXACT, axis), levels)
         return Section(
@@ -48,6 +46,15 @@ def smallest_for(axis: Axis, *guides: float) -> Analysis:
         )
 
     return analyse
+
+
+def _by_fit(fit: PowerFit | str, level: float) -> str:
+    if isinstance(fit, str):
+        return f"no fit: {fit}"
+    if not fit.determined:
+        return "not determined"
+    found = fit.inverse(level)
+    return "its limit is below" if found is None else digits(found)
 
 
 def substitute(study: Study) -> Section:

@@ -128,7 +128,13 @@ def positions(arms: Sequence[Arm], axis: Axis) -> dict[str, float]:
     if axis.of is None:
         return {arm.name: float(index) for index, arm in enumerate(arms)}
     found = {arm.name: axis.of(arm) for arm in arms}
-    return {name: x for name, x in found.items() if x is not None}
+    return {name: x for name, x in found.items() if x is not None and (x > 0 or axis.scale == "linear")}
+
+
+def placed(arms: Sequence[Arm], axis: Axis) -> list[Arm]:
+    """The arms that have a place on the axis, in its order."""
+    places = positions(arms, axis)
+    return sorted((arm for arm in arms if arm.name in places), key=lambda arm: places[arm.name])
 
 
 def ticks(arms: Sequence[Arm], axis: Axis) -> tuple[tuple[float, str], ...]:
@@ -154,9 +160,7 @@ def arm_series(
 ) -> list[Series]:
     """Means with standard deviations, and each run as a dot."""
     places = positions(arms, axis)
-    known = sorted(
-        (arm for arm in arms if arm.name in places and arm.values(measure.of)), key=lambda arm: places[arm.name]
-    )
+    known = [arm for arm in placed(arms, axis) if arm.values(measure.of)]
     if not known:
         return []
     spreads = [arm.spread(measure.of) for arm in known]

@@ -13,6 +13,7 @@ from trm_jax.reports.analyses.parts import (
     arm_table,
     expected,
     measured,
+    placed,
     plotted,
     positions,
     setting_columns,
@@ -64,7 +65,7 @@ def power_law(axis: Axis) -> Analysis:
     """The fit a - b x^-c over all runs, and where accuracy saturates."""
 
     def analyse(study: Study) -> Section:
-        arms = [arm for arm in study.ran if axis.of(arm) is not None]
+        arms = placed(study.ran, axis)
         x = [axis.of(arm) for arm in arms for _ in arm.values(EXACT.of)]
         fit = fit_power(x, [value for arm in arms for value in arm.values(EXACT.of)])
         title = f"How accuracy grows with {axis.label}"
@@ -108,7 +109,7 @@ def _measured_saturation(arms: list[Arm], axis: Axis) -> str:
 
 def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
     limit = f"The fit's limit is {fit.a:.4f} ± {fit.half_width('a'):.4f} ({CONFIDENCE:.0%} confidence)"
-    if fit.half_width("c") >= fit.c or fit.half_width("b") >= fit.b:
+    if not fit.determined:
         return f"{limit}, but the intervals of b or c include 0: these runs do not determine it."
     point = fit.reaches(SATURATED)
     where = f" (outside the {digits(low)} to {digits(high)} that were run)" if not low <= point <= high else ""
@@ -126,7 +127,7 @@ def neighbours(axis: Axis) -> Analysis:
 
     def analyse(study: Study) -> Section:
         title = f"What each doubling of {axis.label} gains"
-        arms = sorted((arm for arm in study.ran if axis.of(arm) is not None), key=axis.of)
+        arms = placed(study.ran, axis)
         if len(arms) < 2:
             return Section(title, "Not answered: it takes two sizes that were run.")
         pairs = list(zip(arms, arms[1:], strict=False))

@@ -1,0 +1,93 @@
+"""Fits recover what made the points, and say honestly when there is nothing to report."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trm_jax.reports.fits import fit_batch, fit_power
+
+SIZES = np.array([1e6, 2e6, 5e6, 1e7, 2e7, 4e7])
+
+
+@given(st.floats(0.3, 1.0), st.floats(0.02, 0.3), st.floats(0.2, 3.0))
+def test_a_power_law_is_recovered(a, b, c):
+    x = SIZES / SIZES[0]
+    fit = fit_power(x, a - b * x**-c)
+    assert not isinstance(fit, str), fit
+    # Points without noise: what is left is the solver's tolerance, 1e-8 in the sum of squares.
+    assert (fit.a, fit.c) == pytest.approx((a, c), rel=2e-3)
+    assert fit.b * fit.scale**fit.c == pytest.approx(b, rel=5e-3)
+    assert fit(x) == pytest.approx(a - b * x**-c, abs=1e-4)
+    assert fit.half_width("a") < 0.01
+
+
+@given(st.floats(0.5, 1.0), st.floats(0.05, 0.3), st.floats(0.3, 2.0), st.floats(0.01, 0.9))
+def test_a_fit_can_be_read_backwards(a, b, c, share):
+    fit = fit_power(SIZES, a - b * (SIZES / 1e6) ** -c)
+    y = float(fit(SIZES[0]) + share * (fit.a - fit(SIZES[0])))
+    assert fit(fit.inverse(y)) == pytest.approx(y, abs=1e-9)
+    assert fit.inverse(fit.a) is None and fit.inverse(fit.a + 0.1) is None
+    assert fit(fit.reaches(0.01)) == pytest.approx(fit.a - 0.01, abs=1e-9)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    x = np.repeat(SIZES, 3)
+    truth = 0.9 - 0.2 * (x / 1e6) ** -0.7
+    hits = []
+    for _ in range(60):
+        fit = fit_power(x, truth + rng.normal(0, 0.005, x.size))
+        grid = np.array([1.5e6, 3e6, 3e7])
+        expected = 0.9 - 0.2 * (grid / 1e6) ** -0.7
+        hits.append([abs(fit.a - 0.9) <= fit.half_width("a"), *(abs(fit(grid) - expected) <= fit.band(grid))])
+    # 95% of 60; below 51 has a chance of less than 1 in 100, and Wald's intervals are approximate.
+    assert (np.sum(hits, axis=0) >= 51).all(), np.mean(hits, axis=0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=6))
+def test_any_figures_give_a_finite_fit_or_a_reason(y):
+    fit = fit_power(SIZES[: len(y)], y)
+    if isinstance(fit, str):
+        assert fit
+    else:
+        figures = [fit.a, fit.b, fit.c, *fit(SIZES), *fit.band(SIZES), fit.reaches(0.01)]
+        assert np.isfinite(figures).all() and fit.b >= 0
+
+
+@pytest.mark.parametrize(
+    "x, y, why",
+    [
+        ([], [], "too few points: 0 different sizes"),
+        ([1, 2, 4, 4, 4], [0.1, 0.2, 0.3, 0.3, 0.3], "too few points: 3 different sizes"),
+        ([1, 2, 4, 8], [0.4, 0.3, 0.2, 0.15], "accuracy does not rise"),
+        ([1, 2, 4, 8], [0.5, 0.5, 0.5, 0.5], "accuracy does not rise"),
+        ([1, 2, 4, 8, 16], [0.1, 0.2, 0.3, 0.4, 0.5], "exponent is not determined.* straight line"),
+        ([1, 2, 4, 8, 16], [0.1, 0.5, 0.5, 0.5, 0.5], "exponent is not determined.* one step"),
+    ],
+)
+def test_no_fit_is_said_in_words(x, y, why):
+    assert re.search(why, fit_power(x, y))
+
+
+@given(st.floats(100, 1e4), st.floats(64, 4096))
+def test_a_critical_batch_is_recovered(least, critical):
+    batch = np.array([128, 256, 512, 1024, 2048, 4096])
+    fit = fit_batch(batch, least * (1 + critical / batch))
+    assert (fit.least_steps, fit.critical) == pytest.approx((least, critical), rel=1e-6)
+    assert fit(batch) == pytest.approx(least * (1 + critical / batch))
+
+
+@pytest.mark.parametrize(
+    "batch, steps, why",
+    [
+        ([64, 128], [100, 50], "too few points: 2 batch sizes"),
+        ([64, 128, 256], [1000, 500, 250], "critical batch is beyond"),
+        ([64, 128, 256], [1000, 400, 150], "critical batch is beyond"),
+        ([64, 128, 256], [100, 110, 120], "all of these batches are beyond"),
+    ],
+)
+def test_no_critical_batch_is_said_in_words(batch, steps, why):
+    assert why in fit_batch(batch, steps)

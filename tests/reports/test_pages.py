@@ -1,0 +1,201 @@
+"""The files of a report: one page that needs nothing else, Markdown, CSV, pictures that are the same every time."""
+
+import base64
+import csv
+import html.parser
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from trm_jax.errors import InputError
+from trm_jax.evals.curves import COLORS
+from trm_jax.reports.content import Panel, Plot, Report, Section, Series, Table
+from trm_jax.reports.pages import csv_text, html_page, markdown, write_report
+from trm_jax.reports.pictures import plot_png
+
+
+def small_report(**changes) -> Report:
+    panel = Panel("a", "x", "y", (Series("s", [1, 2], [0.1, 0.2]),))
+    table = Table(("arm | x", "<y>"), (("a_1 & b", "not run"), ("*c*", "0.5 ± 0.1 (n = 2)")), "of <b>")
+    part = Section("First <i>", "It is 1 < 2.", (table,), (Plot("one", "a plot", (panel,)),), ("A note_.",))
+    fields = {"name": "demo", "question": "Why?", "answer": "Because.", "about": (("command", "trm report x"),)}
+    fields |= {
+        "warnings": ("mind <this>",),
+        "sections": (part,),
+        "csv": {"demo.csv": Table(("a", "b"), (("1", "x,y"),))},
+    }
+    return Report(**{**fields, **changes})
+
+
+class Checker(html.parser.HTMLParser):
+    """Every tag closed, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def parsed(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    return checker
+
+
+def test_the_page_needs_nothing_else(report_of, tmp_path):
+    paths = write_report(report_of("three seeds", "exp07"), tmp_path)
+    assert paths[0] == tmp_path / "exp07.html" and all(path.is_file() for path in paths)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+    page = parsed(paths[0].read_text())
+    assert {tag for tag, _ in page.seen} <= set(
+        "html head meta title style body main h1 h2 p div ul li table thead tbody tr th td img dl dt dd code".split()
+    )
+    sources = [attributes["src"] for tag, attributes in page.seen if tag == "img"]
+    assert len(sources) == len(list(tmp_path.glob("*.png"))) == 4
+    for source in sources:
+        kind, data = source.split(",")
+        assert kind == "data:image/png;base64"
+        assert any(base64.b64decode(data) == path.read_bytes() for path in tmp_path.glob("*.png"))
+    assert "http" not in paths[0].read_text() and "url(" not in paths[0].read_text()
+
+
+def test_the_page_says_how_it_was_made(report_of):
+    report = report_of("three seeds", "exp07")
+    about = dict(report.about)
+    assert about["command"] == "trm report exp07" and about["device"] == "1 x cpu (cpu)"
+    assert about["versions"] == "trm_jax 0.1, jax 0.10, jaxlib 0.10, python 3.11"
+    assert about["runs"] == "9 runs, seeds 0, 1 and 2" and about["scored on"] == "500 held-out puzzles (set 5e7)"
+    for text in (markdown(report), html_page(report, {plot.name: b"" for p in report.sections for plot in p.plots})):
+        assert "trm report exp07" in text and "bfloat16" in text
+
+
+def test_signs_of_the_formats_stay_text():
+    report = small_report()
+    page = html_page(report, {"one": b"png"})
+    assert "First &lt;i&gt;" in page and "1 &lt; 2" in page and "<b>" not in page
+    assert "a_1 & b" in parsed(page).text and '<td class="missing">not run</td>' in page
+    text = markdown(report)
+    assert r"| arm \| x | \<y\> |" in text and r"| \*c\* | 0.5 ± 0.1 (n = 2) |" in text
+    assert "![a plot](demo_one.png)" in text
+
+
+def test_what_stands_on_top_is_not_said_twice():
+    report = small_report(answer="It is 1 < 2.")
+    assert markdown(report).count(r"It is 1 \< 2.") == 1
+    assert html_page(report, {"one": b""}).count("It is 1 &lt; 2.") == 1
+
+
+def test_csv_holds_raw_numbers(report_of, tmp_path):
+    write_report(report_of("three seeds", "exp01"), tmp_path)
+    with open(tmp_path / "exp01.csv") as file:
+        arms = {row["experiment"]: row for row in csv.DictReader(file)}
+    with open(tmp_path / "exp01_runs.csv") as file:
+        runs = list(csv.DictReader(file))
+    assert len(arms) == 6 and len(runs) == 18
+    accuracies = [float(row["exact_accuracy"]) for row in runs if row["experiment"] == "exp01b"]
+    assert float(arms["exp01b"]["exact_accuracy_mean"]) == pytest.approx(np.mean(accuracies))
+    assert float(arms["exp01b"]["exact_accuracy_sd"]) == pytest.approx(np.std(accuracies, ddof=1))
+    assert arms["exp01b"]["exact_accuracy_n"] == "3" and arms["exp01a"]["seconds_to_0.85_n"] == "0"
+    assert arms["exp01c"]["alias_of"] == "baseline" and arms["exp01c"]["parameters_mean"] == "5028866.0"
+    assert arms["exp01a"]["guide_expects_exact_accuracy_unmeasured"] == "0.83"
+    assert csv_text(Table(("a",), (('x,"y"',),))) == 'a\n"x,""y"""\n'
+
+
+def test_the_same_runs_give_the_same_bytes_whatever_the_users_style(report_of, tmp_path):
+    report = report_of("ends only", "exp09")
+    first = write_report(report, tmp_path / "a")
+    with matplotlib.rc_context({"axes.facecolor": "black", "lines.linewidth": 9, "savefig.dpi": 30}):
+        second = write_report(report, tmp_path / "b")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write .*file"):
+        write_report(small_report(), tmp_path / "file")
+    with pytest.raises(InputError, match="cannot write .*file"):
+        write_report(small_report(sections=()), tmp_path / "file")
+
+
+def pixels(plot: Plot, tmp_path) -> np.ndarray:
+    (tmp_path / "plot.png").write_bytes(plot_png(plot))
+    with Image.open(tmp_path / "plot.png") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def count(image: np.ndarray, color: str) -> int:
+    return int((image == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum())
+
+
+def plot_of(*series, **panel) -> Plot:
+    return Plot("p", "p", (Panel("t", "x", "y", series, **panel),))
+
+
+@pytest.mark.parametrize("style", ["points", "joined", "line", "dashed"])
+@pytest.mark.parametrize("scale", ["linear", "log", "log2"])
+def test_every_style_on_every_axis_draws_its_colour(tmp_path, style, scale):
+    series = Series("s", [1, 2, 4, 8], [0.1, 0.2, 0.3, 0.35], [0.01, None, 0.02, None], style=style, color=1)
+    image = pixels(plot_of(series, x_scale=scale), tmp_path)
+    assert count(image, COLORS[1]) > 50 and count(image, COLORS[0]) == 0
+
+
+@pytest.mark.parametrize("scale", ["linear", "log", "log2"])
+def test_a_single_point_is_seen(tmp_path, scale):
+    image = pixels(plot_of(Series("s", [512], [0.5]), x_scale=scale, y_scale="log"), tmp_path)
+    assert count(image, COLORS[0]) > 10
+
+
+def test_bands_dots_levels_and_names_are_drawn(tmp_path):
+    line = Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line")
+    bare = pixels(plot_of(line), tmp_path)
+    extras = {
+        "band": plot_of(Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], band=[0.05] * 3, style="line")),
+        "dots": plot_of(line, Series("", [1, 2], [0.3, 0.1], style="dots")),
+        "level": plot_of(line, levels=((0.2, "0.2"),)),
+        "names": plot_of(Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line", names=["a", "b", "c"])),
+        "ticks": plot_of(line, ticks=((1, "one\nx"), (2, "two\ny"), (5, "five\nz"))),
+    }
+    for what, plot in extras.items():
+        image = pixels(plot, tmp_path)
+        assert image.shape == bare.shape and (image != bare).any(), what
+
+
+def test_names_with_signs_of_their_own_are_text(tmp_path):
+    series = [
+        Series(name, [1, 2], [k, k + 1], style="line", color=k) for k, name in enumerate(("_x", "$a$", r"\b", "d"))
+    ]
+    image = pixels(plot_of(*series), tmp_path)
+    # Four lines and their four handles below the panel.
+    assert all(count(image[-60:], COLORS[k]) > 20 for k in range(4))
+
+
+def test_panels_stand_three_in_a_row():
+    panel = Panel("t", "x", "y", (Series("s", [1, 2], [1, 2]),))
+
+    def size(number):
+        import io
+
+        return Image.open(io.BytesIO(plot_png(Plot("p", "p", (panel,) * number)))).size
+
+    (width, height) = size(3)
+    assert size(4) == (width, 2 * height) and size(2)[0] < width
+
+
+def test_texts_of_the_page_are_short_enough_to_read(report_of):
+    answers = [report_of("three seeds", group).answer for group in ("exp01", "exp04a", "exp07", "contrib02")]
+    assert all(len(answer) < 420 for answer in answers), [len(answer) for answer in answers]
+    assert not any(re.search(r"\s{2}|\( | \)", answer) for answer in answers)

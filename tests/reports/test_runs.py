@@ -1,0 +1,118 @@
+"""What is read out of a run's records."""
+
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.reports.synthetic import write_run
+from trm_jax.configs.runs import open_run
+from trm_jax.reports import measures as m
+from trm_jax.reports.runs import Run, added, load_run
+
+
+def run_of(*records, facts=None, **settings) -> Run:
+    """A run from records alone, with the settings that a test needs."""
+    run = Run(SimpleNamespace(done=True), facts or {}, records)
+    run.__dict__["settings"] = settings
+    return run
+
+
+def evaluation(step, exact, **more):
+    return {"kind": "eval", "step": step, "exact_accuracy": exact, "clock": {"elapsed_s": 10.0 * step}, **more}
+
+
+def line(step, **more):
+    return {"kind": "train", "step": step, "loss": 1.0, **more}
+
+
+def test_the_accuracy_of_record_is_the_last_not_the_best():
+    run = run_of(evaluation(10, 0.5), evaluation(20, 0.9), evaluation(30, 0.8), line(30))
+    assert m.EXACT.of(run) == 0.8 and m.TIME.of(run) == 300.0 and m.STEPS.of(run) == 30
+
+
+def test_a_step_evaluated_again_counts_as_evaluated_last():
+    assert m.EXACT.of(run_of(evaluation(20, 0.5), evaluation(10, 0.1), evaluation(20, 0.7))) == 0.7
+
+
+CURVES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@given(CURVES, st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_level_is_never_reached_earlier(curve, one, other):
+    run = run_of(*(evaluation(step, exact) for step, exact in enumerate(curve, 1)))
+    low, high = (m.time_to(level).of(run) for level in sorted((one, other)))
+    if high is not None:
+        assert low is not None and low <= high
+    assert (low is None) == (max(curve) < min(one, other))
+
+
+def test_levels_in_time_epochs_and_updates():
+    run = run_of(evaluation(10, 0.5), evaluation(20, 0.85), evaluation(30, 0.7), facts={"groups": 16},
+                 **{"train.batch_size": 8})  # fmt: skip
+    assert [until(0.85).of(run) for until in (m.time_to, m.epochs_to, m.steps_to)] == [200.0, 10.0, 20]
+    assert m.time_to(0.86).of(run) is None
+    assert m.epochs_to(0.85).name == "epochs to 0.85" and m.epochs_to(0.85).key == "epochs_to_0.85"
+
+
+def test_training_accuracy_is_of_the_last_fifth_weighed_by_what_halted():
+    late = [line(90, exact_accuracy=0.5, halted=30.0), line(95), line(100, exact_accuracy=0.9, halted=10.0)]
+    run = run_of(line(80, exact_accuracy=0.1, halted=99.0), *late, evaluation(100, 0.5))
+    assert run.train_exact_accuracy == pytest.approx(0.6) and run.gap == pytest.approx(0.1)
+    assert run_of(evaluation(100, 0.5)).gap is None
+
+
+def test_speed_leaves_the_first_line_out_which_holds_the_compilation():
+    clocks = [{"examples_per_s": speed, "peak_memory_bytes": memory} for speed, memory in ((1, 5), (10, 7), (30, 6))]
+    run = run_of(*(line(step, clock=clock) for step, clock in enumerate(clocks, 1)), evaluation(3, 0.1))
+    assert (run.examples_per_s, run.peak_memory_bytes) == (20, 7)
+    assert run_of(line(1, clock=clocks[0]), evaluation(1, 0.1)).examples_per_s is None
+
+
+def test_gradients_and_skipped_updates():
+    lines = [
+        line(step, grad_norm=norm, skipped=skipped) for step, norm, skipped in ((1, 9.0, 2), (9, 2.0, 0), (10, 4.0, 1))
+    ]
+    run = run_of(*lines, evaluation(10, 0.1))
+    assert (m.GRAD_NORM.of(run), m.MAX_GRAD_NORM.of(run), m.SKIPPED.of(run)) == (3.0, 9.0, 3.0)
+    assert m.SKIPPED.of(run_of(evaluation(1, 0.1))) is None
+
+
+def test_live_weights_are_those_evaluated_besides_or_the_only_ones():
+    both = evaluation(1, 0.8, exact_accuracy_live=0.7)
+    assert m.LIVE.of(run_of(both, **{"optim.ema_decay": 0.999})) == 0.7
+    assert m.LIVE.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.999})) is None
+    assert m.LIVE.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.0})) == 0.8
+
+
+def test_halting_of_evaluation_and_training():
+    run = run_of(
+        line(9, halt_steps=[1, 1, 0]), line(10, halt_steps=[0, 1, 1]), evaluation(10, 0.1, halt_steps=[2, 1, 1])
+    )
+    assert run.train_halt_counts == [1, 2, 1]
+    assert m.TRAIN_STEPS.of(run) == 2.0 and m.TRAIN_VARIANCE.of(run) == 0.5
+    assert (m.HALT_EARLY.of(run), m.HALT_VARIANCE.of(run)) == (0.75, 0.6875)
+    assert added([[1], [1, 2]]) == [2, 2] and added([]) == []
+
+
+@cache
+def measures() -> list[m.Measure]:
+    return [value for value in vars(m).values() if isinstance(value, m.Measure)]
+
+
+def test_a_real_run_folder_has_every_figure(tmp_path):
+    changes = {"model.dtype": "float16", "optim.ema_also": "0"}
+    run = load_run(open_run(write_run(tmp_path / "run", "mini_exp02a_01", changes=changes)))
+    assert len(measures()) > 20
+    assert {measure.key: measure.of(run) for measure in measures() if measure.of(run) is None} == {}
+    assert m.DEPTH.of(run) == 3 * (1 + 1) * 2
+    assert m.EFFICIENCY.of(run) == pytest.approx(0.86 / (m.PARAMETERS.of(run) / 1e6 * m.TIME.of(run) / 3600))
+
+
+def test_records_of_older_runs_are_taken_as_they_are(tmp_path):
+    run = load_run(open_run(write_run(tmp_path / "run", "mini_baseline", old=True)))
+    known = {measure.key for measure in measures() if measure.of(run) is not None}
+    assert {"exact_accuracy", "train_test_gap", "loss_variance"} <= known
+    assert not known & {"seconds", "parameters", "peak_memory_bytes", "early_exit_steps", "halt_early"}
