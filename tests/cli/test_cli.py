@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 import trm_jax
 from tests import tiny
+from tests.processes import ROOT
 from tests.tiny import SOLVER
 from trm_jax.cli.main import environment_problem
 from trm_jax.configs import registry, resolve
@@ -18,7 +21,9 @@ def test_the_version(here):
     assert (result.code, result.out.strip()) == (0, f"trm_jax {trm_jax.__version__}")
 
 
-@pytest.mark.parametrize("command", ["", "train", "eval", "solve", "list", "show", "export", "import"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "sweep", "plan", "report", "compare", "eval", "solve", "list", "show", "export", "import"]
+)
 def test_every_command_has_help_with_examples(here, command):
     result = here(*command.split(), "--help")
     assert result.code == 0 and "examples:" in result.out and f"trm {command}".strip() in result.out
@@ -199,3 +204,14 @@ def test_which_errors_the_machine_is_to_blame_for():
         assert environment_problem(outer) == "/x: no permission; choose a folder you may write to"
     assert environment_problem(FileNotFoundError(2, "No such file or directory", "/x")) is None
     assert environment_problem(ValueError("anything else")) is None
+
+
+@pytest.mark.parametrize("command", ["list", "plan exp01", "doctor --device-timeout 60", "train --help"])
+def test_a_reader_that_leaves_is_no_error(command):
+    """`trm ... | head -1`, as a shell does it: the pipe is closed before the first line is written."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trm_jax", *command.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    assert process.wait() == 0 and "Traceback" not in error, error

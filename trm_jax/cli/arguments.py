@@ -21,6 +21,17 @@ def add_command(subparsers, name: str, summary: str, description: str, examples:
     return parser
 
 
+def console(**how):
+    """rich's console, whose reader may leave (head, less): `main` ends the command quietly then."""
+    from rich.console import Console
+
+    class Quiet(Console):
+        def on_broken_pipe(self):
+            raise  # the error that is being handled; rich would exit with code 1
+
+    return Quiet(**how)
+
+
 def add_set(parser) -> None:
     parser.add_argument(
         "--set",

@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from trm_jax.cli.arguments import add_command
+from trm_jax.cli.arguments import add_command, console
 
 if TYPE_CHECKING:
     from trm_jax.cli.health import Check
@@ -63,25 +63,24 @@ def run(args: argparse.Namespace) -> int:
 
 def show(checks: list[Check]) -> None:
     """Prints the table, then the remedies, each on an unfolded line of its own to be pasted into a shell."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    terminal = console(highlight=False)
     table = Table("check", "status", "finding", box=None, header_style="bold", pad_edge=False)
     for check in checks:
         table.add_row(check.name, Text(check.status, STYLES[check.status]), Text(check.detail))
-    console.print(table)
+    terminal.print(table)
     for status, title in (("fail", "To mend:"), ("warn", "To improve:")):
         remedies = [check for check in checks if check.status == status]
         if remedies:
-            console.print(f"\n{title}", style=STYLES[status])
+            terminal.print(f"\n{title}", style=STYLES[status])
         for check in remedies:
-            console.print(Text(f"  {check.name}: {check.remedy}"), soft_wrap=True)
+            terminal.print(Text(f"  {check.name}: {check.remedy}"), soft_wrap=True)
     broken = sum(check.status == "fail" for check in checks)
     if broken:
         problems = "1 problem" if broken == 1 else f"{broken} problems"
         verdict, style = f"{problems}; mend and ask again: trm doctor", STYLES["fail"]
     else:
         verdict, style = "Nothing is broken. Next: trm train demo --workdir runs/demo", STYLES["ok"]
-    console.print(f"\n{verdict}", style=style, soft_wrap=True)
+    terminal.print(f"\n{verdict}", style=style, soft_wrap=True)

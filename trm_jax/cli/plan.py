@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trm_jax.cli.arguments import add_command, add_set, changes, positive
+from trm_jax.cli.arguments import add_command, add_set, changes, console, positive
 
 if TYPE_CHECKING:
     from trm_jax.planning import Device, Plan
@@ -120,7 +120,6 @@ def _print_device(device: Device, args) -> None:
 
 def _print_table(plans: dict[str, Plan], seeds: int) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -158,7 +157,7 @@ def _print_table(plans: dict[str, Plan], seeds: int) -> None:
             _dollars(None if None in prices else seeds * sum(prices)),
         )
     # A figure cut off would be a wrong one: a narrow window folds the lines instead.
-    Console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
+    console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
 
 
 def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> list[str]:

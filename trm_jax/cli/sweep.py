@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, add_set, changes, local_path, positive
+from trm_jax.cli.arguments import add_command, add_set, changes, console, local_path, positive
 
 DEFAULT_ROOT = Path("runs")
 DEFAULT_PACK = 8
@@ -169,7 +169,6 @@ def command(args) -> str:
 
 
 def _summarise(args, runs, state, stop) -> int:
-    from rich.console import Console
 
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
     from trm_jax.configs.workdir import LOG_FILE
@@ -178,7 +177,7 @@ def _summarise(args, runs, state, stop) -> int:
     from trm_jax.sweep.state import BAD_ENDS, DONE
     from trm_jax.sweep.table import counts, table
 
-    Console().print(table(runs, state, look, errors=True))
+    console().print(table(runs, state, look, errors=True))
     print(counts(runs, state))
     states = {state.of(one).state for one in runs}
     if stop and not states <= {DONE, *BAD_ENDS}:
