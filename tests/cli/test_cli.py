@@ -209,9 +209,8 @@ def test_which_errors_the_machine_is_to_blame_for():
 @pytest.mark.parametrize("command", ["list", "plan exp01", "doctor --device-timeout 60", "train --help"])
 def test_a_reader_that_leaves_is_no_error(command):
     """`trm ... | head -1`, as a shell does it: the pipe is closed before the first line is written."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trm_jax", *command.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
-    )
-    process.stdout.close()
-    error = process.stderr.read().decode()
-    assert process.wait() == 0 and "Traceback" not in error, error
+    argv = [sys.executable, "-m", "trm_jax", *command.split()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 0 and "Traceback" not in error, error
