@@ -13,7 +13,7 @@ PACKS, OUTCOME_FILE = "packs", "outcome.json"
 
 
 def units(runs: Sequence[Run], most: int) -> list[Unit]:
-    """The runs in order, those that can be trained together in one unit of at most `most`."""
+    """The runs in order, those that can be trained together in units of at most `most`."""
     if most == 1:
         return [Unit([run]) for run in runs]
     from trm_jax.configs.pack import groups
@@ -24,7 +24,7 @@ def units(runs: Sequence[Run], most: int) -> list[Unit]:
 
 
 def arguments(unit: Unit, root: Path) -> tuple[str, ...]:
-    """The command behind `trm` that trains the unit; that of several names a file, which `write_pack` writes."""
+    """The command behind `trm` that trains the unit; that of several names a file, which `write` writes."""
     return unit.runs[0].arguments if len(unit.runs) == 1 else ("train-pack", str(_file(unit, root)))
 
 
