@@ -169,7 +169,6 @@ def command(args) -> str:
 
 
 def _summarise(args, runs, state, stop) -> int:
-
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
     from trm_jax.configs.workdir import LOG_FILE
     from trm_jax.sweep.plan import shown
