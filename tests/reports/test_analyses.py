@@ -92,6 +92,40 @@ def test_near_means_are_not_called_different(tmp_path):
     assert "no difference shown (p = " in column(said.tables[0], "against")["contrib01_curriculum"]
 
 
+def test_fewer_seeds_than_others_are_said(tmp_path):
+    write_group(tmp_path, "contrib01", seeds=2)
+    write_run(tmp_path / "third", "contrib01_curriculum", seed=2)
+    assert (
+        "fewer seeds than others: contrib01_baseline (2 of 3)" in build(group_study("contrib01", tmp_path), "").warnings
+    )
+
+
+def test_seeds_that_shared_a_program_are_one_measurement_of_time(tmp_path):
+    for seed in range(3):
+        for name, speed in (("baseline", 100.0), ("contrib01_curriculum", 300.0)):
+            how = {"examples_per_s": speed + seed, "accuracy": 0.86 + 0.01 * seed, "facts": {"pack": 3}}
+            write_run(tmp_path / f"{name}{seed}", name, seed=seed, **how)
+    report = build(group_study("contrib01", tmp_path), "")
+    said = section(report, "^Time to 0.85")
+    assert column(said.tables[0], "0.85")["contrib01_curriculum"].endswith("(n = 1)")
+    assert "no difference is claimed" in said.sentence
+    accuracy = column(section(report, "^Exact accuracy").tables[0], "^exact accuracy$")
+    assert accuracy["contrib01_curriculum"] == "0.8700 ± 0.0100 (n = 3)", "accuracies are of each run"
+    assert any("count as one measurement" in warning for warning in report.warnings)
+
+
+def test_runs_that_were_made_differently_are_said(tmp_path):
+    write_run(tmp_path / "a", "baseline", facts={"device_kind": "H200", "pack": 3})
+    write_run(tmp_path / "b", "contrib01_curriculum", facts={"versions": {"jax": "0.11"}})
+    report = build(group_study("contrib01", tmp_path), "")
+    assert [warning.split(":")[0] for warning in report.warnings] == [
+        "runs on different devices",
+        "runs with different versions of the software",
+        "runs trained side by side (1 and 3 in one program)",
+    ]
+    assert dict(report.about)["device"] == "1 x H200 (cpu); 1 x cpu (cpu)"
+
+
 def test_missing_members_stay_in_the_tables(report_of):
     table = report_of("ends only", "exp01").sections[0].tables[0]
     assert column(table, "^exact accuracy$")["exp01b"] == "not run"

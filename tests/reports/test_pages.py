@@ -89,6 +89,7 @@ def test_signs_of_the_formats_stay_text():
     assert "First &lt;i&gt;" in page and "1 &lt; 2" in page and "<b>" not in page
     assert "a_1 & b" in parsed(page).text and '<td class="missing">not run</td>' in page
     text = markdown(report)
+    assert "a_1 & b" in text and r"A note\_." in text
     assert r"| arm \| x | \<y\> |" in text and r"| \*c\* | 0.5 ± 0.1 (n = 2) |" in text
     assert "![a plot](demo_one.png)" in text
 

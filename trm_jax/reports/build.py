@@ -72,8 +72,10 @@ def _versions(run: Run) -> str:
 
 
 def _mixed(study: Study) -> list[str]:
-    """What makes speed, time and memory of the runs hard to compare."""
-    found = []
+    """What makes figures of the runs hard to compare."""
+    most = max(len(arm.runs) for arm in study.ran)
+    fewer = [f"{arm.name} ({len(arm.runs)} of {most})" for arm in study.ran if len(arm.runs) < most]
+    found = [f"fewer seeds than others: {', '.join(fewer)}"] if fewer else []
     if len({_device(run) for run in study.runs}) > 1:
         found.append("runs on different devices: speed, time and memory do not compare across them")
     if len({_versions(run) for run in study.runs}) > 1:
@@ -82,7 +84,7 @@ def _mixed(study: Study) -> list[str]:
     if packs != [1]:
         found.append(
             f"runs trained side by side ({listed([str(pack) for pack in packs])} in one program): time, throughput and "
-            "memory of each are those of its whole program"
+            "memory are those of the whole program and count as one measurement for all seeds of an experiment"
         )
     return found
 
@@ -99,7 +101,7 @@ def _arms_csv(study: Study) -> Table:
     for arm in study.arms:
         row = [arm.name, arm.alias_of, *(str(arm.settings[key]) for key in study.varied)]
         for measure in measures:
-            found = arm.spread(measure.of)
+            found = arm.spread(measure)
             row += [_raw(found.mean), _raw(found.deviation), str(found.n)] if found else ["", "", "0"]
         rows.append((*row, *(_raw(arm.expects.get(key)) for key in guide)))
     return Table(tuple(columns), tuple(rows))

@@ -36,9 +36,9 @@ def contrasts(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[
 
 def against(arms: Sequence[Arm], measure: Measure, reference: Arm) -> dict[str, Contrast]:
     """Each other arm's contrast with the reference, by the arm's name; arms without the figure are left out."""
-    base = reference.values(measure.of)
-    others = [arm for arm in arms if arm.name != reference.name and arm.values(measure.of)] if base else []
-    found = contrasts([(arm.values(measure.of), base) for arm in others])
+    base = reference.values(measure)
+    others = [arm for arm in arms if arm.name != reference.name and arm.values(measure)] if base else []
+    found = contrasts([(arm.values(measure), base) for arm in others])
     return {arm.name: contrast for arm, contrast in zip(others, found, strict=True)}
 
 
@@ -47,9 +47,9 @@ def between(arms: Sequence[Arm], measure: Measure, chosen: Arm) -> dict[str, Con
 
     For an arm that was chosen by its result: it was compared with all of them, whoever it turned out to be.
     """
-    known = [arm for arm in arms if arm.values(measure.of)]
+    known = [arm for arm in arms if arm.values(measure)]
     pairs = list(combinations(known, 2))
-    found = contrasts([(one.values(measure.of), other.values(measure.of)) for one, other in pairs])
+    found = contrasts([(one.values(measure), other.values(measure)) for one, other in pairs])
     result = {}
     for (one, other), contrast in zip(pairs, found, strict=True):
         if one.name == chosen.name:
@@ -60,7 +60,7 @@ def between(arms: Sequence[Arm], measure: Measure, chosen: Arm) -> dict[str, Con
 
 
 def pairs_tested(arms: Sequence[Arm], measure: Measure) -> int:
-    values = [arm.values(measure.of) for arm in arms if arm.values(measure.of)]
+    values = [arm.values(measure) for arm in arms if arm.values(measure)]
     return sum(welch(one, other).p is not None for one, other in combinations(values, 2))
 
 
@@ -75,9 +75,9 @@ def verdict(contrast: Contrast, scale: Scale) -> str:
 
 def best(arms: Sequence[Arm], measure: Measure, *, higher: bool = True) -> Arm | None:
     """The arm with the best mean, the first of equals."""
-    known = [arm for arm in arms if arm.values(measure.of)]
+    known = [arm for arm in arms if arm.values(measure)]
     sign = 1 if higher else -1
-    return max(known, key=lambda arm: sign * arm.spread(measure.of).mean, default=None)
+    return max(known, key=lambda arm: sign * arm.spread(measure).mean, default=None)
 
 
 def said(found: Spread, measure: Measure, scale: Scale) -> str:
@@ -96,7 +96,7 @@ def best_sentence(arms: Sequence[Arm], measure: Measure, *, higher: bool = True)
     winner = best(arms, measure, higher=higher)
     if winner is None:
         return f"No run recorded its {measure.name}."
-    found = winner.spread(measure.of)
+    found = winner.spread(measure)
     scale = scale_for(measure.unit, [found.mean])
     value = said(found, measure, scale)
     others = between(arms, measure, winner)
@@ -128,11 +128,11 @@ def _test_name(pairs: int) -> str:
 
 def range_sentence(arms: Sequence[Arm], measure: Measure) -> str:
     """From which lowest to which highest mean a figure goes, with the test of these two."""
-    known = [arm for arm in arms if arm.values(measure.of)]
+    known = [arm for arm in arms if arm.values(measure)]
     if not known:
         return f"No run recorded its {measure.name}."
     low, high = best(known, measure, higher=False), best(known, measure)
-    spreads = [arm.spread(measure.of) for arm in (low, high)]
+    spreads = [arm.spread(measure) for arm in (low, high)]
     scale = scale_for(measure.unit, [found.mean for found in spreads])
     if low is high or spreads[0].mean == spreads[1].mean:
         return f"The mean {measure.name} is {said(spreads[0], measure, scale)} in each arm."

@@ -12,13 +12,18 @@ from trm_jax.reports.units import Unit
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of a run. `computed`: it follows from the settings, so it has no spread to test."""
+    """A figure of a run.
+
+    computed: it follows from the settings, so it has no spread to test. clocked: it is of the program that the run
+    trained in, which other runs may share.
+    """
 
     key: str  # of CSV files
     name: str
     unit: Unit
     of: Callable[[Run], float | None]
     computed: bool = False
+    clocked: bool = False
 
 
 def _fact(key: str) -> Callable[[Run], float | None]:
@@ -59,9 +64,9 @@ STEP_FLOPS = Measure("flops_per_step", "compute of an update", units.FLOPS, _fac
 DEPTH = Measure(
     "layer_applications", "layer applications", units.PLAIN, lambda run: run.layer_applications, computed=True
 )
-TIME = Measure("seconds", "time", units.SECONDS, lambda run: run.seconds)
-SPEED = Measure("examples_per_s", "throughput", units.RATE, lambda run: run.examples_per_s)
-MEMORY = Measure("peak_memory_bytes", "peak memory", units.BYTES, lambda run: run.peak_memory_bytes)
+TIME = Measure("seconds", "time", units.SECONDS, lambda run: run.seconds, clocked=True)
+SPEED = Measure("examples_per_s", "throughput", units.RATE, lambda run: run.examples_per_s, clocked=True)
+MEMORY = Measure("peak_memory_bytes", "peak memory", units.BYTES, lambda run: run.peak_memory_bytes, clocked=True)
 LOSS_VARIANCE = Measure("loss_variance", "late loss variance", units.PLAIN, lambda run: run.loss_variance)
 GRAD_NORM = Measure("late_grad_norm", "late gradient norm", units.PLAIN, lambda run: run.late_mean("grad_norm"))
 MAX_GRAD_NORM = Measure("max_grad_norm", "largest gradient norm", units.PLAIN, lambda run: run.max_grad_norm)
@@ -92,7 +97,7 @@ def _efficiency(run: Run) -> float | None:
     return run.final["exact_accuracy"] / (parameters / 1e6 * seconds / 3600)
 
 
-EFFICIENCY = Measure("efficiency", "accuracy per million parameters and hour", units.PLAIN, _efficiency)
+EFFICIENCY = Measure("efficiency", "accuracy per million parameters and hour", units.PLAIN, _efficiency, clocked=True)
 
 
 def time_to(level: float) -> Measure:
@@ -113,4 +118,4 @@ def _until(key: str, name: str, unit: Unit, level: float, of) -> Measure:
         record = run.first_at(level)
         return None if record is None else of(run, record)
 
-    return Measure(f"{key}_to_{level:g}", f"{name} to {level:g}", unit, first)
+    return Measure(f"{key}_to_{level:g}", f"{name} to {level:g}", unit, first, clocked=unit is units.SECONDS)

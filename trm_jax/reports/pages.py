@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import re
 from pathlib import Path
 
 from trm_jax.errors import InputError
@@ -17,7 +18,7 @@ STYLE = """
 :root { color-scheme: light; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --wash: #f6f8fa; --accent: #0072B2; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, "Segoe UI", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
+main { max-width: 1200px; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
 h1 { font-size: 1.9rem; margin: 0 0 .2rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 .question { color: var(--soft); margin: 0 0 1.2rem; }
@@ -87,10 +88,8 @@ def markdown(report: Report) -> str:
 
 
 def _md(text: str) -> str:
-    """Text whose signs mean nothing to Markdown."""
-    for sign in "\\`*_<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Text whose signs mean nothing to Markdown; an underscore inside a word means nothing anyway."""
+    return re.sub(r"[\\`*<>|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def _markdown_section(report: Report, section: Section) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
+from trm_jax.reports.measures import Measure
 from trm_jax.reports.runs import Run
 from trm_jax.reports.statistics import Spread, spread
 from trm_jax.reports.units import plain
@@ -37,12 +39,24 @@ class Arm:
     def unfinished(self) -> bool:
         return not all(run.folder.done for run in self.runs)
 
-    def values(self, of: Callable[[Run], float | None]) -> list[float]:
-        """A figure of each run that has it."""
-        return [value for value in map(of, self.runs) if value is not None]
+    def values(self, measure: Measure) -> list[float]:
+        """A figure of each run that has it.
 
-    def spread(self, of: Callable[[Run], float | None]) -> Spread | None:
-        return spread(self.values(of))
+        Runs that trained side by side in one program share its clock: of them it is one measurement, their mean.
+        """
+        found = [value for value in map(measure.of, self.runs) if value is not None]
+        packed = any(run.facts.get("pack", 1) > 1 for run in self.runs)
+        return [fmean(found)] if measure.clocked and packed and found else found
+
+    def spread(self, measure: Measure) -> Spread | None:
+        return spread(self.values(measure))
+
+    def having(self, measure: Measure) -> int:
+        """How many of the runs have the figure."""
+        return sum(measure.of(run) is not None for run in self.runs)
+
+    def complete(self, measure: Measure) -> bool:
+        return self.having(measure) == len(self.runs)
 
 
 @dataclass(frozen=True)

@@ -26,26 +26,26 @@ def critical_batch(study: Study) -> Section:
     measure = steps_to(level)
     title = f"Critical batch: updates to {level:g}"
     through = sorted(
-        (arm for arm in study.ran if len(arm.values(measure.of)) == len(arm.runs)),
+        (arm for arm in study.ran if arm.complete(measure)),
         key=lambda arm: arm.settings["train.batch_size"],
     )
     efficiency = _efficiencies(through, measure)
     columns = [
         Column("batch size", lambda arm: digits(arm.settings["train.batch_size"]), always=True),
-        Column(f"updates to {level:g}", lambda arm: STEPS[0].text(arm.spread(measure.of)) if arm in through else
+        Column(f"updates to {level:g}", lambda arm: STEPS[0].text(arm.spread(measure)) if arm in through else
                "not reached by every seed"),
         Column("examples, smallest batch's over this one's", lambda arm: f"{efficiency[arm.name]:.2f}"
                if arm.name in efficiency else ""),
     ]  # fmt: skip
     fit = fit_batch(
         [arm.settings["train.batch_size"] for arm in through for _ in arm.runs],
-        [value for arm in through for value in arm.values(measure.of)],
+        [value for arm in through for value in arm.values(measure)],
     )
     series = arm_series(through, measure, OVER_BATCH, STEPS[0], label=f"updates to {level:g}")
     if len(through) > 1:
         batches = [float(arm.settings["train.batch_size"]) for arm in through]
         grid = np.geomspace(batches[0], batches[-1], 100)
-        first = through[0].spread(measure.of).mean * batches[0]
+        first = through[0].spread(measure).mean * batches[0]
         series.append(Series("half as many for twice the batch", grid, first / grid, style="dashed", color=2))
         if not isinstance(fit, str):
             series.append(Series("fit", grid, fit(grid), style="line", color=1))
@@ -62,7 +62,7 @@ def critical_batch(study: Study) -> Section:
 
 def _efficiencies(through: list[Arm], measure) -> dict[str, float]:
     """Examples that the smallest batch takes over those that each batch takes, by the arm's name."""
-    examples = {arm.name: arm.spread(measure.of).mean * arm.settings["train.batch_size"] for arm in through}
+    examples = {arm.name: arm.spread(measure).mean * arm.settings["train.batch_size"] for arm in through}
     return {name: examples[through[0].name] / count for name, count in examples.items()}
 
 
@@ -87,8 +87,8 @@ def _fit_words(fit) -> str:
 
 
 def _accuracy_words(study: Study) -> str:
-    top = best(study.ran, EXACT).spread(EXACT.of).mean
-    close = [arm for arm in study.ran if arm.spread(EXACT.of).mean >= top - TOLERATED]
+    top = best(study.ran, EXACT).spread(EXACT).mean
+    close = [arm for arm in study.ran if arm.spread(EXACT).mean >= top - TOLERATED]
     largest = max(close, key=lambda arm: arm.settings["train.batch_size"])
     return (
         f"The largest batch whose mean accuracy is within {TOLERATED:g} of the best is "

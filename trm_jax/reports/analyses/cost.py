@@ -26,7 +26,7 @@ from trm_jax.reports.analyses.parts import (
 from trm_jax.reports.comparing import best, best_sentence, named, range_sentence
 from trm_jax.reports.content import Panel, Section, Series
 from trm_jax.reports.measures import EXACT, Measure
-from trm_jax.reports.statistics import pareto_front, spread
+from trm_jax.reports.statistics import pareto_front
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import FRACTION, digits, listed
 
@@ -60,10 +60,10 @@ def figures(title: str, *measures: Measure, axis: Axis = BY_NAME, name: str, rat
 def _ratio(study: Study, measure: Measure) -> Column:
     """Means over that of the group's first arm, which may not have been run."""
     first = study.arms[0]
-    base = first.spread(measure.of)
+    base = first.spread(measure)
 
     def cell(arm: Arm) -> str:
-        found = arm.spread(measure.of)
+        found = arm.spread(measure)
         return f"{found.mean / base.mean:.2f}" if found and base and base.mean else "not known"
 
     return Column(f"{measure.name}, times {first.name}'s", cell)
@@ -116,20 +116,19 @@ def _reached(arms: list[Arm], measure: Measure) -> Column:
     scale = common_scale(arms, measure)
 
     def cell(arm: Arm) -> str:
-        values = arm.values(measure.of)
-        if not values:
+        missed = len(arm.runs) - arm.having(measure)
+        if missed == len(arm.runs):
             return "not reached"
-        text = scale.text(spread(values))
-        return text if len(values) == len(arm.runs) else f"{text}, {len(arm.runs) - len(values)} not reached"
+        return scale.text(arm.spread(measure)) + (f", {missed} not reached" if missed else "")
 
     return Column(headed(measure.name, scale), cell)
 
 
 def _first_words(arms: list[Arm], measure: Measure, level: float) -> str:
     """Of arms of which every seed got there: a mean over the lucky ones alone would flatter."""
-    through = [arm for arm in arms if len(arm.values(measure.of)) == len(arm.runs)]
+    through = [arm for arm in arms if arm.complete(measure)]
     if not through:
-        some = [arm.name for arm in arms if arm.values(measure.of)]
+        some = [arm.name for arm in arms if arm.values(measure)]
         return f"No arm reaches {level:g}" + (f" with every seed ({listed(some)} with some)." if some else ".")
     left = [arm.name for arm in arms if arm not in through]
     words = best_sentence(through, measure, higher=False)
@@ -158,7 +157,7 @@ def pareto(*costs: tuple[Measure, bool]) -> Analysis:
         return Section(
             "Accuracy against cost",
             f"No other arm beats these in mean accuracy and cost: {'; '.join(said)}. The highest mean exact accuracy "
-            f"is {named(winner)}'s, {FRACTION[0].text(winner.spread(EXACT.of))}.",
+            f"is {named(winner)}'s, {FRACTION[0].text(winner.spread(EXACT))}.",
             (arm_table(study.arms, columns),),
             plots,
             (SPEED_NOTE, "Fronts are of means; whether two means differ is tested where accuracy is reported."),
@@ -172,9 +171,9 @@ def _yes(on: bool | None) -> str:
 
 
 def _front(arms: list[Arm], measure: Measure, more_is_better: bool) -> dict[str, bool]:
-    known = [arm for arm in arms if arm.values(measure.of)]
+    known = [arm for arm in arms if arm.values(measure)]
     sign = -1 if more_is_better else 1
-    points = [(sign * arm.spread(measure.of).mean, arm.spread(EXACT.of).mean) for arm in known]
+    points = [(sign * arm.spread(measure).mean, arm.spread(EXACT).mean) for arm in known]
     return {arm.name: on for arm, on in zip(known, pareto_front(points), strict=True)}
 
 
@@ -182,11 +181,11 @@ def _front_panel(arms: list[Arm], measure: Measure, front: dict[str, bool]) -> P
     scale = common_scale(arms, measure)
 
     def points(label: str, on: bool, color: int) -> Series:
-        chosen = sorted((arm for arm in arms if front.get(arm.name) is on), key=lambda arm: arm.spread(measure.of).mean)
-        spreads = [arm.spread(EXACT.of) for arm in chosen]
+        chosen = sorted((arm for arm in arms if front.get(arm.name) is on), key=lambda arm: arm.spread(measure).mean)
+        spreads = [arm.spread(EXACT) for arm in chosen]
         return Series(
             label,
-            [arm.spread(measure.of).mean / scale.factor for arm in chosen],
+            [arm.spread(measure).mean / scale.factor for arm in chosen],
             [found.mean for found in spreads],
             [found.deviation for found in spreads],
             names=[arm.name for arm in chosen],

@@ -23,13 +23,13 @@ def smallest_for(axis: Axis, *guides: float) -> Analysis:
         levels = study.levels or guides
         arms = placed(study.ran, axis)
         fit = fit_power(
-            [axis.of(arm) for arm in arms for _ in arm.runs], [value for arm in arms for value in arm.values(EXACT.of)]
+            [axis.of(arm) for arm in arms for _ in arm.runs], [value for arm in arms for value in arm.values(EXACT)]
         )
         rows, said = [], []
         for level in levels:
-            enough = [arm for arm in arms if arm.spread(EXACT.of).mean >= level]
+            enough = [arm for arm in arms if arm.spread(EXACT).mean >= level]
             if enough:
-                by_mean = f"{enough[0].name} with {FRACTION[0].text(enough[0].spread(EXACT.of))}"
+                by_mean = f"{enough[0].name} with {FRACTION[0].text(enough[0].spread(EXACT))}"
                 size = digits(axis.of(enough[0]))
                 said.append(f"{level:g} is reached from {size} {axis.label} on, by {by_mean}")
             else:
@@ -68,7 +68,7 @@ def substitute(study: Study) -> Section:
     if not pairs:
         both = f"{by_puzzles.name} and {by_variants.name}"
         return Section(title, f"Not answered: no runs of {both} have about as many boards.")
-    found = contrasts([(many.values(EXACT.of), few.values(EXACT.of)) for few, many in pairs])
+    found = contrasts([(many.values(EXACT), few.values(EXACT)) for few, many in pairs])
     rows = tuple(
         (f"{digits(boards(few))} and {digits(boards(many))}", *_cells(few), *_cells(many), verdict(c, FRACTION[0]))
         for (few, many), c in zip(pairs, found, strict=True)
@@ -117,7 +117,7 @@ def boards(arm: Arm) -> int:
 
 
 def _cells(arm: Arm) -> tuple[str, str, str]:
-    return arm.name, FRACTION[0].text(arm.spread(EXACT.of)), digits(arm.runs[0].final["step"])
+    return arm.name, FRACTION[0].text(arm.spread(EXACT)), digits(arm.runs[0].final["step"])
 
 
 def _substitute_words(pairs: list[tuple[Arm, Arm]], found: list[Contrast]) -> str:

@@ -81,17 +81,17 @@ def equal_depth(study: Study) -> Section:
     ]
     if not pairs:
         return Section(title, f"Not answered: no two runs of {by_L.name} and {by_H.name} have the same H*L.")
-    found = contrasts([(more_H.values(EXACT.of), more_L.values(EXACT.of)) for more_L, more_H in pairs])
+    found = contrasts([(more_H.values(EXACT), more_L.values(EXACT)) for more_L, more_H in pairs])
     tested_pairs = [c for c in found if c.p is not None]
-    scale = scale_for(STEP_FLOPS.unit, [v for pair in pairs for arm in pair for v in arm.values(STEP_FLOPS.of)])
+    scale = scale_for(STEP_FLOPS.unit, [v for pair in pairs for arm in pair for v in arm.values(STEP_FLOPS)])
     rows = []
     for (more_L, more_H), contrast in zip(pairs, found, strict=True):
         cells = []
         for arm in (more_L, more_H):
-            flops = arm.spread(STEP_FLOPS.of)
+            flops = arm.spread(STEP_FLOPS)
             cells += [
                 f"{arm.name} (H {arm.settings['model.H_cycles']}, L {arm.settings['model.L_cycles']})",
-                FRACTION[0].text(arm.spread(EXACT.of)),
+                FRACTION[0].text(arm.spread(EXACT)),
                 f"{paper_depth(arm)}, {scale.number(flops.mean) + ' ' + scale.label if flops else 'not recorded'}",
             ]
         rows.append((digits(guide_depth(more_L)), *cells, verdict(contrast, FRACTION[0])))

@@ -51,8 +51,8 @@ def inference_cost(study: Study) -> Section:
         tested(study),
         *expected(study, "exact_accuracy", "steps"),
     ]
-    known = [arm for arm in study.ran if arm.values(PUZZLE_FLOPS.of)]
-    stopped = [arm for arm in known if arm.values(EARLY_EXACT.of)]
+    known = [arm for arm in study.ran if arm.values(PUZZLE_FLOPS)]
+    stopped = [arm for arm in known if arm.values(EARLY_EXACT)]
     scale = common_scale(known, PUZZLE_FLOPS)
     series = (_cost_series(known, scale.factor, early=False), _cost_series(stopped, scale.factor, early=True))
     panel = Panel(
@@ -70,9 +70,9 @@ def _cost_series(arms: list[Arm], factor: float, *, early: bool) -> Series:
     measure = EARLY_EXACT if early else EXACT
     x = []
     for arm in arms:
-        share = arm.spread(EARLY_STEPS.of).mean / arm.settings["model.halt_max_steps"] if early else 1.0
-        x.append(share * arm.spread(PUZZLE_FLOPS.of).mean / factor)
-    spreads = [arm.spread(measure.of) for arm in arms]
+        share = arm.spread(EARLY_STEPS).mean / arm.settings["model.halt_max_steps"] if early else 1.0
+        x.append(share * arm.spread(PUZZLE_FLOPS).mean / factor)
+    spreads = [arm.spread(measure) for arm in arms]
     return Series(
         "stopped at the first q_halt > 0" if early else "all supervision steps",
         x,
@@ -125,10 +125,10 @@ def _distribution(title: str, arms: list[Arm], counts_of) -> Panel:
 
 
 def _early_words(study: Study) -> str:
-    known = [arm for arm in study.ran if arm.values(HALT_EARLY.of)]
+    known = [arm for arm in study.ran if arm.values(HALT_EARLY)]
     if not known:
         return "The runs recorded no halt steps."
-    shares = {arm.name: arm.spread(HALT_EARLY.of).mean for arm in known}
+    shares = {arm.name: arm.spread(HALT_EARLY).mean for arm in known}
     least, most = min(shares, key=shares.get), max(shares, key=shares.get)
     answer = "It halts early" if shares[least] > 0.5 else "It mostly does not halt early" if shares[most] < 0.5 else (
         "Whether it halts early depends on the arm"

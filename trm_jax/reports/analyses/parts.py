@@ -55,14 +55,14 @@ def setting_columns(study: Study) -> list[Column]:
 
 
 def common_scale(arms: Sequence[Arm], measure: Measure) -> Scale:
-    return scale_for(measure.unit, [value for arm in arms for value in arm.values(measure.of)])
+    return scale_for(measure.unit, [value for arm in arms for value in arm.values(measure)])
 
 
 def measured(arms: Sequence[Arm], measure: Measure) -> Column:
     scale = common_scale(arms, measure)
 
     def cell(arm: Arm) -> str:
-        found = arm.spread(measure.of)
+        found = arm.spread(measure)
         if found and measure.computed and not found.deviation:
             return scale.number(found.mean)
         return scale.text(found)
@@ -116,7 +116,7 @@ def setting_axis(key: str, label: str, scale: str = "linear") -> Axis:
 
 
 def _first_value(measure: Measure) -> Callable[[Arm], float | None]:
-    return lambda arm: next(iter(arm.values(measure.of)), None)
+    return lambda arm: next(iter(arm.values(measure)), None)
 
 
 BY_NAME = Axis()
@@ -160,10 +160,10 @@ def arm_series(
 ) -> list[Series]:
     """Means with standard deviations, and each run as a dot."""
     places = positions(arms, axis)
-    known = [arm for arm in placed(arms, axis) if arm.values(measure.of)]
+    known = [arm for arm in placed(arms, axis) if arm.values(measure)]
     if not known:
         return []
-    spreads = [arm.spread(measure.of) for arm in known]
+    spreads = [arm.spread(measure) for arm in known]
     means = Series(
         label or measure.name,
         [places[arm.name] for arm in known],
@@ -172,7 +172,7 @@ def arm_series(
         style="points" if axis.of is None else "joined",
         color=color,
     )
-    runs = [(places[arm.name], value / scale.factor) for arm in known for value in arm.values(measure.of)]
+    runs = [(places[arm.name], value / scale.factor) for arm in known for value in arm.values(measure)]
     dots = Series("single runs", [x for x, _ in runs], [y for _, y in runs], style="dots", color=color)
     return [means, dots] if len(runs) > len(known) else [means]
 

@@ -66,8 +66,8 @@ def power_law(axis: Axis) -> Analysis:
 
     def analyse(study: Study) -> Section:
         arms = placed(study.ran, axis)
-        x = [axis.of(arm) for arm in arms for _ in arm.values(EXACT.of)]
-        fit = fit_power(x, [value for arm in arms for value in arm.values(EXACT.of)])
+        x = [axis.of(arm) for arm in arms for _ in arm.values(EXACT)]
+        fit = fit_power(x, [value for arm in arms for value in arm.values(EXACT)])
         title = f"How accuracy grows with {axis.label}"
         if not arms:
             return Section(title, f"Not answered: no run recorded its {axis.label}.")
@@ -98,8 +98,8 @@ def _measured_saturation(arms: list[Arm], axis: Axis) -> str:
     winner = best(arms, EXACT)
     if winner is None or len(arms) < 2:
         return "One size alone does not show a saturation point."
-    top = winner.spread(EXACT.of).mean
-    close = [arm for arm in arms if arm.spread(EXACT.of).mean >= top - SATURATED]
+    top = winner.spread(EXACT).mean
+    close = [arm for arm in arms if arm.spread(EXACT).mean >= top - SATURATED]
     smallest = min(close, key=axis.of)
     return (
         f"Saturation point as measured: {named(smallest)} is the smallest whose mean is within {SATURATED:g} of the "
@@ -131,7 +131,7 @@ def neighbours(axis: Axis) -> Analysis:
         if len(arms) < 2:
             return Section(title, "Not answered: it takes two sizes that were run.")
         pairs = list(zip(arms, arms[1:], strict=False))
-        found = contrasts([(after.values(EXACT.of), before.values(EXACT.of)) for before, after in pairs])
+        found = contrasts([(after.values(EXACT), before.values(EXACT)) for before, after in pairs])
         doublings = [float(np.log2(axis.of(after) / axis.of(before))) for before, after in pairs]
         gains = [contrast.difference / count for contrast, count in zip(found, doublings, strict=True)]
         rows = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 from trm_jax.reports.analyses.parts import (
     BY_NAME,
@@ -22,7 +23,7 @@ from trm_jax.reports.analyses.parts import (
 )
 from trm_jax.reports.comparing import best_sentence, contrasts, range_sentence, verdict
 from trm_jax.reports.content import Panel, Plot, Section, Series, Table
-from trm_jax.reports.measures import EXACT, GRAD_NORM, LIVE, LOSS_VARIANCE, MAX_GRAD_NORM, SKIPPED
+from trm_jax.reports.measures import EXACT, GRAD_NORM, LIVE, LOSS_VARIANCE, MAX_GRAD_NORM, SKIPPED, Measure
 from trm_jax.reports.statistics import spread
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import FRACTION, digits, listed, p_text
@@ -36,7 +37,7 @@ LATE_NOTE = (
 def stability(study: Study) -> Section:
     """Variance of the loss, gradient norms, skipped updates."""
     measures = [LOSS_VARIANCE, GRAD_NORM, MAX_GRAD_NORM]
-    if any(arm.values(SKIPPED.of) for arm in study.ran):
+    if any(arm.values(SKIPPED) for arm in study.ran):
         measures.append(SKIPPED)
     columns = setting_columns(study)
     for measure in measures:
@@ -69,17 +70,16 @@ def averaging(study: Study) -> Section:
     """The weights' average against the weights themselves, of the same runs; and other averages tracked in them."""
     rows, pairs, both = [], [], []
     for arm in study.ran:
-        for name, of in _averages(arm).items():
-            values, live = arm.values(of), arm.values(LIVE.of)
-            if len(values) == len(live) == len(arm.runs):
-                pairs.append((values, live))
-                both.append((arm, name))
+        for average in _averages(arm):
+            if arm.complete(average) and arm.complete(LIVE):
+                pairs.append((arm.values(average), arm.values(LIVE)))
+                both.append((arm, average.name))
     found = contrasts(pairs)
     count = sum(contrast.p is not None for contrast in found)
     for (arm, name), (values, live), contrast in zip(both, pairs, found, strict=True):
         rows.append((arm.label, name, FRACTION[0].text(spread(values)), FRACTION[0].text(spread(live)),
                      verdict(contrast, FRACTION[0])))  # fmt: skip
-    untracked = [arm.name for arm in study.ran if arm.settings["optim.ema_decay"] and not arm.values(LIVE.of)]
+    untracked = [arm.name for arm in study.ran if arm.settings["optim.ema_decay"] and not arm.values(LIVE)]
     title = "With and without EMA, of the same run"
     missing = f" Not tracked in {listed(untracked)} (optim.ema_also=0 records the live weights)." if untracked else ""
     if not rows:
@@ -97,7 +97,7 @@ def averaging(study: Study) -> Section:
     )  # fmt: skip
     columns = ("experiment", "average", "exact accuracy, averaged", "exact accuracy, live weights",
                f"averaged less live (Welch, Holm over {count})")  # fmt: skip
-    arms = [arm for arm in study.ran if arm.values(LIVE.of)]
+    arms = [arm for arm in study.ran if arm.values(LIVE)]
     series = [
         *arm_series(arms, EXACT, BY_NAME, FRACTION[0], label="accuracy of record", color=0),
         *arm_series(arms, LIVE, BY_NAME, FRACTION[0], label="live weights of the same runs", color=1),
@@ -122,15 +122,15 @@ def averaging(study: Study) -> Section:
     )
 
 
-def _averages(arm: Arm) -> dict[str, object]:
-    """The averages that an arm's runs were scored with: name -> the accuracy of a run."""
-    found = {}
-    if arm.settings["optim.ema_decay"]:
-        found[f"{arm.settings['optim.ema_decay']:g} (of record)"] = EXACT.of
+def _averages(arm: Arm) -> list[Measure]:
+    """The accuracy with each average that the arm's runs were scored with, by its decay."""
+    decay = arm.settings["optim.ema_decay"]
+    found = [replace(EXACT, name=f"{decay:g} (of record)")] if decay else []
     keys = dict.fromkeys(key for run in arm.runs for key in run.final if key.startswith("exact_accuracy_ema_"))
-    for key in keys:
-        found[key.removeprefix("exact_accuracy_ema_")] = lambda run, key=key: run.final.get(key)
-    return found
+    return found + [
+        Measure(key, key.removeprefix("exact_accuracy_ema_"), FRACTION, lambda run, key=key: run.final.get(key))
+        for key in keys
+    ]
 
 
 def _live_curves(arms: list[Arm]) -> Panel:
@@ -156,7 +156,7 @@ def beta2_sensitivity(study: Study) -> Section:
         return Section(title, "Not answered: no optimiser was run with two values of beta2.")
     axis = Axis("1 - beta2", lambda arm: 1 - arm.settings["optim.beta2"], "log")
     rows = tuple(
-        (arm.label, name, digits(arm.settings["optim.beta2"]), FRACTION[0].text(arm.spread(EXACT.of)))
+        (arm.label, name, digits(arm.settings["optim.beta2"]), FRACTION[0].text(arm.spread(EXACT)))
         for name, arms in known.items()
         for arm in arms
     )
@@ -179,7 +179,7 @@ def schedules(study: Study) -> Section:
     constant = [arm for arm in study.ran if arm.settings["optim.min_lr_ratio"] == 1]
     decayed = [arm for arm in study.ran if arm.settings["optim.min_lr_ratio"] < 1]
     pairs = [(d, c) for d in decayed for c in constant if d.settings["optim.lr"] == c.settings["optim.lr"]]
-    found = contrasts([(d.values(EXACT.of), c.values(EXACT.of)) for d, c in pairs])
+    found = contrasts([(d.values(EXACT), c.values(EXACT)) for d, c in pairs])
     count = sum(contrast.p is not None for contrast in found)
     columns = [
         *setting_columns(study),
