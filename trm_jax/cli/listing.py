@@ -23,11 +23,18 @@ def add_parser(subparsers) -> None:
         "the experiments",
         "List the experiments: how each differs from the one it is laid over, the steps and the training FLOPs\n"
         "(analytic) of a run, and how far the runs under --root are.",
-        "  trm list\n  trm list exp02a\n  trm list 'mini_exp0*' --root /data/runs\n",
+        "  trm list\n  trm list exp02a\n  trm list 'mini_exp0*' --root /data/runs\n"
+        "  trm list exp02a --names               one name a line, for scripts\n",
         run_list,
     )
     listing.add_argument("pattern", nargs="?", default="*", help="shell pattern or part of a name")
     listing.add_argument("--root", type=local_path, default="runs", help="folder of the runs (default: runs)")
+    listing.add_argument(
+        "--names",
+        action="store_true",
+        help="only the names of the runs, in the order of a sweep: no aliases, and none that --set makes impossible",
+    )
+    add_set(listing)
     show = add_command(
         subparsers,
         "show",
@@ -47,6 +54,10 @@ def run_list(args) -> int:
     from trm_jax.configs.resolve import nearest
     from trm_jax.configs.runs import find_runs
 
+    if args.names:
+        return _print_names(args)
+    if args.set:
+        raise InputError("--set changes nothing in this table; give --names as well, or use trm show NAME --set ...")
     known = catalogue()
     pattern = args.pattern if any(c in args.pattern for c in "*?[") else f"*{args.pattern}*"
     names = [name for name in known if fnmatch.fnmatch(name, pattern)]
@@ -63,6 +74,18 @@ def run_list(args) -> int:
         sections.append((f"{group.name}: {group.question}" if group else "", rows))
     _print_sections(sections)
     print(f"\nnext: trm show {names[0]}   or: trm train {names[0]}")
+    return 0
+
+
+def _print_names(args) -> int:
+    from trm_jax.configs.registry import select
+    from trm_jax.sweep.plan import plan
+
+    for run in plan(select([args.pattern]), args.root, changes=changes(args)):
+        if run.problem:
+            print(f"note: {run.name} is left out: {run.problem}", file=sys.stderr)
+        else:
+            print(run.name)
     return 0
 
 

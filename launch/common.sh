@@ -1,0 +1,103 @@
+# shellcheck shell=bash
+# What the launchers share: messages, quoting, the Python to use, the experiments a word stands for. To be sourced.
+# shellcheck disable=SC2034  # what is set here is used there
+
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "error: this needs bash 4.4 or newer and runs under $BASH_VERSION (on macOS: brew install bash)" >&2
+  exit 2
+fi
+
+EXIT_NO=1 EXIT_BAD_INPUT=2 EXIT_STOPPED=75 # as those of trm
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${TRM_PYTHON:-$repository/.venv/bin/python}
+[[ -n ${TRM_PYTHON:-} || -x $python ]] || python=python3
+dry_run=0
+word='' settings=() members=()
+
+# To the person who watches; a dry run has only commands to tell.
+say() { ((dry_run)) || printf '%s\n' "$*" >&2; }
+
+# fail CODE MESSAGE
+fail() {
+  printf '%s\n' "error: ${*:2}" >&2
+  exit "$1"
+}
+
+# The comment at the top of a script is its help.
+help() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$1"
+  exit 0
+}
+
+# One word for one argument in any POSIX shell, newlines included (what printf %q makes of those, only bash reads).
+quoted() {
+  local LC_ALL=C word text='' quote="'" escaped="'\\''"
+  for word in "$@"; do
+    if [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
+      text+=" $word"
+    else
+      text+=" '${word//$quote/$escaped}'"
+    fi
+  done
+  printf '%s' "${text# }"
+}
+
+# Run a command; a dry run prints it.
+run() {
+  if ((dry_run)); then
+    printf '%s\n' "$(quoted "$@")"
+  else
+    "$@"
+  fi
+}
+
+# need_value OPTION "$#": an option without its value is an error.
+need_value() { (($2 >= 2)) || fail $EXIT_BAD_INPUT "$1 wants a value; see --help"; }
+
+take_word() {
+  [[ $1 != -* ]] || fail $EXIT_BAD_INPUT "unknown option $1; see --help"
+  [[ -z $word ]] || fail $EXIT_BAD_INPUT "$word and $1: give one name, group or pattern (quote patterns: 'exp0*')"
+  word=$1
+}
+
+take_overrides() {
+  local override
+  for override in "$@"; do
+    [[ $override == [A-Za-z]*=* ]] || fail $EXIT_BAD_INPUT "$override after -- is not SECTION.NAME=VALUE"
+  done
+  ((!$#)) || settings=(--set "$@")
+}
+
+# End as that command; a dry run prints it.
+hand_over() {
+  if ((dry_run)); then
+    run "$@"
+  else
+    rm -rf "$scratch"
+    exec "$@"
+  fi
+}
+
+# Sets `trm` to the command that runs `trm ARGUMENT...`.
+set_trm() { trm=(env "PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}" "$python" -m trm_jax "$@"); }
+
+# Sets `members` to the experiments that `word` stands for, in the order of a sweep; refuses overrides that none takes.
+find_members() {
+  local listed code=0
+  [[ -n $word ]] || fail $EXIT_BAD_INPUT "name an experiment or a group (trm list shows them); see --help"
+  set_trm list "$word" --names "${settings[@]}"
+  listed=$("${trm[@]}" 2>"$scratch/said") || code=$?
+  if ((code == EXIT_BAD_INPUT)); then
+    cat "$scratch/said" >&2
+    exit $EXIT_BAD_INPUT
+  elif ((code)); then
+    fail $EXIT_BAD_INPUT "$python cannot list the experiments ($(tail -n 1 "$scratch/said")); make install," \
+      "or name a Python that has trm_jax: TRM_PYTHON=..."
+  fi
+  cat "$scratch/said" >&2
+  mapfile -t members <<<"$listed"
+}
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT

@@ -1,0 +1,180 @@
+# shellcheck shell=bash
+# A run on the workers of a TPU: started, watched, started again, marked as done. To be sourced by tpu_pod.sh, whose
+# settings it uses: root commit settings retries grace_s again.
+# shellcheck disable=SC2154
+
+verdict='' attempt=0
+
+# describe_run MEMBER: sets what is run for it (`arguments`), the name of that with that code (`run_id`), and the object
+# that says that it is done.
+describe_run() {
+  local digest
+  arguments=(train "$1" --workdir "$root/$1" --multihost "${settings[@]}")
+  digest=$(printf '%s\0' "${arguments[@]}" | git hash-object --stdin | cut -c 1-12)
+  run_id=$1-$digest-$commit
+  mark=$root/$1/done-$digest.txt
+}
+
+# Sets `pending` to the members that are not marked as done. Asked before anything is made: it finds a missing bucket.
+find_pending() {
+  local member
+  pending=()
+  for member in "${members[@]}"; do
+    describe_run "$member"
+    if gc '' storage ls "$mark" && ((!dry_run)); then
+      say "$member is done: $mark"
+    elif ((dry_run)) || grep -q 'matched no objects' "$scratch/said"; then
+      pending+=("$member")
+    else
+      fail $EXIT_BAD_INPUT "$root cannot be read: $(said)"
+    fi
+  done
+}
+
+mark_done() {
+  gc '' storage cp - "$mark" <<<"commit $commit: $(quoted python -m trm_jax "${arguments[@]}")" ||
+    say "warning: $1 is done, and could not be marked so in $mark: $(said)"
+}
+
+# Sets `verdict` to how run ID ended on all workers, and `culprit` to a worker whose log says why.
+judge() {
+  local number
+  local -A by=()
+  for ((number = 0; number < workers; number++)); do
+    case ${state[number]:-} in
+      "exit 0 $1") by[finished]=$number ;;
+      "exit 2 $1") by[refused]=$number ;;
+      "exit 75 $1") by[saved]=$number ;;
+      "stopped $1") by[halted]=$number ;;
+      *) by[failed]=${by[failed]:-$number} ;;
+    esac
+  done
+  for verdict in refused halted failed saved finished; do
+    culprit=${by[$verdict]:-}
+    [[ -z $culprit ]] || return 0
+  done
+}
+
+# watch ID: returns with a `verdict` once it has ended everywhere, or has ended somewhere and the others do not follow,
+# or the TPU is lost.
+watch() {
+  local number running silent early ended_at=''
+  while :; do
+    ask "exit 0 $1"
+    running=0 silent=0 early=0
+    for ((number = 0; number < workers; number++)); do
+      case ${state[number]:-} in
+        '') silent=$((silent + 1)) ;;
+        "running $1") running=$((running + 1)) ;;
+        "exit 2 $1" | "stopped $1") early=1 ;;
+      esac
+    done
+    if ((silent)); then
+      look
+      if [[ $node != READY ]]; then
+        verdict=lost
+        return
+      fi
+    fi
+    if ((early || running + silent == 0)); then
+      judge "$1"
+      return
+    elif ((running + silent == workers)); then
+      ended_at='' # all that answer are at work; when none does, the fault is as likely here
+    elif ((SECONDS - ${ended_at:=$SECONDS} >= grace_s)); then
+      judge "$1"
+      return
+    fi
+    pause
+  done
+}
+
+# Sets `attempt` to the last one of run_id on any worker, and `verdict` to running or finished when it is so on all. What
+# else runs there is stopped.
+find_attempt() {
+  local try number one
+  for ((try = 0; try <= retries; try++)); do
+    ask idle
+    ((${#state[@]} < workers)) || break
+    pause
+  done
+  attempt=0 verdict=''
+  for one in "${state[@]}"; do
+    [[ $one != *" $run_id."* ]] || ((attempt >= ${one##*.})) || attempt=${one##*.}
+  done
+  for verdict in "running" "exit 0" ''; do
+    for ((number = 0; number < workers; number++)); do
+      [[ ${state[number]:-} == "$verdict $run_id.$attempt" ]] || continue 2
+    done
+    break
+  done
+  [[ $verdict != 'exit 0' ]] || verdict=finished
+  if [[ -z $verdict && " ${state[*]}" == *" running "* ]]; then
+    say "another run is going on there; it saves and stops first"
+    stop_run
+  fi
+}
+
+stop_run() { on_worker all '' stop || say "warning: not every worker could be told to stop: $(said)"; }
+
+# Starts the next attempt on every worker. A worker that has begun it does nothing when it is told again.
+start_run() {
+  local try
+  attempt=$((attempt + 1))
+  say "starting ${arguments[1]} on the $workers workers ($commit, attempt $attempt)"
+  for ((try = 1; ; try++)); do
+    ! on_worker all '' start "$run_id.$attempt" "${arguments[@]}" || return 0
+    say "gcloud: $(said); once more"
+    look
+    if [[ $node != READY ]]; then
+      connect
+      try=0
+    fi
+    ((try <= retries)) || fail $EXIT_NO "not every worker of $name can be reached though it is READY: $(said)"
+    pause
+  done
+}
+
+# The end of a worker's log, to show why.
+explain() {
+  say "$1 $verdict; the end of the log of worker $culprit:"
+  ! on_worker "$culprit" '' last || say "$answer"
+  say "more: $again --logs $culprit"
+}
+
+# train MEMBER: to its end; sets `verdict` to finished, refused or failed.
+train() {
+  local failures=0
+  describe_run "$1"
+  find_attempt
+  [[ -n $verdict ]] || start_run
+  while :; do
+    [[ $verdict == finished ]] || watch "$run_id.$attempt"
+    case $verdict in
+      finished)
+        mark_done "$1"
+        say "$1 is done"
+        return
+        ;;
+      halted)
+        say "stopped by --stop. next: $command_line   (goes on from there)"
+        exit $EXIT_STOPPED
+        ;;
+      saved) say "$1 was stopped and has saved; it goes on" ;;
+      lost)
+        say "the TPU is lost ($request, $node); $1 goes on from its last checkpoint on the next one"
+        connect
+        stop_run
+        ;;
+      *)
+        explain "$1"
+        stop_run
+        if [[ $verdict == refused ]] || ((++failures > retries)); then
+          return
+        fi
+        ;;
+    esac
+    pause
+    start_run
+  done
+}

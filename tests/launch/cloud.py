@@ -1,0 +1,175 @@
+"""`gcloud` as far as the launcher goes: a queued resource, a TPU whose workers are folders, and a bucket.
+
+Run as a program with CLOUD naming a folder. cloud.json there says how things stand and what will go wrong; calls.jsonl
+records every command line. A worker's commands are run by bash in its folder, with the programs in CLOUD/tools.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CLOUD = Path(os.environ["CLOUD"])
+STATE = CLOUD / "cloud.json"
+
+
+class Refused(Exception):
+    """What gcloud says and exits with 1 for."""
+
+
+def option(argv: list[str], name: str) -> str:
+    return next((arg.split("=", 1)[1] for arg in argv if arg.startswith(f"--{name}=")), "")
+
+
+def step(states: list) -> str | None:
+    """The state now; the next question finds the next one, until the last, which stays."""
+    return states.pop(0) if len(states) > 1 else states[0]
+
+
+def folder(worker: int) -> Path:
+    return CLOUD / f"worker{worker}"
+
+
+def wipe(cloud: dict) -> None:
+    """The machines are gone, with all that ran on them."""
+    for worker in range(cloud["workers"]):
+        kill_server(worker)
+        shutil.rmtree(folder(worker), ignore_errors=True)
+
+
+def environ(worker: int) -> dict[str, str]:
+    sockets = CLOUD / f"t{worker}"
+    sockets.mkdir(exist_ok=True)
+    home = folder(worker)
+    home.mkdir(exist_ok=True)
+    path = f"{CLOUD / 'tools'}:/usr/bin:/bin"
+    names = {"HOME": home, "PATH": path, "TMUX_TMPDIR": sockets, "CLOUD": CLOUD, "WORKER": worker, "TRM_STOP_S": 5}
+    return {name: str(value) for name, value in names.items()}
+
+
+def kill_server(worker: int) -> None:
+    subprocess.run(["tmux", "-L", "trm", "kill-server"], env=environ(worker), stderr=subprocess.DEVNULL, check=False)
+
+
+def describe(cloud: dict, argv: list[str]) -> str:
+    if argv[2] == "queued-resources":
+        state = step(cloud["request"])
+        answer = cloud["reason"] if "failedData" in option(argv, "format") else state
+    else:
+        state = step(cloud["node"])
+        answer = f"{state}\t{cloud['type']}\t{cloud['workers'] if state != 'CREATING' else 0}"
+    if state is None:
+        raise Refused(f"ERROR: (gcloud.{'.'.join(argv[:4])}) NOT_FOUND: Resource '{argv[4]}' was not found.")
+    return answer
+
+
+def create(cloud: dict, argv: list[str]) -> str:
+    cloud["request"], cloud["node"] = (list(states) for states in step(cloud["created"]))
+    cloud["type"] = option(argv, "accelerator-type")
+    return ""
+
+
+def delete(cloud: dict, argv: list[str]) -> str:
+    if argv[2] == "queued-resources" and cloud["request"][0] is None:
+        raise Refused("ERROR: NOT_FOUND")
+    if argv[2] == "queued-resources" and "--force" not in argv:
+        raise Refused("ERROR: the queued resource has nodes")
+    wipe(cloud)
+    cloud["request"] = cloud["node"] = [None]
+    return ""
+
+
+def targets(cloud: dict, argv: list[str]) -> list[int]:
+    if cloud["node"][0] != "READY":
+        raise Refused(f"ERROR: the TPU is in state {cloud['node'][0]}")
+    worker = option(argv, "worker")
+    return list(range(cloud["workers"])) if worker == "all" else [int(worker)]
+
+
+def ssh(cloud: dict, argv: list[str], fault: str) -> int:
+    """Runs the command on its workers; `fault` "drop W": W is not reached; "lose W": what it answers is lost."""
+    kind, _, which = fault.partition(" ")
+    code = 0
+    for worker in targets(cloud, argv):
+        hit = which in (str(worker), "all")
+        if kind == "drop" and hit:
+            code = 255
+            continue
+        command = ["bash", "-c", option(argv, "command")]
+        home = folder(worker)
+        done = subprocess.run(
+            command, env=environ(worker), cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        lost = kind == "lose" and hit
+        sys.stdout.write("" if lost else done.stdout)
+        sys.stderr.write(done.stderr)
+        code = 255 if lost else done.returncode or code
+    if code == 255:
+        print("ERROR: (gcloud.compute.tpus.tpu-vm.ssh) [/usr/bin/ssh] exited with return code [255].", file=sys.stderr)
+    return code
+
+
+def scp(cloud: dict, argv: list[str]) -> str:
+    source, target = argv[4:6]
+    for worker in targets(cloud, argv):
+        environ(worker)
+        shutil.copy(source, folder(worker) / target.split(":")[1])
+    return ""
+
+
+def storage(cloud: dict, argv: list[str]) -> str:
+    url = argv[-1]
+    bucket, _, name = url.removeprefix("gs://").partition("/")
+    if bucket != cloud["bucket"]:
+        raise Refused(f"ERROR: (gcloud.storage.{argv[1]}) gs://{bucket} not found: 404.")
+    place = CLOUD / "bucket" / name
+    if argv[1] == "cp":
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(sys.stdin.read())
+        return ""
+    if not place.exists():
+        raise Refused("ERROR: (gcloud.storage.ls) One or more URLs matched no objects.")
+    return url
+
+
+def verb(argv: list[str]) -> str:
+    """What a call is for: describe, create, delete, scp, storage, install, or what worker.sh is asked."""
+    if argv[0] == "storage":
+        return "storage"
+    if argv[3] != "ssh":
+        return argv[3]
+    return option(argv, "command").rpartition("worker.sh ")[2].split()[0]
+
+
+def main(argv: list[str]) -> int:
+    with open(CLOUD / "calls.jsonl", "a") as calls:
+        calls.write(json.dumps(argv) + "\n")
+    cloud = json.loads(STATE.read_text())
+    asked = verb(argv)
+    number = cloud["count"][asked] = cloud["count"].get(asked, 0) + 1
+    fault = cloud["faults"].pop(f"{asked} {number}", "")
+    try:
+        if fault == "preempt":
+            wipe(cloud)
+            cloud["request"], cloud["node"] = ["SUSPENDING", "SUSPENDED"], ["PREEMPTED"]
+        elif fault.startswith("ERROR"):
+            raise Refused(fault)
+        STATE.write_text(json.dumps(cloud))
+        if argv[0] == "storage":
+            print(storage(cloud, argv))
+        elif argv[3] == "ssh":
+            return ssh(cloud, argv, fault)
+        else:
+            print({"describe": describe, "create": create, "delete": delete, "scp": scp}[argv[3]](cloud, argv))
+        STATE.write_text(json.dumps(cloud))
+    except Refused as problem:
+        STATE.write_text(json.dumps(cloud))
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
