@@ -18,7 +18,7 @@ class Table:
 @dataclass(frozen=True)
 class Series:
     """Points of one colour: means with standard deviations `error` (None for n = 1), single runs as `dots`,
-    a fitted curve with its confidence `band`, or bars."""
+    or a curve, a fitted one with half its confidence `band`."""
 
     label: str
     x: Sequence[float]
@@ -26,7 +26,7 @@ class Series:
     error: Sequence[float | None] = ()
     names: Sequence[str] = ()  # written beside the points
     band: Sequence[float] = ()
-    style: str = "points"  # points | joined | line | dashed | dots | bars
+    style: str = "points"  # points | joined | line | dashed | dots
     color: int = 0
 
 
