@@ -56,6 +56,21 @@ def make_eval_step(cfg: TRMConfig, num_steps: int):
     return eval_step
 
 
+def jit_eval_step(cfg: TRMConfig, num_steps: int, mesh, lanes: int = 0):
+    """The compiled `eval_step` of evaluations; with lanes, of so many models stacked along a new first axis."""
+    step = make_eval_step(cfg, num_steps)
+    return jax.jit(
+        jax.vmap(step, in_axes=(0, None, None)) if lanes else step,
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=compiler.options(),
+    )
+
+
+def rows_of_batch(batch_size: int, puzzles: int, mesh) -> int:
+    """Rows of an evaluation's batches: no more than the puzzles there are, rounded up to the devices that share it."""
+    return min(batch_size, round_up(puzzles, mesh.size))
+
+
 class Evaluator:
     """Scores parameters on a fixed set of puzzles, compiled once.
 
@@ -78,19 +93,12 @@ class Evaluator:
         sharding.check_batch(mesh, rules, batch_size, "eval.batch_size")
         self.data = data
         self.total = min(max_examples or len(data.inputs), len(data.inputs))
-        # A batch is no larger than the puzzles there are, rounded up to the devices that share it.
-        self.batch_size = min(batch_size, round_up(self.total, mesh.size))
-        batch_size = self.batch_size
+        self.batch_size = batch_size = rows_of_batch(batch_size, self.total, mesh)
         self.num_steps = num_steps or cfg.halt_max_steps
         self._sharding = sharding.batch_sharding(mesh, rules)
         self._slots = sharding.local_slots(self._sharding, batch_size)
         self._lanes = lanes
-        step = make_eval_step(cfg, self.num_steps)
-        self._step = jax.jit(
-            jax.vmap(step, in_axes=(0, None, None)) if lanes else step,
-            out_shardings=sharding.replicated(mesh),
-            compiler_options=compiler.options(),
-        )
+        self._step = jit_eval_step(cfg, self.num_steps, mesh, lanes)
 
     @property
     def num_batches(self) -> int:

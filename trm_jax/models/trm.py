@@ -25,6 +25,7 @@ from flax import struct
 from jax import lax
 
 from trm_jax.models import params as P
+from trm_jax.models import target
 from trm_jax.models.attention import IMPLEMENTATIONS, attention
 from trm_jax.models.layers import (
     REMAT_POLICIES,
@@ -280,7 +281,7 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
         frozen = lax.stop_gradient((layers, emb))
         z, _ = lax.scan(lambda z, _: (cycle(*frozen, *z), None), tuple(z), length=cfg.H_cycles - 1)
     # XLA:CPU fills and copies the stacked residuals of a differentiated loop with one thread.
-    z = cycle(layers, emb, *z, unroll=cfg.L_cycles if jax.default_backend() == "cpu" else 1)
+    z = cycle(layers, emb, *z, unroll=cfg.L_cycles if target.platform() == "cpu" else 1)
     return tuple(x.swapaxes(0, 1) for x in z) if cfg.mlp_t else z
 
 

@@ -14,6 +14,7 @@ from trm_jax.planning import memory
 from trm_jax.planning.hardware import Device
 from trm_jax.train import cost
 from trm_jax.train.config import RunConfig
+from trm_jax.train.programs import check_batches
 
 HUB_TEST_PUZZLES = 422_786  # Sudoku-Extreme's test file
 # What XLA set aside for a step was 0.8 to 1.4 times the estimate, compiled for a TPU v4 and for a CPU.
@@ -116,10 +117,8 @@ def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4) -> Plan:
 def _warnings(plan: Plan, mesh: AbstractMesh) -> list[str]:
     cfg, device = plan.cfg, plan.device
     said = list(cfg.warnings(plan.work.steps))
-    batch, part = cfg.train.batch_size, cfg.train.batch_size // cfg.train.accumulation
     try:
-        for size, name in ((batch, "train.batch_size"), (part, "train.batch_size / train.accumulation =")):
-            sharding.check_batch(mesh, sharding.Rules(), size, name)
+        check_batches(cfg, mesh, sharding.Rules())
         sharding.check_batch(mesh, sharding.Rules(), cfg.eval.batch_size, "eval.batch_size")
         said += _memory_warning(plan, mesh)
     except InputError as error:

@@ -37,6 +37,28 @@ def _unstack(tree, lanes: int) -> list:
     return [treedef.unflatten([leaf[lane] for leaf in leaves]) for lane in range(lanes)]
 
 
+def check_batches(cfg: RunConfig, mesh, rules: sharding.Rules) -> None:
+    """Raise InputError unless the devices can share a batch, and the parts that it is accumulated from."""
+    size, parts = cfg.train.batch_size, cfg.train.accumulation
+    sharding.check_batch(mesh, rules, size, "train.batch_size")
+    sharding.check_batch(mesh, rules, size // parts, "train.batch_size / train.accumulation =")
+
+
+def jit_train_step(cfg: RunConfig, total_steps: int, cycles: tuple[int, int], lies, batch_lies, stacked: bool = False):
+    """The compiled `train_step` of training: where its state and its batch lie, and that it takes the state's memory.
+
+    cycles: (L_cycles, H_cycles). stacked: of several runs side by side, with their `Numbers` as the third argument.
+    """
+    step = make_train_step(cfg, total_steps, cycles)
+    return jax.jit(
+        jax.vmap(step) if stacked else step,
+        in_shardings=(lies, batch_lies) + (None,) * stacked,
+        out_shardings=lies,
+        donate_argnums=0,
+        compiler_options=compiler.options(),
+    )
+
+
 class Programs:
     """What the training loop calls, compiled for `cfgs`: one run, or several that differ in numbers only."""
 
@@ -50,10 +72,7 @@ class Programs:
 
         self.mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
         rules = sharding.Rules()
-        sharding.check_batch(self.mesh, rules, cfg.train.batch_size, "train.batch_size")
-        sharding.check_batch(
-            self.mesh, rules, cfg.train.batch_size // cfg.train.accumulation, "train.batch_size / train.accumulation ="
-        )
+        check_batches(cfg, self.mesh, rules)
         self._batch_lies = sharding.batch_sharding(self.mesh, rules)
         self.slots = sharding.local_slots(self._batch_lies, cfg.train.batch_size)
         abstract, self.lies_alone = state_shardings(cfg, self.mesh, rules)
@@ -83,19 +102,8 @@ class Programs:
         self._one_at_a_time = self.mesh.size > 1 and jax.default_backend() == "cpu"
 
     def _compile_step(self, cycles: tuple[int, int]):
-        cfg = self.cfgs[0]
-        step = make_train_step(cfg, self.total_steps, cycles)
-        if self.stacked:
-            step, batch_lies = jax.vmap(step), _lanes_before(self._batch_lies)
-        else:
-            batch_lies = self._batch_lies
-        return jax.jit(
-            step,
-            in_shardings=(self._lies, batch_lies) + (None,) * self.stacked,
-            out_shardings=self._lies,
-            donate_argnums=0,
-            compiler_options=compiler.options(),
-        )
+        batch_lies = _lanes_before(self._batch_lies) if self.stacked else self._batch_lies
+        return jit_train_step(self.cfgs[0], self.total_steps, cycles, self._lies, batch_lies, self.stacked)
 
     def first_state(self) -> TrainState:
         """Where the runs begin."""
