@@ -164,6 +164,11 @@ def mlp_t(follower):
     return follower("trm_mlp_t", 1)
 
 
+def show(name: str, **figures: float) -> None:
+    """The table of docs/fidelity.md: pytest -s tests/models/test_golden.py."""
+    print(f"\n{name}: " + ", ".join(f"{what} {value:.1e}" for what, value in figures.items()))
+
+
 @pytest.mark.parametrize(("name", "num_devices"), [("trm_attention", 1), ("trm_attention", 6), ("twin_mlp_t", 1)])
 def test_ten_steps(follower, name, num_devices):
     """Everything that the file holds, free-running, on one device and split over six.
@@ -189,6 +194,15 @@ def test_ten_steps(follower, name, num_devices):
         # Not asked of later steps, but they stay there: the losses' agreement is no accident.
         assert relative(one["logits"], golden.arrays[f"step{t}/logits"]) <= 1e-4
     final = official.export_state_dict(state.params, run.cfg.model)
+    show(
+        f"{name} on {num_devices}",
+        logits=relative(seen[0]["logits"], golden.arrays["step1/logits"]),
+        gradients=worst(run.gradients(run.start, first), golden.under("grad1")),
+        losses=max(relative(one["loss"], golden.arrays["losses"][t]) for t, one in enumerate(seen)),
+        weights=max(relative(a, golden.arrays[f"final/{n}"]) for n, a in final.items() if n != TABLE),
+        table=relative(final[TABLE], golden.arrays[f"final/{TABLE}"]),
+        average=worst(run.named(state.ema), golden.under("ema")),
+    )
     assert worst(final, golden.under("final")) <= 1e-4
     assert worst(run.named(state.ema), golden.under("ema")) <= 1e-4
 
@@ -213,11 +227,11 @@ def perturbed(state, seed: int):
 
 
 def test_mlp_t_first_step_against_float64(mlp_t, reference_loss):
-    """The first chaotic step: logits within 1e-5 of the golden ones, gradients as exact as theirs.
+    """The first chaotic step: logits within 1e-5 of the golden ones, gradients as near to exact ones as rounding allows.
 
     The golden gradients are themselves 6e-5 away from the exact ones, which conftest.py's implementation
-    computes in float64; two such roundings need not agree to 1e-5. So ours are held against the exact ones
-    and may be no more than twice as far from them as the golden ones are.
+    computes in float64; two such roundings need not agree to 1e-5. So ours, and the golden ones, are held against
+    the exact ones: within ten times what 1e-7 in the weights (float32 rounds to 6e-8) does to these.
     """
     golden, cfg = mlp_t.golden, mlp_t.cfg.model
     state, seen = mlp_t.take_step(mlp_t.start, 1)
@@ -225,17 +239,31 @@ def test_mlp_t_first_step_against_float64(mlp_t, reference_loss):
     assert relative(seen["logits"], golden.arrays["step1/logits"]) <= 1e-5
     with jax.enable_x64(True):
         given = {n.removeprefix(official.PREFIX): jnp.asarray(a, jnp.float64) for n, a in golden.under("init").items()}
-        (loss, (logits, *_)), exact = jax.jit(
-            jax.value_and_grad(lambda state: reference_loss(state, cfg, golden.batch(1)), has_aux=True)
-        )(given)
+        exactly = jax.jit(jax.value_and_grad(lambda state: reference_loss(state, cfg, golden.batch(1)), has_aux=True))
+        (loss, (logits, *_)), exact = exactly(given)
         assert logits.dtype == jnp.float64
-        exact = {official.PREFIX + name: np.asarray(array) for name, array in exact.items()}
+        theirs = golden.under("grad1")
+        exact = {name: np.asarray(exact[name.removeprefix(official.PREFIX)]) for name in theirs}
+        moved = []
+        for seed in range(4):
+            rng = np.random.default_rng(seed)
+            nearby = {name: a * (1 + 1e-7 * rng.standard_normal(a.shape)) for name, a in given.items()}
+            there = exactly(nearby)[1]
+            moved.append(worst({name: there[name.removeprefix(official.PREFIX)] for name in theirs}, exact))
     assert relative(seen["logits"], logits) <= 1e-5
     np.testing.assert_allclose(seen["loss"] / mlp_t.cfg.train.batch_size, loss, rtol=1e-6)
-    theirs, ours = golden.under("grad1"), mlp_t.gradients(mlp_t.start, state)
-    exact = {name: exact[name] for name in theirs}
-    assert 1e-5 < worst(theirs, exact) < 1e-4  # the reason for this test
-    assert worst(ours, exact) <= 2 * worst(theirs, exact)
+    ours = mlp_t.gradients(mlp_t.start, state)
+    assert 1e-5 < worst(theirs, exact) <= 10 * min(moved)  # the reason for this test
+    show(
+        "trm_mlp_t, first step",
+        logits=relative(seen["logits"], golden.arrays["step1/logits"]),
+        gradients=worst(ours, theirs),
+        ours_from_float64=worst(ours, exact),
+        official_from_float64=worst(theirs, exact),
+        least_moved=min(moved),
+        most_moved=max(moved),
+    )
+    assert worst(ours, exact) <= 10 * min(moved)
 
 
 def test_mlp_t_free_running(mlp_t):
@@ -315,6 +343,7 @@ def test_mlp_t_every_step_from_the_official_state(mlp_t, load):
         whole = golden.under("init") | {name: array.astype(np.float32) for name, array in named.items()}
         return jax.tree.map(jnp.asarray, official.import_state_dict(whole, cfg.model))
 
+    furthest = dict.fromkeys(("logits", "losses", "weights", "table", "average"), 0.0)
     for t, (before, after) in enumerate(zip(states[:-1], states[1:], strict=True), 1):
         moments = {name: as_ours(before[name])["weights"] for name in ("mu", "nu")}
         state = start.replace(
@@ -326,10 +355,16 @@ def test_mlp_t_every_step_from_the_official_state(mlp_t, load):
         )
         state, seen = mlp_t.take_step(state, t)
         mlp_t.assert_flags(seen, t)
-        assert relative(seen["logits"], golden.arrays[f"step{t}/logits"]) <= 2e-5
-        assert relative(seen["loss"], golden.arrays["losses"][t - 1]) <= 1e-5
-        assert worst(mlp_t.named(state.params["weights"]), after["weights"]) <= 1e-4
-        assert worst(mlp_t.named(state.ema), after["ema"]) <= 1e-4
-        assert relative(state.params["puzzle_emb"], after["table"]) <= 1e-6
+        found = {
+            "logits": relative(seen["logits"], golden.arrays[f"step{t}/logits"]),
+            "losses": relative(seen["loss"], golden.arrays["losses"][t - 1]),
+            "weights": worst(mlp_t.named(state.params["weights"]), after["weights"]),
+            "table": relative(state.params["puzzle_emb"], after["table"]),
+            "average": worst(mlp_t.named(state.ema), after["ema"]),
+        }
+        furthest = {name: max(furthest[name], value) for name, value in found.items()}
+        assert found["logits"] <= 2e-5 and found["losses"] <= 1e-5
+        assert found["weights"] <= 1e-4 and found["average"] <= 1e-4 and found["table"] <= 1e-6
         for name in {"z_H", "z_L"} & after["carry"].keys():
             assert relative(getattr(state.carry, name), after["carry"][name]) <= 1e-4
+    show("trm_mlp_t, every step from the official state", **furthest)
