@@ -18,6 +18,7 @@ LAYERS = (
     ("train",),
     ("configs",),
     ("planning",),
+    ("aot",),
     ("reports",),
     ("sweep",),
     ("cli",),

@@ -14,7 +14,20 @@ from trm_jax.errors import InputError
 
 EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_STOPPED = 0, 1, 2, 75
 
-COMMANDS = ("listing", "plan", "train", "sweep", "report", "compare", "evaluate", "solve", "data", "convert", "doctor")
+COMMANDS = (
+    "listing",
+    "plan",
+    "compile",
+    "train",
+    "sweep",
+    "report",
+    "compare",
+    "evaluate",
+    "solve",
+    "data",
+    "convert",
+    "doctor",
+)
 
 EPILOG = """examples:
   trm list                                       the experiments
