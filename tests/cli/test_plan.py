@@ -6,8 +6,9 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch):
+def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # what was compiled on this machine
 
 
 def row(out: str, name: str) -> list[str]:

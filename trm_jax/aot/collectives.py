@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -47,19 +48,10 @@ def _group_size(instruction: Instruction, partitions: int) -> int:
 
 def _gathered(instruction: Instruction, computation: Computation) -> tuple[Array, ...]:
     """The arrays that a collective is about, each as large as it is where it is whole."""
-    operands = [
-        array
-        for name in instruction.operands
-        if name in computation.instructions
-        for array in computation.instructions[name].results
-    ]
     if instruction.opcode.startswith("reduce-scatter"):
-        return tuple(operands)
-    results = instruction.results
-    if instruction.opcode.endswith("-start") and not instruction.opcode.startswith("all-reduce"):
-        # (operands, results, and for a permutation numbers of its own)
-        results = results[len(operands) : 2 * len(operands)]
-    return results
+        operands = (computation.instructions[name].results for name in instruction.operands)
+        return tuple(itertools.chain.from_iterable(operands))
+    return instruction.started
 
 
 def collectives(module: Module) -> Iterator[Collective]:

@@ -17,7 +17,7 @@ from trm_jax.aot.programs import Program
 from trm_jax.aot.topologies import Topology
 from trm_jax.errors import InputError
 
-CHILD = "trm_jax.aot.child"
+COMMAND = (sys.executable, "-m", "trm_jax.aot.child")  # compiles one program
 _SHOWN_LINES = 3
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([BKMGT]?)"
@@ -85,11 +85,11 @@ def check_installed() -> None:
         )
 
 
-def find(config, topology: str, program: Program, root: Path) -> Compiled | None:
+def find(config, topology: Topology, program: Program, root: Path) -> Compiled | None:
     """What was found before for a run's program, by this source and these versions; None when nothing was."""
     if store.libtpu_version() is None:
         return None
-    found = store.result_of_settings(root, store.settings_key(config, topology, program))
+    found = store.result_of_settings(root, store.settings_key(config, topology.name, program))
     return Compiled.from_result(found, cached=True) if found else None
 
 
@@ -109,17 +109,14 @@ def _environment(topology: Topology) -> dict[str, str]:
     }
 
 
-def compile_program(
-    config, topology: Topology, program: Program, root: Path, *, child: tuple[str, ...] = ()
-) -> Compiled:
+def compile_program(config, topology: Topology, program: Program, root: Path) -> Compiled:
     """Compile one program of a run, or find what became of it before.
 
-    config: the run's ConfigDict. child: the command of the process that compiles, for another one than this package's.
-    Raises InputError where libtpu is not installed or does not know the topology. What crashed is tried again the next
-    time; memory that was too small stays too small.
+    config: the run's ConfigDict. What crashed is tried again the next time; memory that was too small stays too small.
+    Raises InputError where libtpu is not installed.
     """
     check_installed()
-    if found := find(config, topology.name, program, root):
+    if found := find(config, topology, program, root):
         return found
     request = {
         **dataclasses.asdict(program),
@@ -129,13 +126,13 @@ def compile_program(
         "settings": store.settings_key(config, topology.name, program),
     }
     done = subprocess.run(
-        child or (sys.executable, "-m", CHILD),
+        COMMAND,
         input=json.dumps(request),
         capture_output=True,
         text=True,
         env=_environment(topology),
     )
-    found = find(config, topology.name, program, root)
+    found = find(config, topology, program, root)
     if done.returncode == 0 and found:
         return dataclasses.replace(found, cached=json.loads(done.stdout.splitlines()[-1])["cached"])
     return Compiled(crash=_how_it_died(done))
@@ -144,7 +141,7 @@ def compile_program(
 def _how_it_died(done: subprocess.CompletedProcess) -> str:
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     failed = [line for line in said if "Check failed" in line or "RET_CHECK" in line]
-    lines = failed[:1] or said[-_SHOWN_LINES:]
+    lines = failed[:1] or said[-1 if any(line.startswith("Traceback") for line in said) else -_SHOWN_LINES :]
     if done.returncode < 0:
         how = f"the compiler was killed by {signal.Signals(-done.returncode).name}"
     else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trm_jax.aot.compile import Compiled, compile_program
+from trm_jax.aot.compile import Compiled, compile_program, find
 from trm_jax.aot.programs import Program, abstract_mesh, batch_rows, programs_of, run_stages
 from trm_jax.aot.roofline import Roofline, roofline
 from trm_jax.aot.topologies import Topology
@@ -63,8 +63,16 @@ class RunFigures:
         return training.arguments + training.code + own
 
     @property
+    def needed_bytes(self) -> int | None:
+        """Of one chip at any time; of a chip that is too small what the compiler says; None where it crashed."""
+        if self.complete:
+            return max(self.train_bytes, self.eval_bytes)
+        overflows = [one.compiled.overflow for one in self.programs if one.compiled.overflow]
+        return max((needed for needed, _ in overflows), default=None)
+
+    @property
     def fits(self) -> bool:
-        return self.complete and max(self.train_bytes, self.eval_bytes) <= self.topology.usable_bytes
+        return self.complete and self.needed_bytes <= self.topology.usable_bytes
 
     @property
     def train_hours(self) -> float:
@@ -129,14 +137,26 @@ def figures(
 
     Raises InputError for settings that do not fit the slice's chips, and where there is no compiler.
     """
-    cfg = resolve.freeze(config)
-    mesh, done = abstract_mesh(cfg, topology.device.chips), []
-    for program in programs_of(cfg, all_stages):
+    compiled = {}
+    for program in programs_of(resolve.freeze(config), all_stages):
         on_start(program)
-        compiled = compile_program(config, topology, program, root)
-        on_done(program, compiled)
+        compiled[program] = compile_program(config, topology, program, root)
+        on_done(program, compiled[program])
+    return _figures(name, config, topology, compiled)
+
+
+def known_figures(name: str, config, topology: Topology, root: Path) -> RunFigures | None:
+    """The same from what was compiled before; None when it was not, or crashed."""
+    compiled = {program: find(config, topology, program, root) for program in programs_of(resolve.freeze(config))}
+    return _figures(name, config, topology, compiled) if all(compiled.values()) else None
+
+
+def _figures(name: str, config, topology: Topology, found: Mapping[Program, Compiled]) -> RunFigures:
+    cfg = resolve.freeze(config)
+    mesh, programs = abstract_mesh(cfg, topology.device.chips), []
+    for program, compiled in found.items():
         rows = batch_rows(cfg, program.kind, mesh)
         flops = program.flops(cfg, rows)
         best = roofline(topology, flops, compiled) if compiled.memory else None
-        done.append(ProgramFigures(program, rows, flops, compiled, best))
-    return RunFigures(name, cfg, topology, work(cfg), tuple(done[:-1]), done[-1])
+        programs.append(ProgramFigures(program, rows, flops, compiled, best))
+    return RunFigures(name, cfg, topology, work(cfg), tuple(programs[:-1]), programs[-1])

@@ -67,6 +67,13 @@ class Instruction:
     argument: str  # what stands between the parentheses: a parameter's number, a constant's value
     attributes: str
 
+    @property
+    def started(self) -> tuple[Array, ...]:
+        """The results proper of an asynchronous start, whose tuple also holds its operands and numbers of its own."""
+        if self.opcode.endswith("-start") and self.opcode != "all-reduce-start":
+            return self.results[len(self.operands) : 2 * len(self.operands)]
+        return self.results
+
     def called(self, *names: str) -> list[str]:
         """Computations that the given attributes name."""
         found = []

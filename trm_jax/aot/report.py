@@ -37,13 +37,12 @@ COLUMNS = {
 
 def head(topology: Topology) -> list[str]:
     """What the figures are of: the slice, the compiler."""
-    device, versions = topology.device, store.compiler_versions()
+    device, versions, usable = topology.device, store.compiler_versions(), topology.usable_bytes
     return [
         f"{device.title}: {device.chips} chips, {'x'.join(map(str, topology.shape))}, on {device.hosts} "
-        f"host{'s' * (device.hosts > 1)}; a program may use {topology.usable_bytes / 1e9:.1f} GB of a chip's "
-        f"{device.memory_gb:g}; {device.peak_tflops:g} TFLOP/s, {device.bandwidth_tb_s:g} TB/s ({device.source}, "
-        f"{device.date}); {topology.links} links of {topology.link_bytes_s / 1e9:g} GB/s in each direction "
-        f"({topology.link_source})",
+        f"host{'s' * (device.hosts > 1)}; a program may use {usable / 1e9:.1f} GB ({usable / 2**30:g} GiB) of a chip; "
+        f"{device.peak_tflops:g} TFLOP/s, {device.bandwidth_tb_s:g} TB/s ({device.source}, {device.date}); "
+        f"{topology.links} links of {topology.link_bytes_s / 1e9:g} GB/s in each direction ({topology.link_source})",
         "compiled, not run: "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f", trm_jax {importlib.metadata.version('trm_jax')}",
@@ -70,6 +69,11 @@ def by_kind(one: ProgramFigures) -> dict[str, dict]:
     return found
 
 
+def short(figure: float) -> str:
+    """Three digits: 0.0123, 4.56, 789, 12,345."""
+    return f"{figure:.3g}" if figure < 999.5 else f"{figure:,.0f}"
+
+
 def cells(run: RunFigures) -> dict[str, str]:
     """One row: a text for each of COLUMNS."""
     row = dict.fromkeys(COLUMNS, "-") | {"run": run.name, "steps": f"{run.work.steps:,}", "fits": "no"}
@@ -81,22 +85,22 @@ def cells(run: RunFigures) -> dict[str, str]:
     in_loops = sum(kind["bytes_in_loops"] for kind in kinds.values())
     reduced = kinds.pop("all-reduce", {"bytes": 0})
     return row | {
-        "arguments": f"{memory.arguments / 1e9:.2f}",
-        "temporaries": f"{memory.temporaries / 1e9:.2f}",
-        "training": f"{run.train_bytes / 1e9:.2f}",
-        "evaluation": f"{run.eval_bytes / 1e9:.2f}",
-        "reduced": f"{reduced['bytes'] / 1e6:.1f}",
-        "others": ", ".join(f"{kind} {total['bytes'] / 1e6:.1f}" for kind, total in kinds.items()) or "0",
+        "arguments": short(memory.arguments / 1e9),
+        "temporaries": short(memory.temporaries / 1e9),
+        "training": short(run.train_bytes / 1e9),
+        "evaluation": short(run.eval_bytes / 1e9),
+        "reduced": short(reduced["bytes"] / 1e6),
+        "others": ", ".join(f"{kind} {short(total['bytes'] / 1e6)}" for kind, total in kinds.items()) or "0",
         "in_loops": f"{in_loops / whole:.0%}" if whole else "-",
         "flops": f"{training.flops:.2e}",
-        "traffic": f"{training.compiled.traffic_bytes / 1e9:.1f}",
-        "compute_ms": f"{1e3 * best.compute:.1f}",
-        "memory_ms": f"{1e3 * best.memory:.1f}",
-        "links_ms": f"{1e3 * best.links:.1f}",
-        "step_ms": f"{1e3 * best.seconds:.1f}",
+        "traffic": short(training.compiled.traffic_bytes / 1e9),
+        "compute_ms": short(1e3 * best.compute),
+        "memory_ms": short(1e3 * best.memory),
+        "links_ms": short(1e3 * best.links),
+        "step_ms": short(1e3 * best.seconds),
         "bound": best.bound,
-        "train_hours": f"{run.train_hours:.2f}",
-        "eval_hours": f"{run.eval_hours:.2f}",
+        "train_hours": short(run.train_hours),
+        "eval_hours": short(run.eval_hours),
         "fits": "yes" if run.fits else "no",
     }
 
@@ -105,8 +109,8 @@ def stage_lines(run: RunFigures) -> list[str]:
     """A line for each stage of a curriculum but the last; none without one."""
     return [
         f"{run.name} at L {one.program.cycles[0]}, H {one.program.cycles[1]}: "
-        f"{one.compiled.memory.temporaries / 1e9:.2f} GB of temporaries, {one.flops:.2e} FLOPs, "
-        f"{1e3 * one.roofline.seconds:.1f} ms a step"
+        f"{short(one.compiled.memory.temporaries / 1e9)} GB of temporaries, {one.flops:.2e} FLOPs, "
+        f"{short(1e3 * one.roofline.seconds)} ms a step"
         for one in run.stages[:-1]
         if one.compiled.memory
     ]
@@ -115,6 +119,11 @@ def stage_lines(run: RunFigures) -> list[str]:
 def markdown(runs: Sequence[RunFigures], topology: Topology, aliases: Mapping[str, Sequence[str]], command: str) -> str:
     """A page: what the figures are of, the table, what they take for granted, what does not fit."""
     rows = [COLUMNS.values(), ["---", *["---:"] * (len(COLUMNS) - 1)], *(cells(run).values() for run in runs)]
+    notes = [
+        *(f"- {line}" for run in runs for line in stage_lines(run)),
+        *(f"- {name} is also {', '.join(others)}" for name, others in aliases.items()),
+        *(f"- **{run.name}**: {run.problem}" for run in runs if run.problem),
+    ]
     lines = [
         f"# Compiled for {topology.name}",
         "",
@@ -124,10 +133,7 @@ def markdown(runs: Sequence[RunFigures], topology: Topology, aliases: Mapping[st
         "",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        *(f"- {line}" for run in runs for line in stage_lines(run)),
-        *(f"- {name} is also {', '.join(others)}" for name, others in aliases.items()),
-        *(f"- **{run.name}**: {run.problem}" for run in runs if run.problem),
-        "",
+        *(notes + [""] if notes else []),
         "What the figures take for granted:",
         "",
         *(f"- {line}" for line in assumptions(runs)),

@@ -18,7 +18,6 @@ import trm_jax
 from trm_jax.configs.resolve import flatten
 
 FORMAT = 1  # of a result; another one is not read
-COMPILER = ("jax", "jaxlib", "libtpu")
 # What a program is traced from, and settings that it does not depend on.
 _SOURCES = ("models", "train", "evals", "losses.py", "metrics.py", "optim.py", "sharding.py", "compiler.py")
 _NOT_IN_PROGRAMS = ("name", "seed", "checkpoint.", "log.")
@@ -38,8 +37,10 @@ def libtpu_version() -> str | None:
         return None
 
 
-def compiler_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in COMPILER}
+def compiler_versions() -> dict[str, str | None]:
+    """What decides how a program is compiled: versions, and flags where there are any."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")} | {"libtpu": libtpu_version()}
+    return versions | {name: os.environ[name] for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if os.environ.get(name)}
 
 
 @cache

@@ -64,7 +64,7 @@ def _fusion_bytes(module: Module, computation: Computation, fusion: Instruction)
 
 def _bytes(module: Module, computation: Computation, instruction: Instruction) -> int:
     """Bytes of one execution of an instruction that is not fused into another one."""
-    opcode, results = instruction.opcode, instruction.results
+    opcode, results = instruction.opcode, instruction.started
     operands = [array for name in instruction.operands for array in _results(name, computation)]
     if opcode in _MOVES_NOTHING or opcode.endswith("-done"):
         return 0
@@ -73,9 +73,9 @@ def _bytes(module: Module, computation: Computation, instruction: Instruction) -
     if opcode == "fusion":
         return _fusion_bytes(module, computation, instruction)
     if opcode == "copy-start":  # (copy, original, context)
-        return _in_memory(results[:2])
-    if opcode == "slice-start":  # ((operand), slice, context)
-        part = results[len(operands)]
+        return _in_memory(instruction.results[:2])
+    if opcode == "slice-start":
+        [part] = results
         return part.bytes * ((operands[0].space == 0) + (part.space == 0))
     if opcode in _CUTS:
         part = sum(array.bytes for array in results)

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trm_jax.cli.arguments import add_command, add_set, changes, console, positive
+from trm_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from trm_jax.planning import Device, Plan
+    from trm_jax.planning import Device, Plan, Verdict
 
 GUIDE_DEVICE = "v4-64"
+COMPILED_MARK = "*"  # of figures that are no estimates
 _SHOWN_NAMES = 4
 _WIDEST = 200  # of a table
 _COLUMNS = ("steps", "parameters", "training\nFLOPs", "evalua-\ntions", "their\nFLOPs", "GB a chip,\nestimated",
@@ -84,8 +86,9 @@ def run(args) -> int:
     names = registry.select(args.words)
     plans: dict[str, Plan] = {}
     for name in run_names(names):
-        cfg = resolve.freeze(resolve.override(registry.get(name), changes(args)))
-        plans[name] = plan(cfg, device, utilisation=args.utilisation)
+        config = resolve.override(registry.get(name), changes(args))
+        cfg = resolve.freeze(config)
+        plans[name] = plan(cfg, device, utilisation=args.utilisation, verdict=_verdict(name, config, args))
     _print_device(device, args)
     _print_table(plans, args.seeds)
     named: dict[str, list[str]] = {}
@@ -97,6 +100,25 @@ def run(args) -> int:
         print(f"note: {note}")
     print(f"next: trm sweep {shlex.join(args.words)}" + (" --dry-run" if len(plans) > 1 else ""))
     return 0
+
+
+def _verdict(name: str, config, args) -> Verdict | None:
+    """What `trm compile` found for the device, if it was asked."""
+    from trm_jax.aot import store, topologies
+    from trm_jax.aot.figures import known_figures
+    from trm_jax.planning import Verdict
+
+    if args.memory is not None:  # it compiled for another one
+        return None
+    try:
+        found = known_figures(name, config, topologies.find(args.device), store.folder())
+    except InputError:  # no TPU, or not one that can be compiled for; what is wrong with the settings, the plan says
+        return None
+    return Verdict(found.needed_bytes, found.problem) if found else None
+
+
+def _gigabytes(plan: Plan) -> str:
+    return f"{plan.memory_bytes / 1e9:.1f}" + COMPILED_MARK * (plan.verdict is not None)
 
 
 def _print_device(device: Device, args) -> None:
@@ -135,7 +157,7 @@ def _print_table(plans: dict[str, Plan], seeds: int) -> None:
             f"{work.train_flops:.2e}",
             f"{work.evaluations}",
             f"{work.eval_flops:.2e}",
-            f"{plan.memory_bytes / 1e9:.1f}",
+            _gigabytes(plan),
             _duration(plan.train_hours),
             _duration(plan.eval_hours),
             _dollars(plan.dollars),
@@ -151,13 +173,15 @@ def _print_table(plans: dict[str, Plan], seeds: int) -> None:
             f"{seeds * sum(plan.work.train_flops for plan in every):.2e}",
             f"{seeds * sum(plan.work.evaluations for plan in every)}",
             f"{seeds * sum(plan.work.eval_flops for plan in every):.2e}",
-            f"{max(plan.memory_bytes for plan in every) / 1e9:.1f}",
+            _gigabytes(max(every, key=lambda plan: plan.memory_bytes)),
             _duration(seeds * sum(plan.train_hours for plan in every)),
             _duration(seeds * sum(plan.eval_hours for plan in every)),
             _dollars(None if None in prices else seeds * sum(prices)),
         )
     # A figure cut off would be a wrong one: a narrow window folds the lines instead.
     console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
+    if any(plan.verdict for plan in every):
+        print(f"{COMPILED_MARK} compiled for the device by trm compile, not estimated")
 
 
 def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> list[str]:

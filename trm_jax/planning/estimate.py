@@ -40,8 +40,19 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a compiler made of a run for a device: bytes of one chip, and what to do where that is too small."""
+
+    chip_bytes: int
+    problem: str
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A run on a device at `utilisation` of its peak. Bytes are of one chip, those of a step an estimate."""
+    """A run on a device at `utilisation` of its peak. Bytes are of one chip, those of a step an estimate.
+
+    verdict: None where the run was not compiled for the device.
+    """
 
     cfg: RunConfig
     work: Work
@@ -50,6 +61,7 @@ class Plan:
     state_bytes: int
     step_bytes: int
     warnings: tuple[str, ...]
+    verdict: Verdict | None = None
 
     def _hours(self, flops: int) -> float:
         return flops / (self.utilisation * self.device.chips * self.device.peak_tflops * 1e12) / 3600
@@ -74,7 +86,8 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        return self.state_bytes + self.step_bytes
+        """Compiled where there is a verdict, else estimated."""
+        return self.verdict.chip_bytes if self.verdict else self.state_bytes + self.step_bytes
 
 
 def work(cfg: RunConfig) -> Work:
@@ -104,13 +117,14 @@ def work(cfg: RunConfig) -> Work:
     )
 
 
-def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4) -> Plan:
+def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4, verdict: Verdict | None = None) -> Plan:
     """The plan of one run; no device is touched. Raises InputError for settings that no device can run."""
     if not 0 < utilisation <= 1:
         raise InputError(f"the utilisation is {utilisation:g}; give a share of the peak, for example 0.4")
     found = work(cfg)
     mesh = memory.abstract_mesh(cfg, device.chips)
-    draft = Plan(cfg, found, device, utilisation, memory.state_bytes(cfg, mesh), memory.step_bytes(cfg, mesh), ())
+    state, step = memory.state_bytes(cfg, mesh), memory.step_bytes(cfg, mesh)
+    draft = Plan(cfg, found, device, utilisation, state, step, (), verdict)
     return dataclasses.replace(draft, warnings=tuple(_warnings(draft, mesh)))
 
 
@@ -135,6 +149,8 @@ def _warnings(plan: Plan, mesh: AbstractMesh) -> list[str]:
 
 
 def _memory_warning(plan: Plan, mesh: AbstractMesh) -> list[str]:
+    if plan.verdict:
+        return [plan.verdict.problem] if plan.verdict.problem else []
     room = plan.device.memory_gb * 1e9
 
     def takes(cfg: RunConfig) -> float:
@@ -147,10 +163,8 @@ def _memory_warning(plan: Plan, mesh: AbstractMesh) -> list[str]:
         f"about {needed / 1e9:.0f} GB a chip with what compilers take on top, and {plan.device.name} has "
         f"{plan.device.memory_gb:g}: "
     )
-    batch = plan.cfg.train.batch_size
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    for parts in range(plan.cfg.train.accumulation + 1, batch // ways + 1):
-        smaller = dataclasses.replace(plan.cfg.train, accumulation=parts) if batch % (parts * ways) == 0 else None
-        if smaller and takes(dataclasses.replace(plan.cfg, train=smaller)) <= room:
+    for parts in memory.accumulations(plan.cfg, mesh):
+        smaller = dataclasses.replace(plan.cfg.train, accumulation=parts)
+        if takes(dataclasses.replace(plan.cfg, train=smaller)) <= room:
             return [f"{said}set train.accumulation={parts}, which gives the same update"]
     return [f"{said}no train.accumulation is enough; take more chips, model.remat=block or a smaller model"]

@@ -8,6 +8,7 @@ or more, and pads arrays on a TPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
@@ -92,6 +93,12 @@ def step_bytes(cfg: RunConfig, mesh: AbstractMesh) -> int:
     if parts > 1:  # the sum and its next term; the latents cut into parts, and those that come back
         gradients, latents = 2 * gradients, 2 * latents
     return activation_bytes(cfg.model, math.ceil(share / parts)) + gradients + math.ceil(share * latents)
+
+
+def accumulations(cfg: RunConfig, mesh: AbstractMesh) -> Iterator[int]:
+    """More parts than now that a batch can be computed in on this mesh, ascending."""
+    batch, ways = cfg.train.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
+    return (n for n in range(cfg.train.accumulation + 1, batch // ways + 1) if batch % (n * ways) == 0)
 
 
 def products_per_byte(cfg: TRMConfig) -> float:

@@ -1,0 +1,109 @@
+"""Collectives, loops and memory traffic read from the text of compiled programs."""
+
+import pytest
+
+from tests.aot.programs import ENDLESS, LOOPS, MEMORY
+from trm_jax.aot import hlo
+from trm_jax.aot.collectives import collectives
+from trm_jax.aot.traffic import memory_traffic
+
+
+def times(module):
+    return {computation.name: (found.count, found.known) for computation, found in module.executions()}
+
+
+def test_loops_run_as_often_as_their_conditions_or_annotations_say():
+    module = hlo.parse(LOOPS)
+    assert module.partitions == 8
+    assert times(module) == {
+        "main": (1, True),
+        "backward": (6, True),
+        "outer_body": (3, True),  # from 2, below 5
+        "inner_body": (6, True),  # twice in each of them
+    }
+
+
+def test_collectives_by_kind_with_their_loops():
+    found = {(one.kind, one.devices, one.times): one for one in collectives(hlo.parse(LOOPS))}
+    gradient = 4 * 8 * 4
+    assert {key: one.bytes for key, one in found.items()} == {
+        ("all-reduce", 8, 6): 6 * gradient,
+        ("collective-permute", 2, 6): 6 * gradient,
+        ("all-gather", 8, 1): 16 * 8 * 2,
+        ("reduce-scatter", 4, 1): gradient,
+        ("all-reduce", 8, 1): gradient + 8 * 4,
+    }  # the one among groups of one device moves nothing
+    sent = {key: one.sent_bytes for key, one in found.items()}
+    assert sent["all-reduce", 8, 6] == 2 * 7 / 8 * 6 * gradient
+    assert sent["collective-permute", 2, 6] == 6 * gradient
+    assert sent["all-gather", 8, 1] == 7 / 8 * 16 * 8 * 2
+    assert sent["reduce-scatter", 4, 1] == 3 / 4 * gradient
+    assert found["all-reduce", 8, 6].where == "jit(step)/while/body/dot_general"
+    assert found["all-reduce", 8, 1].arrays == ("f32[4,8]", "s32[8]")
+    assert all(one.known for one in found.values())
+
+
+def test_a_loop_of_unknown_length_counts_once_and_says_so():
+    module = hlo.parse(ENDLESS)
+    assert times(module) == {"main": (1, True), "search": (1, False)}
+    [exchange] = collectives(module)
+    assert (exchange.kind, exchange.bytes, exchange.sent_bytes, exchange.known) == ("all-to-all", 4, 3.0, False)
+
+
+def test_types_as_compilers_write_them():
+    text = "((bf16[97,192]{1,0:T(8,128)(2,1)}), f8e4m3fn[3]{0:T(128)S(5)}, s4[5]{0}, pred[], u32[]{:S(2)}, token[])"
+    found = hlo.arrays(text)
+    assert [(str(one), one.bytes, one.space) for one in found] == [
+        ("bf16[97,192]", 97 * 192 * 2, 0),
+        ("f8e4m3fn[3]", 3, 5),
+        ("s4[5]", 3, 0),
+        ("pred[]", 1, 0),
+        ("u32[]", 4, 2),
+        ("token[]", 0, 0),
+    ]
+
+
+def test_a_text_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="no entry computation"):
+        hlo.parse("HloModule empty\n")
+
+
+ARRAY = 16 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    "instruction, moved",
+    [
+        ("%f = f32[16,16]{1,0} fusion(%x, %y), kind=kLoop, calls=%product", 3 * ARRAY),
+        ("%f = f32[16,16]{1,0:S(1)} fusion(%x, %y), kind=kLoop, calls=%product", 2 * ARRAY),
+        ("%f = f32[16,16]{1,0} fusion(%residuals, %index), kind=kLoop, calls=%cut", 2 * ARRAY + 4),
+        ("%f = f32[6,16,16]{2,1,0} fusion(%residuals, %x, %index), kind=kLoop, calls=%store", 2 * ARRAY + 4),
+        ("%f = f32[16,16]{1,0} copy(%x)", 2 * ARRAY),
+        ("%f = f32[16,16]{1,0} bitcast(%x)", 0),
+        ("%f = (f32[16,16]{1,0:S(1)}, f32[16,16]{1,0}, u32[]{:S(2)}) copy-start(%x)", ARRAY),
+        ("%f = ((f32[16,16]{1,0}), f32[4,16]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:4]}", ARRAY // 4),
+        ("%f = f32[4,16]{1,0} slice(%x), slice={[0:4], [0:16]}", ARRAY // 2),
+        ("%f = f32[6,16,16]{2,1,0} dynamic-update-slice(%residuals, %x, %index)", 2 * ARRAY),
+        ('%f = f32[16,16]{1,0} custom-call(), custom_call_target="AllocateBuffer"', 0),
+        ('%f = f32[16,16]{1,0} custom-call(%x), custom_call_target="kernel"', 2 * ARRAY),
+    ],
+)
+def test_bytes_that_go_through_main_memory(instruction, moved):
+    """`index` is a scalar of 4 bytes where a fusion reads it."""
+    assert memory_traffic(hlo.parse(MEMORY.replace("INSTRUCTION", f"ROOT {instruction}"))) == moved
+
+
+def test_traffic_counts_loops():
+    """6 times an all-reduce of an array that comes from main memory and stays on the chip, and so on."""
+    gradient, table = 4 * 8 * 4, 16 * 8 * 2
+    once = [
+        6 * gradient,  # the loop's all-reduce: its result lies in S(3)
+        6 * 2 * gradient,  # permutation
+        2 * 4,  # the copied counter
+        2 * 2 * 8 * 2,  # the slice
+        2 * 8 * 2 + table,  # all-gather
+        gradient + 8 * 4,  # reduce-scatter
+        2 * gradient,  # among single devices
+        2 * (gradient + 8 * 4),
+    ]
+    assert memory_traffic(hlo.parse(LOOPS)) == sum(once)

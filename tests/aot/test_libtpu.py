@@ -1,0 +1,63 @@
+"""With libtpu: its devices, and a training step that it compiles. It is loaded in processes of their own."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+from trm_jax.aot import compile as aot
+from trm_jax.aot import store, topologies
+from trm_jax.aot.programs import Program
+
+try:
+    VERSION = importlib.metadata.version("libtpu")
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip("libtpu is not installed: pip install 'jax[tpu]'", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def versions(monkeypatch):
+    """The installed one, and not what the other tests of this folder pretend."""
+    monkeypatch.setattr(store, "libtpu_version", lambda: VERSION)
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_libtpu_shows_as_many_devices_as_a_slice_has_chips():
+    names = ["v4-8", "v4-16", "v4-64", "v4-128", "v5e-1", "v5e-8", "v5e-16", "v5p-64", "v6e-4", "v6e-256"]
+    script = (
+        "import json\nfrom trm_jax.aot import topologies\n"
+        f"found = [topologies.devices(topologies.find(name)) for name in {names}]\n"
+        "print(json.dumps([[len(devices), devices[0].device_kind] for devices in found]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=aot._environment(topologies.find("v4-8")),
+    )
+    assert done.returncode == 0, done.stderr
+    kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
+    expected = [[topologies.find(name).device.chips, kinds[name.split("-")[0]]] for name in names]
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+def test_a_training_step_compiled_for_a_v4_8(tmp_path):
+    """Four chips share the batch: what they send is the gradient, the rows' gradients, their ids and a few numbers."""
+    changes = {"model.dtype": "bfloat16", "train.batch_size": 64}
+    config, topology = tiny.page(changes), topologies.find("v4-8")
+    found = aot.compile_program(config, topology, Program("train", (2, 2)), tmp_path)
+    assert not found.crash and not found.cached and found.compile_seconds > 0
+    assert not found.unknown_loops and {one["kind"] for one in found.collectives} == {"all-reduce"}
+    assert all(one["devices"] == 4 for one in found.collectives)
+    weights = 4 * 29_122  # float32
+    whole = sum(one["bytes"] for one in found.collectives)
+    assert weights < whole < 4 * weights
+    assert found.memory.aliased > 0.9 * found.memory.outputs, "the state is donated"
+    assert found.traffic_bytes > found.memory.arguments
+    again = aot.compile_program(config, topology, Program("train", (2, 2)), tmp_path)
+    assert again.cached and again.memory == found.memory
+    assert len(list((tmp_path / "programs").iterdir())) == 1

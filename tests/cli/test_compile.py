@@ -1,0 +1,107 @@
+"""`trm compile`: what it says of results that are there, and to input that is wrong. No compiler is loaded here."""
+
+import json
+
+import pytest
+
+from tests.aot.conftest import RESULT
+from trm_jax.aot import store, topologies
+from trm_jax.aot.programs import programs_of
+from trm_jax.configs import registry, resolve
+
+SMALL = ("--set", "train.batch_size=64", "eval.batch_size=64")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "libtpu_version", lambda: "0.0.1")
+
+
+def remember(name, result=RESULT, topology="v4-64", changes=None):
+    """As if the experiment had been compiled."""
+    config = resolve.override(registry.get(name), changes or {})
+    for program in programs_of(resolve.freeze(config)):
+        key = f"{name}-{program.kind}"
+        store.keep(store.folder(), key, result)
+        settings = store.settings_key(config, topologies.find(topology).name, program)
+        store.link(store.folder(), settings, key, {"name": name})
+
+
+def test_results_that_are_there_need_no_compiler(here, tmp_path):
+    remember("exp02a_02")
+    remember("baseline")
+    files = ("--json", tmp_path / "out.json", "--output", tmp_path / "page.md")
+    result = here("compile", "exp02a_02", "exp02a_03", "--topology", "v4-64", *files)
+    assert result.code == 0, result.err
+    assert result.out.startswith("TPU v4-64: 32 chips, 2x4x4, on 8 hosts; a program may use 33.0 GB (30.75 GiB)")
+    assert "baseline is also exp02a_03" in result.out and "assumed: links: what a chip must send" in result.out
+    assert "[1/2] baseline: train, L 6 H 3 ... known" in result.err
+    assert result.out.splitlines()[-1] == "next: trm plan exp02a_02 exp02a_03 --device v4-64"
+    assert [run["name"] for run in json.loads((tmp_path / "out.json").read_text())] == ["baseline", "exp02a_02"]
+    page = (tmp_path / "page.md").read_text()
+    assert (
+        "Made by `trm compile exp02a_02 exp02a_03 --topology v4-64 --output" in page and "| baseline | 8,138 |" in page
+    )
+
+
+def test_one_that_does_not_fit_is_a_no(here):
+    remember("baseline", {**RESULT, "memory": None, "overflow": (60 * 10**9, 33 * 10**9)})
+    result = here("compile", "baseline")
+    assert result.code == 1
+    assert "note: baseline: training needs 60.0 GB a chip and v4-64 has 33.0 for it: try train.accum" in result.out
+
+
+def test_a_plan_shows_compiled_memory_and_marks_it(here):
+    estimated = here("plan", "baseline", "exp02a_02").out
+    big = {**RESULT, "memory": {**RESULT["memory"], "temporaries": 12_300_000_000}}
+    remember("baseline", big)
+    result = here("plan", "baseline", "exp02a_02")
+    assert "12.3*" in result.out and "12.3*" not in estimated
+    assert result.out.count("12.3*") == 2, "in the row and in the total"
+    assert "* compiled for the device by trm compile, not estimated" in result.out
+    for other in (("--device", "h200"), ("--device", "v4-128"), ("--memory", "20"), ("--set", "train.accumulation=2")):
+        assert "compiled for the device" not in here("plan", "baseline", *other).out
+
+
+def test_a_plan_says_what_the_compiler_said(here):
+    remember("baseline", {**RESULT, "memory": None, "overflow": (60 * 10**9, 33 * 10**9)})
+    result = here("plan", "baseline")
+    assert "60.0*" in result.out and "note: baseline: training needs 60.0 GB a chip" in result.out
+
+
+def test_help_has_examples(here):
+    result = here("compile", "--help")
+    assert result.code == 0 and "trm compile exp06 --topology v4-64 --json exp06.json" in result.out
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ((), "required: NAME|GROUP|PATTERN"),
+        (("exp99",), "no experiment and no group matches 'exp99'"),
+        (("baseline", "--topology", "v4-63"), "no topology 'v4-63'. Did you mean v4-64"),
+        (("baseline", "--topology", "h100"), "Known are v4-8, v4-16"),
+        (("baseline", "--set", "mesh.data=3"), "baseline: mesh {'data': 3"),
+        (("exp06", "--set", "train.accumulation=7"), "does not divide into train.accumulation=7"),
+        (("baseline", "--set", "train.batch_size=6160"), "baseline: train.batch_size 6160 is not divisible by the 32"),
+        (("baseline", "--set", "eval.batch_size=100"), "baseline: eval.batch_size 100 is not divisible by the 32"),
+        (("baseline", "--set", "data.train_puzzles=0"), "data.train_puzzles is 0, all of the source"),
+        (("baseline", "--output", "."), "is a folder; name a file"),
+        (("baseline", "--json", "gs://bucket/x.json"), "gs://bucket/x.json is not on this machine"),
+    ],
+)
+def test_bad_input(refused, argv, words):
+    assert words in refused("compile", *argv)
+
+
+def test_nothing_is_overwritten_unasked(refused, tmp_path):
+    (tmp_path / "page.md").write_text("mine")
+    assert "page.md exists" in refused("compile", "baseline", "--output", "page.md")
+    assert (tmp_path / "page.md").read_text() == "mine"
+
+
+def test_without_libtpu_the_command_that_installs_it_is_named(refused, monkeypatch):
+    monkeypatch.setattr(store, "libtpu_version", lambda: None)
+    assert "-m pip install 'jax[tpu]'" in refused("compile", "demo", "--topology", "v4-8", *SMALL)
