@@ -37,7 +37,7 @@ def test_libtpu_shows_as_many_devices_as_a_slice_has_chips():
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        env=aot._environment(topologies.find("v4-8")),
+        env=aot.environment(topologies.find("v4-8")),
     )
     assert done.returncode == 0, done.stderr
     kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
@@ -45,6 +45,7 @@ def test_libtpu_shows_as_many_devices_as_a_slice_has_chips():
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
+@pytest.mark.slow
 def test_a_training_step_compiled_for_a_v4_8(tmp_path):
     """Four chips share the batch: what they send is the gradient, the rows' gradients, their ids and a few numbers."""
     changes = {"model.dtype": "bfloat16", "train.batch_size": 64}

@@ -93,7 +93,7 @@ def find(config, topology: Topology, program: Program, root: Path) -> Compiled |
     return Compiled.from_result(found, cached=True) if found else None
 
 
-def _environment(topology: Topology) -> dict[str, str]:
+def environment(topology: Topology) -> dict[str, str]:
     """Of a process that compiles for a TPU without taking one that may be here, and beside others that do so."""
     return {
         **os.environ,
@@ -130,7 +130,7 @@ def compile_program(config, topology: Topology, program: Program, root: Path) ->
         input=json.dumps(request),
         capture_output=True,
         text=True,
-        env=_environment(topology),
+        env=environment(topology),
     )
     found = find(config, topology, program, root)
     if done.returncode == 0 and found:
