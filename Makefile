@@ -38,8 +38,9 @@ test-all: $(INSTALLED)  ## the slow tests too (those against PyTorch run where i
 torch: $(INSTALLED)  ## add PyTorch: interop, the PyTorch twin, the speed benchmarks
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
 
-lint: $(INSTALLED)  ## ruff
+lint: $(INSTALLED)  ## ruff and shellcheck
 	$(BIN)/ruff check .
+	$(BIN)/shellcheck --external-sources --check-sourced launch/*.sh launch/*.sbatch
 
 bench: torch  ## what the README's speed tables are made from
 	$(BIN)/python -m benchmarks.data_speed

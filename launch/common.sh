@@ -7,21 +7,24 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   exit 2
 fi
 
-EXIT_NO=1 EXIT_BAD_INPUT=2 EXIT_STOPPED=75 # as those of trm
-
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${TRM_PYTHON:-$repository/.venv/bin/python}
 [[ -n ${TRM_PYTHON:-} || -x $python ]] || python=python3
 dry_run=0
-word='' settings=() members=()
+word='' settings=() members=() left_out=()
 
 # To the person who watches; a dry run has only commands to tell.
 say() { ((dry_run)) || printf '%s\n' "$*" >&2; }
 
-# fail CODE MESSAGE
+# Exit codes are those of trm: 1 it did not work, 2 bad input (the same command again would not help either).
 fail() {
-  printf '%s\n' "error: ${*:2}" >&2
-  exit "$1"
+  printf '%s\n' "error: $*" >&2
+  exit 1
+}
+
+refuse() {
+  printf '%s\n' "error: $*" >&2
+  exit 2
 }
 
 # The comment at the top of a script is its help.
@@ -53,18 +56,18 @@ run() {
 }
 
 # need_value OPTION "$#": an option without its value is an error.
-need_value() { (($2 >= 2)) || fail $EXIT_BAD_INPUT "$1 wants a value; see --help"; }
+need_value() { (($2 >= 2)) || refuse "$1 wants a value; see --help"; }
 
 take_word() {
-  [[ $1 != -* ]] || fail $EXIT_BAD_INPUT "unknown option $1; see --help"
-  [[ -z $word ]] || fail $EXIT_BAD_INPUT "$word and $1: give one name, group or pattern (quote patterns: 'exp0*')"
+  [[ $1 != -* ]] || refuse "unknown option $1; see --help"
+  [[ -z $word ]] || refuse "$word and $1: give one name, group or pattern (quote patterns: 'exp0*')"
   word=$1
 }
 
 take_overrides() {
   local override
   for override in "$@"; do
-    [[ $override == [A-Za-z]*=* ]] || fail $EXIT_BAD_INPUT "$override after -- is not SECTION.NAME=VALUE"
+    [[ $override == [A-Za-z]*=* ]] || refuse "$override after -- is not SECTION.NAME=VALUE"
   done
   ((!$#)) || settings=(--set "$@")
 }
@@ -82,21 +85,23 @@ hand_over() {
 # Sets `trm` to the command that runs `trm ARGUMENT...`.
 set_trm() { trm=(env "PYTHONPATH=$repository${PYTHONPATH:+:$PYTHONPATH}" "$python" -m trm_jax "$@"); }
 
-# Sets `members` to the experiments that `word` stands for, in the order of a sweep; refuses overrides that none takes.
+# Sets `members` to the experiments that `word` stands for, in the order of a sweep, and `left_out` to those that the
+# overrides make impossible; refuses overrides that none takes.
 find_members() {
   local listed code=0
-  [[ -n $word ]] || fail $EXIT_BAD_INPUT "name an experiment or a group (trm list shows them); see --help"
+  [[ -n $word ]] || refuse "name an experiment or a group (trm list shows them); see --help"
   set_trm list "$word" --names "${settings[@]}"
   listed=$("${trm[@]}" 2>"$scratch/said") || code=$?
-  if ((code == EXIT_BAD_INPUT)); then
+  if ((code == 2)); then
     cat "$scratch/said" >&2
-    exit $EXIT_BAD_INPUT
+    exit 2
   elif ((code)); then
-    fail $EXIT_BAD_INPUT "$python cannot list the experiments ($(tail -n 1 "$scratch/said")); make install," \
+    refuse "$python cannot list the experiments ($(tail -n 1 "$scratch/said")); make install," \
       "or name a Python that has trm_jax: TRM_PYTHON=..."
   fi
   cat "$scratch/said" >&2
   mapfile -t members <<<"$listed"
+  mapfile -t left_out < <(sed -n 's/^note: \([^ ]*\) is left out.*/\1/p' "$scratch/said")
 }
 
 scratch=$(mktemp -d)

@@ -50,27 +50,27 @@ while (($#)); do
   esac
   shift
 done
-[[ -z $jobs || $jobs =~ ^[1-9][0-9]*$ ]] || fail $EXIT_BAD_INPUT "--jobs $jobs is not a whole number of at least 1"
+[[ -z $jobs || $jobs =~ ^[1-9][0-9]*$ ]] || refuse "--jobs $jobs is not a whole number of at least 1"
 
 # Sets `gpus` to the GPUs to use, and `count` to how many they are; one line says what is missing.
 find_gpus() {
   local there gpu
-  command -v nvidia-smi >/dev/null || fail $EXIT_BAD_INPUT "there is no nvidia-smi: install NVIDIA's driver, or launch/local.sh"
+  command -v nvidia-smi >/dev/null || refuse "there is no nvidia-smi: install NVIDIA's driver, or launch/local.sh"
   there=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>&1) ||
-    fail $EXIT_BAD_INPUT "nvidia-smi: ${there%%$'\n'*}; see to the driver first"
+    refuse "nvidia-smi: ${there%%$'\n'*}; see to the driver first"
   there=${there//$'\n'/,}
   gpus=${gpus:-$there}
   for gpu in ${gpus//,/ }; do
-    [[ ,$there, == *,$gpu,* ]] || fail $EXIT_BAD_INPUT "--gpus $gpus: there is no GPU $gpu, only $there"
+    [[ ,$there, == *,$gpu,* ]] || refuse "--gpus $gpus: there is no GPU $gpu, only $there"
   done
   count=$(wc -w <<<"${gpus//,/ }")
   "$python" -c 'import importlib.util as u, sys
 sys.exit(not any(u.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)))' ||
-    fail $EXIT_BAD_INPUT "JAX has no CUDA here: $python -m pip install '.[gpu]' (drivers before 580: '.[gpu-cuda12]')"
+    refuse "JAX has no CUDA here: $python -m pip install '.[gpu]' (drivers before 580: '.[gpu-cuda12]')"
 }
 
 submit() {
-  command -v sbatch >/dev/null || ((dry_run)) || fail $EXIT_BAD_INPUT "there is no sbatch: run this on a SLURM login node"
+  command -v sbatch >/dev/null || ((dry_run)) || refuse "there is no sbatch: run this on a SLURM login node"
   run mkdir -p "$root"
   run sbatch --job-name="trm-$word" --gres="gpu:$count" --output="$root/slurm-%j.log" "${sbatch_options[@]}" \
     "$repository/launch/slurm.sbatch" "$repository" "$python" "${sweep[@]}"
@@ -80,7 +80,7 @@ submit() {
 find_members
 if ((slurm)); then
   count=${gpus:-1}
-  [[ $count =~ ^[1-9][0-9]*$ ]] || fail $EXIT_BAD_INPUT "--gpus $gpus: with --slurm give their number, for example --gpus 2"
+  [[ $count =~ ^[1-9][0-9]*$ ]] || refuse "--gpus $gpus: with --slurm give their number, for example --gpus 2"
 else
   find_gpus
 fi
@@ -90,5 +90,5 @@ if ((slurm)); then
   submit
 else
   set_trm "${sweep[@]}"
-  hand_over env CUDA_VISIBLE_DEVICES="$gpus" "${trm[@]}"
+  hand_over env CUDA_VISIBLE_DEVICES="$gpus" "${trm[@]:1}"
 fi

@@ -38,11 +38,11 @@ while (($#)); do
   esac
   shift
 done
-[[ -n $word ]] || fail $EXIT_BAD_INPUT "name an experiment or a group (trm list shows them); see --help"
+[[ -n $word ]] || refuse "name an experiment or a group (trm list shows them); see --help"
 
 if [[ -z ${TRM_PYTHON:-} ]]; then
   python=$repository/.venv/bin/python
   run make -s -C "$repository" install
 fi
 set_trm sweep "$word" --local --root "$root" --jobs "$jobs" "${settings[@]}"
-hand_over env JAX_PLATFORMS=cpu "${trm[@]}"
+hand_over env JAX_PLATFORMS=cpu "${trm[@]:1}"

@@ -26,7 +26,7 @@ find_pending() {
     elif ((dry_run)) || grep -q 'matched no objects' "$scratch/said"; then
       pending+=("$member")
     else
-      fail $EXIT_BAD_INPUT "$root cannot be read: $(said)"
+      refuse "$root cannot be read: $(said)"
     fi
   done
 }
@@ -46,13 +46,15 @@ judge() {
       "exit 2 $1") by[refused]=$number ;;
       "exit 75 $1") by[saved]=$number ;;
       "stopped $1") by[halted]=$number ;;
-      *) by[failed]=${by[failed]:-$number} ;;
+      "running $1") by[behind]=$number ;;
+      *) by[failed]=$number ;;
     esac
   done
-  for verdict in refused halted failed saved finished; do
+  for verdict in refused halted failed behind saved finished; do
     culprit=${by[$verdict]:-}
-    [[ -z $culprit ]] || return 0
+    [[ -z $culprit ]] || break
   done
+  [[ $verdict != behind ]] || verdict=failed
 }
 
 # watch ID: returns with a `verdict` once it has ended everywhere, or has ended somewhere and the others do not follow,
@@ -89,8 +91,7 @@ watch() {
   done
 }
 
-# Sets `attempt` to the last one of run_id on any worker, and `verdict` to running or finished when it is so on all. What
-# else runs there is stopped.
+# Sets `attempt` to the last one of run_id on any worker, and `verdict` to running or finished when it is so on all.
 find_attempt() {
   local try number one
   for ((try = 0; try <= retries; try++)); do
@@ -111,13 +112,11 @@ find_attempt() {
   [[ $verdict != 'exit 0' ]] || verdict=finished
   if [[ -z $verdict && " ${state[*]}" == *" running "* ]]; then
     say "another run is going on there; it saves and stops first"
-    stop_run
   fi
 }
 
-stop_run() { on_worker all '' stop || say "warning: not every worker could be told to stop: $(said)"; }
-
-# Starts the next attempt on every worker. A worker that has begun it does nothing when it is told again.
+# Starts the next attempt on every worker, where what else runs saves and stops first. A worker that has begun it does
+# nothing when it is told again.
 start_run() {
   local try
   attempt=$((attempt + 1))
@@ -130,7 +129,7 @@ start_run() {
       connect
       try=0
     fi
-    ((try <= retries)) || fail $EXIT_NO "not every worker of $name can be reached though it is READY: $(said)"
+    ((try <= retries)) || fail "not every worker of $name can be reached though it is READY and costs: $(said)"
     pause
   done
 }
@@ -158,18 +157,17 @@ train() {
         ;;
       halted)
         say "stopped by --stop. next: $command_line   (goes on from there)"
-        exit $EXIT_STOPPED
+        exit 75
         ;;
       saved) say "$1 was stopped and has saved; it goes on" ;;
       lost)
         say "the TPU is lost ($request, $node); $1 goes on from its last checkpoint on the next one"
         connect
-        stop_run
         ;;
       *)
         explain "$1"
-        stop_run
         if [[ $verdict == refused ]] || ((++failures > retries)); then
+          on_worker all '' stop || say "warning: not every worker could be told to stop: $(said)"
           return
         fi
         ;;

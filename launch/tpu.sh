@@ -41,7 +41,7 @@ describe() {
       answer=NONE
       return
     fi
-    ((try < tolerance)) || fail $EXIT_NO "gcloud says nothing of $name: $(said)"
+    ((try < tolerance)) || fail "gcloud says nothing of $name: $(said)"
     ((try > 1)) || say "gcloud: $(said); asking again"
     pause
   done
@@ -61,7 +61,7 @@ create() {
     --runtime-version="$version" --async "${create_flags[@]}"; then
     pretend=ACTIVE
   elif grep -qE 'INVALID_ARGUMENT|PERMISSION_DENIED|unrecognized arguments' "$scratch/said"; then
-    fail $EXIT_BAD_INPUT "gcloud makes no $name: $(said)"
+    refuse "gcloud makes no $name: $(said)"
   else
     grep -q ALREADY_EXISTS "$scratch/said"
   fi
@@ -92,11 +92,11 @@ get_tpu() {
         ;;
       */READY)
         [[ $found_type == "$type" ]] ||
-          fail $EXIT_BAD_INPUT "$name is a $found_type, not a $type; give --type $found_type, or another --name"
+          refuse "$name is a $found_type, not a $type; give --type $found_type, or another --name"
         return
         ;;
       */STOPPED)
-        fail $EXIT_NO "$name is stopped; first: $(quoted gcloud compute tpus tpu-vm start "$name" "${place[@]}")"
+        fail "$name is stopped; first: $(quoted gcloud compute tpus tpu-vm start "$name" "${place[@]}")"
         ;;
       SUSPENDED/* | */PREEMPTED | */TERMINATED | */UNKNOWN | ACTIVE/NONE) delete || trouble "$(said)" ;;
       NONE/NONE)
@@ -112,7 +112,7 @@ get_tpu() {
 
 # What may pass: counted in the `troubles` of get_tpu.
 trouble() {
-  ((++troubles <= retries)) || fail $EXIT_NO "no TPU $name after $troubles troubles, the last: $1"
+  ((++troubles <= retries)) || fail "no TPU $name after $troubles troubles, the last: $1"
   say "$name: $1; once more"
 }
 
@@ -144,7 +144,7 @@ connect() {
     if ship; then
       return
     fi
-    ((try <= retries)) || fail $EXIT_NO "the workers of $name do not take the code though it is READY: $(said)"
+    ((try <= retries)) || fail "the workers of $name do not take the code though it is READY and costs: $(said)"
     say "gcloud: $(said); once more"
     pause
   done

@@ -79,10 +79,10 @@ while (($#)); do
   shift
 done
 
-[[ $retries =~ ^[0-9]+$ ]] || fail $EXIT_BAD_INPUT "--retries $retries is not a whole number"
-[[ $name =~ ^[a-z][a-z0-9-]*$ ]] || fail $EXIT_BAD_INPUT "--name $name: use small letters, digits and hyphens"
-[[ -z $worker || $worker =~ ^[0-9]+$ ]] || fail $EXIT_BAD_INPUT "--$action $worker: give the number of a worker"
-[[ $action == launch || -z $word ]] || fail $EXIT_BAD_INPUT "--$action is about the TPU $name and takes no $word"
+[[ $retries =~ ^[0-9]+$ ]] || refuse "--retries $retries is not a whole number"
+[[ $name =~ ^[a-z][a-z0-9-]*$ ]] || refuse "--name $name: use small letters, digits and hyphens"
+[[ -z $worker || $worker =~ ^[0-9]+$ ]] || refuse "--$action $worker: give the number of a worker"
+[[ $action == launch || -z $word ]] || refuse "--$action is about the TPU $name and takes no $word"
 case $type in
   v2-* | v3-* | v4-*) runtime=tpu-ubuntu2204-base ;;
   v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
@@ -92,14 +92,14 @@ case $type in
 esac
 version=${version:-$runtime}
 [[ $type != v4-* ]] || zone=${zone:-us-central2-b} # the only zone that has them
-[[ -n $zone && -n $version ]] || fail $EXIT_BAD_INPUT "--type $type wants --zone$([[ $version ]] || echo ' and --version')"
+[[ -n $zone && -n $version ]] || refuse "--type $type wants --zone$([[ $version ]] || echo ' and --version')"
 place=(--zone="$zone" ${project:+--project="$project"})
 read -ra create_flags <<<"${TRM_CREATE_FLAGS:-}"
 read -ra ssh_flags <<<"${TRM_SSH_FLAGS:-}"
 ((!spot)) || create_flags=(--spot "${create_flags[@]}")
 [[ $action == launch ]] || tolerance=1 pretend=ACTIVE
 ((dry_run)) || command -v gcloud >/dev/null ||
-  fail $EXIT_BAD_INPUT "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
+  refuse "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
 
 lock=${TMPDIR:-/tmp}/trm-$UID-$name.pid
 again="launch/tpu_pod.sh$([[ $name == trm ]] || echo " --name $name")" # as suggested; settings may stand in variables
@@ -107,11 +107,11 @@ again="launch/tpu_pod.sh$([[ $name == trm ]] || echo " --name $name")" # as sugg
 # The commit to send: `tree` is what git calls it, `commit` its name on the workers.
 choose_code() {
   local changed
-  tree=$(git -C "$repository" rev-parse -q --verify HEAD) || fail $EXIT_BAD_INPUT "$repository is no git checkout"
+  tree=$(git -C "$repository" rev-parse -q --verify HEAD) || refuse "$repository is no git checkout"
   commit=${tree:0:12}
   changed=$(git -C "$repository" status --porcelain -- "${shipped[@]}")
   [[ -n $changed ]] || return 0
-  ((dirty)) || fail $EXIT_BAD_INPUT "${changed%%$'\n'*} is not committed; commit, or send the files as they are: --dirty"
+  ((dirty)) || refuse "${changed%%$'\n'*} is not committed; commit, or send the files as they are: --dirty"
   export GIT_INDEX_FILE=$scratch/index # the checkout's own stays as it is
   git -C "$repository" read-tree HEAD
   git -C "$repository" add -A -- "${shipped[@]}"
@@ -120,12 +120,17 @@ choose_code() {
   commit=$commit-dirty-${tree:0:12}
 }
 
+# The process that watches this TPU from here, if one does; its number may have been given to another program since.
+watcher() {
+  local process
+  process=$(cat "$lock" 2>/dev/null) && [[ $(ps -o args= -p "$process") == *tpu_pod.sh* ]] && echo "$process"
+}
+
 # Two that watch one TPU would start everything twice.
 watch_alone() {
   local other
   if ! (set -C && echo $$ >"$lock") 2>/dev/null; then
-    other=$(<"$lock")
-    ! kill -0 "$other" 2>/dev/null || fail $EXIT_BAD_INPUT "process $other watches $name already; see $again --status"
+    ! other=$(watcher) || refuse "process $other watches $name already; see $again --status"
     echo $$ >"$lock"
   fi
   trap 'rm -rf "$scratch" "$lock"' EXIT
@@ -133,16 +138,17 @@ watch_alone() {
 
 stop_watching() {
   say "no longer watching; what runs goes on. next: $command_line   (watches again), or $again --stop"
-  exit $EXIT_STOPPED
+  exit 75
 }
 
 launch() {
-  local member failed=() refused=() summary
-  [[ -n $bucket ]] || fail $EXIT_BAD_INPUT "name a bucket for the workdirs: --bucket gs://... or TRM_BUCKET=gs://..."
+  local member failed=() refused summary total
+  [[ -n $bucket ]] || refuse "name a bucket for the workdirs: --bucket gs://... or TRM_BUCKET=gs://..."
   bucket=${bucket#gs://}
   root=gs://${bucket%/}
   choose_code
   find_members
+  refused=("${left_out[@]}") total=$((${#members[@]} + ${#left_out[@]}))
   ((dry_run)) || watch_alone
   trap stop_watching INT TERM HUP
   exec </dev/null
@@ -158,18 +164,20 @@ launch() {
       esac
     done
   fi
-  summary="$((${#members[@]} - ${#failed[@]} - ${#refused[@]})) of ${#members[@]} done"
+  summary="$((total - ${#failed[@]} - ${#refused[@]})) of $total done"
   ((!${#failed[@]})) || summary+="; failed: ${failed[*]}"
   ((!${#refused[@]})) || summary+="; refused: ${refused[*]}"
   say "$summary"
   if ((delete_after)); then
     look
-    delete || fail $EXIT_NO "$name is still there and costs: $(said)"
+    delete || fail "$name is still there and costs: $(said)"
+  elif ((!${#pending[@]})); then
+    say "next: $again --status   (a TPU that is there costs)"
   else
     say "next: $again --delete   ($name costs until then)"
   fi
-  ((!${#refused[@]})) || exit $EXIT_BAD_INPUT
-  ((!${#failed[@]})) || exit $EXIT_NO
+  ((!${#refused[@]})) || exit 2
+  ((!${#failed[@]})) || exit 1
 }
 
 show_status() {
@@ -183,12 +191,13 @@ show_status() {
 }
 
 delete_tpu() {
-  local watcher
-  if watcher=$(cat "$lock" 2>/dev/null) && ((!dry_run)); then
-    ! kill -TERM "$watcher" 2>/dev/null || say "process $watcher, which watched $name, is asked to end" # it would make another
+  local other
+  if ((!dry_run)) && other=$(watcher); then
+    say "process $other, which watches $name and would make another, is asked to end"
+    kill -TERM "$other"
   fi
   look
-  delete || fail $EXIT_NO "$name is still there: $(said)"
+  delete || fail "$name is still there: $(said)"
   say "$name is deleted"
 }
 
@@ -200,7 +209,7 @@ case $action in
   attach) hand_over gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" "${ssh_flags[@]}" --worker="$worker" \
     -- -t 'tmux -L trm attach -t trm' ;;
   stop)
-    on_worker all '' halt || fail $EXIT_NO "not every worker of $name could be told to stop: $(said)"
+    on_worker all '' halt || fail "not every worker of $name could be told to stop: $(said)"
     say "the run has stopped; $name costs until: $again --delete"
     ;;
   delete) delete_tpu ;;

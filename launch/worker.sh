@@ -2,7 +2,8 @@
 # What the launcher asks of one TPU worker, on that worker. One run at a time, in a tmux session.
 #
 #   worker.sh install             an environment from requirements-tpu.txt; nothing to do when it is there
-#   worker.sh start ID ARG...     python -m trm_jax ARG... as run ID; nothing to do when ID was started last
+#   worker.sh start ID ARG...     python -m trm_jax ARG... as run ID, once another has stopped; nothing to do when ID
+#                                 was started last
 #   worker.sh state               one line: worker NUMBER running|exit CODE|gone|stopped ID, or: worker NUMBER idle
 #   worker.sh stop | halt         SIGTERM (it saves), SIGKILL when that does not help; halt: the launcher leaves it so
 #   worker.sh last | log          the last lines of its log, once or as they come
@@ -58,11 +59,12 @@ install() {
 
 start() {
   [[ $1 != "$id" ]] || return 0
+  stop
+  "${session[@]}" kill-session -t trm 2>/dev/null || true
   run=$home/runs/$1
   mkdir -p "$run"
   rm -f "$run/exit" "$run/pid" "$run/stopped"
   printf '%s\0' "${@:2}" >"$run/argv"
-  "${session[@]}" kill-session -t trm 2>/dev/null || true
   echo "$1" >"$home/current.new"
   mv "$home/current.new" "$home/current"
   "${session[@]}" new-session -d -s trm bash "$here/launch/worker.sh" run

@@ -53,6 +53,24 @@ def test_a_row(here, name, differs, steps, flops):
     assert row.split(maxsplit=1)[1].split() == f"{differs} {steps} {flops} -".split()
 
 
+def test_names_for_scripts(here):
+    """In the order of a sweep, without aliases (exp02a_03 is the baseline), and without those that cannot be run so."""
+    result = here("list", "exp02a", "--names")
+    assert result.code == 0
+    assert result.out.split() == "baseline exp02a_01 exp02a_02 exp02a_04 exp02a_05 exp02a_06".split()
+    assert here("list", "exp02a_03", "--names").out == "baseline\n"
+
+
+def test_names_of_the_runs_that_settings_allow(here, refused):
+    result = here("list", "exp06", "--names", "--set", "train.accumulation=6144")
+    problems = [line for line in result.err.splitlines() if line.startswith("note: ")]
+    left_out = {line.removeprefix("note: ").split()[0] for line in problems}
+    assert left_out and not left_out & set(result.out.split())
+    assert refused("list", "exp01", "--names", "--set", "train.stebs=1").startswith("unknown setting 'train.stebs'")
+    assert refused("list", "exp99", "--names").startswith("no experiment and no group matches 'exp99'")
+    assert "give --names as well" in refused("list", "exp01", "--set", "seed=1")
+
+
 def test_an_alias_points_to_its_run(here):
     assert rows_of(here("list", "exp02a"))["exp02a_03"].split() == "exp02a_03 L_cycles 6 = baseline".split()
 

@@ -4,11 +4,13 @@ Run as a program with CLOUD naming a folder. cloud.json there says how things st
 records every command line. A worker's commands are run by bash in its folder, with the programs in CLOUD/tools.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 CLOUD = Path(os.environ["CLOUD"])
@@ -92,7 +94,11 @@ def ssh(cloud: dict, argv: list[str], fault: str) -> int:
     """Runs the command on its workers; `fault` "drop W": W is not reached; "lose W": what it answers is lost."""
     kind, _, which = fault.partition(" ")
     code = 0
-    for worker in targets(cloud, argv):
+    workers = targets(cloud, argv)
+    if option(argv, "worker") != "all":  # its output as it comes
+        os.chdir(folder(workers[0]))
+        os.execve("/bin/bash", ["bash", "-c", option(argv, "command")], environ(workers[0]))
+    for worker in workers:
         hit = which in (str(worker), "all")
         if kind == "drop" and hit:
             code = 255
@@ -143,32 +149,43 @@ def verb(argv: list[str]) -> str:
     return option(argv, "command").rpartition("worker.sh ")[2].split()[0]
 
 
+ANSWERS = {"describe": describe, "create": create, "delete": delete, "scp": scp, "storage": storage}
+
+
+@contextmanager
+def standing():
+    """How things stand, to be changed: by one call at a time, and never seen half written."""
+    with open(CLOUD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cloud = json.loads(STATE.read_text())
+        try:
+            yield cloud
+        finally:
+            new = STATE.with_suffix(".new")
+            new.write_text(json.dumps(cloud))
+            new.replace(STATE)
+
+
 def main(argv: list[str]) -> int:
-    with open(CLOUD / "calls.jsonl", "a") as calls:
-        calls.write(json.dumps(argv) + "\n")
-    cloud = json.loads(STATE.read_text())
-    asked = verb(argv)
-    number = cloud["count"][asked] = cloud["count"].get(asked, 0) + 1
-    fault = cloud["faults"].pop(f"{asked} {number}", "")
     try:
-        if fault == "preempt":
-            wipe(cloud)
-            cloud["request"], cloud["node"] = ["SUSPENDING", "SUSPENDED"], ["PREEMPTED"]
-        elif fault.startswith("ERROR"):
-            raise Refused(fault)
-        STATE.write_text(json.dumps(cloud))
-        if argv[0] == "storage":
-            print(storage(cloud, argv))
-        elif argv[3] == "ssh":
-            return ssh(cloud, argv, fault)
-        else:
-            print({"describe": describe, "create": create, "delete": delete, "scp": scp}[argv[3]](cloud, argv))
-        STATE.write_text(json.dumps(cloud))
+        with standing() as cloud:
+            with open(CLOUD / "calls.jsonl", "a") as calls:
+                calls.write(json.dumps(argv) + "\n")
+            asked = verb(argv)
+            number = cloud["count"][asked] = cloud["count"].get(asked, 0) + 1
+            fault = cloud["faults"].pop(f"{asked} {number}", "")
+            if fault == "preempt":
+                wipe(cloud)
+                cloud["request"], cloud["node"] = ["SUSPENDING", "SUSPENDED"], ["PREEMPTED"]
+            elif fault.startswith("ERROR"):
+                raise Refused(fault)
+            if asked in ANSWERS:
+                print(ANSWERS[asked](cloud, argv))
+                return 0
+        return ssh(cloud, argv, fault)  # others may call meanwhile
     except Refused as problem:
-        STATE.write_text(json.dumps(cloud))
         print(problem, file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,14 +15,16 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0  # a busy machine
 
 # On the machine of the launcher: answers `trm list WORD --names --set ...` from CLOUD/groups, records anything else.
 OPERATOR_PYTHON = """#!/bin/bash
+[[ $1 != -c ]] || exit 0
 if [[ $3 != list ]]; then
-  printf '%s\\0' "JAX_PLATFORMS=${JAX_PLATFORMS:-}" "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-}" "${@:3}" >"$CLOUD/ran"
+  printf '%s\\0' "${JAX_PLATFORMS:-}" "${CUDA_VISIBLE_DEVICES:-}" "${@:3}" >"$CLOUD/ran"
   exit "$(cat "$CLOUD/code" 2>/dev/null || echo 0)"
 fi
+cat "$CLOUD/notes" >&2 2>/dev/null
 [[ $5 == --names ]] && cat "$CLOUD/groups/$4" 2>/dev/null || { echo "error: no experiment $4" >&2; exit 2; }
 """
 
@@ -63,6 +65,7 @@ class Pod:
 
     def __init__(self, folder: Path, repository: Path):
         self.folder, self.repository = folder, repository
+        self._started: list[subprocess.Popen] = []
         for name in ("bin", "tools", "groups", "plans", "starts", "operator"):
             (folder / name).mkdir()
         self.program("bin/gcloud", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {HERE / "cloud.py"} "$@"\n')
@@ -108,13 +111,13 @@ class Pod:
         (self.folder / "plans" / name).write_text("".join(f"{attempt}\n" for attempt in attempts))
 
     def cloud(self, **changes) -> None:
-        """How the cloud stands (see cloud.py); `faults` by what is called and how often it was: {"state 2": "preempt"}."""
+        """How the cloud stands (see cloud.py); `faults` by what is called for which time: {"state 2": "preempt"}."""
         path = self.folder / "cloud.json"
         path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
 
     def start(self, *argv: str, script: str = "tpu_pod.sh", **environ: str) -> subprocess.Popen:
         command = ["bash", str(self.repository / "launch" / script), *argv]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             env=self.environ | environ,
             cwd=self.folder / "operator",
@@ -123,6 +126,8 @@ class Pod:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
 
     def end(self, process: subprocess.Popen) -> Ended:
         out, err = process.communicate(timeout=PATIENCE_S)
@@ -158,13 +163,17 @@ class Pod:
             time.sleep(0.01)
 
     def close(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                self.end(process)
         for sockets in self.folder.glob("t[0-9]*"):
             environ = {"TMUX_TMPDIR": str(sockets), "PATH": "/usr/bin:/bin"}
             subprocess.run(["tmux", "-L", "trm", "kill-server"], env=environ, stderr=subprocess.DEVNULL, check=False)
 
 
 def commit(repository: Path) -> None:
-    who = {f"GIT_{role}_{what}": "launcher@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    who = {f"GIT_{role}": "launcher" for role in ("AUTHOR_NAME", "AUTHOR_EMAIL", "COMMITTER_NAME", "COMMITTER_EMAIL")}
     for command in (["add", "-A"], ["commit", "-q", "-m", "as it is"]):
         subprocess.run(["git", "-C", repository, *command], env=os.environ | who, check=True)
 
