@@ -1,0 +1,52 @@
+"""Where the arrays of a run lie on a v4-64: what a change of the sharding rules, or of the state, must not move."""
+
+import jax
+import pytest
+
+from trm_jax import sharding
+from trm_jax.aot import topologies
+from trm_jax.aot.programs import abstract_mesh
+from trm_jax.configs import registry, resolve
+from trm_jax.models.params import path_name
+from trm_jax.train.state import state_shardings
+
+BATCH = ("data", "fsdp")
+# Of every run of the catalogue: data parallel, the carry shared by its rows, the rest whole on every chip. The puzzle
+# table too: one row does not divide.
+LIES = {
+    "carry/z_H": (BATCH, None, None),
+    "carry/z_L": (BATCH, None, None),
+    "carry/inputs": (BATCH, None),
+    "carry/labels": (BATCH, None),
+    "carry/puzzle_ids": (BATCH,),
+    "carry/steps": (BATCH,),
+    "carry/halted": (BATCH,),
+}
+SHARE = {  # of one of 32 chips
+    "baseline": {"carry/z_H": (192, 97, 512), "carry/halted": (192,), "params/puzzle_emb": (1, 512)},
+    "exp01f": {"carry/z_H": (192, 97, 1536), "params/weights/embed_tokens": (11, 1536)},
+    "exp06_f": {"carry/z_H": (1536, 97, 512), "carry/inputs": (1536, 81)},
+}
+
+
+@pytest.mark.parametrize("name", SHARE)
+def test_a_state_on_a_v4_64(name):
+    cfg, rules = resolve.freeze(registry.get(name)), sharding.Rules()
+    mesh = abstract_mesh(cfg, topologies.find("v4-64").device.chips)
+    assert dict(mesh.shape) == {"data": 32, "fsdp": 1, "tensor": 1}
+    abstract, lies = state_shardings(cfg, mesh, rules)
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    placed = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(lies)}
+    assert shapes.keys() == placed.keys() and LIES.keys() == {path for path in placed if path.startswith("carry/")}
+    for path, place in placed.items():
+        if path in LIES:
+            assert tuple(place.spec) == LIES[path], path
+        else:
+            assert place.shard_shape(shapes[path]) == shapes[path], path
+    assert {path: placed[path].shard_shape(shapes[path]) for path in SHARE[name]} == SHARE[name]
+
+
+def test_a_batch_on_a_v4_64():
+    mesh = abstract_mesh(resolve.freeze(registry.get("baseline")), 32)
+    lies = sharding.batch_sharding(mesh, sharding.Rules())
+    assert tuple(lies.spec) == (BATCH,) and lies.shard_shape((6144, 81)) == (192, 81)
