@@ -38,11 +38,12 @@ COLUMNS = {
 def head(topology: Topology) -> list[str]:
     """What the figures are of: the slice, the compiler."""
     device, versions, usable = topology.device, store.compiler_versions(), topology.usable_bytes
+    links = f"; {topology.links} links of {topology.link_bytes_s / 1e9:g} GB/s in each direction "
     return [
-        f"{device.title}: {device.chips} chips, {'x'.join(map(str, topology.shape))}, on {device.hosts} "
-        f"host{'s' * (device.hosts > 1)}; a program may use {usable / 1e9:.1f} GB ({usable / 2**30:g} GiB) of a chip; "
-        f"{device.peak_tflops:g} TFLOP/s, {device.bandwidth_tb_s:g} TB/s ({device.source}, {device.date}); "
-        f"{topology.links} links of {topology.link_bytes_s / 1e9:g} GB/s in each direction ({topology.link_source})",
+        f"{device.title}: {device.chips} chip{'s' * (device.chips > 1)}, {'x'.join(map(str, topology.shape))}, on "
+        f"{device.hosts} host{'s' * (device.hosts > 1)}; a program may use {usable / 1e9:.1f} GB ({usable / 2**30:g} "
+        f"GiB) of a chip; {device.peak_tflops:g} TFLOP/s, {device.bandwidth_tb_s:g} TB/s ({device.source}, "
+        f"{device.date})" + (f"{links}({topology.link_source})" if topology.links else ""),
         "compiled, not run: "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f", trm_jax {importlib.metadata.version('trm_jax')}",
@@ -77,6 +78,9 @@ def short(figure: float) -> str:
 def cells(run: RunFigures) -> dict[str, str]:
     """One row: a text for each of COLUMNS."""
     row = dict.fromkeys(COLUMNS, "-") | {"run": run.name, "steps": f"{run.work.steps:,}", "fits": "no"}
+    for one in run.programs:
+        if one.compiled.overflow:
+            row["training" if one.program.kind == "train" else "evaluation"] = short(one.compiled.overflow[0] / 1e9)
     if not run.complete:
         return row
     training, memory, best = run.training, run.training.compiled.memory, run.training.roofline
