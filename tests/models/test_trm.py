@@ -377,3 +377,24 @@ def test_settings_that_cannot_be_built(changes, message):
 
 def test_heads_are_not_asked_of_an_mlp():
     assert dataclasses.replace(MLP_T, num_heads=3, pos_encodings="none").num_heads == 3
+
+
+def test_gradients_of_the_token_table_are_summed_in_float32():
+    """Forty thousand bfloat16 terms for eleven rows: added up in bfloat16, their sum would be off by some per cent."""
+    cfg = TRMConfig(vocab_size=11, seq_len=81, hidden_size=64, num_heads=2, puzzle_emb_ndim=0, puzzle_emb_len=0)
+    weights = trm.init(jax.random.key(0), cfg)["weights"]
+    inputs = jax.random.randint(jax.random.key(1), (512, 81), 0, 11)
+    pull = jax.random.normal(jax.random.key(2), (512, 81, 64)).astype(jnp.bfloat16).astype(jnp.float32)
+
+    def gradient(dtype):
+        like = dataclasses.replace(cfg, dtype=dtype)
+
+        def pulled(table):
+            x = trm.embed({**weights, "embed_tokens": table}, jnp.zeros((512, 0)), like, inputs)
+            return jnp.sum(x.astype(jnp.float32) * pull)
+
+        return jax.grad(pulled)(weights["embed_tokens"])
+
+    half, full = gradient("bfloat16"), gradient("float32")
+    # The factor sqrt(64) is a power of two, so the terms are the same; only the order of the sums may differ.
+    np.testing.assert_allclose(half, full, rtol=0, atol=1e-5 * np.abs(full).max())

@@ -226,7 +226,8 @@ def refill(buffers: dict, carry: Carry, batch: dict) -> Carry:
 def embed(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs: jax.Array) -> jax.Array:
     """Input embedding [B, T, D] of tokens [B, S] behind the puzzle's prefix; puzzle_rows [B, ndim]."""
     D, dtype = cfg.hidden_size, cfg.compute_dtype
-    x = jnp.take(weights["embed_tokens"].astype(dtype), inputs, axis=0)
+    # Looked up before it is cast, so that the gradients of the rows of one token are summed in float32.
+    x = jnp.take(weights["embed_tokens"], inputs, axis=0).astype(dtype)
     if cfg.puzzle_emb_len:
         room = cfg.puzzle_emb_len * D - cfg.puzzle_emb_ndim
         prefix = jnp.pad(puzzle_rows.astype(dtype), ((0, 0), (0, room)))
