@@ -28,8 +28,9 @@ def commands(page: str) -> list[str]:
 
 
 def words(command: str) -> list[str]:
-    """Arguments of a command line: an optional part [--x] is given, of alternatives a|b the first is."""
+    """Arguments of a command line: an optional part [--x] is given, a placeholder [X] is not, of a|b the first is."""
     command = re.sub(r"\[(--[^\]]*)\]", r"\1", command)
+    command = re.sub(r"\[[A-Z]+\]", "", command)
     parts = [part.split("|")[0] if "|" in part else part for part in shlex.split(command, comments=True)[1:]]
     return [PLACEHOLDERS.get(part, part) for part in parts]
 

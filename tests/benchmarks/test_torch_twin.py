@@ -60,13 +60,18 @@ def batch(golden, step: int) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(golden[f"batch{step}/{name}"]) for name in names}
 
 
-def trajectory(golden, perturbation: float = 0.0) -> tuple[Trainer, list[dict[str, np.ndarray]]]:
-    """Ten steps; the initial weights are first multiplied by 1 + perturbation * normal."""
-    _, trainer = start(golden)
-    generator = torch.Generator().manual_seed(0)
+def perturb(trainer: Trainer, perturbation: float, seed: int) -> None:
+    """Multiply the weights by 1 + perturbation * normal."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in trainer.weights:
             weight.mul_(1 + perturbation * torch.randn(weight.shape, generator=generator))
+
+
+def trajectory(golden, perturbation: float = 0.0, seed: int = 0) -> tuple[Trainer, list[dict[str, np.ndarray]]]:
+    """Ten steps from perturbed initial weights."""
+    _, trainer = start(golden)
+    perturb(trainer, perturbation, seed)
     seen = []
     for step in range(1, STEPS + 1):
         measured = trainer.step(batch(golden, step))
@@ -80,22 +85,28 @@ def test_ten_golden_steps(golden):
 
     Where the twin was written the mlp_t trajectory comes out bit for bit. It is also chaotic: changing the weights
     by 1e-7 moves the logits by 5e-6 at step 1 and by 50% at step 10 (attention: 1e-6 throughout). Another
-    processor sums in another order, so each step's allowance is ten times what 1e-7 does, at least 1e-5.
+    processor sums in another order, so each step's allowance is ten times the most that 1e-7 did so far (two curves may
+    cross), at least 1e-5.
     """
-    trainer, seen = trajectory(golden)
-    _, moved = trajectory(golden, perturbation=1e-7)
-    for step, (here, there) in enumerate(zip(seen, moved, strict=True), 1):
+    _, seen = trajectory(golden)
+    others = [trajectory(golden, perturbation=1e-7, seed=seed)[1] for seed in range(2)]
+    moved = dict.fromkeys(("logits", "q_halt", "loss", "lm_loss", "q_halt_loss"), 0.0)
+    for step, here in enumerate(seen, 1):
+        there = [other[step - 1] for other in others]
         for name in ("logits", "q_halt"):
+            moved[name] = max(moved[name], *(relative(other[name], here[name]) for other in there))
             expected = golden[f"step{step}/{name}"]
-            allowance = 1e-5 if step == 1 else max(1e-5, 10 * relative(there[name], here[name]))
+            allowance = 1e-5 if step == 1 else max(1e-5, 10 * moved[name])
             assert_near(here[name], expected, allowance, f"{name} of step {step}")
+        for name in ("loss", "lm_loss", "q_halt_loss"):
+            moved[name] = max(moved[name], *(abs(other[name] - here[name]) for other in there))
         np.testing.assert_array_equal(here["halted"], golden[f"step{step}/halted"])
         np.testing.assert_array_equal(here["steps"], golden[f"step{step}/steps"])
         loss = golden["losses"][step - 1]
-        assert abs(here["loss"] - loss) <= max(1e-4 * loss, 10 * abs(there["loss"] - here["loss"]))
+        assert abs(here["loss"] - loss) <= max(1e-4 * loss, 10 * moved["loss"])
         metrics = json.loads(str(golden["metrics"]))[step - 1]
         for name in ("lm_loss", "q_halt_loss"):
-            assert abs(here[name] - metrics[name]) <= max(1e-4 * loss, 10 * abs(there[name] - here[name]))
+            assert abs(here[name] - metrics[name]) <= max(1e-4 * loss, 10 * moved[name])
 
 
 def test_final_golden_weights_table_and_ema():
@@ -111,17 +122,26 @@ def test_final_golden_weights_table_and_ema():
             assert_near(arrays[name], array, 1e-4, f"{prefix} {name}")
 
 
-def test_first_golden_gradients(golden, monkeypatch):
+def first_gradients(golden, monkeypatch, perturbation: float = 0.0, seed: int = 0):
+    """(gradients of the weights by name, of the puzzle rows) of the first step from perturbed initial weights."""
     model, trainer = start(golden)
+    perturb(trainer, perturbation, seed)
     seen = {}
     monkeypatch.setattr(trainer, "update", lambda ids, rows: seen.update(rows=rows))  # keep the gradients
     trainer.step(batch(golden, 1))
+    return {name: weight.grad for name, weight in model.named_parameters()}, seen["rows"]
+
+
+def test_first_golden_gradients(golden, monkeypatch):
+    """To 1e-5, or within ten times what 1e-7 in the weights does: mlp_t on another processor than the official one."""
+    gradients, rows = first_gradients(golden, monkeypatch)
+    moved = [first_gradients(golden, monkeypatch, 1e-7, seed)[0] for seed in range(2)]
     expected = under(golden, "grad1")
-    gradients = {name: weight.grad for name, weight in model.named_parameters()}
     assert gradients.keys() == expected.keys()
+    allowance = max(1e-5, *(10 * relative(there[name], gradients[name]) for there in moved for name in expected))
     for name, array in expected.items():
-        assert_near(gradients[name], array, 1e-5, name)
-    assert seen["rows"].abs().max() > 0
+        assert_near(gradients[name], array, allowance, name)
+    assert rows.abs().max() > 0
 
 
 def test_official_keys_load_with_compile_prefix(golden):

@@ -244,3 +244,9 @@ def test_every_mini_run_is_small():
         steps = cfg.total_steps(cfg.data.train_puzzles, 1.0)
         evaluations = steps / cfg.eval_interval_steps(cfg.data.train_puzzles, 1.0, steps)
         assert cfg.data.source == "generated" and steps <= 3125 and 10 <= evaluations < 13, name
+
+
+def test_patterns_leave_out_other_ways_to_run_a_row():
+    assert set(registry.select(["exp*"])) == {name for name in MEMBERS if name.startswith("exp")}
+    assert registry.select(["exp04a_100_examples"]) == ["exp04a_100_examples"]
+    assert registry.select(["exp06_*_share"]) == ["exp06_d_share", "exp06_e_share", "exp06_f_share"]

@@ -227,7 +227,7 @@ def perturbed(state, seed: int):
 
 
 def test_mlp_t_first_step_against_float64(mlp_t, reference_loss):
-    """The first chaotic step: logits within 1e-5 of the golden ones, gradients as near to exact ones as rounding allows.
+    """The first chaotic step: logits within 1e-5 of the golden ones, gradients as near to exact ones as can be.
 
     The golden gradients are themselves 6e-5 away from the exact ones, which conftest.py's implementation
     computes in float64; two such roundings need not agree to 1e-5. So ours, and the golden ones, are held against

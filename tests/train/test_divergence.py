@@ -57,6 +57,14 @@ def test_the_first_bad_step_is_named(tmp_path, case, every):
         assert all(np.isfinite(a).all() for a in tiny.state(tmp_path, step).values() if a.dtype.kind == "f")
 
 
+def test_a_model_that_diverged_is_not_evaluated(tmp_path):
+    """It goes bad at step 2, and the next log line is further away than the next evaluation."""
+    changes = {**CASES["a learning rate far too high"], "log.every_steps": 12, "eval.every_steps": 3}
+    with pytest.raises(Diverged) as told:
+        tiny.train_here(tmp_path, {**changes, "checkpoint.every_steps": 12})
+    assert tiny.records(tmp_path) == [] and "last good checkpoint" not in str(told.value)
+
+
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory):
     """A good run stopped at step 6, then a weight of its last checkpoint set to infinity, fingerprint and all."""

@@ -129,7 +129,13 @@ def test_a_torn_last_line_is_left_out(tmp_path, torn):
     assert file.read_text() == '{"kind": "train", "step": 2}\n'
 
 
-@pytest.mark.parametrize("broken", [b"{", b"[]", b"3", b"{}", b"\xff\xfe", b'{"step": 1}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *(b"{", b"[]", b"3", b"{}", b"\xff\xfe", b'{"step": 1}', b'{"kind": "train", "step": "two"}'),
+        *(b'{"kind": "eval", "step": 3}', b'{"kind": "train", "step": 3, "clock": null}'),
+    ],
+)
 def test_a_broken_line_further_up_is_named(tmp_path, broken):
     file = tmp_path / "metrics.jsonl"
     content = b'{"kind": "train", "step": 2}\n' + broken + b'\n{"kind": "train", "step": 4}\n'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from trm_jax.configs.resolve import flatten
+from trm_jax.configs.resolve import flatten, freeze
 
 # Settings that are mere numbers inside the program (`trm_jax.train.step.Numbers`), and those that decide its data's
 # order and initial weights. Averaging or not is a matter of structure, its rate is a number.
@@ -36,9 +36,10 @@ Run = tuple[ConfigDict, Path]
 
 
 def structure(config: ConfigDict) -> tuple:
-    """What runs of one program have in common: all settings but the numbers."""
+    """What runs of one program have in common: all settings but the numbers, and the averages that they keep."""
     settings = {key: value for key, value in flatten(config).items() if key not in NUMBERS}
-    return (*sorted(settings.items()), ("averages", config.optim.ema_decay > 0))
+    optim = freeze(config).optim
+    return (*sorted(settings.items()), ("averages", optim.ema_decay > 0, optim.other_decays))
 
 
 def _checkpoint_steps(workdir: Path) -> set[int]:
@@ -48,9 +49,10 @@ def _checkpoint_steps(workdir: Path) -> set[int]:
 
 
 def groups(runs: list[Run], most: int = 8) -> list[list[Run]]:
-    """The runs in packs of at most `most`, in their order: alike in structure, with a checkpoint of one step in common.
+    """The runs in packs of at most `most`, in their order: alike in structure and about equally far.
 
-    (Runs that have not begun have step 0 in common.)
+    (A kill may fall between the saves of two runs of a pack; so their newest checkpoints may be one interval apart,
+    if they have an older one in common.)
     """
     packs: list[list[Run]] = []
     common: list[set[int]] = []
@@ -58,10 +60,11 @@ def groups(runs: list[Run], most: int = 8) -> list[list[Run]]:
         config, workdir = run
         steps = _checkpoint_steps(workdir)
         for number, pack in enumerate(packs):
-            alike = structure(pack[0][0]) == structure(config)
-            if alike and len(pack) < most and common[number] & steps:
+            shared = common[number] & steps
+            near = shared and max(common[number] | steps) - max(shared) <= config.checkpoint.every_steps
+            if near and len(pack) < most and structure(pack[0][0]) == structure(config):
                 pack.append(run)
-                common[number] &= steps
+                common[number] = shared
                 break
         else:
             packs.append([run])

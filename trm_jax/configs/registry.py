@@ -151,10 +151,12 @@ def groups() -> dict[str, Group]:
 def select(words: list[str]) -> list[str]:
     """Names of the experiments that `words` ask for, in the catalogue's order, each once.
 
-    A word is a name, a group, the beginning of a name or a shell pattern. Raises InputError, with the nearest names,
-    for one that matches nothing.
+    A word is a name, a group, the beginning of a name or a shell pattern; the last two leave out the other ways to run
+    a member of a group, unless there is nothing else. Raises InputError, with the nearest names, for one that matches
+    nothing.
     """
     known, families = catalogue(), groups()
+    others = {other for family in families.values() for e in family.experiments for other in alternatives(e.name)}
     wanted: set[str] = set()
     for word in words:
         if word in known:
@@ -169,7 +171,7 @@ def select(words: list[str]) -> list[str]:
                     f"no experiment and no group matches {word!r}.{nearest(word, [*families, *known])} "
                     "`trm list` shows them all"
                 )
-            wanted |= set(matches)
+            wanted |= set(matches) - others or set(matches)
     return [name for name in known if name in wanted]
 
 

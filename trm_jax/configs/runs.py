@@ -43,7 +43,7 @@ def read_run_file(workdir: Path) -> dict:
         content = json.loads(file.read_text())
     except ValueError as error:
         raise InputError(f"{file} is not JSON ({error}); remove it, the run writes it again") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or type(content.get("total_steps", 0)) is not int:
         raise InputError(f"{file} does not describe a run; remove it, the run writes it again")
     return content
 

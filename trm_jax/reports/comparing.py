@@ -102,7 +102,11 @@ def best_sentence(arms: Sequence[Arm], measure: Measure, *, higher: bool = True)
     others = between(arms, measure, winner)
     if not others:
         return f"{named(winner)} has a mean {measure.name} of {value} and nothing to be compared with."
-    head = f"{named(winner)} has the {'highest' if higher else 'lowest'} mean {measure.name}, {value}"
+    equal = [
+        arm.name for arm in arms if arm is not winner and arm.values(measure) and arm.spread(measure).mean == found.mean
+    ]
+    holds = f"and {listed(equal)} share" if equal else "has"
+    head = f"{named(winner)} {holds} the {'highest' if higher else 'lowest'} mean {measure.name}, {value}"
     if measure.computed:
         return f"{head}."
     return f"{head}; {_tested_words(others, pairs_tested(arms, measure), 'lower' if higher else 'higher')}."

@@ -187,6 +187,11 @@ class Checkpoints:
             (self.folder / str(step)).rename(target)
         self._open(self._policy)
 
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps: the run goes on from `step` and makes them again."""
+        for later in [s for s in self.steps() if s > step]:
+            self._manager.delete(later)
+
     def wait(self) -> None:
         """Block until every save is on disk; raises what went wrong with one."""
         self._manager.wait_until_finished()
@@ -224,6 +229,8 @@ def newest_common(runs: list[Checkpoints], abstract) -> tuple | None:
         steps = {restored[0] if restored else None for restored in found}
         if len(steps) == 1:
             steps, states, metas = zip(*found, strict=True)
+            for run in runs:
+                run.forget_after(steps[0])
             return steps[0], list(states), list(metas)
         if None in steps:
             folders = ", ".join(str(run.folder) for run in runs)

@@ -84,9 +84,11 @@ class Lane:
 
     def give_up(self, bad_step: int) -> None:
         """From now on nothing is written or saved: the run diverged at `bad_step`."""
+        steps = self.checkpoints.steps()
+        kept = f"the last good checkpoint, {self.workdir / CHECKPOINTS}/{steps[-1]}, is kept; " if steps else ""
         self.diverged = (
-            f"the loss or a gradient is not finite at step {bad_step}; the last good checkpoint in "
-            f"{self.workdir / CHECKPOINTS} is kept; lower optim.lr or raise the precision (model.dtype)"
+            f"the loss or a gradient is not finite at step {bad_step}; {kept}lower optim.lr or raise the precision "
+            "(model.dtype)"
         )
 
     def log_training(self, step: int, sums: dict) -> dict:

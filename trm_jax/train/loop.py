@@ -105,7 +105,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
     title = cfg.name if len(jobs) == 1 else f"{len(jobs)} runs"
     progress = Progress(title, total_steps, stream=stream_to)
     closing.callback(progress.close)
-    for warning in cfg.warnings(total_steps):
+    for warning in dict.fromkeys(line for job in jobs for line in job.cfg.warnings(total_steps)):
         progress.say(f"note: {warning}")
     lanes = []
     for job in jobs:
@@ -166,6 +166,9 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
 
     def run_evaluation(step):
         write_pending()
+        give_up(jax.device_get(state.first_bad_step))
+        if not alive():
+            return
         scores = programs.scores(state, on_batch=lambda done, total: bool(stop))
         for lane, own in zip(lanes, scores or [], strict=bool(scores)):
             if not lane.diverged:

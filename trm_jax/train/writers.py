@@ -27,10 +27,13 @@ class Writer(Protocol):
 
 def read_jsonl(path: Path) -> list[dict]:
     """Records of a metrics file; a last line torn by a crash is left out."""
-    if not path.exists():
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
         return []
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder where a run keeps its records; move it away") from None
     records = []
-    lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -38,10 +41,17 @@ def read_jsonl(path: Path) -> list[dict]:
             if number == len(lines):
                 break
             record = None
-        if not (isinstance(record, dict) and {"kind", "step"} <= record.keys()):
+        if not _is_record(record):
             raise InputError(f"{path} line {number} is no record; restore the file or start in another workdir")
         records.append(record)
     return records
+
+
+def _is_record(record) -> bool:
+    if not (isinstance(record, dict) and isinstance(record.get("kind"), str) and type(record.get("step")) is int):
+        return False
+    scored = record["kind"] != "eval" or isinstance(record.get("exact_accuracy"), int | float)
+    return scored and isinstance(record.get("clock", {}), dict)
 
 
 class JsonlWriter:

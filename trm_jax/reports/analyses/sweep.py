@@ -108,9 +108,9 @@ def _measured_saturation(arms: list[Arm], axis: Axis) -> str:
 
 
 def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
-    limit = f"The fit's limit is {fit.a:.4f} ± {fit.half_width('a'):.4f} ({CONFIDENCE:.0%} confidence)"
     if not fit.determined:
-        return f"{limit}, but the intervals of b or c include 0: these runs do not determine it."
+        return "The intervals of the fit's b or c include 0: these runs do not determine how accuracy saturates."
+    limit = f"The fit's limit is {fit.a:.4f} ± {fit.half_width('a'):.4f} ({CONFIDENCE:.0%} confidence)"
     point = fit.reaches(SATURATED)
     where = f" (outside the {digits(low)} to {digits(high)} that were run)" if not low <= point <= high else ""
     return f"{limit}; the curve is within {SATURATED:g} of it from {digits(point)} {axis.label} on{where}."
