@@ -24,7 +24,7 @@ def train(step):
 
 
 def evaluation(step):
-    return {"kind": "eval", "step": step}
+    return {"kind": "eval", "step": step, "exact_accuracy": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ class Lane:
 
     def give_up(self, bad_step: int) -> None:
         """From now on nothing is written or saved: the run diverged at `bad_step`."""
-        steps = self.checkpoints.steps()
-        kept = f"the last good checkpoint, {self.workdir / CHECKPOINTS}/{steps[-1]}, is kept; " if steps else ""
+        there_is_one = bool(self.checkpoints.steps())
+        kept = f"the last good checkpoint in {self.workdir / CHECKPOINTS} is kept; " if there_is_one else ""
         self.diverged = (
             f"the loss or a gradient is not finite at step {bad_step}; {kept}lower optim.lr or raise the precision "
             "(model.dtype)"
