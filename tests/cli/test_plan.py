@@ -21,14 +21,14 @@ def test_one_run(here):
     result = here("plan", "baseline")
     assert result.code == 0, result.err
     assert row(result.out, "baseline") == [
-        "baseline", "8,138", "5,028,866", "2.14e+18", "11", "1.91e+18", "5.8", "10.1 min", "9.0 min", "-"
+        "baseline", "8,138", "5,028,866", "2.14e+18", "10", "1.73e+18", "5.8", "10.1 min", "8.2 min", "-"
     ]  # fmt: skip
     head = result.out.splitlines()
     assert head[0].startswith("TPU v4-64, 32 chips on 8 hosts; a chip: 32 GB, 1.2 TB/s, 275 TFLOP/s")
     assert (
         "of which 40%; data sheets, 2025-12-09" in head[0] and head[1] == "no price in the table; give one with --price"
     )
-    assert "note: evaluations cost 89% of the training's FLOPs" in result.out
+    assert "note: evaluations cost 81% of the training's FLOPs" in result.out
     assert "users' guide expects about 40 hours for each run on a v4-64; the longest here takes 0.3" in result.out
     assert head[-1] == "next: trm sweep baseline"
 

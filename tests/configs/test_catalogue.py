@@ -242,8 +242,8 @@ def test_every_mini_run_is_small():
     for name in registry.select(["mini_*"]):
         cfg = resolve.freeze(registry.get(name))
         steps = cfg.total_steps(cfg.data.train_puzzles, 1.0)
-        evaluations = steps / cfg.eval_interval_steps(cfg.data.train_puzzles, 1.0, steps)
-        assert cfg.data.source == "generated" and steps <= 3125 and 10 <= evaluations < 13, name
+        evaluations = len(cfg.evaluation_steps(cfg.data.train_puzzles, 1.0, steps))
+        assert cfg.data.source == "generated" and steps <= 3125 and 10 <= evaluations <= 13, name
 
 
 def test_patterns_leave_out_other_ways_to_run_a_row():

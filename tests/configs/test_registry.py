@@ -66,6 +66,7 @@ def test_the_reference_budgets(name, steps, every, lr):
     cfg = resolve.freeze(registry.get(name))
     assert cfg.total_steps(1000, 1.0) == steps
     assert cfg.eval_interval_steps(1000, 1.0, steps) == every
+    assert sorted(cfg.evaluation_steps(1000, 1.0, steps)) == [*range(every, 9 * every + 1, every), steps]
     assert cfg.optim.lr == lr
     assert params.count(trm.param_specs(cfg.model)["weights"]) == 5_028_866
 
@@ -93,3 +94,19 @@ def test_when_evaluations_happen():
 
     assert interval(every_steps=10) == 10  # wins over epochs
     assert interval(every_epochs=0) == 8138  # at the end only
+
+
+def test_evaluations_that_do_not_divide_the_run():
+    """Only what rounding has put off is left to the last step: shorter intervals that were asked for stay."""
+
+    def steps(total: int, **changes) -> list[int]:
+        cfg = resolve.freeze(resolve.override(defaults(), {key.replace("__", "."): v for key, v in changes.items()}))
+        return sorted(cfg.evaluation_steps(1000, 1.0, total))
+
+    assert steps(9, eval__every_steps=4) == [4, 8, 9]
+    assert steps(8, eval__every_steps=4) == [4, 8]
+    assert steps(3, eval__every_steps=4) == [3]
+    assert steps(8138, eval__every_epochs=0) == [8138]
+    batch = {"train__batch_size": 300, "eval__every_epochs": 1}  # 3 batches an epoch, 100 puzzles left over
+    assert steps(33, **batch, train__epochs=10) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 33]
+    assert steps(34, **batch, train__steps=34) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 34]

@@ -102,7 +102,7 @@ def work(cfg: RunConfig) -> Work:
     steps = cfg.total_steps(groups, 1.0)
     tested = cfg.data.test_puzzles or HUB_TEST_PUZZLES
     tested = min(cfg.eval.max_examples or tested, tested)
-    evaluations = -(-steps // cfg.eval_interval_steps(groups, 1.0, steps))
+    evaluations = len(cfg.evaluation_steps(groups, 1.0, steps))
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
     specs, model = trm.param_specs(cfg.model), cfg.model
     return Work(

@@ -211,7 +211,7 @@ class RunConfig:
         if self.eval.every_steps:
             return self.eval.every_steps
         if self.eval.every_epochs:
-            steps = int(self.eval.every_epochs * groups * mean_examples_per_puzzle / self.train.batch_size)
+            steps = self._steps_of(self.eval.every_epochs, groups, mean_examples_per_puzzle)
             _require(
                 steps > 0,
                 f"eval.every_epochs {self.eval.every_epochs} of {groups} puzzles hold fewer examples than one batch of "
@@ -219,3 +219,22 @@ class RunConfig:
             )
             return steps
         return total_steps
+
+    def evaluation_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> frozenset[int]:
+        """The steps after which the run is evaluated: the end of each interval, and the last step.
+
+        An interval of epochs drops what is less than a batch, as in the official code, so the intervals fall behind
+        the epochs: 10 of the baseline's end at step 8,130 of 8,138. The one whose epochs are those of the run ends
+        with it.
+        """
+        every = self.eval_interval_steps(groups, mean_examples_per_puzzle, total_steps)
+        numbers = range(1, total_steps // every + 1)
+        if self.eval.every_epochs and not self.eval.every_steps:
+            epochs = self.eval.every_epochs
+            ends = [n for n in numbers if self._steps_of(n * epochs, groups, mean_examples_per_puzzle) < total_steps]
+        else:
+            ends = numbers
+        return frozenset(n * every for n in ends) | {total_steps}
+
+    def _steps_of(self, epochs: int, groups: int, mean_examples_per_puzzle: float) -> int:
+        return int(epochs * groups * mean_examples_per_puzzle / self.train.batch_size)
