@@ -45,6 +45,15 @@ def test_build_says_how_to_train_on_it_and_is_repeatable(trm, puzzles, tmp_path)
     assert (tmp_path / "b" / "train.csv").read_bytes() == (puzzles / "train.csv").read_bytes()
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_are_none(capsys, tmp_path, seed):
+    for line in (f"build --output-dir {tmp_path / 'a'}", f"export x --output-dir {tmp_path / 'a'} --format arrays"):
+        with pytest.raises(SystemExit) as stop:
+            main(["data", "sudoku", *line.split(), "--seed", str(seed)])
+        assert stop.value.code == 2
+        assert f"{seed} is no seed; give a whole number from 0 to 4294967295" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten_without_force(trm, puzzles):
     before = (puzzles / "train.csv").read_bytes()
     again = f"build --output-dir {puzzles} --size 6 --subsample-size 10 --test 10"

@@ -176,3 +176,11 @@ def test_freezing_gives_the_model_the_datas_shape():
     for size, vocab, length in ((4, 6, 16), (6, 8, 36), (9, 11, 81)):
         cfg = resolve.freeze(resolve.override(registry.get("demo"), {"data.size": size}))
         assert (cfg.model.vocab_size, cfg.model.seq_len, cfg.data.size) == (vocab, length, size)
+
+
+@pytest.mark.parametrize("key", ["seed", "data.seed"])
+def test_seeds_that_would_repeat_others_are_refused(key):
+    resolve.freeze(resolve.override(defaults(), {key: 2**32 - 1}))
+    for seed in (-1, 2**32):
+        with pytest.raises(InputError, match=f"^{key} is {seed}; a seed is a whole number from 0 to 4294967295$"):
+            resolve.freeze(resolve.override(defaults(), {key: seed}))

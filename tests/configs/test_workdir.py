@@ -1,5 +1,6 @@
 """Whose folder is it: the config in a workdir, and its lock."""
 
+import json
 import multiprocessing
 import re
 
@@ -54,6 +55,27 @@ def test_what_it_computes_may_not_change(tmp_path, key):
     with pytest.raises(InputError, match=re.escape(said)), claim(tmp_path, tiny.page({key: new})):
         pass
     assert resolve.flatten(load_config(tmp_path)) == resolve.flatten(tiny.page())
+
+
+def test_settings_that_came_or_went_since(tmp_path):
+    """A setting newer than the run has its default there; one that is no more makes it another run."""
+    with claim(tmp_path, tiny.page()):
+        pass
+    saved = tiny.page().to_dict()
+    del saved["train"]["loss"], saved["model"]["remat"]
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(saved))
+    with claim(tmp_path, tiny.page()):
+        pass
+    assert resolve.flatten(load_config(tmp_path)) == resolve.flatten(tiny.page())
+
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(saved))
+    said = "train.loss is 'stablemax' there and 'softmax' here"
+    with pytest.raises(InputError, match=said), claim(tmp_path, tiny.page({"train.loss": "softmax"})):
+        pass
+    saved["train"]["gone"] = 3
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(saved))
+    with pytest.raises(InputError, match="train.gone is 3 there and None here"), claim(tmp_path, tiny.page()):
+        pass
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"3", b'"text"', b'{"model": '])

@@ -51,6 +51,13 @@ def test_seeds_the_wrong_way_round_or_far_too_many():
         parse_seeds("0-99999999999")
 
 
+def test_seeds_that_would_repeat_others():
+    """jax.random.key takes 32 bits: seed 2**32 would be seed 0 again."""
+    assert parse_seeds(str(2**32 - 1)) == (2**32 - 1,)
+    with pytest.raises(InputError, match="--seeds is 4294967296; a seed is a whole number from 0 to 4294967295"):
+        parse_seeds("0,4294967295-4294967296")
+
+
 def test_the_baseline_comes_first_and_aliases_run_once(catalogue):
     assert run_names(["size_a", "size_b", "size_c"]) == ["baseline", "size_a"]
     assert labels("size_a", "size_b", "size_c") == ["baseline", "size_a"]

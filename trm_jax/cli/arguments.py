@@ -64,6 +64,15 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """An argument that is a seed."""
+    from trm_jax.data.seeds import SEEDS
+
+    if int(text) not in SEEDS:
+        raise argparse.ArgumentTypeError(f"{text} is no seed; give a whole number from 0 to {SEEDS[-1]}")
+    return int(text)
+
+
 def local_path(text: str) -> Path:
     """An argument that names a file or folder of this machine."""
     if not text:

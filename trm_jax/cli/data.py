@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, check_free, local_path, whole
+from trm_jax.cli.arguments import add_command, check_free, local_path, seed, whole
 from trm_jax.errors import InputError
 
 _BAR = 40  # characters of the longest bar of a histogram
@@ -73,7 +73,7 @@ def add_parser(subparsers) -> None:
     export.add_argument("--output-dir", type=local_path, required=True, help="folder to write to")
     export.add_argument("--format", choices=("csv", "arrays"), required=True, help="what to write")
     export.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
-    export.add_argument("--seed", type=whole, default=0, help="of the stored variants (0)")
+    export.add_argument("--seed", type=seed, default=0, help="of the stored variants (0)")
     export.add_argument("--force", action="store_true", help="replace files that exist")
 
     show = add_command(
@@ -101,7 +101,7 @@ def _add_source(parser: argparse.ArgumentParser, *, only_generator: bool = False
     parser.add_argument("--min-rating", type=whole, default=0, help="generator: least guesses of the solver (0)")
     parser.add_argument("--max-rating", type=whole, default=-1, help="generator: most guesses; -1 = no bound")
     parser.add_argument("--extra-clues", type=whole, default=0, help="generator: clues added to a minimal puzzle (0)")
-    parser.add_argument("--seed", type=whole, default=0, help="of the generator and of the draw (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the generator and of the draw (0)")
 
 
 def _config(args, **fixed):

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from trm_jax.configs.defaults import defaults
 from trm_jax.data.boards import check_size
 from trm_jax.data.sudoku import SudokuConfig
 from trm_jax.errors import InputError
@@ -96,8 +97,13 @@ FREE_TO_CHANGE = ("name", "checkpoint.", "log.", "mesh.", "eval.batch_size", "tr
 
 
 def changed_since(config: ConfigDict, saved: dict) -> dict[str, tuple[Any, Any]]:
-    """Differences from a saved config (nested dict) that make this another run."""
-    return {k: v for k, v in diff(config, saved).items() if not k.startswith(FREE_TO_CHANGE)}
+    """Differences from a saved config (nested dict) that make this another run.
+
+    A setting that did not exist yet when it was saved has its default there; one that exists no more is a difference.
+    """
+    saved = flatten(defaults()) | flatten(saved)
+    gone = {k: (saved[k], None) for k in saved.keys() - flatten(config).keys()}
+    return {k: v for k, v in (diff(config, saved) | gone).items() if not k.startswith(FREE_TO_CHANGE)}
 
 
 def freeze(config: ConfigDict) -> run_config.RunConfig:

@@ -23,6 +23,7 @@ from trm_jax.data.disjoint import require_disjoint
 from trm_jax.data.generator import distinct_puzzles
 from trm_jax.data.hashing import permutation, stream_key
 from trm_jax.data.prove import check_rules, prove
+from trm_jax.data.seeds import check_seed
 from trm_jax.data.sudoku_files import SPLITS, array_boards, originals
 from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
@@ -50,6 +51,9 @@ class SudokuConfig:
     max_rating: int = -1  # generator: -1 = no bound
     extra_clues: int = 0  # generator: clues added back to a minimal puzzle
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed("data.seed", self.seed)
 
 
 @dataclass(frozen=True)

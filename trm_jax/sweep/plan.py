@@ -10,6 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from trm_jax.configs import registry, resolve
+from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
 
 BASELINE = "baseline"
@@ -71,6 +72,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise InputError(f"--seeds {text!r}: {part} is empty; write {ends[1]}-{ends[0]}")
         if ends[1] - ends[0] + len(seeds) >= MOST_SEEDS:
             raise InputError(f"--seeds {text!r} are more than {MOST_SEEDS}; give fewer")
+        check_seed("--seeds", ends[1])
         seeds |= dict.fromkeys(range(ends[0], ends[1] + 1))
     return tuple(seeds)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trm_jax.data.seeds import check_seed
 from trm_jax.data.sudoku import SudokuConfig
 from trm_jax.errors import InputError
 from trm_jax.losses import TOKEN_LOSSES
@@ -162,6 +163,7 @@ class RunConfig:
     mesh: MeshConfig
 
     def __post_init__(self):
+        check_seed("seed", self.seed)
         if self.train.curriculum_epochs:
             for name, start in (("L", self.train.curriculum_L_start), ("H", self.train.curriculum_H_start)):
                 end = getattr(self.model, f"{name}_cycles")
