@@ -90,7 +90,8 @@ def test_build_from_a_csv_source_into_arrays(trm, puzzles, tmp_path):
 def test_stored_variants_are_asked_for_by_their_number_alone(trm, tmp_path):
     """As the users' guide writes it: --output-dir --subsample-size --num-aug."""
     out = tmp_path / "data"
-    assert trm(f"build --output-dir {out} --size 4 --extra-clues 2 --subsample-size 6 --test 3 --num-aug 3")[0] == 0
+    code, _, err = trm(f"build --output-dir {out} --size 4 --extra-clues 2 --subsample-size 6 --test 3 --num-aug 3")
+    assert code == 0 and "--set data.augmentations=3" in err.splitlines()[-1]
     assert json.loads((out / "train" / "dataset.json").read_text())["total_puzzles"] == 6 * 4
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from trm_jax.data.arrays import StoredPool, keep_groups, read_split, write_split
 from trm_jax.data.canonical import canonical_forms
-from trm_jax.data.sudoku import SudokuConfig, load
+from trm_jax.data.sudoku import SudokuConfig, load, load_eval
 from trm_jax.data.sudoku_files import array_boards, board_arrays, read_splits, write_splits
 from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
@@ -19,7 +19,7 @@ def folder(tmp_path, boards_of):
     return tmp_path
 
 
-CONFIG = SudokuConfig(source="arrays", size=6, train_puzzles=0, test_puzzles=0)
+CONFIG = SudokuConfig(source="arrays", size=6, train_puzzles=0, test_puzzles=0, augmentations=3)
 
 
 def test_files_are_the_official_ones(folder):
@@ -61,6 +61,14 @@ def test_training_draws_one_stored_variant_of_each_group(folder):
         assert sorted(groups) == list(range(40))
         seen |= {row.tobytes() for row in batch["inputs"]}
     assert len(seen) == 160  # 30 draws of each group's four variants miss one with probability 160 * .75**30 = 3%
+
+
+def test_other_augmentations_than_the_stored_ones_are_refused(folder):
+    """They would be ignored: the members of exp04b would all be one run. What is only scored needs none."""
+    cfg = dataclasses.replace(CONFIG, path=str(folder), augmentations=10)
+    with pytest.raises(InputError, match="holds 3 augmentations .* asks for 10: .* set data.augmentations=3, or take"):
+        load(cfg)
+    assert load_eval(cfg).digest == load(dataclasses.replace(cfg, augmentations=3))[1].digest
 
 
 def test_ignored_labels_and_ids():

@@ -161,6 +161,8 @@ def _write(args, train, test) -> None:
     print(f"written to {args.output_dir} ({args.format})")
     settings = {"data.source": args.format, "data.path": args.output_dir, "data.size": train.size,
                 "data.train_puzzles": 0, "data.test_puzzles": 0}  # fmt: skip
+    if args.format == "arrays":
+        settings["data.augmentations"] = args.num_aug
     shown = " ".join(f"--set {key}={shlex.quote(str(value))}" for key, value in settings.items())
     print(f"next: trm train demo {shown}", file=sys.stderr)
 

@@ -128,6 +128,8 @@ def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> SudokuE
         return evaluation(_read(path if path.is_file() else _folder(cfg) / cfg.test_file, cfg, "test", progress))
     if cfg.source == "hub":
         return evaluation(_read(hub.download(cfg.hub_repo, cfg.test_file), cfg, "test", progress))
+    if cfg.source == "arrays":
+        return evaluation(_arrays(cfg, progress)[2])
     return load(cfg, progress=progress)[1]
 
 
@@ -159,8 +161,18 @@ def _read(path: Path, cfg: SudokuConfig, split: str, progress: Progress | None) 
 
 
 def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[PoolTrain, SudokuEval]:
-    """Arrays hold their variants: an epoch draws one puzzle of each group, nothing is augmented."""
+    """Arrays hold their variants: an epoch draws one puzzle of each group, nothing is augmented.
+
+    A `cfg.augmentations` that asks for another number is refused: it would change nothing.
+    """
     split, every, test = _arrays(cfg, progress)
+    stored = int(StoredPool(split).variants.max()) - 1
+    if cfg.augmentations != stored:
+        raise InputError(
+            f"{every.origin} holds {stored} augmentations of a puzzle and data.augmentations asks for "
+            f"{cfg.augmentations}: arrays are augmented already, so set data.augmentations={stored}, or take "
+            "data.source=hub or csv, which are augmented while training"
+        )
     groups = chosen(split.info.groups, cfg.train_puzzles, cfg.seed, "train", every.origin)
     if len(groups) < split.info.groups:
         split = keep_groups(split, groups)
