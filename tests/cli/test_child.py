@@ -15,20 +15,21 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 # A program error, a full disk that could not be reported any more, and a good end.
 EVERY_END = """
 import errno, json, os, sys
-from trm_jax.cli import child, main
+from trm_jax.cli import child, listing
 
-def fails(error):
-    def run(argv):
+def fails(error, stderr):
+    def run(args):
+        sys.stderr = stderr
         raise error
     return run
 
-core, good, ends = sys.argv[1], main.main, {}
+core, good, ends = sys.argv[1], listing.run_list, {}
 for name, run in {
-    "crash": fails(ValueError("a fault of the program")),
-    "full": fails(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+    "crash": fails(ValueError("a fault of the program"), sys.stderr),
+    "full": fails(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), open("/dev/full", "w", buffering=1)),
     "good": good,
 }.items():
-    main.main = run
+    listing.run_list = run
     ends[name] = child.main([core, "list", "demo"])
 print(json.dumps([ends, sorted(os.sched_getaffinity(0))]))
 """

@@ -11,6 +11,7 @@ import trm_jax
 from tests import tiny
 from tests.processes import ROOT
 from tests.tiny import SOLVER
+from trm_jax.cli import listing
 from trm_jax.cli.main import environment_problem
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.workdir import claim
@@ -204,6 +205,19 @@ def test_which_errors_the_machine_is_to_blame_for():
         assert environment_problem(outer) == "/x: no permission; choose a folder you may write to"
     assert environment_problem(FileNotFoundError(2, "No such file or directory", "/x")) is None
     assert environment_problem(ValueError("anything else")) is None
+
+
+def test_a_fault_of_the_program_is_not_the_answer_no(here, monkeypatch):
+    """1 means that training diverged, which nobody tries again."""
+
+    def fault(args):
+        raise ValueError("a fault of the program")
+
+    monkeypatch.setattr(listing, "run_list", fault)
+    result = here("list")
+    assert result.code == 70 and "Traceback" in result.err
+    assert result.err.splitlines()[-1] == "ValueError: a fault of the program"
+    assert "70 a fault of the program" in here("--help").out
 
 
 @pytest.mark.parametrize("command", ["list", "plan exp01", "doctor --device-timeout 60", "train --help"])

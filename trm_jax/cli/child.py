@@ -10,11 +10,8 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from contextlib import suppress
 
 GRACE_S = 60.0
-EXIT_CRASHED = 70  # Python's own code for an uncaught exception is 1, which means that the run diverged
 
 
 def stop_with_parent() -> None:
@@ -27,23 +24,17 @@ def stop_with_parent() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; its exit code, `EXIT_CRASHED` for an error of the program."""
+    """Run the command; its exit code."""
     cores, *command = argv
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, map(int, cores.split(",")))  # before JAX counts them
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    from trm_jax.cli.main import EXIT_BAD_INPUT, environment_problem
     from trm_jax.cli.main import main as trm
     from trm_jax.cli.quiet import drop_stray_tracebacks
 
     drop_stray_tracebacks()
     sys.argv = ["trm", *command]
-    try:
-        return trm(command)
-    except Exception as error:
-        with suppress(OSError):  # the log is on the disk that is full
-            traceback.print_exc()
-        return EXIT_BAD_INPUT if environment_problem(error) else EXIT_CRASHED
+    return trm(command)
 
 
 if __name__ == "__main__":

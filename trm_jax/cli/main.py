@@ -7,12 +7,15 @@ import errno
 import importlib
 import os
 import sys
+import traceback
+from contextlib import suppress
 
 import trm_jax
 from trm_jax.cli.quiet import drop_stray_tracebacks
 from trm_jax.errors import InputError
 
-EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_STOPPED = 0, 1, 2, 75
+# 70 is EX_SOFTWARE of sysexits.h: Python's own code for an uncaught exception, 1, would say that the answer is no.
+EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_CRASHED, EXIT_STOPPED = 0, 1, 2, 70, 75
 
 COMMANDS = (
     "listing",
@@ -35,6 +38,11 @@ EPILOG = """examples:
   trm eval runs/demo                             score it on held-out puzzles
   trm data sudoku build --output-dir puzzles     make puzzles
   trm doctor                                     what is installed, what is missing, what to do about it
+
+exit codes of all commands:
+  0 done   1 the answer is no: training diverged, a puzzle is not solved, something is broken or does not fit
+  2 bad input, a full disk, a permission that is missing: the same command again would not help
+  70 a fault of the program, with its traceback   75 stopped and saved: the same command goes on   130 interrupted
 """
 
 # What the operating system says when nothing is wrong with the program: (errno, what to do about it).
@@ -92,9 +100,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line; returns its exit code (0 done, 1 the answer is no, 2 bad input, 75 stopped and saved)."""
-    args = parser().parse_args(argv)
+    """Run one command line; returns its exit code (0 done, 1 the answer is no, 2 bad input, 70 a fault of the program,
+    75 stopped and saved)."""
     try:
+        args = parser().parse_args(argv)
         code = args.run(args)
         sys.stdout.flush()  # here, where a reader that has left is dealt with
         return code
@@ -110,10 +119,9 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_DONE
     except Exception as error:
         problem = environment_problem(error)
-        if problem is None:
-            raise
-        print(f"error: {problem}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        with suppress(OSError):  # standard error may lie on the disk that is full
+            sys.stderr.write(f"error: {problem}\n" if problem else traceback.format_exc())
+        return EXIT_BAD_INPUT if problem else EXIT_CRASHED
 
 
 def entry() -> None:
