@@ -1,14 +1,18 @@
 """What is kept quiet, and that nothing else is."""
 
 import gc
+import importlib.util
 import logging
+import os
+import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
 
 import pytest
 
-from trm_jax.cli.quiet import drop_stray_tracebacks
+from tests.processes import ROOT
+from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
 
 
 @pytest.fixture
@@ -56,3 +60,35 @@ async def read():
     del coroutine
     gc.collect()
     assert reported == ([] if dropped else ["unread"])
+
+
+@pytest.fixture
+def libtpu_installed(tmp_path, monkeypatch):
+    """A package of that name, found wherever Python looks for one."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "libtpu.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+
+
+def answers(root, **environ) -> dict:
+    keep_libtpu_quiet(environ, root)
+    return environ
+
+
+def test_a_tpu_that_is_here_is_left_alone(libtpu_installed, tmp_path):
+    said = answers(tmp_path, TPU_WORKER_HOSTNAMES="a,b")
+    assert said["TPU_WORKER_HOSTNAMES"] == "a,b" and said["TPU_SKIP_MDS_QUERY"] == "1"
+    for device in ("dev/accel0", "dev/vfio/0"):
+        (tmp_path / device).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / device).touch()
+        assert answers(tmp_path) == {}
+        (tmp_path / device).unlink()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_libtpu_says_nothing_of_a_tpu_that_is_not_here():
+    code = "from trm_jax.cli.quiet import keep_libtpu_quiet as k; k(); import jax; print(jax.devices()[0].platform)"
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_PLATFORMS"))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("cpu\n", "")

@@ -30,9 +30,10 @@ def main(argv: list[str]) -> int:
         os.sched_setaffinity(0, map(int, cores.split(",")))  # before JAX counts them
     threading.Thread(target=stop_with_parent, daemon=True).start()
     from trm_jax.cli.main import main as trm
-    from trm_jax.cli.quiet import drop_stray_tracebacks
+    from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
 
     drop_stray_tracebacks()
+    keep_libtpu_quiet()
     sys.argv = ["trm", *command]
     return trm(command)
 

@@ -11,7 +11,7 @@ import traceback
 from contextlib import suppress
 
 import trm_jax
-from trm_jax.cli.quiet import drop_stray_tracebacks
+from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
 from trm_jax.errors import InputError
 
 # 70 is EX_SOFTWARE of sysexits.h: Python's own code for an uncaught exception, 1, would say that the answer is no.
@@ -80,6 +80,15 @@ def environment_problem(error: BaseException) -> str | None:
     return None
 
 
+def report_failure(error: BaseException) -> int:
+    """Print what a person needs of `error` and return the exit code."""
+    problem = str(error) if isinstance(error, InputError) else environment_problem(error)
+    with suppress(OSError):  # standard error may lie on the disk that is full
+        sys.stderr.write(f"error: {problem}\n" if problem else "".join(traceback.format_exception(error)))
+        sys.stderr.flush()
+    return EXIT_BAD_INPUT if problem else EXIT_CRASHED
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(EXIT_BAD_INPUT, f"error: {message}; see {self.prog} --help\n")
@@ -107,9 +116,6 @@ def main(argv: list[str] | None = None) -> int:
         code = args.run(args)
         sys.stdout.flush()  # here, where a reader that has left is dealt with
         return code
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -118,12 +124,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except Exception as error:
-        problem = environment_problem(error)
-        with suppress(OSError):  # standard error may lie on the disk that is full
-            sys.stderr.write(f"error: {problem}\n" if problem else traceback.format_exc())
-        return EXIT_BAD_INPUT if problem else EXIT_CRASHED
+        return report_failure(error)
 
 
 def entry() -> None:
     drop_stray_tracebacks()
+    keep_libtpu_quiet()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Silence about errors that have been raised, and reported, already.
+"""Silence about what is no news: errors that have been reported already, and a TPU that is not here.
 
 Orbax gives up a save or a restore at its first error and closes its event loop. The reads and writes that TensorStore
 still has under way then find no loop to report to, and Python prints a traceback for each of them, and for each
@@ -7,9 +7,16 @@ coroutine that Orbax has abandoned.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 import sys
 import warnings
+from collections.abc import MutableMapping
+from pathlib import Path
+
+# What libtpu, asked for a TPU where there is none, complains of not knowing.
+_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v4-8"}
 
 
 def drop_stray_tracebacks() -> None:
@@ -26,3 +33,15 @@ def drop_stray_tracebacks() -> None:
     # The same ones again, as asyncio and the collector of garbage see them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+def keep_libtpu_quiet(environ: MutableMapping[str, str] = os.environ, root: Path = Path("/")) -> None:
+    """Where libtpu is installed and no TPU is here, answer what it would complain of each time that JAX starts.
+
+    To be called before JAX is imported. It finds no TPU either way, and other devices as before.
+    """
+    from trm_jax.cli.health.devices import tpu_chips
+
+    if importlib.util.find_spec("libtpu") and not tpu_chips(root) and not any(root.glob("dev/vfio/[0-9]*")):
+        for name, answer in _NO_TPU.items():
+            environ.setdefault(name, answer)
