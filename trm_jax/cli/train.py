@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import zlib
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, add_set, changes, local_path
+from trm_jax.cli.arguments import add_command, add_set, any_path, changes, local_path, positive
 from trm_jax.errors import InputError
 
 
@@ -21,13 +23,28 @@ def add_parser(subparsers) -> None:
         "Exit codes: 0 done, 1 training diverged, 2 bad input, 75 stopped and saved.",
         "  trm train demo --workdir runs/demo\n"
         "  trm train baseline_768 --set data.source=csv data.path=puzzles\n"
-        "  trm train baseline --local            the same experiment shrunk to seconds, to see that it runs\n",
+        "  trm train baseline --local            the same experiment shrunk to seconds, to see that it runs\n"
+        "  srun --ntasks-per-node=1 --nodes=4 trm train baseline      four hosts as one, found by itself\n",
         run,
     )
     parser.add_argument("name", help="an experiment of `trm list`")
     add_set(parser)
-    parser.add_argument("--workdir", type=local_path, help="folder of the run (default: runs/NAME)")
+    parser.add_argument("--workdir", type=any_path, help="folder of the run (default: runs/NAME)")
     parser.add_argument("--local", action="store_true", help="shrink it to a debug run of seconds")
+
+    several = parser.add_argument_group(
+        "several hosts",
+        "Start the same command on every host, with a workdir that all of them see. On SLURM, GKE and Cloud TPUs the "
+        "processes find each other; elsewhere say who is who.",
+    )
+    several.add_argument("--multihost", action="store_true", help="one of several processes, whatever it looks like")
+    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="process 0 (or TRM_COORDINATOR)")
+    several.add_argument("--processes", type=positive, default=0, metavar="N", help="how many (or TRM_PROCESSES)")
+    several.add_argument("--process", type=int, default=-1, metavar="I", help="which, from 0 on (or TRM_PROCESS)")
+    several.add_argument("--port", type=positive, default=0, help="of the coordinator; the next one is used too")
+    several.add_argument(
+        "--startup-timeout", type=positive, default=900, metavar="S", help="seconds to wait for the others (900)"
+    )
 
     # Without a help line it is not listed: `trm sweep --pack` writes the file and gives the command.
     pack = subparsers.add_parser("train-pack", description="Train runs that differ in numbers only, side by side.")
@@ -37,7 +54,7 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from trm_jax.configs import registry, resolve
-    from trm_jax.configs.workdir import claim
+    from trm_jax.configs.workdir import CONFIG_FILE, claim
 
     config = registry.get(args.name)
     if args.local:
@@ -45,18 +62,42 @@ def run(args) -> int:
     config = resolve.override(config, changes(args))
     run_config = resolve.freeze(config)
     workdir = args.workdir or Path("runs") / (args.name + ("_local" if args.local else ""))
-    with claim(workdir, config):
-        return _train(args, run_config, config, workdir.resolve())
+    with _team(args) as team, ExitStack() as claims:
+        from trm_jax.train.multihost import require_same
+
+        facts = {"settings": resolve.to_json(config), "workdir": str(workdir)}
+        require_same(team, facts, "give every process the same command")
+        team.share(lambda: claims.enter_context(claim(workdir, config)))
+        if not (workdir / CONFIG_FILE).exists():
+            raise InputError(f"{workdir} is not one folder for all hosts; put it on a file system that they share")
+        return _train(args, run_config, config, workdir.resolve(), team)
 
 
-def _train(args, cfg, config, workdir: Path) -> int:
+def _team(args):
+    """The processes that train together: those that are told of or found, this one alone otherwise."""
+    from trm_jax.cli.main import report_failure
+    from trm_jax.train import multihost
+    from trm_jax.train.team import Team
+
+    told = args.multihost or args.coordinator or args.processes > 1 or args.process >= 0
+    if not (told or multihost.expected()):
+        return nullcontext(Team())
+    cluster = multihost.find(args.coordinator, args.processes, args.process, args.port, args.startup_timeout)
+    return multihost.together(cluster, args.startup_timeout, report_failure)
+
+
+def _train(args, cfg, config, workdir: Path, team) -> int:
     import jax
+    import numpy as np
 
     from trm_jax.cli.main import EXIT_STOPPED
     from trm_jax.configs.registry import alternatives
     from trm_jax.data import sudoku
     from trm_jax.models import params, trm
+    from trm_jax.train.clock import goodput
     from trm_jax.train.loop import Diverged, train
+    from trm_jax.train.multihost import require_same
+    from trm_jax.train.progress import duration
     from trm_jax.train.stopping import StopRequest
 
     with StopRequest() as stop:
@@ -65,21 +106,31 @@ def _train(args, cfg, config, workdir: Path) -> int:
         specs = trm.param_specs(cfg.model)
         devices = jax.devices()
         total_steps = cfg.total_steps(info.groups, info.mean_examples_per_puzzle)
-        print(
+        slots = np.arange(min(cfg.train.batch_size, 256))
+        batch = data[0].batch(0, slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
+        seen = {"training data": zlib.crc32(batch["inputs"].tobytes()), "evaluation data": data[1].digest}
+        require_same(team, seen, "give every host the same data set")
+        if not team.first:
+            print(f"{team.members[team.index]} of {team.count}: process 0 tells how it goes", file=sys.stderr)
+        tell = print if team.first else (lambda *_, **__: None)
+        tell(
             f"{cfg.name}: {params.count(specs['weights']):,} parameters, {total_steps:,} steps of "
             f"{cfg.train.batch_size} on "
-            f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}; "
+            f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
+            f"{f' of {team.count} processes' * (team.count > 1)}; "
             f"{info.groups:,} training puzzles, {len(data[1].inputs):,} held out; workdir {workdir}",
             file=sys.stderr,
         )
         others = alternatives(args.name)
         if others and cfg.warnings(total_steps):
-            print(f"note: the same with more steps after the warm-up: {', '.join(others)}", file=sys.stderr)
+            tell(f"note: the same with more steps after the warm-up: {', '.join(others)}", file=sys.stderr)
         try:
-            outcome = train(cfg, data, workdir, config=config.to_dict(), stop=stop)
+            outcome = train(cfg, data, workdir, config=config.to_dict(), stop=stop, team=team)
         except Diverged as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+    if not team.first:
+        return EXIT_STOPPED if outcome.stopped_by else 0
     _draw_curve(workdir, cfg.name)
     again = ["trm", "train", args.name, *["--local"] * args.local]
     again += [part for key, value in changes(args).items() for part in ("--set", f"{key}={value}")]
@@ -94,6 +145,8 @@ def _train(args, cfg, config, workdir: Path) -> int:
         f"on {score['count']} puzzles"
     )
     print(f"curves: {workdir / 'curve.png'}   metrics: {workdir / 'metrics.jsonl'}")
+    lost = f", {duration(outcome.seconds['lost'])} lost to crashes" if outcome.seconds["lost"] >= 1 else ""
+    print(f"goodput: {goodput(outcome.seconds):.0%} of {duration(sum(outcome.seconds.values()))} trained{lost}")
     print(f"next: trm eval {workdir}   or: trm solve {workdir} PUZZLE")
     return 0
 
@@ -108,8 +161,6 @@ def _draw_curve(workdir: Path, name: str) -> None:
 
 
 def run_pack(args) -> int:
-    from contextlib import ExitStack
-
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
     from trm_jax.configs import resolve
     from trm_jax.configs.defaults import defaults

@@ -81,6 +81,7 @@ def defaults() -> ConfigDict:
             },
             "checkpoint": {
                 "every_steps": 500,
+                "every_minutes": 10.0,  # and whenever so long has passed since the last one; 0 = never for that reason
                 "keep_last": 2,
                 "keep_best": 1,  # by exact_accuracy
                 "keep_every_steps": 0,  # 0 = none besides those

@@ -8,6 +8,7 @@ before it is used.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -20,6 +21,7 @@ from trm_jax.errors import InputError
 from trm_jax.models.params import path_name
 from trm_jax.train.bucket import out_of_reach, require_access
 from trm_jax.train.config import CheckpointConfig
+from trm_jax.train.team import Team
 
 # Orbax and its helpers log every save, and every error that they raise as well, with a traceback for each thread that
 # it passes; the run's own lines say what a person needs.
@@ -59,10 +61,19 @@ class Checkpoints:
     Raises what Orbax raises when a save fails: at the next `save`, `wait` or `close`, never silently.
     """
 
-    def __init__(self, folder: str, policy: CheckpointConfig | None = None, say: Callable[[str], None] = print):
-        """`policy` None opens for reading only; `say` takes lines that a person should see."""
+    def __init__(
+        self,
+        folder: str,
+        policy: CheckpointConfig | None = None,
+        say: Callable[[str], None] = print,
+        team: Team | None = None,
+    ):
+        """`policy` None opens for reading only; `say` takes lines that a person should see; all processes of the
+        `team` save and restore together."""
         self.folder = epath.Path(folder)
         self._say = say
+        self._team = team or Team()
+        self._saved_at = time.monotonic()
         self._read_only = policy is None
         if str(folder).startswith("gs://"):
             require_access(self.folder, write=not self._read_only)
@@ -91,15 +102,12 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
             best_fn=lambda metrics: metrics[BEST_METRIC],
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=options,
-            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-        )
+        self._handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=self._handlers)
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, ascending."""
-        return sorted(self._manager.all_steps(read=True))
+        """Steps of the finished checkpoints, ascending: as process 0 sees them, for a file system may lag."""
+        return self._team.share(lambda: sorted(self._manager.all_steps(read=True)))
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
@@ -109,19 +117,26 @@ class Checkpoints:
 
         One that was saved without metrics, because a stop cut its evaluation short, gives way to one with them.
         """
-        if step in self._manager.all_steps():
+        if self._team.share(lambda: step in self._manager.all_steps()):
             self._manager.wait_until_finished()  # it may be the one under way, whose metrics are not written yet
             # The only checkpoint is not given up: a kill before its successor is durable would lose everything.
-            if not metrics or self._manager.metrics(step) or len(self._manager.all_steps()) == 1:
+            if not metrics or self._team.share(
+                lambda: bool(self._manager.metrics(step)) or len(self._manager.all_steps()) == 1
+            ):
                 return False
             self._manager.delete(step)
         meta = {**meta, "fingerprint": fingerprint(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
+        self._saved_at = time.monotonic()
         return self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
+
+    def seconds_since_save(self) -> float:
+        """Seconds since the last save began, or since the folder was opened."""
+        return time.monotonic() - self._saved_at
 
     def _check_model(self, step: int, abstract) -> None:
         """Raise InputError when checkpoint `step` does not hold the arrays that `abstract` asks for."""
-        found = self._manager.item_metadata(step)["state"].tree
+        found = self._handlers["state"].metadata(self.folder / str(step) / "state").tree
         found, want = (
             {path_name(path): f"{jnp.dtype(a.dtype)} {list(a.shape)}" for path, a in leaves}
             for leaves in map(jax.tree_util.tree_leaves_with_path, (found, abstract))
@@ -138,15 +153,31 @@ class Checkpoints:
 
         Raises whatever is wrong with the checkpoint.
         """
-        self._check_model(step, abstract)
-        how = ocp.checkpoint_utils.construct_restore_args(abstract)
-        state = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=isinstance(abstract, dict))
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=state, meta=ocp.args.JsonRestore()))
-        want = restored["meta"]["fingerprint"]
-        damaged = [name for name, value in fingerprint(restored["state"]).items() if value != want.get(name)]
+        problem = None
+        try:
+            state, meta = self._read(step, abstract)
+        except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
+            problem = error
+        texts = self._team.gather(problem and (str(problem) or type(problem).__name__))
+        if problem:
+            raise problem
+        for member, text in zip(self._team.members, texts, strict=True):
+            if text:
+                raise ValueError(f"{text}, says {member}")
+        want = meta["fingerprint"]
+        damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:
             raise ValueError(f"the contents of {', '.join(damaged[:3])} are not what was saved")
-        return restored["state"], restored["meta"]
+        return state, meta
+
+    def _read(self, step: int, abstract) -> tuple:
+        # By the handlers and not by the manager, at whose barrier the others would wait for one that cannot read.
+        self._check_model(step, abstract)
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        args = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=isinstance(abstract, dict))
+        folder = self.folder / str(step)
+        meta = self._handlers["meta"].restore(folder / "meta", args=ocp.args.JsonRestore())
+        return self._handlers["state"].restore(folder / "state", args=args), meta
 
     def restore_latest(self, abstract, at_most: int | None = None) -> tuple | None:
         """(step, state, meta) of the newest checkpoint (of step `at_most` or before) that can be read, or None.
@@ -180,11 +211,15 @@ class Checkpoints:
         if not steps or self._read_only:
             return
         self._manager.close()
-        for step in steps:
-            target = self.folder / f"damaged-{step}"
-            if target.exists():
-                target.rmtree()
-            (self.folder / str(step)).rename(target)
+
+        def rename():
+            for step in steps:
+                target = self.folder / f"damaged-{step}"
+                if target.exists():
+                    target.rmtree()
+                (self.folder / str(step)).rename(target)
+
+        self._team.share(rename)
         self._open(self._policy)
 
     def forget_after(self, step: int) -> None:

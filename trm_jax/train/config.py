@@ -119,6 +119,7 @@ class EvalConfig:
 @dataclass(frozen=True)
 class CheckpointConfig:
     every_steps: int
+    every_minutes: float
     keep_last: int
     keep_best: int
     keep_every_steps: int
@@ -126,7 +127,7 @@ class CheckpointConfig:
     def __post_init__(self):
         _require(self.every_steps >= 1, f"checkpoint.every_steps is {self.every_steps}; it must be at least 1")
         _require(self.keep_last >= 1, f"checkpoint.keep_last is {self.keep_last}; it must be at least 1")
-        for name in ("keep_best", "keep_every_steps"):
+        for name in ("every_minutes", "keep_best", "keep_every_steps"):
             _require(getattr(self, name) >= 0, f"checkpoint.{name} is {getattr(self, name)}; it must not be negative")
 
 

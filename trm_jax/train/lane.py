@@ -12,16 +12,18 @@ from pathlib import Path
 
 import jax
 
+from trm_jax.train import clock
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.config import RunConfig
 from trm_jax.train.step import log_record
+from trm_jax.train.team import Team
+from trm_jax.train.tensorboard import tensorboard_writer
 from trm_jax.train.writers import (
     METRICS_FILE,
     RUN_FILE,
-    JsonlWriter,
-    TensorboardWriter,
     WandbWriter,
     Writers,
+    jsonl_writer,
     read_jsonl,
 )
 
@@ -49,32 +51,50 @@ def peak_memory_bytes() -> int:
 class Lane:
     """A run among those that train side by side (often the only one)."""
 
-    def __init__(self, job: Job, say: Callable[[str], None]):
-        self.cfg, self.workdir, self._job = job.cfg, job.workdir, job
-        self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say)
+    def __init__(self, job: Job, say: Callable[[str], None], team: Team):
+        self.cfg, self.workdir, self._job, self._team = job.cfg, job.workdir, job, team
+        self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say, team=team)
         self.evaluated: dict[int, dict] = {}
         self.diverged = ""  # why it is trained no more
         self._writers = Writers([])
 
-    def begin(self, step: int, elapsed_s: float, facts: dict) -> None:
-        """Go on at `step` after `elapsed_s` seconds of training; `facts` are kept in run.json."""
-        self._began = time.monotonic() - elapsed_s
+    def begin(self, step: int, meta: dict, facts: dict, own_clock: clock.Clock) -> None:
+        """Go on at `step` from a checkpoint with `meta`; `facts` are kept in run.json."""
+        self._began = time.monotonic() - meta["elapsed_s"]
         self._last_step, self._last_time = step, time.monotonic()
-        if jax.process_index() == 0:
-            self._write_facts(facts)
+        self._clock_of_process = own_clock
+        if self._team.first:
+            self._go_on_counting(meta.get("seconds", {}))
+            self._write(RUN_FILE, json.dumps(facts, indent=2) + "\n")
             self._writers = self._open_writers(step)
-        records = read_jsonl(self.workdir / METRICS_FILE)
+        records = self._team.share(lambda: read_jsonl(self.workdir / METRICS_FILE))
         self.evaluated = {r["step"]: r for r in records if r["kind"] == "eval" and r["step"] <= step}
 
-    def _write_facts(self, facts: dict) -> None:
-        replacement = self.workdir / f"{RUN_FILE}.tmp"
-        replacement.write_text(json.dumps(facts, indent=2) + "\n")
-        replacement.replace(self.workdir / RUN_FILE)
+    def _go_on_counting(self, saved: dict) -> None:
+        file = self.workdir / clock.GOODPUT_FILE
+        before = json.loads(file.read_text()) if file.exists() else {}
+        self._lives = before.get("lives", 0) + 1
+        self._earlier_s = clock.resumed(saved, before, time.time())
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of all lives by kind (`clock.SPENT`, lost, down); at process 0."""
+        now = self._clock_of_process.seconds()
+        return {kind: earlier + now.get(kind, 0.0) for kind, earlier in self._earlier_s.items()}
+
+    def _write(self, name: str, content: str) -> None:
+        replacement = self.workdir / f"{name}.tmp"
+        replacement.write_text(content)
+        replacement.replace(self.workdir / name)
+
+    def write_goodput(self) -> None:
+        """Bring GOODPUT_FILE up to now."""
+        if self._team.first:
+            self._write(clock.GOODPUT_FILE, clock.to_json(self.seconds(), self._lives, time.time()))
 
     def _open_writers(self, resume_step: int) -> Writers:
-        log, writers = self.cfg.log, [JsonlWriter(self.workdir / METRICS_FILE, resume_step)]
+        log, writers = self.cfg.log, [jsonl_writer(self.workdir / METRICS_FILE, resume_step)]
         if log.tensorboard:
-            writers.append(TensorboardWriter(self.workdir / "tensorboard", resume_step))
+            writers.append(tensorboard_writer(self.workdir / "tensorboard", resume_step))
         if log.wandb_project:
             writers.append(WandbWriter(self.workdir, log.wandb_project, self.cfg.name, self._job.config))
         return Writers(writers)
@@ -113,7 +133,11 @@ class Lane:
         self._writers.sync()  # what was logged up to here must not be lost with the process
         scores = self.evaluated.get(step)
         metrics = {"exact_accuracy": scores["exact_accuracy"]} if scores else None
-        self.checkpoints.save(step, state, {"elapsed_s": time.monotonic() - self._began}, metrics)
+        meta = {"elapsed_s": time.monotonic() - self._began}
+        if self._team.first:  # which alone writes it
+            meta["seconds"] = self.seconds()
+        self.checkpoints.save(step, state, meta, metrics)
+        self.write_goodput()
 
     def close(self) -> None:
         self._writers.close()

@@ -15,11 +15,13 @@ from trm_jax.data import stream
 from trm_jax.models import params, trm
 from trm_jax.train import cost
 from trm_jax.train.checkpoint import newest_common
+from trm_jax.train.clock import Clock
 from trm_jax.train.config import RunConfig
 from trm_jax.train.lane import CHECKPOINTS, Job, Lane
 from trm_jax.train.programs import Programs
 from trm_jax.train.progress import Progress
 from trm_jax.train.stopping import StopRequest
+from trm_jax.train.team import Team
 
 __all__ = ["CHECKPOINTS", "Diverged", "Job", "Outcome", "train", "train_side_by_side"]
 
@@ -37,30 +39,42 @@ class Outcome:
     stopped_by: str = ""
     diverged: str = ""
     last_eval: dict = field(default_factory=dict)
+    seconds: dict = field(default_factory=dict)  # of all its lives, by what they were spent on; at process 0
 
 
 def train(
-    cfg: RunConfig, data, workdir: Path, *, config: dict, stop: StopRequest, stream_to=None, devices=None
+    cfg: RunConfig,
+    data,
+    workdir: Path,
+    *,
+    config: dict,
+    stop: StopRequest,
+    stream_to=None,
+    devices=None,
+    team: Team | None = None,
 ) -> Outcome:
     """Train (or go on training) in `workdir` until the budget is spent or `stop` is set.
 
     data: (train source, evaluation source). config: the resolved settings as a nested dict, for writers that keep it.
-    devices: those the mesh spans (default: all).
+    devices: those the mesh spans (default: all). team: the processes that train it together (default: this one).
     Raises Diverged, and InputError for what a person can mend.
     """
-    [outcome] = train_side_by_side([Job(cfg, config, workdir)], data, stop=stop, stream_to=stream_to, devices=devices)
+    jobs = [Job(cfg, config, workdir)]
+    [outcome] = train_side_by_side(jobs, data, stop=stop, stream_to=stream_to, devices=devices, team=team)
     if outcome.diverged:
         raise Diverged(outcome.diverged)
     return outcome
 
 
-def train_side_by_side(jobs: list[Job], data, *, stop: StopRequest, stream_to=None, devices=None) -> list[Outcome]:
+def train_side_by_side(
+    jobs: list[Job], data, *, stop: StopRequest, stream_to=None, devices=None, team: Team | None = None
+) -> list[Outcome]:
     """The same for several runs that differ in numbers only, as one vectorised program: an outcome for each.
 
     They go in step, each with its own folder, records and checkpoints. One that diverges is trained no more.
     """
     with ExitStack() as closing:  # whatever goes wrong, the terminal, the files and the checkpoints are left in order
-        return _train(jobs, data, stop, stream_to, devices, closing)
+        return _train(jobs, data, stop, stream_to, devices, team or Team(), closing)
 
 
 def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
@@ -80,6 +94,7 @@ def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
         "flops_per_step": cost.step_flops(cfg),
         "device_kind": programs.mesh.devices.flat[0].device_kind,
         "devices": programs.mesh.size,
+        "processes": jax.process_count(),
         "backend": jax.default_backend(),
         "versions": {
             "trm_jax": trm_jax.__version__,
@@ -91,7 +106,8 @@ def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
     }
 
 
-def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) -> list[Outcome]:
+def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing: ExitStack) -> list[Outcome]:
+    clock = Clock()
     train_data, eval_data = data
     info = train_data.info
     cfg = jobs[0].cfg  # in all but numbers and folders they are alike
@@ -103,13 +119,13 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
 
     # 2. The state: the newest good checkpoint, or the beginning.
     title = cfg.name if len(jobs) == 1 else f"{len(jobs)} runs"
-    progress = Progress(title, total_steps, stream=stream_to)
+    progress = Progress(title, total_steps, stream=stream_to, quiet=not team.first)
     closing.callback(progress.close)
     for warning in dict.fromkeys(line for job in jobs for line in job.cfg.warnings(total_steps)):
         progress.say(f"note: {warning}")
     lanes = []
     for job in jobs:
-        lanes.append(Lane(job, progress.say))
+        lanes.append(Lane(job, progress.say, team))
         closing.callback(lanes[-1].checkpoints.close)
     restored = newest_common([lane.checkpoints for lane in lanes], programs.abstract)
     if restored:
@@ -121,10 +137,23 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
         state = programs.first_state()
     progress.start(start)
     for lane, meta in zip(lanes, metas, strict=True):
-        lane.begin(start, meta["elapsed_s"], _facts(lane.cfg, programs, info, programs.evaluate.total))
+        lane.begin(start, meta, _facts(lane.cfg, programs, info, programs.evaluate.total), clock)
         closing.callback(lane.close)
 
     pending = None  # (step, sums, first_bad_step) still on the device: fetched one logging step late
+    stopping = save_asked = False
+
+    def told_to_stop():
+        """Called once a step and once a batch of an evaluation, by every process alike."""
+        nonlocal stopping, save_asked
+        if stop:
+            team.ask("stop", stop.name)
+        if team.first and cfg.checkpoint.every_minutes:
+            if lanes[0].checkpoints.seconds_since_save() > 60 * cfg.checkpoint.every_minutes:
+                team.ask("save")
+        events = team.tick()
+        stopping, save_asked = "stop" in events, save_asked or "save" in events
+        return stopping
 
     def alive():
         return [lane for lane in lanes if not lane.diverged]
@@ -160,16 +189,18 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
     def save(step):
         write_pending()
         give_up(jax.device_get(state.first_bad_step))  # a bad state must not replace a good one
-        for lane, own in zip(lanes, programs.split(state), strict=True):
-            if not lane.diverged:
-                lane.save(step, own)
+        with clock.doing("checkpoint"):
+            for lane, own in zip(lanes, programs.split(state), strict=True):
+                if not lane.diverged:
+                    lane.save(step, own)
 
     def run_evaluation(step):
         write_pending()
         give_up(jax.device_get(state.first_bad_step))
         if not alive():
             return
-        scores = programs.scores(state, on_batch=lambda done, total: bool(stop))
+        with clock.doing("evaluation"):
+            scores = programs.scores(state, on_batch=lambda done, total: told_to_stop())
         for lane, own in zip(lanes, scores or [], strict=bool(scores)):
             if not lane.diverged:
                 show(lane, lane.log_evaluation(step, own, eval_data.digest))
@@ -200,8 +231,10 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
         run_evaluation(start)
         if evaluated(start):
             save(start)
+    clock.go_on_with("data")
     for batches in zip(*streams.values(), strict=True):
-        if stop or not alive():
+        clock.go_on_with("train")
+        if told_to_stop() or not alive():
             break
         by_seed = dict(zip(streams, batches, strict=True))
         state = programs.train_step(state, step, [by_seed[lane.cfg.seed] for lane in lanes])
@@ -210,22 +243,29 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, closing: ExitStack) 
             take_sums(step)
         if evaluation_due(step):
             run_evaluation(step)
-        if evaluated(step) or step % cfg.checkpoint.every_steps == 0 or step == total_steps:
+        if evaluated(step) or step % cfg.checkpoint.every_steps == 0 or save_asked or step == total_steps:
+            save_asked = False
             save(step)
         progress.step(step)
-    if stop and alive():
+        clock.go_on_with("data")
+    clock.go_on_with("train")
+    if stopping and alive():
         save(step)
     write_pending()
+    with clock.doing("checkpoint"):
+        for lane in lanes:
+            lane.checkpoints.wait()
     for lane in lanes:
-        lane.checkpoints.wait()
+        lane.write_goodput()
     unfinished = step < total_steps or not evaluated(total_steps)
     return [
         Outcome(
             step,
             total_steps,
-            stopped_by=stop.name if unfinished and not lane.diverged else "",
+            stopped_by=team.reason("stop") if unfinished and not lane.diverged else "",
             diverged=lane.diverged,
             last_eval=lane.evaluated[max(lane.evaluated)] if lane.evaluated else {},
+            seconds=lane.seconds() if team.first else {},
         )
         for lane in lanes
     ]

@@ -89,6 +89,7 @@ class Programs:
         self._join = jax.jit(
             lambda trees: jax.tree.map(lambda *x: jax.numpy.stack(x), *trees), out_shardings=self._lies
         )
+        self._zero_sums = jax.jit(self._make_zero_sums, out_shardings=self._lies.sums)
         self.evaluate = Evaluator(
             cfg.model,
             eval_data,
@@ -104,6 +105,12 @@ class Programs:
     def _compile_step(self, cycles: tuple[int, int]):
         batch_lies = _lanes_before(self._batch_lies) if self.stacked else self._batch_lies
         return jit_train_step(self.cfgs[0], self.total_steps, cycles, self._lies, batch_lies, self.stacked)
+
+    def _make_zero_sums(self):
+        zeros = zero_sums(self.cfgs[0])
+        if not self.stacked:
+            return zeros
+        return jax.tree.map(lambda x: jax.numpy.broadcast_to(x, (len(self.cfgs), *x.shape)), zeros)
 
     def first_state(self) -> TrainState:
         """Where the runs begin."""
@@ -141,10 +148,7 @@ class Programs:
 
     def without_sums(self, state: TrainState) -> TrainState:
         """The state with the sums of its metrics at zero."""
-        zeros = zero_sums(self.cfgs[0])
-        if self.stacked:
-            zeros = jax.tree.map(lambda x: np.broadcast_to(x, (len(self.cfgs), *x.shape)), zeros)
-        return state.replace(sums=jax.device_put(zeros, self._lies.sums))
+        return state.replace(sums=self._zero_sums())
 
     def scores(self, state: TrainState, on_batch) -> list[dict] | None:
         """Evaluation scores of each run, those of `optim.ema_also` as exact_accuracy_NAME; None when given up."""

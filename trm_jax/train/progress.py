@@ -24,13 +24,15 @@ def _numbers(record: dict) -> str:
 class Progress:
     """Progress of a run of `total` steps."""
 
-    def __init__(self, name: str, total: int, *, stream=None, line_every_s: float = 60.0):
+    def __init__(self, name: str, total: int, *, stream=None, line_every_s: float = 60.0, quiet: bool = False):
+        """`quiet`: show nothing; another process does."""
+        self._quiet = quiet
         self._stream = stream or sys.stderr
         self._total = total
         self._line_every_s = line_every_s
         self._latest = ""
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -58,6 +60,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar."""
+        if self._quiet:
+            return
         if self._bar:
             self._bar.console.print(line, highlight=False, markup=False)
         else:

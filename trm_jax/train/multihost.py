@@ -1,0 +1,216 @@
+"""From one process to a team: who the others are, whether they run the same program, and JAX over all of them.
+
+The processes of a Cloud TPU, of GKE and of SLURM are found by JAX's own detection; plain hosts are told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jax
+
+import trm_jax
+from trm_jax.errors import InputError
+from trm_jax.train.team import Team, meet
+
+DEFAULT_PORT = 8476
+STARTUP_TIMEOUT_S = 900.0
+# What must be the same on every host. The others show where a difference comes from.
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_ENDPOINTS = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How the processes find each other: HOST:PORT of process 0, their number and which of them this one is.
+
+    local_devices: the numbers of the accelerators of this host that are this process's; None for all of them.
+    """
+
+    coordinator: str
+    processes: int
+    process: int
+    local_devices: tuple[int, ...] | None = None
+
+
+def expected(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of several, by what it was told, or SLURM, GKE or a Cloud TPU says of it."""
+    if "TRM_COORDINATOR" in environ or _whole(environ, "TRM_PROCESSES", 1) > 1:
+        return True
+    if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environ:
+        return True
+    if "," in environ.get("TPU_WORKER_HOSTNAMES", ""):
+        return True
+    chips = any(Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0"))
+    return chips and "TPU_SKIP_MDS_QUERY" not in environ and "," in _tpu_endpoints()
+
+
+@cache
+def _tpu_endpoints() -> str:
+    """The workers of the Cloud TPU that this host belongs to, separated by commas; empty when it belongs to none."""
+    request = urllib.request.Request(_ENDPOINTS, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=2.0) as answer:
+            return answer.read().decode()
+    except (urllib.error.URLError, TimeoutError):
+        return ""  # no Google Cloud, or no TPU
+
+
+def find(
+    coordinator: str = "",
+    processes: int = 0,
+    process: int = -1,
+    port: int = 0,
+    timeout_s: float = STARTUP_TIMEOUT_S,
+    environ: Mapping[str, str] = os.environ,
+) -> Cluster:
+    """The cluster of this process: as told, by TRM_COORDINATOR, TRM_PROCESSES and TRM_PROCESS too; or as it is found.
+
+    `processes` is compared with what is found. Raises InputError when something is missing.
+    """
+    from jax._src.clusters import ClusterEnv  # public only through jax.distributed.initialize, which dies wordlessly
+
+    coordinator = coordinator or environ.get("TRM_COORDINATOR", "")
+    processes = processes or _whole(environ, "TRM_PROCESSES", 0)
+    process = process if process >= 0 else _whole(environ, "TRM_PROCESS", -1)
+    if coordinator and processes and process >= 0:
+        if ":" not in coordinator:
+            coordinator = f"{coordinator}:{port or DEFAULT_PORT}"
+        return Cluster(coordinator, processes, process)
+    if port:
+        os.environ["JAX_COORDINATOR_PORT"] = str(port)  # where JAX's detection looks
+    try:
+        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout_s))
+    except Exception as error:  # noqa: BLE001 - each kind of cluster fails in its own way
+        raise InputError(f"{socket.gethostname()}: the cluster cannot be found out: {error}; {_TELL}") from error
+    address, count, index, devices = found
+    if address is None or count is None or index is None:
+        raise InputError(
+            f"{socket.gethostname()} belongs to no cluster that is known here (Cloud TPU, GKE, SLURM); {_TELL}"
+        )
+    if processes and processes != count:
+        raise InputError(
+            f"{processes} processes were expected and {socket.gethostname()} belongs to a cluster of {count}; "
+            "correct --processes (TRM_PROCESSES), or look for hosts that are missing"
+        )
+    if _one_task_a_node(environ):
+        devices = None  # JAX would give it one accelerator of the node's
+    return Cluster(address, count, index, None if devices is None else tuple(devices))
+
+
+_TELL = "tell it: --coordinator HOST:PORT --processes N --process I (or TRM_COORDINATOR, TRM_PROCESSES, TRM_PROCESS)"
+
+
+def _whole(environ: Mapping[str, str], name: str, otherwise: int) -> int:
+    text = environ.get(name, "")
+    if text and not text.isdigit():
+        raise InputError(f"{name} is {text!r}; it must be a whole number")
+    return int(text) if text else otherwise
+
+
+def _one_task_a_node(environ: Mapping[str, str]) -> bool:
+    return environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
+
+
+def source_digest() -> str:
+    """Hash of the sources of this package, by which two checkouts differ that share a version."""
+    content = hashlib.sha256()
+    root = Path(trm_jax.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        content.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return content.hexdigest()[:12]
+
+
+def program_facts(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What must be the same at every process: the code, the versions of what it stands on."""
+    facts = {
+        "commit": environ.get("TRM_COMMIT", ""),
+        "sources": source_digest(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+    }
+    for package in PACKAGES:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "none"
+    return facts
+
+
+def require_same(team: Team, facts: Mapping[str, object], remedy: str) -> None:
+    """Raise InputError, at every process, unless all have the same `facts`; it names who has which."""
+    everyone = team.gather(dict(facts))
+    for name in facts:
+        values = [str(of[name]) for of in everyone]
+        if len(set(values)) > 1:
+            common = max(set(values), key=values.count)
+            other = next(p for p, value in enumerate(values) if value != common)
+            raise InputError(
+                f"the processes differ in {name}: {values[other] or 'none'} at {team.members[other]}, "
+                f"{common or 'none'} at {team.members[values.index(common)]}; {remedy}"
+            )
+
+
+_GRACE_S = 3.0  # in which a lost process is noticed
+
+
+@contextmanager
+def together(cluster: Cluster, timeout_s: float, report: Callable[[BaseException], int]) -> Iterator[Team]:
+    """The team of `cluster`, with JAX over the devices of all, for as long as the context lasts.
+
+    Enter it before anything asks JAX for devices. Raises InputError for processes that do not come or that run another
+    program. What is raised inside ends this process, with the exit code that `report` returns when it has printed the
+    error, and the others with it: they would wait for it in a collective for ever.
+    """
+    team = meet(cluster.coordinator, cluster.process, cluster.processes, timeout_s)
+    try:
+        require_same(team, program_facts(), "install one commit and one set of requirements on all hosts")
+        _require_free_port(team, cluster)
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the team agrees on
+        jax.distributed.initialize(
+            cluster.coordinator,
+            cluster.processes,
+            cluster.process,
+            local_device_ids=cluster.local_devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=int(timeout_s),
+        )
+        yield team
+    except BaseException as error:
+        if not isinstance(error, InputError):
+            time.sleep(_GRACE_S)  # the loss of another may be the cause; then the watch says so and exits
+        code = report(error)
+        team.leave(code, (str(error).strip() or type(error).__name__).splitlines()[0][:500])
+        sys.stdout.flush()
+        os._exit(code)  # JAX's own end would wait for the others
+    team.gather("the end")  # nobody leaves before all have come to it
+    jax.distributed.shutdown()
+    team.leave()
+
+
+def _require_free_port(team: Team, cluster: Cluster) -> None:
+    """JAX ends the process without a word when its port is taken."""
+    port = int(cluster.coordinator.rpartition(":")[2])
+
+    def problem():
+        try:
+            socket.create_server(("", port)).close()
+        except OSError as error:
+            return f"port {port} of {team.members[0].host} cannot be used ({error.strerror}); choose another: --port"
+        return ""
+
+    line = team.share(problem)
+    if line:
+        raise InputError(line)

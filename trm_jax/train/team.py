@@ -1,0 +1,348 @@
+"""Several processes that train one run: they meet, agree on when to stop or save, and notice when one is lost.
+
+Process 0 is the hub of a star of TCP connections, over which lines of JSON go. JAX's own coordination service does not
+say which process is missing and ends a process without a word that a person could use; so the processes meet here
+first, and JAX is started once all are known to be there.
+
+A process that ends without having said so is lost to the others at once (its connection closes), one that is stopped or
+cut off after `LOST_AFTER_S`. They cannot go on without it: each says who it was and exits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trm_jax.errors import InputError
+
+EXIT_LOST = 69  # another process is gone; the same command goes on from the last checkpoint
+LOST_AFTER_S = 30.0
+_BEAT_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A process of the team as the others know it."""
+
+    index: int
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.index} ({self.host}, pid {self.pid})"
+
+
+class _Line:
+    """A connection that takes and gives JSON objects, one a line."""
+
+    def __init__(self, connection: socket.socket):
+        self._socket, self._reader, self._lock = connection, connection.makefile("r"), threading.Lock()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.heard = time.monotonic()
+
+    def send(self, **message) -> None:
+        with self._lock:
+            try:
+                self._socket.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                return  # whoever reads this connection finds it closed, and says so
+
+    def receive(self) -> dict | None:
+        """The next message; None once the connection is closed."""
+        try:
+            line = self._reader.readline()
+        except (OSError, ValueError):
+            return None
+        self.heard = time.monotonic()
+        return json.loads(line) if line.endswith("\n") else None
+
+    def close(self) -> None:
+        # Not the reader: its thread may sit in it. It ends when the socket is shut down.
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+        self._socket.close()
+
+
+class Team:
+    """The processes of one run, seen from one of them; without arguments, of a process that is alone.
+
+    Every process makes the same calls of `gather`, `share` and `tick` in the same order.
+    """
+
+    def __init__(self, index: int = 0, count: int = 1, lines: dict[int, _Line] | None = None, members=()):
+        """lines: of process 0 to every other, of every other to process 0."""
+        self.index, self.count = index, count
+        self.members: list[Member] = list(members) or [Member(0, socket.gethostname(), os.getpid())]
+        self._lines = lines or {}
+        self._changed = threading.Condition(threading.RLock())
+        self._left: set[int] = set()  # said goodbye: their connections may close
+        self._gathers = 0
+        self._given: dict[int, dict[int, object]] = {}  # gather number -> process -> value, at the hub
+        self._gathered: dict[int, list] = {}
+        self._ticks = 0
+        self._frozen = False  # between a proposal and what was agreed, nobody ticks
+        self._due: dict[str, int] = {}  # event -> the tick at which it happens everywhere
+        self._reasons: dict[str, str] = {}
+        self._asked: list[tuple[str, str]] = []  # events to be agreed on, at the hub
+        self._at: dict[int, int] = {}  # process -> its ticks, while an event is being agreed on
+        for other, line in self._lines.items():
+            threading.Thread(target=self._listen, args=(other, line), daemon=True).start()
+        if self._lines:
+            threading.Thread(target=self._beat, daemon=True).start()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is process 0, which writes what is written once."""
+        return self.index == 0
+
+    # What the processes tell each other.
+
+    def gather(self, value) -> list:
+        """The values that all processes gave, by process. Anything JSON can hold."""
+        with self._changed:
+            number = self._gathers
+            self._gathers += 1
+            if not self.first:
+                self._lines[0].send(give=number, value=value)
+                self._changed.wait_for(lambda: number in self._gathered)
+                return self._gathered.pop(number)
+            given = self._given.setdefault(number, {})
+            given[0] = value
+            self._changed.wait_for(lambda: len(given) == self.count)
+            values = [given[process] for process in range(self.count)]
+            del self._given[number]
+            self._tell(gathered=number, values=values)
+        return values
+
+    def share(self, make: Callable[[], object]):
+        """What `make` returns at process 0, at every process; the others do not call it."""
+        return self.gather(make() if self.first else None)[0]
+
+    # What they agree on.
+
+    def ask(self, event: str, reason: str = "") -> None:
+        """Wish for `event` at a tick that is the same for all and comes soon. Once asked, asking again does nothing."""
+        with self._changed:
+            if event in self._reasons:
+                return
+            self._reasons[event] = reason
+            if self.first:
+                self._propose(event, reason)
+            else:
+                self._lines[0].send(ask=event, reason=f"{reason} at {self.members[self.index]}")
+
+    def tick(self) -> frozenset[str]:
+        """The events that happen now. "stop" goes on happening; any other happens once and can be asked for again."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._frozen)
+            self._ticks += 1
+            now = {event for event, tick in self._due.items() if tick <= self._ticks}
+            for event in now - {"stop"}:
+                del self._due[event], self._reasons[event]
+            return frozenset(now)
+
+    def reason(self, event: str) -> str:
+        """Why `event` was asked for, as the one that asked first put it."""
+        return self._reasons.get(event, "")
+
+    def _propose(self, event: str, reason: str) -> None:
+        """At the hub: ask where everyone is. One event at a time."""
+        self._asked.append((event, reason))
+        if len(self._asked) == 1:
+            self._begin_agreement()
+
+    def _begin_agreement(self) -> None:
+        self._frozen, self._at = True, {0: self._ticks}
+        self._tell(where=True)
+        self._end_agreement()
+
+    def _end_agreement(self) -> None:
+        """At the hub, once all have said where they are: the event happens at the tick after the furthest."""
+        if len(self._at) < self.count:
+            return
+        event, reason = self._asked.pop(0)
+        tick = max(self._at.values()) + 1
+        self._tell(due=event, tick=tick, reason=reason)
+        self._agree(event, tick, reason)
+        if self._asked:
+            self._begin_agreement()
+
+    def _agree(self, event: str, tick: int, reason: str) -> None:
+        self._due[event], self._reasons[event], self._frozen = tick, reason, False
+        self._changed.notify_all()
+
+    # How they notice what becomes of each other.
+
+    def _tell(self, **message) -> None:
+        for other, line in self._lines.items():
+            if other not in self._left:
+                line.send(**message)
+
+    def _listen(self, other: int, line: _Line) -> None:
+        while (message := line.receive()) is not None:
+            with self._changed:
+                self._take(other, message)
+        with self._changed:
+            if other not in self._left:
+                self._lose(f"{self.members[other]} was lost: its connection closed", EXIT_LOST)
+
+    def _take(self, other: int, message: dict) -> None:
+        if "give" in message:
+            self._given.setdefault(message["give"], {})[other] = message["value"]
+        elif "gathered" in message:
+            self._gathered[message["gathered"]] = message["values"]
+        elif "ask" in message:
+            if message["ask"] not in self._reasons:
+                self._reasons[message["ask"]] = message["reason"]
+                self._propose(message["ask"], message["reason"])
+        elif "where" in message:
+            self._frozen = True
+            self._lines[0].send(at=self._ticks)
+        elif "at" in message:
+            self._at[other] = message["at"]
+            self._end_agreement()
+        elif "due" in message:
+            self._agree(message["due"], message["tick"], message["reason"])
+        elif "lost" in message:
+            self._lose(message["lost"], message["code"])
+        elif "bye" in message:
+            self._left.add(other)
+            if message["bye"]:
+                self._lose(f"{self.members[other]} ended: {message['line']}", message["bye"])
+        self._changed.notify_all()
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(_BEAT_EVERY_S)
+            with self._changed:
+                self._tell(beat=True)
+                for other, line in self._lines.items():
+                    if other not in self._left and time.monotonic() - line.heard > LOST_AFTER_S:
+                        self._lose(f"{self.members[other]} was lost: not heard of for {LOST_AFTER_S:.0f} s", EXIT_LOST)
+
+    def _lose(self, line: str, code: int) -> None:
+        """Tell everyone and exit. The main thread cannot: it may be waiting for the lost one in a collective."""
+        if self.first:
+            self._tell(lost=line, code=code)
+        hint = "" if code != EXIT_LOST else "; start all processes again: they go on from the last checkpoint"
+        sys.stdout.flush()
+        os.write(2, f"error: {line}{hint}\n".encode())
+        os._exit(code)
+
+    def leave(self, code: int = 0, line: str = "") -> None:
+        """Say goodbye. With a code other than 0 the others end as well, with that code and `line`."""
+        with self._changed:
+            self._tell(bye=code, line=line)
+            self._left.update(self._lines)
+        for connection in self._lines.values():
+            connection.close()
+
+
+# How they meet.
+
+
+def _address(coordinator: str) -> tuple[str, int]:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65535:
+        raise InputError(f"the coordinator is {coordinator!r}; write HOST:PORT, for example 10.0.0.1:8476")
+    return host.strip("[]"), int(port) + 1  # JAX's own service takes the port itself
+
+
+def meet(coordinator: str, index: int, count: int, timeout_s: float) -> Team:
+    """The team of the `count` processes that call this, each with its own `index`.
+
+    coordinator: HOST:PORT of process 0; PORT is left to JAX, the processes meet at PORT + 1. Raises InputError, naming
+    who is missing, when they are not complete after `timeout_s` seconds.
+    """
+    host, port = _address(coordinator)
+    own = Member(index, socket.gethostname(), os.getpid())
+    if count == 1:
+        return Team(members=[own])
+    deadline = time.monotonic() + timeout_s
+    return (
+        _receive_all(own, count, port, deadline, timeout_s) if index == 0 else _join(own, host, port, deadline, count)
+    )
+
+
+def _receive_all(own: Member, count: int, port: int, deadline: float, timeout_s: float) -> Team:
+    try:
+        server = socket.create_server(("", port), backlog=count)
+    except OSError as error:
+        raise InputError(
+            f"process 0 cannot listen at port {port} of {own.host} ({error.strerror}); end what uses it, or choose "
+            "another port (--port)"
+        ) from None
+    members, lines = {0: own}, {}
+    with server:
+        while len(members) < count:
+            server.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                connection, (address, *_) = server.accept()
+            except TimeoutError:
+                missing = ", ".join(str(p) for p in range(count) if p not in members)
+                line = (
+                    f"of {count} processes, {missing} did not come to {own.host}:{port} within {timeout_s:.0f} s; look "
+                    "at their logs, and let their hosts reach this port and the one before it"
+                )
+                for one in lines.values():
+                    one.send(refused=line)
+                raise InputError(line) from None
+            connection.settimeout(10.0)
+            line = _Line(connection)
+            hello = line.receive()
+            connection.settimeout(None)
+            try:
+                other = Member(int(hello["index"]), str(hello["host"]), int(hello["pid"]))
+                asked = int(hello["count"])
+            except (TypeError, KeyError, ValueError):
+                line.close()  # a port scan, or another program's mistake
+                continue
+            wrong = ""
+            if asked != count:
+                wrong = f"{other} expects {asked} processes and process 0 {count}; start all with one number"
+            elif not 0 < other.index < count:
+                wrong = f"there is no place for {other} among {count} processes, which are numbered from 0"
+            elif other.index in members:
+                wrong = f"{other} and {members[other.index]} have one number; give each process its own"
+            if wrong:
+                for one in [*lines.values(), line]:
+                    one.send(refused=wrong)
+                raise InputError(wrong)
+            members[other.index], lines[other.index] = other, line
+    roster = [members[p] for p in range(count)]
+    for line in lines.values():
+        line.send(members=[[m.index, m.host, m.pid] for m in roster])
+    return Team(0, count, lines, roster)
+
+
+def _join(own: Member, host: str, port: int, deadline: float, count: int) -> Team:
+    began = time.monotonic()
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout=5.0)
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{own} could not reach process 0 at {host}:{port} within {deadline - began:.0f} s "
+                    f"({error.strerror or error}); look at the log of process 0, and let this host reach that port"
+                ) from None
+            time.sleep(min(1.0, max(deadline - time.monotonic(), 0.01)))
+    line = _Line(connection)
+    line.send(index=own.index, host=own.host, pid=own.pid, count=count)
+    connection.settimeout(max(deadline - time.monotonic(), 0.0) + 30.0)  # process 0 gives up first, and says why
+    answer = line.receive()
+    connection.settimeout(None)
+    if answer is None or "refused" in answer:
+        raise InputError(
+            answer["refused"] if answer else f"process 0 at {host}:{port} left before all had come; look at its log"
+        )
+    return Team(own.index, count, {0: line}, [Member(*m) for m in answer["members"]])
