@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trm_jax.configs import registry
@@ -11,8 +11,8 @@ from trm_jax.configs.resolve import FREE_TO_CHANGE, diff, flatten, freeze
 from trm_jax.configs.runs import RunFolder
 from trm_jax.errors import InputError
 from trm_jax.reports.runs import Run
-from trm_jax.reports.study import Arm
-from trm_jax.reports.units import plain
+from trm_jax.reports.study import MINI, Arm
+from trm_jax.reports.units import listed, plain
 
 # These do not tell experiments apart: a seed is a repetition, other averages are only evaluated besides.
 OPEN = ("seed", "optim.ema_also", *FREE_TO_CHANGE)
@@ -23,25 +23,28 @@ def deciding(run: RunFolder) -> dict[str, Any]:
     return {k: v for k, v in flatten(run.config).items() if not k.startswith(OPEN)}
 
 
+def require_one_setting(name: str, runs: list[RunFolder]) -> None:
+    """Raise InputError when runs of an arm, whatever their seeds, differ in a setting that decides their results."""
+    pages = {str(run.path): deciding(run) for run in runs}
+    keys = dict.fromkeys(key for page in pages.values() for key in page)
+    said = [f"{key}: {_who_has(places)}" for key in keys if len(places := _places(pages, key)) > 1]
+    if said:
+        raise InputError(
+            f"the runs of {name} differ in {', and in '.join(said)}; report runs of one setting: keep them under a "
+            "--root of their own, or name their folders"
+        )
+
+
 def require_distinct(arms: list[Arm]) -> None:
-    """Raise InputError when runs of one arm differ, or two arms are the same: an override has undone the sweep."""
+    """Raise InputError when two arms are the same: an override has undone the sweep."""
     seen: dict[tuple, Run] = {}
-    for arm in arms:
-        settings = {tuple(deciding(run.folder).items()): run for run in arm.runs}
-        if len(settings) > 1:
-            (one, first), (other, second), *_ = settings.items()
-            keys = ", ".join(key for key, value in one if dict(other)[key] != value)
+    for run in (arm.runs[0] for arm in arms if arm.runs):
+        other = seen.setdefault(tuple(deciding(run.folder).items()), run)
+        if other is not run:
             raise InputError(
-                f"the runs of {arm.name} differ in {keys}: {first.place} and {second.place}; report runs of one "
-                "setting: keep them under a --root of their own, or name their folders"
+                f"{other.place} and {run.place} are runs of two experiments with the same settings: what their group "
+                "varies was overridden; name the folders to report them as they are"
             )
-        for key, run in settings.items():
-            if key in seen:
-                raise InputError(
-                    f"{seen[key].place} and {run.place} are runs of two experiments with the same settings: what their "
-                    "group varies was overridden; name the folders to report them as they are"
-                )
-            seen[key] = run
 
 
 def require_comparable(name: str, runs: list[Run], varied: Iterable[str]) -> None:
@@ -49,7 +52,7 @@ def require_comparable(name: str, runs: list[Run], varied: Iterable[str]) -> Non
     require_one_eval_set(name, runs)
     changed = {key for run in runs for key in overrides(run)} - set(varied)
     for key in sorted(changed):
-        places = _places(runs, lambda run, key=key: repr(run.settings[key]))
+        places = _places({run.place: run.settings for run in runs}, key)
         if len(places) > 1:
             raise InputError(
                 f"the runs of {name} differ in {key}, which is not what it varies: {_who_has(places)}; report runs of "
@@ -58,21 +61,22 @@ def require_comparable(name: str, runs: list[Run], varied: Iterable[str]) -> Non
 
 
 def require_one_eval_set(name: str, runs: list[Run]) -> None:
-    def scored_on(run: Run) -> str:
-        return f"eval_set {run.final.get('eval_set', 'unknown')[:12]} of {run.final.get('count', 0):,} puzzles"
-
-    places = _places(runs, scored_on)
-    if len(places) > 1:
+    scored = defaultdict(list)
+    for run in runs:
+        digest, count = run.final.get("eval_set", "unknown")[:12], run.final.get("count", 0)
+        scored[f"eval_set {digest} of {count:,} puzzles"].append(run.place)
+    if len(scored) > 1:
         raise InputError(
             f"the runs of {name} were scored on different puzzles, so their accuracies do not compare: "
-            f"{_who_has(places)}; report those of one set apart, or make the others again on the same data"
+            f"{_who_has(scored)}; report those of one set apart, or make the others again on the same data"
         )
 
 
-def _places(runs: list[Run], value: Callable[[Run], str]) -> dict[str, list[str]]:
+def _places(pages: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, list[str]]:
+    """Which runs have which value of a setting; pages: the settings of each by its place."""
     places = defaultdict(list)
-    for run in runs:
-        places[value(run)].append(run.place)
+    for place, page in pages.items():
+        places[repr(page.get(key))].append(place)
     return places
 
 
@@ -88,6 +92,20 @@ def overrides(run: Run) -> dict[str, tuple[Any, Any]]:
     """Settings in which a run differs from its experiment: {key: (the experiment's, the run's)}."""
     changes = diff(run.folder.config, registry.get(run.folder.name))
     return {k: v for k, v in changes.items() if not k.startswith(OPEN)}
+
+
+# What may be changed and still be the experiment that the guide speaks of: which puzzles are scored, and when.
+_OF_SCORING = ("eval.", "data.test_puzzles")
+
+
+def unlike_guide(name: str, runs: list[Run]) -> str:
+    """Why what the users' guide expects of a group is not an expectation of these runs; empty where it is."""
+    if name.startswith(MINI):
+        return "the guide's expectations are of the full-size catalogue, so none stand beside these runs"
+    changed = sorted({key for run in runs for key in overrides(run) if not key.startswith(_OF_SCORING)})
+    if not changed:
+        return ""
+    return f"the guide's expectations are of the experiments as declared; these runs changed {listed(changed)}"
 
 
 def setting_notes(runs: list[Run]) -> list[str]:

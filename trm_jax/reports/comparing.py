@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from trm_jax.reports.measures import Measure
-from trm_jax.reports.statistics import ALPHA, Spread, holm, welch
+from trm_jax.reports.measures import STEPS, Measure
+from trm_jax.reports.statistics import ALPHA, PairedTest, Spread, holm, paired, welch
 from trm_jax.reports.study import Arm
-from trm_jax.reports.units import Scale, digits, listed, p_text, scale_for
+from trm_jax.reports.units import FRACTION, Scale, listed, p_text, scale_for
 
 
 class Contrast(NamedTuple):
@@ -66,11 +66,35 @@ def pairs_tested(arms: Sequence[Arm], measure: Measure) -> int:
 
 def verdict(contrast: Contrast, scale: Scale) -> str:
     """'+0.0123, higher (p = 0.012)' and the like, for a table."""
-    difference = ("+" if contrast.difference >= 0 else "") + scale.number(contrast.difference)
+    difference = scale.signed(contrast.difference)
     if contrast.p is None:
         return f"{difference}, {contrast.why}"
-    word = ("higher" if contrast.difference > 0 else "lower") if contrast.shown else "no difference shown"
-    return f"{difference}, {word} ({p_text(contrast.p)})"
+    return f"{difference}, {_finding(contrast)} ({p_text(contrast.p)})"
+
+
+def paired_contrasts(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[PairedTest]:
+    """Paired t-tests over the seeds that both of a pair (one, other), each {seed: value}, have.
+
+    Their p values are adjusted by Holm's correction over those that can be tested; the intervals are not.
+    """
+    tests = []
+    for one, other in pairs:
+        seeds = sorted(one.keys() & other.keys())
+        tests.append(paired([one[seed] for seed in seeds], [other[seed] for seed in seeds]))
+    adjusted = iter(holm([test.p for test in tests if test.p is not None]))
+    return [test if test.p is None else test._replace(p=next(adjusted)) for test in tests]
+
+
+def paired_verdict(test: PairedTest, scale: Scale) -> str:
+    """'+0.0123 ± 0.0100, higher (n = 3, p = 0.012)': with half the interval of the difference."""
+    difference = scale.signed(test.difference)
+    if test.half_width is None:
+        return f"{difference}, {test.why}"
+    return f"{difference} ± {scale.number(test.half_width)}, {_finding(test)} (n = {test.n}, {p_text(test.p)})"
+
+
+def _finding(test: Contrast | PairedTest) -> str:
+    return ("higher" if test.difference > 0 else "lower") if test.p < ALPHA else "no difference shown"
 
 
 def best(arms: Sequence[Arm], measure: Measure, *, higher: bool = True) -> Arm | None:
@@ -81,10 +105,11 @@ def best(arms: Sequence[Arm], measure: Measure, *, higher: bool = True) -> Arm |
 
 
 def said(found: Spread, measure: Measure, scale: Scale) -> str:
-    """A mean with its unit, and with its spread unless it was computed."""
+    """A mean with its unit, where the figure's name does not hold it, and with its spread unless it was computed."""
+    unit = "" if scale.label in measure.said.split() else scale.label
     if measure.computed and not found.deviation:
-        return f"{scale.number(found.mean)} {scale.label}".rstrip()
-    return scale.with_unit(found)
+        return f"{scale.number(found.mean)} {unit}".rstrip()
+    return scale._replace(label=unit).with_unit(found)
 
 
 def named(arm: Arm) -> str:
@@ -97,41 +122,44 @@ def best_sentence(arms: Sequence[Arm], measure: Measure, *, higher: bool = True)
     if winner is None:
         return f"No run recorded its {measure.name}."
     found = winner.spread(measure)
-    scale = scale_for(measure.unit, [found.mean])
-    value = said(found, measure, scale)
+    value = said(found, measure, scale_for(measure.unit, [found.mean]))
     others = between(arms, measure, winner)
     if not others:
-        return f"{named(winner)} has a mean {measure.name} of {value} and nothing to be compared with."
-    equal = [
-        arm.name for arm in arms if arm is not winner and arm.values(measure) and arm.spread(measure).mean == found.mean
-    ]
+        return f"The {measure.said} of {named(winner)} is {value}; there is no other arm to compare it with."
+    equal = [name for name in others if next(a for a in arms if a.name == name).spread(measure).mean == found.mean]
     holds = f"and {listed(equal)} share" if equal else "has"
-    head = f"{named(winner)} {holds} the {'highest' if higher else 'lowest'} mean {measure.name}, {value}"
-    if measure.computed:
+    head = f"{named(winner)} {holds} the {'highest' if higher else 'lowest'} {measure.said}, {value}"
+    unequal = {name: contrast for name, contrast in others.items() if name not in equal}
+    if measure.computed or not unequal:
         return f"{head}."
-    return f"{head}; {_tested_words(others, pairs_tested(arms, measure), 'lower' if higher else 'higher')}."
+    words = tested_words(unequal, test_name(pairs_tested(arms, measure)), "lower" if higher else "higher")
+    return f"{head}; {words}."
 
 
-def _tested_words(found: dict[str, Contrast], pairs: int, word: str) -> str:
-    """What Welch's test says of the contrasts of the arm named before, as a clause; `pairs`: tested together."""
+def tested_words(found: Mapping[str, Contrast | PairedTest], test: str, word: str = "") -> str:
+    """What a test says of contrasts by the names of arms, as a clause; `word`: what those that it shows are."""
     tested = {name: contrast for name, contrast in found.items() if contrast.p is not None}
     if not tested:
         return "no difference is claimed, since a test needs at least two seeds, with some spread, in each arm"
-    shown = [f"{name} ({p_text(contrast.p)})" for name, contrast in tested.items() if contrast.shown]
-    hidden = [name for name, contrast in tested.items() if not contrast.shown]
-    parts = [f"shows {listed(shown)} to be {word}"] if shown else []
+    shown: dict[str, list[str]] = {}
+    for name, contrast in tested.items():
+        if contrast.p < ALPHA:
+            direction = word or ("higher" if contrast.difference > 0 else "lower")
+            shown.setdefault(direction, []).append(f"{name} ({p_text(contrast.p)})")
+    hidden = [name for name, contrast in tested.items() if contrast.p >= ALPHA]
+    parts = [f"shows {listed(names)} to be {direction}" for direction, names in shown.items()]
     parts += [f"shows no difference from {listed(hidden)}"] if hidden else []
     untested = [name for name in found if name not in tested]
     end = f"; {listed(untested)} cannot be tested" if untested else ""
-    return f"{_test_name(pairs)} {' and '.join(parts)}{end}"
+    return f"{test} {' and '.join(parts)}{end}"
 
 
-def _test_name(pairs: int) -> str:
+def test_name(pairs: int) -> str:
     return f"Welch's t-test (alpha {ALPHA}{f', Holm over all {pairs} pairs' if pairs > 1 else ''})"
 
 
 def range_sentence(arms: Sequence[Arm], measure: Measure) -> str:
-    """From which lowest to which highest mean a figure goes, with the test of these two."""
+    """Where a figure's mean is lowest and where it is highest, with the test of these two."""
     known = [arm for arm in arms if arm.values(measure)]
     if not known:
         return f"No run recorded its {measure.name}."
@@ -139,15 +167,29 @@ def range_sentence(arms: Sequence[Arm], measure: Measure) -> str:
     spreads = [arm.spread(measure) for arm in (low, high)]
     scale = scale_for(measure.unit, [found.mean for found in spreads])
     if low is high or spreads[0].mean == spreads[1].mean:
-        return f"The mean {measure.name} is {said(spreads[0], measure, scale)} in each arm."
+        where = f"in {low.name}" if len(known) == 1 else "in every arm"
+        return f"The {measure.said} is {said(spreads[0], measure, scale)} {where}."
     ends = [f"{said(found, measure, scale)} in {arm.name}" for found, arm in zip(spreads, (low, high), strict=True)]
-    text = f"The mean {measure.name} goes from {ends[0]} to {ends[1]}"
-    if spreads[0].mean > 0:
-        text += f", {digits(round(spreads[1].mean / spreads[0].mean, 2))} times as much"
+    text = f"The {measure.said} lies between {ends[0]} and {ends[1]}{_ratio_words(spreads, measure)}"
     if measure.computed:
         return text + "."
     test = between(known, measure, high)[low.name]
     if test.p is None:
         return f"{text} ({test.why})."
-    word = "a difference" if test.shown else "no difference shown"
-    return f"{text} ({word}: {_test_name(pairs_tested(known, measure))}, {p_text(test.p)})."
+    word = "shows that they differ" if test.shown else "shows no difference"
+    return f"{text}; {test_name(pairs_tested(known, measure))} {word} ({p_text(test.p)})."
+
+
+def _ratio_words(spreads: Sequence[Spread], measure: Measure) -> str:
+    """How much more the second mean is; nothing of shares and differences, where a ratio says little."""
+    low, high = (found.mean for found in spreads)
+    if measure.unit is FRACTION or low <= 0 or high / low < 1.005:
+        return ""
+    return f", {high / low:.3g} times as much" if high / low >= 1.995 else f", {high / low - 1:.0%} more"
+
+
+def updates_words(arms: Sequence[Arm]) -> str:
+    """'from 62 (exp04a_100) to 3,125 (exp04a_5000)'; empty where all arms made as many updates, but for 1%."""
+    known = [(arm.spread(STEPS).mean, arm.name) for arm in arms]
+    (least, first), (most, last) = min(known), max(known)
+    return f"from {least:,.0f} ({first}) to {most:,.0f} ({last})" if most > 1.01 * least else ""

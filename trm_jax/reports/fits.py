@@ -11,6 +11,8 @@ import numpy as np
 CONFIDENCE = 0.95
 # Exponents that are tried: outside, a power law cannot be told from a straight line in log x, or from a step.
 EXPONENTS = (0.02, 8.0)
+# Times that a fit is weighed anew by its own curve; a few settle it.
+REWEIGHED = 5
 
 
 class PowerFit(NamedTuple):
@@ -91,13 +93,46 @@ def fit_power(x: Sequence[float], y: Sequence[float]) -> PowerFit | str:
 
 
 class BatchFit(NamedTuple):
-    """steps = least_steps * (1 + critical / batch): the trade of steps against examples (McCandlish et al., 2018)."""
+    """steps = least_steps + examples / batch: the trade of steps against examples (McCandlish et al., 2018).
+
+    covariance: of (least_steps, examples), [2, 2]. quantile: of Student's t with the degrees of freedom `freedom`, by
+    which standard errors are multiplied. points: how many runs were fitted.
+    """
 
     least_steps: float
-    critical: float
+    examples: float
+    covariance: np.ndarray
+    quantile: float
+    points: int
+
+    @property
+    def freedom(self) -> int:
+        return self.points - 2
+
+    @property
+    def critical(self) -> float:
+        """The batch at which both terms are equal: twice the least steps, twice the least examples."""
+        return self.examples / self.least_steps
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The confidence interval of the critical batch, 0 and infinity where the points set no bound.
+
+        Fieller's: the batches B for which examples - B * least_steps differs from 0 by no more than its Wald interval.
+        """
+        (steps, both), (_, examples) = self.quantile**2 * self.covariance
+        a, b, c = self.least_steps**2 - steps, self.least_steps * self.examples - both, self.examples**2 - examples
+        root = np.sqrt(max(b * b - a * c, 0.0))
+        low = max(c / (b + root), 0.0) if b + root > 0 else 0.0
+        return float(low), float((b + root) / a) if a > 0 else float("inf")
+
+    @property
+    def determined(self) -> bool:
+        low, high = self.interval
+        return low > 0 and high < float("inf")
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        return self.least_steps * (1 + self.critical / np.asarray(batch, np.float64))
+        return self.least_steps + self.examples / np.asarray(batch, np.float64)
 
 
 def fit_batch(batch: Sequence[float], steps: Sequence[float]) -> BatchFit | str:
@@ -105,13 +140,24 @@ def fit_batch(batch: Sequence[float], steps: Sequence[float]) -> BatchFit | str:
 
     Relative errors are weighed equally, since steps range over orders of magnitude.
     """
+    from scipy.special import stdtrit
+
     batch, steps = np.asarray(batch, np.float64), np.asarray(steps, np.float64)
     if np.unique(batch).size < 3:
         return f"too few points: {np.unique(batch).size} batch sizes reach it, and two parameters need at least 3"
     terms = np.stack([np.ones_like(batch), 1 / batch], -1)
-    (least, examples), *_ = np.linalg.lstsq(terms / steps[:, None], np.ones_like(steps), rcond=None)
-    if examples <= 0:
-        return "steps do not fall with the batch: all of these batches are beyond the critical one"
-    if least <= 0:
-        return "steps fall as fast as the batch grows or faster: the critical batch is beyond these"
-    return BatchFit(float(least), float(examples / least))
+    expected = steps
+    # Weighed by the fit itself and not by the runs: a run that was quick by chance would weigh more.
+    for _ in range(REWEIGHED):
+        weighed = terms / expected[:, None]
+        (least, examples), *_ = np.linalg.lstsq(weighed, steps / expected, rcond=None)
+        if examples <= 0:
+            return "steps do not fall with the batch: all of these batches are beyond the critical one"
+        if least <= 0:
+            return "steps fall as fast as the batch grows or faster: the critical batch is beyond these"
+        expected = terms @ (least, examples)
+    residuals = steps / expected - 1
+    freedom = batch.size - 2
+    covariance = residuals @ residuals / freedom * np.linalg.inv(weighed.T @ weighed)
+    quantile = float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
+    return BatchFit(float(least), float(examples), covariance, quantile, batch.size)

@@ -15,9 +15,11 @@ from trm_jax.reports.comparable import (
     require_comparable,
     require_distinct,
     require_one_eval_set,
+    require_one_setting,
     setting_notes,
+    unlike_guide,
 )
-from trm_jax.reports.runs import Run, load_run
+from trm_jax.reports.runs import load_run
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import listed
 
@@ -55,7 +57,9 @@ def _of_group(name: str, pool: list[RunFolder], root: Path, unfinished: bool) ->
         # A run under an alias' own name is a run of the same settings.
         same = [run for run in pool if run.name in registry.catalogue() and registry.run_name(run.name) == stands]
         found += len(same)
-        runs = _one_a_seed(_finished(same, unfinished, notes), notes)
+        kept = _finished(same, unfinished, notes)
+        require_one_setting(experiment.name, kept)
+        runs = _one_a_seed(kept, notes)
         settings = flatten(runs[0].config if runs else registry.get(experiment.name))
         arm = Arm(experiment.name, settings, tuple(map(load_run, runs)), experiment.alias_of, experiment.expects)
         arms.append(arm)
@@ -70,7 +74,7 @@ def _of_group(name: str, pool: list[RunFolder], root: Path, unfinished: bool) ->
     if missing:
         notes.insert(0, f"not run (or not finished): {', '.join(missing)}; trm sweep {name} runs what is missing")
     notes += setting_notes(runs)
-    return Study(name, group.question, group.data, group.varied, tuple(arms), tuple(notes))
+    return Study(name, group.question, group.varied, tuple(arms), tuple(notes), unlike_guide(name, runs))
 
 
 def _refuse_nothing(name: str, root: Path, names: list[str], found: int, notes: list[str]) -> None:
@@ -123,7 +127,7 @@ def selection_study(
         notes.insert(0, f"not run (or not finished): {', '.join(absent)}; trm sweep {' '.join(absent)} runs them")
     loaded = [run for arm in arms for run in arm.runs]
     require_one_eval_set("the selection", loaded)
-    return Study("selection", "How do these runs compare?", _data_of(loaded), varied, tuple(arms), tuple(notes))
+    return Study("selection", "How do these runs compare?", varied, tuple(arms), tuple(notes))
 
 
 def telling_settings(varied: tuple[str, ...], arms: list[Arm]) -> tuple[str, ...]:
@@ -134,11 +138,6 @@ def telling_settings(varied: tuple[str, ...], arms: list[Arm]) -> tuple[str, ...
         if not any(len(seen) == len({first for first, _ in seen}) for seen in pairs):
             telling.append(key)
     return tuple(telling)
-
-
-def _data_of(runs: list[Run]) -> str:
-    sources = {(r.settings["data.source"], r.settings["data.size"], r.settings["data.train_puzzles"]) for r in runs}
-    return "; ".join(f"{source}, {size}x{size}, {count:,} training puzzles" for source, size, count in sorted(sources))
 
 
 def _finished(runs: list[RunFolder], unfinished: bool, notes: list[str]) -> list[RunFolder]:
@@ -163,5 +162,5 @@ def _one_a_seed(runs: list[RunFolder], notes: list[str]) -> list[RunFolder]:
     for run in sorted(runs, key=lambda run: (run.seed, not run.done)):
         first = kept.setdefault(run.seed, run)
         if first is not run:
-            notes.append(f"left out: {run.path} has the seed {run.seed} of {first.path}, so it adds nothing")
+            notes.append(f"left out: {run.path} has the settings and the seed {run.seed} of {first.path}")
     return list(kept.values())

@@ -28,7 +28,13 @@ ANALYSES: dict[str, tuple[Analysis, ...]] = {
     "exp01": (
         sweep.accuracy_over(OVER_PARAMETERS, m.PARAMETERS),
         sweep.power_law(OVER_PARAMETERS),
-        cost.best_figure("Accuracy per parameter and time", m.EFFICIENCY, name="efficiency", axis=OVER_PARAMETERS),
+        cost.best_figure(
+            "Accuracy per parameter and time",
+            m.EFFICIENCY,
+            m.COMPUTE_EFFICIENCY,
+            name="efficiency",
+            axis=OVER_PARAMETERS,
+        ),
         cost.levels_reached(m.time_to, 0.80, 0.85, 0.87, axis=OVER_PARAMETERS),
         cost.figures("Throughput and memory", m.SPEED, m.MEMORY, axis=OVER_PARAMETERS, name="costs"),
         sweep.curves,
@@ -36,7 +42,7 @@ ANALYSES: dict[str, tuple[Analysis, ...]] = {
     "exp02a": (sweep.accuracy_over(_L, optimum=True), depth.gap(_L), depth.equal_depth, _costs(_L), sweep.curves),
     "exp02b": (sweep.accuracy_over(_H, optimum=True), depth.gap(_H), depth.equal_depth, _costs(_H), sweep.curves),
     "exp03": (
-        cost.pareto((m.SPEED, True), (m.PARAMETERS, False), (m.MEMORY, False)),
+        cost.pareto((m.SPEED, True), (m.STEP_FLOPS, False), (m.PARAMETERS, False), (m.MEMORY, False)),
         sweep.accuracy_over(BY_NAME),
         depth.recursion_depth,
         sweep.curves,
@@ -70,7 +76,7 @@ ANALYSES: dict[str, tuple[Analysis, ...]] = {
         training.stability,
         sweep.curves,
     ),
-    "exp08": (sweep.accuracy_over(BY_NAME), training.averaging, sweep.curves),
+    "exp08": (sweep.accuracy_over(BY_NAME, pairs=True), training.averaging, sweep.curves),
     "exp09": (
         sweep.accuracy_over(BY_NAME),
         cost.levels_reached(m.epochs_to, 0.85),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trm_jax.configs.resolve import freeze
 from trm_jax.reports import units
 from trm_jax.reports.runs import Run, eval_halting, seconds_at
 from trm_jax.reports.units import Unit
+from trm_jax.train import cost
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Measure:
     """A figure of a run.
 
     computed: it follows from the settings, so it has no spread to test. clocked: it is of the program that the run
-    trained in, which other runs may share.
+    trained in, which other runs may share. spoken: how a sentence names it where that is not its name.
     """
 
     key: str  # of CSV files
@@ -24,6 +26,12 @@ class Measure:
     of: Callable[[Run], float | None]
     computed: bool = False
     clocked: bool = False
+    spoken: str = ""
+
+    @property
+    def said(self) -> str:
+        """How a sentence names an arm's figure: a mean over its runs, unless they all have to agree."""
+        return (self.spoken or self.name) if self.computed else f"mean {self.spoken or self.name}"
 
 
 def _fact(key: str) -> Callable[[Run], float | None]:
@@ -76,8 +84,9 @@ PUZZLE_FLOPS = Measure(
     computed=True,
 )  # fmt: skip
 EARLY_STEPS = Measure(
-    "early_exit_steps", "mean halt step", units.HALT_STEPS, lambda run: run.final.get("early_exit_steps")
-)
+    "early_exit_steps", "mean halt step", units.HALT_STEPS, lambda run: run.final.get("early_exit_steps"),
+    spoken="halt step",
+)  # fmt: skip
 EARLY_EXACT = Measure(
     "early_exit_exact_accuracy", "exact accuracy when stopped there", units.FRACTION,
     lambda run: run.final.get("early_exit_exact_accuracy"),
@@ -86,7 +95,7 @@ HALT_VARIANCE = Measure("halt_variance", "variance of the halt step", units.PLAI
 HALT_EARLY = Measure("halt_early", "share halting early", units.FRACTION, _halting(_final_halting, "early"))
 TRAIN_STEPS = Measure("train_steps", "mean halt step in training", units.HALT_STEPS, _halting(_train_halting, "mean"))
 TRAIN_VARIANCE = Measure(
-    "train_halt_variance", "its variance in training", units.PLAIN, _halting(_train_halting, "variance")
+    "train_halt_variance", "variance of the halt step in training", units.PLAIN, _halting(_train_halting, "variance")
 )
 
 
@@ -97,7 +106,17 @@ def _efficiency(run: Run) -> float | None:
     return run.final["exact_accuracy"] / (parameters / 1e6 * seconds / 3600)
 
 
+def _compute_efficiency(run: Run) -> float | None:
+    parameters, flops = run.facts.get("parameters"), run.facts.get("train_flops")
+    if not parameters or not flops:
+        return None
+    return run.final["exact_accuracy"] / (parameters / 1e6 * flops / 1e15)
+
+
 EFFICIENCY = Measure("efficiency", "accuracy per million parameters and hour", units.PLAIN, _efficiency, clocked=True)
+COMPUTE_EFFICIENCY = Measure(
+    "compute_efficiency", "accuracy per million parameters and PFLOP of training", units.PLAIN, _compute_efficiency
+)
 
 
 def time_to(level: float) -> Measure:
@@ -113,9 +132,23 @@ def steps_to(level: float) -> Measure:
     return _until("steps", "updates", units.STEPS, level, lambda run, record: record["step"])
 
 
+def compute_to(level: float) -> Measure:
+    """Matmul FLOPs of the updates until then, by the analytic count."""
+    return _until("flops", "training compute", units.FLOPS, level, _flops_until)
+
+
+def _flops_until(run: Run, record: dict) -> float | None:
+    groups = run.facts.get("groups")
+    return float(cost.train_flops(freeze(run.folder.config), record["step"], groups)) if groups else None
+
+
 def _until(key: str, name: str, unit: Unit, level: float, of) -> Measure:
     def first(run: Run) -> float | None:
         record = run.first_at(level)
         return None if record is None else of(run, record)
 
-    return Measure(f"{key}_to_{level:g}", f"{name} to {level:g}", unit, first, clocked=unit is units.SECONDS)
+    counted = "number of " * (unit in (units.EPOCHS, units.STEPS))
+    spoken = f"{counted}{name} to {level:g}"
+    return Measure(
+        f"{key}_to_{level:g}", f"{name} to {level:g}", unit, first, clocked=unit is units.SECONDS, spoken=spoken
+    )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 ALPHA = 0.05
+ROUNDING = 1e-12  # of the figures: differences that spread no more than this are equal
 
 
 class Spread(NamedTuple):
@@ -54,6 +55,33 @@ def welch(one: Sequence[float], other: Sequence[float]) -> PValue:
     shares = [part / sum(parts) for part in parts]
     freedom = 1 / sum(share**2 / (s.n - 1) for share, s in zip(shares, (a, b), strict=True))
     return PValue(float(2 * stdtr(freedom, -abs(a.mean - b.mean) / error)))
+
+
+class PairedTest(NamedTuple):
+    """The mean of differences within n pairs; half its confidence interval and p, or None for both, and why."""
+
+    difference: float
+    half_width: float | None
+    p: float | None
+    n: int
+    why: str = ""
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> PairedTest:
+    """Student's t-test of pairs (one[i], other[i]): for runs that share what is random in them, as a seed."""
+    from scipy.special import stdtr, stdtrit
+
+    found = spread([a - b for a, b in zip(one, other, strict=True)])
+    if found.n < 2:
+        return PairedTest(found.mean, None, None, found.n, "no test: n < 2")
+    if found.deviation <= ROUNDING * max(map(abs, [*one, *other])):
+        if all(a == b for a, b in zip(one, other, strict=True)):
+            return PairedTest(0.0, 0.0, 1.0, found.n)
+        return PairedTest(found.mean, None, None, found.n, "no test: no spread")
+    error = found.deviation / math.sqrt(found.n)
+    quantile = float(stdtrit(found.n - 1, 1 - ALPHA / 2))
+    p = float(2 * stdtr(found.n - 1, -abs(found.mean) / error))
+    return PairedTest(found.mean, quantile * error, p, found.n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

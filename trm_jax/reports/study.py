@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from trm_jax.reports.measures import Measure
+from trm_jax.reports.measures import MEMORY, Measure
 from trm_jax.reports.runs import Run
 from trm_jax.reports.statistics import Spread, spread
-from trm_jax.reports.units import plain
+from trm_jax.reports.units import setting_name, setting_value
 
 MINI = "mini_"
 
@@ -33,7 +33,7 @@ class Arm:
     @property
     def differs(self) -> str:
         """'hidden_size 512, num_heads 8'."""
-        return ", ".join(f"{key.rsplit('.', 1)[-1]} {plain(self.settings[key])}" for key in self.varied)
+        return ", ".join(f"{setting_name(key)} {setting_value(key, self.settings[key])}" for key in self.varied)
 
     @property
     def unfinished(self) -> bool:
@@ -45,8 +45,12 @@ class Arm:
         Runs that trained side by side in one program share its clock: of them it is one measurement, their mean.
         """
         found = [value for value in map(measure.of, self.runs) if value is not None]
-        packed = any(run.facts.get("pack", 1) > 1 for run in self.runs)
-        return [fmean(found)] if measure.clocked and packed and found else found
+        return [fmean(found)] if measure.clocked and largest_pack(self.runs) > 1 and found else found
+
+    def by_seed(self, measure: Measure) -> dict[int, float]:
+        """The figure of each run that has it, by the run's seed."""
+        found = {run.folder.seed: measure.of(run) for run in self.runs}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def spread(self, measure: Measure) -> Spread | None:
         return spread(self.values(measure))
@@ -63,16 +67,17 @@ class Arm:
 class Study:
     """Arms in order, checked: scored on one set of puzzles, alike in all but what is varied.
 
-    reference: the arm the others are held against. companion: the group that answers a question together with this
-    one, when it was run (`companion_problem` says why not). levels: accuracies asked for instead of the guide's.
+    reference: the arm the others are held against. guide_problem: why the expectations of the users' guide are not of
+    these runs, empty where they are. companion: the group that answers a question together with this one, when it was
+    run (`companion_problem` says why not). levels: accuracies asked for instead of the guide's.
     """
 
     name: str
     question: str
-    data: str
     varied: tuple[str, ...]
     arms: tuple[Arm, ...]
     notes: tuple[str, ...] = ()
+    guide_problem: str = ""
     companion: Study | None = None
     companion_problem: str = ""
     levels: tuple[float, ...] = ()
@@ -81,11 +86,6 @@ class Study:
     def kind(self) -> str:
         """The group whose analyses apply: a small group is analysed as the one that it mirrors."""
         return self.name.removeprefix(MINI)
-
-    @property
-    def full_size(self) -> bool:
-        """Whether the guide's expectations are of these very experiments."""
-        return not self.name.startswith(MINI)
 
     @property
     def ran(self) -> list[Arm]:
@@ -99,3 +99,17 @@ class Study:
     def reference(self) -> Arm:
         """The group's centre (the alias) when it was run, else the first arm that was."""
         return next((arm for arm in self.ran if arm.alias_of), self.ran[0])
+
+    def shared(self, measure: Measure) -> str:
+        """Why a figure of the clock or of memory is not an arm's own, so that arms do not compare in it; or nothing."""
+        pack = largest_pack(self.runs)
+        if measure.clocked and pack > 1:
+            return f"up to {pack} runs trained in one program, and its clock and memory are of all of them"
+        if measure is MEMORY and any(run.facts.get("backend") == "cpu" for run in self.runs):
+            return "on a CPU it is that of the whole process, compiler and data included"
+        return ""
+
+
+def largest_pack(runs: Iterable[Run]) -> int:
+    """The most runs that trained in one program with one of these."""
+    return max((run.facts.get("pack", 1) for run in runs), default=1)

@@ -16,14 +16,21 @@ class Scale(NamedTuple):
     decimals: int | None = None
 
     def number(self, value: float) -> str:
-        return digits(value / self.factor) if self.decimals is None else f"{value / self.factor:.{self.decimals}f}"
+        scaled = value / self.factor
+        return digits(scaled) if self.decimals is None else fixed(scaled, self.decimals)
+
+    def signed(self, difference: float) -> str:
+        """With its sign, unless it rounds to nothing: '+0.0123', '-4', '0.0000'."""
+        text = self.number(difference)
+        return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"
 
     def text(self, found: Spread | None) -> str:
-        """'0.8731 ± 0.0042 (n = 3)'."""
+        """'0.8731 ± 0.0042 (n = 3)', the deviation to the last digit of the mean."""
         if found is None:
             return "not recorded"
-        around = "" if found.deviation is None else f" ± {self.number(found.deviation)}"
-        return f"{self.number(found.mean)}{around} (n = {found.n})"
+        mean = self.number(found.mean)
+        around = "" if found.deviation is None else f" ± {_as_fine(found.deviation / self.factor, mean)}"
+        return f"{mean}{around} (n = {found.n})"
 
     def with_unit(self, found: Spread | None) -> str:
         """'35.21 ± 0.4 min (n = 3)'."""
@@ -34,12 +41,12 @@ class Scale(NamedTuple):
 Unit = tuple[Scale, ...]  # ascending factors; the first is what files hold
 FRACTION: Unit = (Scale(1, "", 4),)
 PLAIN: Unit = (Scale(1, ""),)
-STEPS: Unit = (Scale(1, "steps"),)
-HALT_STEPS: Unit = (Scale(1, "supervision steps", 2),)
+STEPS: Unit = (Scale(1, "updates"),)
+HALT_STEPS: Unit = (Scale(1, "supervision steps", 3),)
 EPOCHS: Unit = (Scale(1, "epochs"),)
 SECONDS: Unit = (Scale(1, "s"), Scale(60, "min"), Scale(3600, "h"))
 BYTES: Unit = (Scale(1, "bytes"), Scale(2**20, "MiB"), Scale(2**30, "GiB"))
-PARAMETERS: Unit = (Scale(1, "parameters"), Scale(1e3, "thousand parameters"), Scale(1e6, "million parameters"))
+PARAMETERS: Unit = (Scale(1, ""), Scale(1e3, "thousand"), Scale(1e6, "million"))
 RATE: Unit = (Scale(1, "examples/s"), Scale(1e3, "thousand examples/s"))
 FLOPS: Unit = (
     Scale(1, "FLOP"),
@@ -53,8 +60,21 @@ def scale_for(unit: Unit, values: Iterable[float]) -> Scale:
     return next((scale for scale in reversed(unit) if least >= scale.factor), unit[0])
 
 
+def fixed(value: float, decimals: int) -> str:
+    """With so many decimals; what rounds to zero has no sign."""
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}"
+
+
+def _as_fine(value: float, text: str) -> str:
+    """`value` with the decimals of a number's text, with digits of its own where these would not show it."""
+    decimals = len(text.partition(".")[2])
+    rounded = fixed(value, decimals)
+    return digits(value) if "e" in text or (value and not rounded.strip("0.,")) else rounded
+
+
 def digits(value: float) -> str:
     """Four significant digits without an exponent where that is short: 12.35, 5,028,866, 1.2e-07."""
+    value += 0.0  # -0.0 is 0
     if value and not 1e-4 <= abs(value) < 1e9:
         return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
@@ -74,6 +94,24 @@ def plain(value) -> str:
     return digits(value) if is_number else str(value) or "(empty)"
 
 
+# A setting whose own name says too little, and values that stand for something else.
+_SETTINGS = {"optim.name": "optimiser"}
+_MEANINGS = {
+    ("train.halt_exploration_end", -1.0): "stays",
+    ("train.curriculum_epochs", 0): "none",
+    ("optim.ema_decay", 0.0): "none",
+}
+
+
+def setting_name(key: str) -> str:
+    """The last part of a dotted setting, as tables name it."""
+    return _SETTINGS.get(key, key.rsplit(".", 1)[-1])
+
+
+def setting_value(key: str, value) -> str:
+    return _MEANINGS.get((key, value)) or plain(value)
+
+
 def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
@@ -82,3 +120,8 @@ def listed(words: Sequence[str]) -> str:
     """'a, b and c'."""
     words = list(words)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def counted(number: int, thing: str) -> str:
+    """'1 run', '3 runs'."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"

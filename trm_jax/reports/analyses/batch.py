@@ -7,7 +7,7 @@ import numpy as np
 from trm_jax.reports.analyses.parts import SPREADS, Column, arm_series, arm_table, plotted, setting_axis
 from trm_jax.reports.comparing import best
 from trm_jax.reports.content import Panel, Section, Series
-from trm_jax.reports.fits import fit_batch
+from trm_jax.reports.fits import CONFIDENCE, BatchFit, fit_batch
 from trm_jax.reports.measures import EXACT, steps_to
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import STEPS, digits
@@ -33,7 +33,7 @@ def critical_batch(study: Study) -> Section:
     columns = [
         Column("batch size", lambda arm: digits(arm.settings["train.batch_size"]), always=True),
         Column(f"updates to {level:g}", lambda arm: STEPS[0].text(arm.spread(measure)) if arm in through else
-               "not reached by every seed"),
+               f"reached by {arm.having(measure)} of {len(arm.runs)} seeds"),
         Column("examples, smallest batch's over this one's", lambda arm: f"{efficiency[arm.name]:.2f}"
                if arm.name in efficiency else ""),
     ]  # fmt: skip
@@ -48,13 +48,16 @@ def critical_batch(study: Study) -> Section:
         first = through[0].spread(measure).mean * batches[0]
         series.append(Series("half as many for twice the batch", grid, first / grid, style="dashed", color=2))
         if not isinstance(fit, str):
-            series.append(Series("fit", grid, fit(grid), style="line", color=1))
+            label = "fit" if fit.determined else "fit, not determined"
+            series.append(Series(label, grid, fit(grid), style="line", color=1))
     panel = Panel("Updates over batch", OVER_BATCH.label, "updates", tuple(series), "log2", "log")
     plots = plotted("critical", f"Updates to {level:g} over the batch of {study.name}", panel)
     notes = (
         f"Linear regime: batches that need at most {1 / LINEAR:g} times the examples of the smallest. Critical batch: "
-        "the B of updates = S (1 + B / batch), fitted to all runs that reach the level (McCandlish et al., 2018). The "
-        "learning rate grows with the root of the batch here, and evaluations are coarse, so both are estimates.",
+        "the B of updates = S (1 + B / batch), fitted to all runs of arms that reach the level with every seed "
+        "(McCandlish et al., 2018), least squares of relative errors; its interval is Fieller's at "
+        f"{CONFIDENCE:.0%} with Student's t. The learning rate grows with the root of the batch here, and evaluations "
+        "are coarse, so both are estimates.",
     )
     return Section(title, f"{_regime_words(through, efficiency, level)} {_fit_words(fit)} {_accuracy_words(study)}",
                    (arm_table(study.arms, columns, SPREADS),), plots, notes)  # fmt: skip
@@ -80,10 +83,24 @@ def _regime_words(through: list[Arm], efficiency: dict[str, float], level: float
     return f"The linear regime goes up to batch {size}, of those that reach {level:g}."
 
 
-def _fit_words(fit) -> str:
+def _fit_words(fit: BatchFit | str) -> str:
     if isinstance(fit, str):
         return f"No critical batch was fitted: {fit}."
-    return f"The fitted critical batch is {digits(round(fit.critical))}."
+    low, high = fit.interval
+    basis = f"{CONFIDENCE:.0%} confidence, n = {fit.points} runs, {fit.freedom} degrees of freedom"
+    if fit.determined:
+        return (
+            f"The fitted critical batch is {digits(round(fit.critical))}, between {digits(round(low))} and "
+            f"{digits(round(high))} ({basis})."
+        )
+    if low > 0:
+        bounds = f"anything from {digits(round(low))} up"
+    else:
+        bounds = f"anything up to {digits(round(high))}" if high < float("inf") else "any size"
+    return (
+        f"These runs do not determine the critical batch: {bounds} agrees with them ({basis}; the best fit is "
+        f"{digits(round(fit.critical))})."
+    )
 
 
 def _accuracy_words(study: Study) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 from trm_jax.reports.analyses.parts import SPREADS, Analysis, Axis, arm_panel, arm_series, placed, with_levels
-from trm_jax.reports.comparing import Contrast, contrasts, verdict
+from trm_jax.reports.comparing import Contrast, contrasts, updates_words, verdict
 from trm_jax.reports.content import Panel, Plot, Section, Table
 from trm_jax.reports.fits import PowerFit, fit_power
-from trm_jax.reports.measures import EXACT
+from trm_jax.reports.measures import EXACT, STEPS
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import FRACTION, digits, listed, p_text
 
@@ -29,18 +29,25 @@ def smallest_for(axis: Axis, *guides: float) -> Analysis:
         for level in levels:
             enough = [arm for arm in arms if arm.spread(EXACT).mean >= level]
             if enough:
-                by_mean = f"{enough[0].name} with {FRACTION[0].text(enough[0].spread(EXACT))}"
+                found = FRACTION[0].text(enough[0].spread(EXACT))
+                by_mean = f"{enough[0].name} with {found} after {enough[0].spread(STEPS).mean:,.0f} updates"
                 size = digits(axis.of(enough[0]))
-                said.append(f"{level:g} is reached from {size} {axis.label} on, by {by_mean}")
+                throughout = all(arm in enough for arm in arms[arms.index(enough[0]) :])
+                where = (
+                    f"from {size} {axis.label} on" if throughout else f"at {size} {axis.label}, though not by all above"
+                )
+                said.append(f"{level:g} is reached {where}, first by {by_mean}")
             else:
                 by_mean = "not reached"
                 said.append(f"no mean reaches {level:g}")
             rows.append((f"{level:g}", by_mean, _by_fit(fit, level)))
+        updates = updates_words(arms)
+        mind = f" The arms differ in updates too, {updates}: this is not of {axis.label} alone." if updates else ""
         columns = ("exact accuracy", "smallest arm whose mean reaches it", f"{axis.label} by the fit a - b x^-c")
         panel = with_levels(arm_panel(study.ran, EXACT, axis), levels)
         return Section(
             f"The smallest number of {axis.label} for {listed([f'{level:g}' for level in levels])}",
-            f"In these runs {listed(said)}.",
+            f"In these runs {listed(said)}.{mind}",
             (Table(columns, tuple(rows)),),
             (Plot("smallest", f"Exact accuracy over {axis.label} with the levels asked for", (panel,)),),
         )

@@ -17,7 +17,9 @@ from trm_jax.reports.analyses.parts import (
     plotted,
     setting_axis,
     setting_columns,
+    short_names,
     tested,
+    titled,
 )
 from trm_jax.reports.comparing import best_sentence, contrasts, range_sentence, verdict
 from trm_jax.reports.content import Panel, Plot, Section, Series, Table
@@ -34,7 +36,7 @@ from trm_jax.reports.measures import (
 from trm_jax.reports.runs import Run, added, eval_halting
 from trm_jax.reports.statistics import spread
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import HALT_STEPS, digits, p_text
+from trm_jax.reports.units import HALT_STEPS, digits, listed, p_text
 
 OVER_STEPS = setting_axis("model.halt_max_steps", "supervision steps")
 EVAL_NOTE = (
@@ -56,7 +58,7 @@ def inference_cost(study: Study) -> Section:
     scale = common_scale(known, PUZZLE_FLOPS)
     series = (_cost_series(known, scale.factor, early=False), _cost_series(stopped, scale.factor, early=True))
     panel = Panel(
-        "Accuracy against inference",
+        titled(known, "accuracy against inference"),
         headed(PUZZLE_FLOPS.name, scale),
         "exact accuracy",
         tuple(line for line in series if line.x),
@@ -78,7 +80,7 @@ def _cost_series(arms: list[Arm], factor: float, *, early: bool) -> Series:
         x,
         [found.mean for found in spreads],
         [found.deviation for found in spreads],
-        names=[] if early else [arm.name for arm in arms],
+        names=[] if early else list(short_names(arms).values()),
         style="joined",
         color=int(early),
     )
@@ -125,20 +127,24 @@ def _distribution(title: str, arms: list[Arm], counts_of) -> Panel:
 
 
 def _early_words(study: Study) -> str:
-    known = [arm for arm in study.ran if arm.values(HALT_EARLY)]
-    if not known:
+    """Whether puzzles would halt before the last step, of arms that have more than one."""
+    recorded = [arm for arm in study.ran if arm.values(HALT_EARLY)]
+    known = [arm for arm in recorded if arm.settings["model.halt_max_steps"] > 1]
+    if not recorded:
         return "The runs recorded no halt steps."
+    one_step = [arm.name for arm in recorded if arm not in known]
+    left = f" Left out here, since nothing can halt before its only step: {listed(one_step)}." if one_step else ""
+    if not known:
+        return left.strip()
     shares = {arm.name: arm.spread(HALT_EARLY).mean for arm in known}
     least, most = min(shares, key=shares.get), max(shares, key=shares.get)
     answer = "It halts early" if shares[least] > 0.5 else "It mostly does not halt early" if shares[most] < 0.5 else (
         "Whether it halts early depends on the arm"
     )  # fmt: skip
-    if least == most:
-        return f"{answer}: {shares[most]:.1%} of held-out puzzles before the last step in {most}."
-    return (
-        f"{answer}: between {shares[least]:.1%} ({least}) and {shares[most]:.1%} ({most}) of held-out puzzles before "
-        "the last step."
-    )
+    end = "of held-out puzzles would halt before the last step"
+    if shares[least] == shares[most]:
+        return f"{answer}: {shares[most]:.1%} {end} in {'every arm' if len(known) > 1 else most}.{left}"
+    return f"{answer}: from {shares[least]:.1%} ({least}) to {shares[most]:.1%} ({most}) {end}.{left}"
 
 
 def halting_at_equal_accuracy(study: Study) -> Section:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from trm_jax.reports.comparing import against, verdict
+from trm_jax.reports.comparing import against, paired_contrasts, paired_verdict, verdict
 from trm_jax.reports.content import Panel, Plot, Section, Series, Table
 from trm_jax.reports.measures import EXACT, PARAMETERS, Measure
+from trm_jax.reports.statistics import PairedTest
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import Scale, compact, digits, plain, scale_for
+from trm_jax.reports.units import Scale, compact, digits, listed, scale_for, setting_name, setting_value
 
 Analysis = Callable[[Study], Section]
 
@@ -49,7 +52,7 @@ def arm_table(arms: Sequence[Arm], columns: Sequence[Column], caption: str = SPR
 def setting_columns(study: Study) -> list[Column]:
     """What the group varies."""
     return [
-        Column(key.rsplit(".", 1)[-1], lambda arm, key=key: plain(arm.settings[key]), always=True)
+        Column(setting_name(key), lambda arm, key=key: setting_value(key, arm.settings[key]), always=True)
         for key in study.varied
     ]
 
@@ -71,7 +74,7 @@ def measured(arms: Sequence[Arm], measure: Measure) -> Column:
 
 
 def headed(name: str, scale: Scale) -> str:
-    return f"{name} ({scale.label})" if scale.label and scale.label != name else name
+    return f"{name} ({scale.label})" if scale.label and scale.label not in name.split() else name
 
 
 def tested(study: Study, measure: Measure = EXACT) -> Column:
@@ -89,9 +92,51 @@ def tested(study: Study, measure: Measure = EXACT) -> Column:
     return Column(f"{measure.name} against {study.reference.name} ({test})", cell)
 
 
+def by_pairs(study: Study, measure: Measure = EXACT) -> dict[str, PairedTest]:
+    """Each other arm against the reference, seed by seed, by the arm's name."""
+    others = [arm for arm in study.ran if arm.name != study.reference.name]
+    base = study.reference.by_seed(measure)
+    pairs = {arm.name: arm.by_seed(measure) for arm in others if arm.by_seed(measure).keys() & base.keys()}
+    found = paired_contrasts([(values, base) for values in pairs.values()])
+    return dict(zip(pairs, found, strict=True))
+
+
+def paired_column(study: Study, measure: Measure = EXACT) -> Column:
+    found = by_pairs(study, measure)
+    number = sum(test.p is not None for test in found.values())
+    scale = common_scale(study.ran, measure)
+
+    def cell(arm: Arm) -> str:
+        if arm.name == study.reference.name:
+            return "reference"
+        return paired_verdict(found[arm.name], scale) if arm.name in found else "no seed in common"
+
+    return Column(f"the same by pairs of one seed{interval_head(number)}", cell)
+
+
+def interval_head(number: int) -> str:
+    """What the cells of `paired_verdict` hold, where `number` of them hold a test."""
+    return f": difference ± 95% interval ({paired_name(number)})" if number else ""
+
+
+def paired_name(number: int) -> str:
+    return f"paired t{f', Holm over {number}' if number > 1 else ''}"
+
+
+def not_compared(study: Study, measures: Sequence[Measure]) -> str:
+    """A sentence on those of the measures in which arms do not compare here, and why; empty without any."""
+    reasons: dict[str, list[str]] = {}
+    for measure in measures:
+        if why := study.shared(measure):
+            reasons.setdefault(why, []).append(measure.name)
+    return " ".join(
+        f"Arms are not compared in {listed(list(dict.fromkeys(names)))}: {why}." for why, names in reasons.items()
+    )
+
+
 def expected(study: Study, *keys: str) -> list[Column]:
-    """What the users' guide expects, which nobody measured; nothing for groups that it does not know."""
-    known = [key for key in keys if study.full_size and any(key in arm.expects for arm in study.arms)]
+    """What the users' guide expects, which nobody measured; nothing for groups and runs that it does not speak of."""
+    known = [key for key in keys if not study.guide_problem and any(key in arm.expects for arm in study.arms)]
     return [
         Column(
             f"the guide expects: {GUIDE_NAMES[key]} (unmeasured)",
@@ -140,25 +185,49 @@ def placed(arms: Sequence[Arm], axis: Axis) -> list[Arm]:
 def ticks(arms: Sequence[Arm], axis: Axis) -> tuple[tuple[float, str], ...]:
     """The places of the arms, where there are few enough to name them all."""
     if axis.of is None:
-        return tuple((float(index), short(arm)) for index, arm in enumerate(arms))
+        names = short_names(arms)
+        return tuple((float(index), _below(arm, names[arm.name])) for index, arm in enumerate(arms))
     return tuple((x, compact(x)) for x in sorted(set(positions(arms, axis).values())))
 
 
-def short(arm: Arm) -> str:
+def short_names(arms: Sequence[Arm]) -> dict[str, str]:
+    """What tells the arms' names apart, by the name: {"exp07a": "a", ...}; names that share nothing stay whole."""
+    start = len(shared_start(arms))
+    return {arm.name: arm.name[start:] for arm in arms}
+
+
+def shared_start(arms: Sequence[Arm]) -> str:
+    """The beginning that all names share, as 'exp07' or 'contrib01_'; empty where that is not a whole word."""
+    start = os.path.commonprefix([arm.name for arm in arms]) if len(arms) > 1 else ""
+    rests = [arm.name[len(start) :] for arm in arms]
+    if re.search(r"\d$", start) and all(re.match(r"[a-zA-Z]", rest) for rest in rests):
+        return start
+    start = re.sub(r"[^_]*$", "", start)
+    return start if all(len(arm.name) > len(start) for arm in arms) else ""
+
+
+def titled(arms: Sequence[Arm], words: str) -> str:
+    """The title of a panel in which the arms stand by their short names."""
+    start = shared_start(arms).rstrip("_")
+    return f"{start}: {words}" if start else words[:1].upper() + words[1:]
+
+
+def _below(arm: Arm, name: str) -> str:
     """A name over what fits below an axis of the values that tell it from the others."""
-    values = ", ".join(plain(arm.settings[key]) for key in arm.varied[:2])
-    return f"{arm.name}\n{values}" if values else arm.name
+    values = ", ".join(setting_value(key, arm.settings[key]) for key in arm.varied[:2])
+    return f"{name}\n{values}" if values else name
 
 
 def axis_label(arms: Sequence[Arm], axis: Axis) -> str:
-    """The axis' own, or the settings whose values stand below the names."""
-    return axis.label or ", ".join(key.rsplit(".", 1)[-1] for arm in arms[:1] for key in arm.varied[:2])
+    """The axis' own, or what the names begin with and the settings whose values stand below them."""
+    settings = ", ".join(setting_name(key) for arm in arms[:1] for key in arm.varied[:2])
+    return axis.label or ": ".join(filter(None, [shared_start(arms).rstrip("_"), settings]))
 
 
 def arm_series(
-    arms: Sequence[Arm], measure: Measure, axis: Axis, scale: Scale, *, label: str = "", color: int = 0
+    arms: Sequence[Arm], measure: Measure, axis: Axis, scale: Scale, *, label: str = "", color: int = 0, style: str = ""
 ) -> list[Series]:
-    """Means with standard deviations, and each run as a dot."""
+    """Means with standard deviations, and each run as a dot; means along an axis are joined unless `style` says how."""
     places = positions(arms, axis)
     known = [arm for arm in placed(arms, axis) if arm.values(measure)]
     if not known:
@@ -169,7 +238,7 @@ def arm_series(
         [places[arm.name] for arm in known],
         [found.mean / scale.factor for found in spreads],
         [None if found.deviation is None else found.deviation / scale.factor for found in spreads],
-        style="points" if axis.of is None else "joined",
+        style=style or ("points" if axis.of is None else "joined"),
         color=color,
     )
     runs = [(places[arm.name], value / scale.factor) for arm in known for value in arm.values(measure)]
@@ -181,7 +250,7 @@ def arm_panel(arms: Sequence[Arm], measure: Measure, axis: Axis, title: str = ""
     """One measure of the arms along an axis."""
     scale = common_scale(arms, measure)
     return Panel(
-        title or measure.name.capitalize(),
+        title or measure.name[:1].upper() + measure.name[1:],
         axis_label(arms, axis),
         headed(measure.name, scale),
         tuple(arm_series(arms, measure, axis, scale)),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from trm_jax.reports.analyses.parts import (
     SATURATED,
+    SPREADS,
     Analysis,
     Axis,
     Column,
     arm_panel,
+    arm_series,
     arm_table,
+    by_pairs,
     expected,
     measured,
+    paired_column,
+    paired_name,
     placed,
     plotted,
     positions,
@@ -20,16 +27,25 @@ from trm_jax.reports.analyses.parts import (
     tested,
     with_series,
 )
-from trm_jax.reports.comparing import best, best_sentence, contrasts, named, verdict
+from trm_jax.reports.comparing import best, best_sentence, contrasts, named, tested_words, verdict
 from trm_jax.reports.content import Panel, Plot, Section, Series, Table
 from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power
 from trm_jax.reports.measures import EXACT, STEPS, Measure
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import EPOCHS, FRACTION, digits
+from trm_jax.reports.units import EPOCHS, FRACTION, digits, listed
+
+PAIRS_NOTE = (
+    "runs of one seed share their first weights and the order of their data, which drop out of their difference; "
+    "intervals are of one difference each, p values are adjusted"
+)
 
 
-def accuracy_over(axis: Axis, *extra: Measure, optimum: bool = False) -> Analysis:
-    """The accuracy of record along an axis, with `extra` measures in the table."""
+def accuracy_over(axis: Axis, *extra: Measure, optimum: bool = False, pairs: bool = False) -> Analysis:
+    """The accuracy of record along an axis, with `extra` measures in the table.
+
+    optimum: say whether the best arm lies inside the range. pairs: test arms against the reference seed by seed too,
+    for arms that share all that a seed decides.
+    """
 
     def analyse(study: Study) -> Section:
         columns = [
@@ -37,6 +53,7 @@ def accuracy_over(axis: Axis, *extra: Measure, optimum: bool = False) -> Analysi
             *(measured(study.ran, measure) for measure in extra),
             measured(study.ran, EXACT),
             tested(study),
+            *([paired_column(study)] if pairs else []),
             measured(study.ran, STEPS),
             *expected(study, "exact_accuracy"),
         ]
@@ -44,10 +61,22 @@ def accuracy_over(axis: Axis, *extra: Measure, optimum: bool = False) -> Analysi
         sentence = best_sentence(study.ran, EXACT)
         if optimum:
             sentence += _edge(study, axis)
+        if pairs:
+            sentence += _paired_words(study)
         plots = plotted("accuracy", f"Exact accuracy{word} of {study.name}", arm_panel(study.ran, EXACT, axis))
-        return Section(f"Exact accuracy{word}", sentence, (arm_table(study.arms, columns),), plots)
+        caption = f"{SPREADS}; {PAIRS_NOTE}" if pairs else SPREADS
+        return Section(f"Exact accuracy{word}", sentence, (arm_table(study.arms, columns, caption),), plots)
 
     return analyse
+
+
+def _paired_words(study: Study) -> str:
+    found = by_pairs(study)
+    number = sum(test.p is not None for test in found.values())
+    if not number:
+        return " No pairs of one seed can be tested: that takes two seeds that both arms have."
+    words = tested_words(found, f"a test by pairs of one seed ({paired_name(number)})")
+    return f" Against {study.reference.name} {words}."
 
 
 def _edge(study: Study, axis: Axis) -> str:
@@ -72,13 +101,17 @@ def power_law(axis: Axis) -> Analysis:
         if not arms:
             return Section(title, f"Not answered: no run recorded its {axis.label}.")
         measured_words = _measured_saturation(arms, axis)
-        panel = arm_panel(arms, EXACT, axis)
+        points = tuple(arm_series(arms, EXACT, axis, FRACTION[0], style="points"))
+        panel = replace(arm_panel(arms, EXACT, axis), series=points)
         if isinstance(fit, str):
             plot = Plot("fit", f"Exact accuracy over {axis.label}", (panel,))
             return Section(title, f"No fit of a - b x^-c: {fit}. {measured_words}", plots=(plot,))
         low, high = min(x), max(x)
         grid = np.geomspace(low, high, 200)
-        curve = Series("a - b x^-c", grid, fit(grid), band=fit.band(grid), style="line", color=1)
+        label = "a - b x^-c" if fit.determined else "a - b x^-c, not determined"
+        curve = Series(
+            label, grid, fit(grid), band=fit.band(grid), style="line" if fit.determined else "dashed", color=1
+        )
         plot = Plot("fit", f"Exact accuracy over {axis.label} with the fit", (with_series(panel, curve),))
         return Section(
             title,
@@ -86,8 +119,9 @@ def power_law(axis: Axis) -> Analysis:
             (_fit_table(fit, axis),),
             (plot,),
             (
-                "The fit is of all runs, least squares; intervals are Wald's at 95% with Student's t. The shaded band "
-                "is that of the curve, not of single runs.",
+                f"The fit is of all {len(x)} runs, least squares; intervals are Wald's at {CONFIDENCE:.0%} with "
+                f"Student's t of {len(x) - 3} degrees of freedom. The shaded band is that of the curve, not of single "
+                "runs.",
             ),
         )
 
@@ -101,10 +135,16 @@ def _measured_saturation(arms: list[Arm], axis: Axis) -> str:
     top = winner.spread(EXACT).mean
     close = [arm for arm in arms if arm.spread(EXACT).mean >= top - SATURATED]
     smallest = min(close, key=axis.of)
-    return (
-        f"Saturation point as measured: {named(smallest)} is the smallest whose mean is within {SATURATED:g} of the "
-        f"best mean ({winner.name}'s {top:.4f})."
+    if smallest is max(arms, key=axis.of):
+        return (
+            f"No saturation as measured: the largest, {named(smallest)}, has the best mean, {top:.4f}, and no smaller "
+            f"one is within {SATURATED:g} of it."
+        )
+    whose = (
+        "has the best mean itself" if smallest is winner else f"is the smallest within {SATURATED:g} of the best mean"
     )
+    best_is = f"{top:.4f}" if smallest is winner else f"{winner.name}'s {top:.4f}"
+    return f"Saturation point as measured: {named(smallest)} {whose}, {best_is}."
 
 
 def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
@@ -136,20 +176,21 @@ def neighbours(axis: Axis) -> Analysis:
         gains = [contrast.difference / count for contrast, count in zip(found, doublings, strict=True)]
         rows = tuple(
             (f"{before.name} to {after.name}", f"{digits(axis.of(before))} to {digits(axis.of(after))}",
-             verdict(contrast, FRACTION[0]), f"{gain:+.4f}")
+             verdict(contrast, FRACTION[0]), FRACTION[0].signed(gain))
             for (before, after), contrast, gain in zip(pairs, found, gains, strict=True)
         )  # fmt: skip
         shown = [f"{after.name} over {before.name}" for (before, after), c in zip(pairs, found, strict=True) if c.shown]
-        if all(contrast.p is None for contrast in found):
+        number = sum(contrast.p is not None for contrast in found)
+        if not number:
             said = "no step can be tested: that needs two seeds an arm"
         else:
-            said = f"steps that Welch's test shows: {', '.join(shown) if shown else 'none'}"
+            gains_shown = f"a difference of {listed(shown)}" if shown else "no difference between neighbours"
+            said = f"Welch's test (Holm over {number}) shows {gains_shown}"
         sentence = (
-            f"A doubling of {axis.label} changes mean accuracy by {gains[0]:+.4f} at the small end and by "
-            f"{gains[-1]:+.4f} at the large end; {said}."
+            f"A doubling of {axis.label} changes the mean accuracy by {FRACTION[0].signed(gains[0])} at the small end "
+            f"and by {FRACTION[0].signed(gains[-1])} at the large end; {said}."
         )
-        tested = sum(contrast.p is not None for contrast in found)
-        columns = ("step", axis.label, f"change of the mean (Welch, Holm over {tested})", "a doubling")
+        columns = ("step", axis.label, f"change of the mean (Welch, Holm over {number})", "a doubling")
         middles = [float(np.sqrt(axis.of(a) * axis.of(b))) for a, b in pairs]
         panel = Panel("Gain a doubling", axis.label, "change of exact accuracy",
                       (Series("gain", middles, gains, style="joined"),), "log", levels=((0.0, ""),))  # fmt: skip
@@ -172,7 +213,7 @@ def curves(study: Study) -> Section:
         x = [arm.runs[0].epochs(step) for step in steps] if over_epochs else steps
         series.append(Series(arm.name, x, means, style="joined", color=number))
     label = EPOCHS[0].label if over_epochs else "updates"
-    panel = Panel("Held-out exact accuracy while training", label, "exact accuracy, EMA weights", tuple(series))
+    panel = Panel("Held-out exact accuracy while training", label, "exact accuracy, mean of the seeds", tuple(series))
     rows = [
         Column("evaluations a run", lambda arm: digits(len(arm.runs[0].evaluations))),
         Column("best on the way", lambda arm: f"{max(_best(run) for run in arm.runs):.4f}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import NamedTuple
 
 from trm_jax.reports.analyses.parts import (
     BY_NAME,
@@ -14,17 +15,28 @@ from trm_jax.reports.analyses.parts import (
     arm_series,
     arm_table,
     axis_label,
+    interval_head,
     measured,
+    paired_name,
     plotted,
     setting_axis,
     setting_columns,
     tested,
     ticks,
 )
-from trm_jax.reports.comparing import best_sentence, contrasts, range_sentence, verdict
+from trm_jax.reports.comparable import deciding
+from trm_jax.reports.comparing import (
+    best_sentence,
+    contrasts,
+    paired_contrasts,
+    paired_verdict,
+    range_sentence,
+    verdict,
+)
 from trm_jax.reports.content import Panel, Plot, Section, Series, Table
 from trm_jax.reports.measures import EXACT, GRAD_NORM, LIVE, LOSS_VARIANCE, MAX_GRAD_NORM, SKIPPED, Measure
-from trm_jax.reports.statistics import spread
+from trm_jax.reports.runs import Run
+from trm_jax.reports.statistics import ALPHA, spread
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import FRACTION, digits, listed, p_text
 
@@ -66,60 +78,127 @@ def _line_panel(arms: list[Arm], key: str, title: str) -> Panel:
     return Panel(f"{title}, first seed", "update", title.lower(), tuple(series), y_scale="log")
 
 
+class Gain(NamedTuple):
+    """What one average gives in an arm: accuracies by seed, averaged and live; `borrowed`: whose live weights."""
+
+    arm: Arm
+    average: str
+    averaged: dict[int, float]
+    live: dict[int, float]
+    borrowed: tuple[str, ...]
+
+
 def averaging(study: Study) -> Section:
     """The weights' average against the weights themselves, of the same runs; and other averages tracked in them."""
-    rows, pairs, both = [], [], []
+    gains, lacking = [], []
+    weights = {arm.name: _live_weights(arm, study) for arm in study.ran}
     for arm in study.ran:
-        for average in _averages(arm):
-            if arm.complete(average) and arm.complete(LIVE):
-                pairs.append((arm.values(average), arm.values(LIVE)))
-                both.append((arm, average.name))
-    found = contrasts(pairs)
-    count = sum(contrast.p is not None for contrast in found)
-    for (arm, name), (values, live), contrast in zip(both, pairs, found, strict=True):
-        rows.append((arm.label, name, FRACTION[0].text(spread(values)), FRACTION[0].text(spread(live)),
-                     verdict(contrast, FRACTION[0])))  # fmt: skip
-    untracked = [arm.name for arm in study.ran if arm.settings["optim.ema_decay"] and not arm.values(LIVE)]
+        averages = _averages(arm)
+        live, borrowed = weights[arm.name]
+        if averages and not live:
+            lacking.append(arm.name)
+        gains += [
+            Gain(arm, average.name, arm.by_seed(average), live, borrowed)
+            for average in averages
+            if arm.by_seed(average).keys() & live.keys()
+        ]
+    found = paired_contrasts([(gain.averaged, gain.live) for gain in gains])
+    number = sum(test.p is not None for test in found)
     title = "With and without EMA, of the same run"
-    missing = f" Not tracked in {listed(untracked)} (optim.ema_also=0 records the live weights)." if untracked else ""
-    if not rows:
-        return Section(title, f"Not answered: no run was scored with its average and with its live weights.{missing}")
-    shown = [
-        f"{arm.name} {'gains' if c.difference > 0 else 'loses'} {abs(c.difference):.4f} by averaging with {name} "
-        f"({p_text(c.p)})"
-        for (arm, name), c in zip(both, found, strict=True)
-        if c.shown
-    ]
-    gains = [contrast.difference for contrast in found]
-    said = (
-        "no difference is claimed, since a test needs two seeds" if not count
-        else f"Welch's test shows that {listed(shown)}" if shown else "Welch's test shows no difference"
-    )  # fmt: skip
-    columns = ("experiment", "average", "exact accuracy, averaged", "exact accuracy, live weights",
-               f"averaged less live (Welch, Holm over {count})")  # fmt: skip
-    arms = [arm for arm in study.ran if arm.values(LIVE)]
-    series = [
-        *arm_series(arms, EXACT, BY_NAME, FRACTION[0], label="accuracy of record", color=0),
-        *arm_series(arms, LIVE, BY_NAME, FRACTION[0], label="live weights of the same runs", color=1),
-    ]
-    panels = (
-        Panel(
-            "Averaged and live weights",
-            axis_label(arms, BY_NAME),
-            "exact accuracy",
-            tuple(series),
-            ticks=ticks(arms, BY_NAME),
-        ),  # fmt: skip
-        _live_curves(arms),
+    missing = (
+        f" Not answered for {listed(lacking)}: these runs did not evaluate their live weights (optim.ema_also=0 does) "
+        "and no run here trained the same weights."
+        if lacking
+        else ""
     )
+    if not gains:
+        return Section(title, f"Not answered: no run was scored with its average and with its live weights.{missing}")
+    differences = [FRACTION[0].signed(test.difference) for test in sorted(found, key=lambda test: test.difference)]
+    shown = [
+        f"{gain.arm.name} {'gains' if test.difference > 0 else 'loses'} {abs(test.difference):.4f} by averaging with "
+        f"{gain.average} ({p_text(test.p)})"
+        for gain, test in zip(gains, found, strict=True)
+        if test.p is not None and test.p < ALPHA
+    ]
+    verdict_words = f"that {listed(shown)}" if shown else "no difference"
+    said = (
+        f"a test by pairs of one seed ({paired_name(number)}) shows {verdict_words}"
+        if number
+        else "no difference is claimed, since a test needs two seeds"
+    )
+    marked = {gain.borrowed for gain in gains if gain.borrowed}
+    rows = tuple(
+        (
+            gain.arm.label,
+            gain.average,
+            FRACTION[0].text(spread(list(gain.averaged.values()))),
+            FRACTION[0].text(spread(list(gain.live.values()))) + " *" * bool(gain.borrowed),
+            paired_verdict(test, FRACTION[0]),
+        )
+        for gain, test in zip(gains, found, strict=True)
+    )
+    columns = ("experiment", "average", "exact accuracy, averaged", "exact accuracy, live weights",
+               f"averaged less live, by pairs of one seed{interval_head(number)}")  # fmt: skip
+    caption = f"{SPREADS}; intervals are of one difference each, p values are adjusted"
+    for names in marked:
+        caption += (
+            f"; * as scored by {listed(names)}: with the same seed these runs logged the very losses and gradients of "
+            "the arm's own, so they trained the same weights"
+        )
+    panels = (
+        _both_panel(study, {name: live for name, (live, _) in weights.items() if live}),
+        _live_curves([arm for arm in study.ran if arm.values(LIVE)]),
+    )
+    span = " to ".join(dict.fromkeys((differences[0], differences[-1])))
     return Section(
         title,
-        f"Averaging changes the mean accuracy by {min(gains):+.4f} to {max(gains):+.4f} against the live weights of "
-        f"the same runs; {said}.{missing}",
-        (Table(columns, tuple(rows), SPREADS),),
+        f"Averaging changes the mean accuracy by {span} against the live weights; {said}.{missing}",
+        (Table(columns, rows, caption),),
         plotted("averaging", f"Averaged and live weights of {study.name}", *panels),
-        ("Both figures are of the same runs and move together; Welch's test does not use that, so it is careful.",),
     )
+
+
+def _live_weights(arm: Arm, study: Study) -> tuple[dict[int, float], tuple[str, ...]]:
+    """The accuracy of the live weights by seed, and whose runs told it where not all of the arm's own did.
+
+    What a run averages changes nothing that it trains. So a run of the same seed that differs in nothing else has the
+    same live weights, if the losses and gradients that both logged are equal to the last bit.
+    """
+    found, borrowed = {}, []
+    for run in arm.runs:
+        value = LIVE.of(run)
+        if value is None:
+            twins = [other for other in study.arms for twin in other.runs if _same_weights(run, twin)]
+            if twins:
+                value = twins[0].by_seed(LIVE)[run.folder.seed]
+                borrowed.append(twins[0].name)
+        if value is not None:
+            found[run.folder.seed] = value
+    return found, tuple(dict.fromkeys(borrowed))
+
+
+def _same_weights(run: Run, twin: Run) -> bool:
+    def settings(one: Run) -> dict:
+        return deciding(one.folder) | {"optim.ema_decay": None, "seed": one.folder.seed}
+
+    def logged(one: Run) -> list[tuple]:
+        return [(record["step"], record["loss"], record.get("grad_norm")) for record in one.training]
+
+    known = LIVE.of(twin) is not None and run.final["step"] == twin.final["step"]
+    return known and settings(run) == settings(twin) and bool(logged(run)) and logged(run) == logged(twin)
+
+
+def _both_panel(study: Study, weights: dict[str, dict[int, float]]) -> Panel:
+    """Accuracies of record beside those of the live weights; weights: the latter by arm and seed."""
+    arms = [arm for arm in study.ran if arm.name in weights]
+    live = [spread(list(weights[arm.name].values())) for arm in arms]
+    series = [
+        *arm_series(arms, EXACT, BY_NAME, FRACTION[0], label="accuracy of record", color=0),
+        Series("live weights of the same runs", range(len(arms)), [found.mean for found in live],
+               [found.deviation for found in live], color=1),
+    ]  # fmt: skip
+    return Panel("Averaged and live weights", axis_label(arms, BY_NAME), "exact accuracy", tuple(series),
+                 ticks=ticks(arms, BY_NAME))  # fmt: skip
 
 
 def _averages(arm: Arm) -> list[Measure]:
@@ -167,11 +246,15 @@ def beta2_sensitivity(study: Study) -> Section:
     ]
     return Section(
         title,
-        " ".join(f"With {name}: {range_sentence(arms, EXACT)}" for name, arms in known.items()),
+        " ".join(f"With {name}, {_uncapital(range_sentence(arms, EXACT))}" for name, arms in known.items()),
         (Table(("experiment", "optimiser", "beta2", "exact accuracy"), rows, SPREADS),),
         (Plot("beta2", f"Accuracy over beta2 of {study.name}",
               (Panel("Accuracy over beta2", axis.label, "exact accuracy", tuple(series), "log"),)),),
     )  # fmt: skip
+
+
+def _uncapital(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def schedules(study: Study) -> Section:
@@ -194,7 +277,7 @@ def schedules(study: Study) -> Section:
         ),
     ]
     said = [_decay_words(d, c, contrast) for (d, c), contrast in zip(pairs, found, strict=True)]
-    optimum = f"Of the constant rates: {best_sentence(constant, EXACT)}" if constant else "No constant rate was run."
+    optimum = f"Of the constant rates, {best_sentence(constant, EXACT)}" if constant else "No constant rate was run."
     axis = setting_axis("optim.lr", "learning rate", "log")
     series = [
         *arm_series(constant, EXACT, axis, FRACTION[0], label="constant", color=0),
@@ -218,5 +301,5 @@ def _decay_words(decayed: Arm, constant: Arm, contrast) -> str:
     else:
         said = f"{'a difference' if contrast.shown else 'no difference shown'}, Welch's t-test, {p_text(contrast.p)}"
     ratio = decayed.settings["optim.min_lr_ratio"]
-    change = f"{contrast.difference:+.4f} against {constant.name} ({said})"
+    change = f"{FRACTION[0].signed(contrast.difference)} against {constant.name} ({said})"
     return f"Decaying to {ratio:g} of the rate changes the mean by {change}."
