@@ -5,8 +5,8 @@ from trm_jax.configs.registry import Group
 GROUPS = [
     Group.over(
         "contrib01",
-        "Does growing the recursion (L from 2 to 6, H from 1 to 3 cycles) reach 85% and 87% in fewer epochs, and with "
-        "a loss that varies less?",
+        "Does a recursion whose L and H cycles grow in the first epochs reach 85% and 87% in fewer of them, and with a "
+        "loss that varies less?",
         ("train.curriculum_epochs",),
         [
             ("contrib01_baseline", (0,), (0.87, 50_000)),

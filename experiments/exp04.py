@@ -19,7 +19,6 @@ GROUPS = [
             ("exp04a_2000", (2000,), (0.87,)),
             ("exp04a_5000", (5000,), (0.87,)),
         ],
-        data="Sudoku-Extreme, 100 to 5,000 puzzles, 1,000 augmentations",
     ),
     Group.over(
         "exp04b",
@@ -32,6 +31,5 @@ GROUPS = [
             ("exp04b_1000", (1000,), (0.87,)),
             ("exp04b_2000", (2000,), (0.87,)),
         ],
-        data="Sudoku-Extreme, 1,000 puzzles, 10 to 2,000 augmentations",
     ),
 ]

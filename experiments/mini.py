@@ -86,7 +86,6 @@ def groups_like(groups: dict[str, Group]) -> list[Group]:
             [(f"mini_{member.name}", _mini(member, group.varied), ()) for member in group.experiments],
             expects=(),
             base=MINI_BASELINE,
-            data="generated 4x4 boards, 20 puzzles with 10 augmentations where neither is varied",
         )
         for group in groups.values()
     ]

@@ -55,7 +55,6 @@ class Group:
     question: str
     varied: tuple[str, ...]  # dotted settings; the first one is what a table is ordered by
     experiments: tuple[Experiment, ...]
-    data: str = "Sudoku-Extreme, 1,000 puzzles, 1,000 augmentations"
 
     @classmethod
     def over(
@@ -67,7 +66,6 @@ class Group:
         *,
         expects: Sequence[str] = ("exact_accuracy",),
         base: Experiment = BASELINE,
-        **kwargs,
     ) -> Group:
         """The group of rows (experiment, values of `varied`, values of `expects`), each laid over `base`.
 
@@ -86,7 +84,7 @@ class Group:
                     dict(zip(expects, expected, strict=True)),
                 )
             )
-        return cls(name, question, varied, tuple(members), **kwargs)
+        return cls(name, question, varied, tuple(members))
 
 
 def experiments_folder() -> Path:
