@@ -10,7 +10,8 @@ import pytest
 from tests import tiny
 from trm_jax import optim
 from trm_jax.errors import InputError
-from trm_jax.train.writers import JsonlWriter, TensorboardWriter, read_jsonl
+from trm_jax.train.tensorboard import TensorboardWriter
+from trm_jax.train.writers import JsonlWriter, read_jsonl
 
 
 @pytest.fixture(scope="module")

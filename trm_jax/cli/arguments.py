@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path
 
 
 def add_command(subparsers, name: str, summary: str, description: str, examples: str, run) -> argparse.ArgumentParser:
@@ -73,16 +74,23 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def any_path(text: str) -> AnyPath:
+    """An argument that names a file or folder of this machine, or in a bucket (gs://...)."""
+    try:
+        return as_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def local_path(text: str) -> Path:
     """An argument that names a file or folder of this machine."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
-    if "://" in text:  # Path would make a local folder `gs:` of it
+    path = any_path(text)
+    if not isinstance(path, Path):
         raise argparse.ArgumentTypeError(f"{text} is not on this machine; give a local path and copy it there later")
-    return Path(text)
+    return path
 
 
-def check_free(path: Path, force: bool) -> None:
+def check_free(path: AnyPath, force: bool) -> None:
     """Raise InputError when `path` cannot be written or exists and was not to be replaced."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, console, local_path
+from trm_jax.cli.arguments import add_command, any_path, console
 from trm_jax.errors import InputError
 
 
@@ -20,8 +20,8 @@ def add_parser(subparsers) -> None:
         "  trm compare runs/demo runs/demo_2\n  trm compare runs/exp02a_0* --output cycles.png\n",
         run,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=local_path, help="workdirs of runs")
-    parser.add_argument("--output", type=local_path, default=Path("compare.png"), help="picture (default: compare.png)")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=any_path, help="workdirs of runs")
+    parser.add_argument("--output", type=any_path, default=Path("compare.png"), help="picture (default: compare.png)")
 
 
 def run(args) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trm_jax.cli.arguments import add_command, add_set, changes, check_free, local_path
+from trm_jax.cli.arguments import add_command, add_set, any_path, changes, check_free
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
 
@@ -18,7 +18,7 @@ def add_parser(subparsers) -> None:
         run_export,
     )
     add_run(export)
-    export.add_argument("file", type=local_path)
+    export.add_argument("file", type=any_path)
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
     export.add_argument("--prefix", default=None, help="prefix of the names (default: model.inner.)")
     imp = add_command(
@@ -32,9 +32,9 @@ def add_parser(subparsers) -> None:
         "  trm import official.safetensors --config demo --workdir runs/x --set model.L_cycles=4\n",
         run_import,
     )
-    imp.add_argument("file", type=local_path)
+    imp.add_argument("file", type=any_path)
     imp.add_argument("--config", required=True, help="experiment that the weights belong to")
-    imp.add_argument("--workdir", type=local_path, required=True)
+    imp.add_argument("--workdir", type=any_path, required=True)
     add_set(imp)
 
 

@@ -6,10 +6,10 @@ import argparse
 import shlex
 import sys
 import time
-from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, check_free, local_path, seed, whole
+from trm_jax.cli.arguments import add_command, any_path, check_free, seed, whole
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath
 
 _BAR = 40  # characters of the longest bar of a histogram
 
@@ -31,7 +31,7 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku build --output-dir arrays --num-aug 9\n",
         _build,
     )
-    build.add_argument("--output-dir", type=local_path, required=True, help="folder to write to")
+    build.add_argument("--output-dir", type=any_path, required=True, help="folder to write to")
     _add_source(build)
     build.add_argument("--format", choices=("csv", "arrays"), help="what to write (csv; with --num-aug, arrays)")
     build.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
@@ -45,7 +45,7 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku verify puzzles\n  trm data sudoku verify puzzles/test.csv\n",
         _verify,
     )
-    verify.add_argument("path", type=local_path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
+    verify.add_argument("path", type=any_path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
 
     stats = add_command(
         commands,
@@ -56,7 +56,7 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku stats --generated --size 6 --subsample-size 500 --test 100\n",
         _stats,
     )
-    stats.add_argument("path", type=local_path, nargs="?", help="a CSV file or a folder")
+    stats.add_argument("path", type=any_path, nargs="?", help="a CSV file or a folder")
     stats.add_argument("--generated", action="store_true", help="describe what the generator would make")
     _add_source(stats, only_generator=True)
 
@@ -69,8 +69,8 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku export arrays --format csv --output-dir puzzles\n",
         _export,
     )
-    export.add_argument("path", type=local_path, help="the folder to read")
-    export.add_argument("--output-dir", type=local_path, required=True, help="folder to write to")
+    export.add_argument("path", type=any_path, help="the folder to read")
+    export.add_argument("--output-dir", type=any_path, required=True, help="folder to write to")
     export.add_argument("--format", choices=("csv", "arrays"), required=True, help="what to write")
     export.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
     export.add_argument("--seed", type=seed, default=0, help="of the stored variants (0)")
@@ -84,7 +84,7 @@ def add_parser(subparsers) -> None:
         "  trm data sudoku show puzzles/test.csv --row 3 --count 2\n",
         _show,
     )
-    show.add_argument("path", type=local_path, help="a CSV file or a folder")
+    show.add_argument("path", type=any_path, help="a CSV file or a folder")
     show.add_argument("--row", type=whole, default=1, help="the first puzzle to print, from 1 (1)")
     show.add_argument("--count", type=whole, default=1, help="how many (1)")
 
@@ -139,7 +139,7 @@ class _Progress:
             self._open = False
 
 
-def _splits(path: Path) -> dict:
+def _splits(path: AnyPath) -> dict:
     """The proven boards of every split at a path: a CSV file, a folder of them, or a folder of arrays."""
     from trm_jax.data import sudoku_files
 

@@ -7,6 +7,7 @@ import sys
 
 from trm_jax.cli.arguments import add_command, add_set, changes, positive
 from trm_jax.cli.runs import add_run, open_run
+from trm_jax.storage.paths import append_line
 
 
 def add_parser(subparsers) -> None:
@@ -76,7 +77,6 @@ def run(args) -> int:
         f"with early exit  {scores['early_exit_exact_accuracy']:.4f}  after {scores['early_exit_steps']:.1f} steps on "
         "average (stopping at the first q_halt > 0; not the reference's way)"
     )
-    with open(args.run_dir / "evals.jsonl", "a") as file:
-        file.write(json.dumps(record) + "\n")
+    append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     print(f"next: trm solve {args.run_dir} PUZZLE --png answer.png --gif thinking.gif", file=sys.stderr)
     return 0

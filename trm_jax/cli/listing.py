@@ -9,7 +9,7 @@ import textwrap
 from collections import defaultdict
 from itertools import groupby
 
-from trm_jax.cli.arguments import add_command, add_set, changes, local_path
+from trm_jax.cli.arguments import add_command, add_set, any_path, changes
 from trm_jax.errors import InputError
 
 Row = tuple[str, str, str, str, str]
@@ -28,7 +28,7 @@ def add_parser(subparsers) -> None:
         run_list,
     )
     listing.add_argument("pattern", nargs="?", default="*", help="shell pattern or part of a name")
-    listing.add_argument("--root", type=local_path, default="runs", help="folder of the runs (default: runs)")
+    listing.add_argument("--root", type=any_path, default="runs", help="folder of the runs (default: runs)")
     listing.add_argument(
         "--names",
         action="store_true",

@@ -8,8 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, local_path
+from trm_jax.cli.arguments import add_command, any_path
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path
 
 
 def _level(text: str) -> float:
@@ -37,8 +38,8 @@ def add_parser(subparsers) -> None:
         run,
     )
     parser.add_argument("what", nargs="+", metavar="GROUP|NAME|RUN", help="groups, experiments, run folders; patterns")
-    parser.add_argument("--root", type=local_path, default=Path("runs"), help="where the runs are (default: runs)")
-    parser.add_argument("--output", type=local_path, metavar="DIR", help="folder to write to (default: reports/NAME)")
+    parser.add_argument("--root", type=any_path, default=Path("runs"), help="where the runs are (default: runs)")
+    parser.add_argument("--output", type=any_path, metavar="DIR", help="folder to write to (default: reports/NAME)")
     parser.add_argument("--unfinished", action="store_true", help="take unfinished runs as they are, and mark them")
     parser.add_argument(
         "--levels", type=_level, nargs="+", default=[], metavar="ACCURACY", help="exact accuracies to reach"
@@ -86,7 +87,7 @@ def _command(args, group: str | None) -> str:
     return shlex.join(words)
 
 
-def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[Path]]:
+def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[AnyPath]]:
     """(groups, names of experiments, folders) that words stand for; groups are tried before names and folders."""
     from trm_jax.configs import registry
 
@@ -100,8 +101,8 @@ def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[Path]]:
             names.append(word)
         elif matches := fnmatch.filter(known, pattern):
             groups += matches
-        elif Path(word).is_dir():
-            folders.append(Path(word))
+        elif "://" in word or Path(word).is_dir():
+            folders.append(as_path(word))
         else:
             names += registry.select([word])
     return list(dict.fromkeys(groups)), list(dict.fromkeys(names)), folders

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trm_jax.cli.arguments import local_path
+from trm_jax.cli.arguments import any_path
 from trm_jax.errors import InputError
 
 
 def add_run(parser) -> None:
     """Arguments RUN, --checkpoint and --live."""
-    parser.add_argument("run_dir", metavar="RUN", type=local_path, help="workdir of a run")
+    parser.add_argument("run_dir", metavar="RUN", type=any_path, help="workdir of a run")
     parser.add_argument(
         "--checkpoint", default="latest", metavar="latest|best|STEP", help="which checkpoint (default: latest)"
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, positive
+from trm_jax.cli.arguments import add_command, any_path, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path
 
 BATCH = 64  # puzzles a model thinks about at a time
 
@@ -33,8 +33,8 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--example", action="store_true", help="take the run's first held-out puzzle instead")
     parser.add_argument("--limit", type=positive, help="solve only the first N puzzles")
     parser.add_argument("--steps", type=positive, help="supervision steps instead of the model's halt_max_steps")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="picture of the (first) board")
-    parser.add_argument("--gif", type=Path, metavar="FILE", help="the (first) answer step by step")
+    parser.add_argument("--png", type=any_path, metavar="FILE", help="picture of the (first) board")
+    parser.add_argument("--gif", type=any_path, metavar="FILE", help="the (first) answer step by step")
 
 
 def run(args) -> int:
@@ -95,8 +95,8 @@ def read_puzzles(source: str):
 
     if source == "-":
         name, content = "standard input", sys.stdin.buffer.read()
-    elif os.path.exists(source) and not os.path.isdir(source):  # not by Path: it raises for a name too long for a file
-        name, content = source, Path(source).read_bytes()
+    elif "://" in source or os.path.isfile(source):  # not by Path: it raises for a name too long for a file
+        name, content = source, _content(as_path(source))
     elif set(source) <= set("0123456789."):
         return [parse_board(source, "the puzzle")]
     else:
@@ -113,6 +113,13 @@ def read_puzzles(source: str):
     if not numbered:
         raise InputError(f"{name} holds no puzzle")
     return [parse_board(text, f"{name} line {number}") for number, text in numbered]
+
+
+def _content(path: AnyPath) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; name a file of puzzles") from None
 
 
 def _fields(line: str) -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from trm_jax.configs.workdir import CONFIG_FILE, load_config
 from trm_jax.errors import InputError
+from trm_jax.storage.bucket import NoAccess
+from trm_jax.storage.paths import AnyPath, folders_with
 from trm_jax.train.writers import METRICS_FILE, RUN_FILE, read_jsonl
 
 
@@ -22,7 +23,7 @@ class RunFolder:
     `done`: the evaluation after the last step is written.
     """
 
-    path: Path
+    path: AnyPath
     name: str
     seed: int
     config: ConfigDict
@@ -31,16 +32,18 @@ class RunFolder:
     total_steps: int
 
 
-def read_run_file(workdir: Path) -> dict:
+def read_run_file(workdir: AnyPath) -> dict:
     """What the trainer wrote when it started (total_steps, parameters, versions, ...); empty before that.
 
     Raises InputError for a file that cannot be read.
     """
     file = workdir / RUN_FILE
-    if not file.exists():
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
         return {}
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(content)
     except ValueError as error:
         raise InputError(f"{file} is not JSON ({error}); remove it, the run writes it again") from None
     if not isinstance(content, dict) or type(content.get("total_steps", 0)) is not int:
@@ -48,7 +51,7 @@ def read_run_file(workdir: Path) -> dict:
     return content
 
 
-def open_run(workdir: Path) -> RunFolder:
+def open_run(workdir: AnyPath) -> RunFolder:
     """The run in `workdir`. Raises InputError when there is none or one of its files cannot be read."""
     config = load_config(workdir)
     total_steps = read_run_file(workdir).get("total_steps", 0)
@@ -65,26 +68,23 @@ def open_run(workdir: Path) -> RunFolder:
     )
 
 
-def _workdirs(root: Path) -> Iterator[Path]:
-    """Folders with a config, in the order of their paths; a run's own folder is not searched further."""
-    for folder, inner, files in os.walk(root):
-        inner.sort()
-        if CONFIG_FILE in files:
-            inner.clear()
-            yield Path(folder)
-
-
-def find_runs(root: Path, on_problem: Callable[[InputError], None] | None = None) -> list[RunFolder]:
+def find_runs(root: AnyPath, on_problem: Callable[[InputError], None] | None = None) -> list[RunFolder]:
     """All runs in or under `root`, in the order of their paths; none when there is no such folder.
 
     A run that cannot be read is left out and handed to `on_problem`; without it, its InputError is raised.
     """
-    found = []
-    for workdir in _workdirs(root):
+
+    def opened(workdir: AnyPath) -> RunFolder | InputError:
         try:
-            found.append(open_run(workdir))
+            return open_run(workdir)
         except InputError as error:
-            if on_problem is None:
-                raise
-            on_problem(error)
-    return found
+            return error
+
+    with ThreadPoolExecutor(16) as pool:  # a bucket takes some time to answer, whatever it is asked
+        found = list(pool.map(opened, folders_with(root, CONFIG_FILE)))
+    for problem in found:
+        if isinstance(problem, InputError):
+            if on_problem is None or isinstance(problem, NoAccess):
+                raise problem
+            on_problem(problem)
+    return [run for run in found if isinstance(run, RunFolder)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from trm_jax.data.dataset import IGNORED, Batch, DatasetInfo
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement, write_whole
 
 _ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 _KEYS = ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len",
@@ -94,12 +94,12 @@ class StoredPool:
         }
 
 
-def read_split(folder: str | os.PathLike, split: str) -> ArraySplit:
+def read_split(folder: str | AnyPath, split: str) -> ArraySplit:
     """Read `folder/{train|test}`. Older files have no `total_puzzles`.
 
     Raises `InputError` naming the file for anything missing or at odds with the rest.
     """
-    place = Path(folder) / split
+    place = as_path(folder) / split
     meta = _json(place / "dataset.json")
     missing = [key for key in _KEYS if key not in meta]
     if missing:
@@ -145,7 +145,7 @@ def _index(values: np.ndarray, end: int) -> bool:
     return values.ndim == 1 and len(values) > 1 and values[0] == 0 and values[-1] == end and (np.diff(values) > 0).all()
 
 
-def _json(path: Path) -> dict:
+def _json(path: AnyPath) -> dict:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -160,13 +160,12 @@ def _json(path: Path) -> dict:
     return meta
 
 
-def _array(path: Path) -> np.ndarray:
+def _array(path: AnyPath) -> np.ndarray:
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        with local_copy(path) as copy:
+            values = _load(path, copy)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: the folder is not a whole data set, build it anew") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is not a whole .npy file: {error}; build it anew") from None
     if not isinstance(values, np.ndarray) or not values.ndim:
         raise InputError(f"{path} holds no list of numbers: build it anew")
     if not np.issubdtype(values.dtype, np.integer):
@@ -174,30 +173,29 @@ def _array(path: Path) -> np.ndarray:
     return values
 
 
-def write_split(folder: str | os.PathLike, split: str, data: ArraySplit) -> None:
-    """Write one split, every file under a temporary name first; `dataset.json` comes last."""
-    place = Path(folder) / split
-    place.mkdir(parents=True, exist_ok=True)
+def _load(path: AnyPath, copy: Path) -> np.ndarray:
+    try:
+        return np.load(copy, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path} is not a whole .npy file: {error}; build it anew") from None
+
+
+def write_split(folder: str | AnyPath, split: str, data: ArraySplit) -> None:
+    """Write one split, every file in one step; `dataset.json` comes last."""
+    place = as_path(folder) / split
     for name in _ARRAYS:
         values = getattr(data, name)
         values = values.astype(np.uint8 if name in ("inputs", "labels") and data.vocab_size <= 256 else np.int32)
-        temporary = place / f".all__{name}.{os.getpid()}.tmp.npy"
-        try:
-            np.save(temporary, values)
-            os.replace(temporary, place / f"all__{name}.npy")
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacement(place / f"all__{name}.npy") as new, new.open("wb") as file:
+            np.save(file, values)
     write_json(place / "dataset.json", data.metadata())
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_json(path: AnyPath, value: object) -> None:
+    """Write JSON, in one step."""
+    write_whole(path, json.dumps(value).encode())
 
 
 def keep_groups(split: ArraySplit, groups: np.ndarray) -> ArraySplit:

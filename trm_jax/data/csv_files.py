@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 
 from trm_jax.data.boards import BAD, DIGIT_OF_BYTE, SIZES, Boards, format_line, parse_board
 from trm_jax.data.prove import check_rules, prove
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
 
 COLUMNS = ("source", "question", "answer", "rating")
 _BLOCK = 65_536  # rows held as text at a time: the hub's training file has 3.8 million
@@ -22,7 +21,7 @@ Row = tuple[str, str, str, str]
 
 
 def read_csv(
-    path: str | os.PathLike,
+    path: str | AnyPath,
     *,
     select: Callable[[int], np.ndarray] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -35,7 +34,7 @@ def read_csv(
     them) for a missing file or column, a wrong length, a bad letter or rating, contradicting clues, no
     solution, several solutions, a wrong answer. `progress(done, total)` is called while the rows are solved.
     """
-    path = Path(path)
+    path = as_path(path)
     blocks = [_boards(path, rows, lines) for rows, lines in _blocks(path)]
     size = blocks[0].size
     for block in blocks:
@@ -64,13 +63,13 @@ def read_csv(
     return boards
 
 
-def _blocks(path: Path) -> Iterator[tuple[list[Row], list[int]]]:
+def _blocks(path: AnyPath) -> Iterator[tuple[list[Row], list[int]]]:
     """The four columns of up to _BLOCK rows at a time, and their line numbers."""
     rows: list[Row] = []
     lines: list[int] = []
     any_row = False
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with local_copy(path) as copy, copy.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
             missing = [name for name in COLUMNS if name not in header]
@@ -107,7 +106,7 @@ def _blocks(path: Path) -> Iterator[tuple[list[Row], list[int]]]:
         raise InputError(f"{path} holds no puzzle: it needs at least one row below the header")
 
 
-def _boards(path: Path, rows: list[Row], lines: list[int]) -> Boards:
+def _boards(path: AnyPath, rows: list[Row], lines: list[int]) -> Boards:
     """Boards of one block of rows; their size is that of the first question."""
     sources, questions, answers, ratings = zip(*rows, strict=True)
     size = {n * n: n for n in SIZES}.get(len(questions[0]))
@@ -124,7 +123,7 @@ def _boards(path: Path, rows: list[Row], lines: list[int]) -> Boards:
     )
 
 
-def _cells(texts: tuple[str, ...], size: int, path: Path, lines: list[int], column: str) -> np.ndarray:
+def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: list[int], column: str) -> np.ndarray:
     """[N, size*size] uint8 digits of board texts."""
     for text, line in zip(texts, lines, strict=True):
         if len(text) != size * size:
@@ -141,25 +140,18 @@ def _cells(texts: tuple[str, ...], size: int, path: Path, lines: list[int], colu
     return cells
 
 
-def _ratings(texts: tuple[str, ...], path: Path, lines: list[int]) -> np.ndarray:
+def _ratings(texts: tuple[str, ...], path: AnyPath, lines: list[int]) -> np.ndarray:
     for text, line in zip(texts, lines, strict=True):
         if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise InputError(f"{path} line {line}: rating is {text!r}: write a whole number from 0 on")
     return np.array([int(text) for text in texts], np.int32)
 
 
-def write_csv(path: str | os.PathLike, boards: Boards) -> None:
-    """Write boards as `source,question,answer,rating` under a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for row in range(len(boards)):
-                question, answer = format_line(boards.questions[row]), format_line(boards.answers[row])
-                writer.writerow((boards.sources[row], question, answer, int(boards.ratings[row])))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_csv(path: str | AnyPath, boards: Boards) -> None:
+    """Write boards as `source,question,answer,rating`, in one step."""
+    with replacement(as_path(path)) as new, new.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in range(len(boards)):
+            question, answer = format_line(boards.questions[row]), format_line(boards.answers[row])
+            writer.writerow((boards.sources[row], question, answer, int(boards.ratings[row])))

@@ -10,7 +10,6 @@ import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from trm_jax.data.seeds import check_seed
 from trm_jax.data.sudoku_files import SPLITS, array_boards, originals
 from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path
 
 SOURCES = ("generated", "csv", "hub", "arrays")
 _TRAIN_DRAW, _TEST_DRAW = 11, 12  # streams of random numbers
@@ -124,7 +124,7 @@ def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> SudokuE
     For scoring puzzles that come without training data. Raises `InputError`.
     """
     if cfg.source == "csv":
-        path = Path(cfg.path).expanduser()
+        path = _place(cfg)
         return evaluation(_read(path if path.is_file() else _folder(cfg) / cfg.test_file, cfg, "test", progress))
     if cfg.source == "hub":
         return evaluation(_read(hub.download(cfg.hub_repo, cfg.test_file), cfg, "test", progress))
@@ -152,7 +152,7 @@ def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple
     return train, test
 
 
-def _read(path: Path, cfg: SudokuConfig, split: str, progress: Progress | None) -> Boards:
+def _read(path: AnyPath, cfg: SudokuConfig, split: str, progress: Progress | None) -> Boards:
     """The drawn rows of one split's CSV file. The test draw has a fixed seed, so that results compare."""
     count, seed = (cfg.train_puzzles, cfg.seed) if split == "train" else (cfg.test_puzzles, 0)
     boards = read_csv(path, select=lambda rows: chosen(rows, count, seed, split, path), progress=progress)
@@ -181,9 +181,7 @@ def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[PoolTrai
 
 def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, Boards, Boards]:
     """The stored training split, all its boards, and the test boards; only originals are solved."""
-    if not cfg.path:
-        raise InputError("data.source=arrays needs data.path=FOLDER, a data set in the official format")
-    folder = Path(cfg.path).expanduser()
+    folder = _place(cfg)
     split, test = read_split(folder, "train"), array_boards(read_split(folder, "test"))
     every = array_boards(split)
     for boards in (every, test):
@@ -196,10 +194,15 @@ def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, B
     return split, every, test
 
 
-def _folder(cfg: SudokuConfig) -> Path:
-    folder = Path(cfg.path).expanduser()  # a shell leaves data.path=~/puzzles as it is
+def _place(cfg: SudokuConfig) -> AnyPath:
     if not cfg.path:
-        raise InputError("data.source=csv needs data.path=FOLDER, the folder with train.csv and test.csv")
+        form = "a data set in the official format" if cfg.source == "arrays" else "with train.csv and test.csv"
+        raise InputError(f"data.source={cfg.source} needs data.path=FOLDER, {form}")
+    return as_path(cfg.path).expanduser()  # a shell leaves data.path=~/puzzles as it is
+
+
+def _folder(cfg: SudokuConfig) -> AnyPath:
+    folder = _place(cfg)
     if folder.is_file():
         raise InputError(f"data.path={folder} is one file: name the folder that holds train.csv and test.csv")
     return folder

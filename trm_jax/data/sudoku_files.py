@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from trm_jax.data.csv_files import read_csv, write_csv
 from trm_jax.data.prove import prove
 from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path
 
 SPLITS = ("train", "test")
 Progress = Callable[[int, int], None]
@@ -74,12 +73,12 @@ def originals(split: ArraySplit, boards: Boards) -> Boards:
     return boards.take(split.puzzle_indices[split.group_indices[:-1]])
 
 
-def read_splits(path: str | os.PathLike, *, progress: Progress | None = None) -> dict[str, Boards]:
+def read_splits(path: str | AnyPath, *, progress: Progress | None = None) -> dict[str, Boards]:
     """The splits at a path, every row proven: a CSV file, a folder of train.csv and test.csv, or arrays.
 
     Of arrays every variant is proven, and the originals (first of each group) are returned.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.is_file() or path.suffix == ".csv":
         return {path.stem: read_csv(path, progress=progress)}
     if any((path / name / "dataset.json").is_file() for name in SPLITS):
@@ -100,7 +99,7 @@ def read_splits(path: str | os.PathLike, *, progress: Progress | None = None) ->
     return {name: read_csv(file, progress=progress) for name, file in files.items()}
 
 
-def targets(folder: Path, form: str) -> list[Path]:
+def targets(folder: AnyPath, form: str) -> list[AnyPath]:
     """The files that `write_splits` would replace."""
     if form == "csv":
         return [folder / f"{name}.csv" for name in SPLITS]
@@ -108,7 +107,7 @@ def targets(folder: Path, form: str) -> list[Path]:
 
 
 def write_splits(
-    folder: str | os.PathLike,
+    folder: str | AnyPath,
     form: str,
     train: Boards,
     test: Boards,
@@ -117,7 +116,7 @@ def write_splits(
     seed: int = 0,
 ) -> None:
     """Write both splits as `csv` or `arrays` (`augmentations`: stored variants of each training puzzle)."""
-    folder = Path(folder)
+    folder = as_path(folder)
     if form == "csv":
         for name, boards in zip(SPLITS, (train, test), strict=True):
             write_csv(folder / f"{name}.csv", boards)

@@ -6,13 +6,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from trm_jax.errors import InputError
 from trm_jax.evals.drawing import write_picture
+from trm_jax.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ class Line(NamedTuple):
     values: np.ndarray
 
 
-def curve_png(path: str | Path, runs: Runs, *, title: str = "") -> None:
+def curve_png(path: str | AnyPath, runs: Runs, *, title: str = "") -> None:
     """Write loss (log scale), exact accuracy and mean supervision steps against the step as PNG.
 
     runs: name of a run -> its records, each with `kind` ("train" or "eval"), `step` and some of the keys

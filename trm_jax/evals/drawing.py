@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trm_jax.errors import InputError
 from trm_jax.evals.boards import board_size, box_shape, check_answer
+from trm_jax.storage.paths import AnyPath, as_path, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -33,22 +32,16 @@ UNSURE_FILL: Color = (250, 176, 92)
 SOLVED: Color = (26, 127, 55)
 
 
-def write_picture(path: str | Path, suffix: str, data: bytes) -> None:
-    """Put `data` at `path` in one step (temporary + rename), making its folder.
+def write_picture(path: str | AnyPath, suffix: str, data: bytes) -> None:
+    """Put `data` at `path` in one step, making its folder.
 
     Raises InputError if the name does not end in `suffix` or the file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() != suffix:
         raise InputError(f"cannot write a {suffix[1:].upper()} to {path}: let the name end in {suffix}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, data)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}: choose another place") from error
 
@@ -228,14 +221,14 @@ def _one_palette(images: Sequence[Image.Image]) -> list[Image.Image]:
     return indexed
 
 
-def save_png(path: str | Path, image: Image.Image) -> None:
+def save_png(path: str | AnyPath, image: Image.Image) -> None:
     """Write one image as PNG; `write_picture` tells how."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     write_picture(path, ".png", buffer.getvalue())
 
 
-def save_gif(path: str | Path, images: Sequence[Image.Image], durations_ms: Sequence[int]) -> None:
+def save_gif(path: str | AnyPath, images: Sequence[Image.Image], durations_ms: Sequence[int]) -> None:
     """Write RGB images of one size as an endless GIF; `write_picture` tells how."""
     first, *others = _one_palette(images)
     buffer, durations = io.BytesIO(), list(durations_ms)

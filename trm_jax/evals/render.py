@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +26,7 @@ from trm_jax.evals.drawing import (
     sized_font,
     wrapped,
 )
+from trm_jax.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +68,7 @@ def board_text(question: ArrayLike, answer: ArrayLike, *, color: bool) -> str:
 
 
 def board_png(
-    path: str | Path,
+    path: str | AnyPath,
     question: ArrayLike,
     answer: ArrayLike,
     *,
@@ -102,7 +102,7 @@ def board_png(
 
 
 def thinking_gif(
-    path: str | Path,
+    path: str | AnyPath,
     question: ArrayLike,
     frames: ArrayLike,
     *,
@@ -128,7 +128,7 @@ def thinking_gif(
 
 
 def thinking_strip_png(
-    path: str | Path,
+    path: str | AnyPath,
     question: ArrayLike,
     frames: ArrayLike,
     *,

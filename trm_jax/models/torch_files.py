@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, BucketPath, local_copy, write_whole
 
 
 def _torch():
@@ -22,7 +21,7 @@ def _torch():
     return torch
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: AnyPath) -> dict[str, np.ndarray]:
     """Name -> array. `.safetensors` files are told by their ending, everything else is a torch state dict.
 
     bfloat16 stays bfloat16. Torch files are read with `weights_only`, so nothing in them is executed.
@@ -34,12 +33,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
 
         try:
-            return load_file(path)
+            with local_copy(path) as file:
+                return load_file(file)
         except SafetensorError as error:
             raise InputError(f"{path} is not a safetensors file ({error})") from None
     torch = _torch()
+    content = io.BytesIO(path.read_bytes())
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} is not a torch state dict ({reason})") from None
@@ -62,9 +63,9 @@ def _to_torch(torch, array: np.ndarray):
     return torch.from_numpy(array)
 
 
-def write(path: Path, state_dict: dict[str, np.ndarray]) -> None:
+def write(path: AnyPath, state_dict: dict[str, np.ndarray]) -> None:
     """Write a state dict in the format of the file's ending: .safetensors, or .pt / .pth for torch."""
-    if not path.parent.is_dir():
+    if not isinstance(path, BucketPath) and not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder")
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
@@ -74,12 +75,7 @@ def write(path: Path, state_dict: dict[str, np.ndarray]) -> None:
         torch = _torch()
         buffer = io.BytesIO()  # to a file torch writes with errors of its own that name no cause
         torch.save({name: _to_torch(torch, array) for name, array in state_dict.items()}, buffer)
-        content = buffer.getbuffer()
+        content = buffer.getvalue()
     else:
         raise InputError(f"{path}: the file's ending must be .safetensors, .pt or .pth")
-    replacement = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        replacement.write_bytes(content)
-        os.replace(replacement, path)
-    finally:
-        replacement.unlink(missing_ok=True)
+    write_whole(path, content)

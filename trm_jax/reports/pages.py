@@ -7,12 +7,12 @@ import csv
 import html
 import io
 import re
-from pathlib import Path
 
 from trm_jax.errors import InputError
 from trm_jax.evals.drawing import write_picture
 from trm_jax.reports.content import Plot, Report, Section, Table
 from trm_jax.reports.pictures import plot_png
+from trm_jax.storage.paths import AnyPath, write_whole
 
 STYLE = """
 :root { color-scheme: light; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --wash: #f6f8fa; --accent: #0072B2; }
@@ -41,7 +41,7 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, monospace; background: v
 ABSENT = ("not run", "not recorded", "not reached", "not known")
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
+def write_report(report: Report, folder: AnyPath) -> list[AnyPath]:
     """Write NAME.md, NAME.html, the CSV files and NAME_*.png into `folder`; gives their paths, the HTML first.
 
     Raises InputError when a file cannot be written.
@@ -58,11 +58,9 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     return [folder / name for name in texts] + written
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(path: AnyPath, text: str) -> None:
     try:
-        replacement = path.with_name(f".{path.name}.tmp")
-        replacement.write_text(text, encoding="utf-8")
-        replacement.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another --output") from error
 

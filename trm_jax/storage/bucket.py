@@ -1,0 +1,251 @@
+"""Objects in Google Cloud Storage: plain requests, and one line for each thing that can be wrong with them.
+
+gcsfs makes the requests: it finds the credentials and tries again what fails for a moment. Its files and folders are
+not used. They take a missing bucket for an empty folder and a refused permission for a missing file, make buckets, and
+remember listings that another process has changed since.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trm_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from trm_jax.storage.paths import BucketPath
+
+_CONNECT_S, _SILENCE_S = 30.0, 60.0  # a request that waits longer has failed; gcsfs tries it again
+_PART_BYTES = 64 * 2**20  # what is read or sent in one request at most
+
+_CLIENTS = ("gcsfs.", "aiohttp.", "google.auth.")  # whose errors are always about a bucket
+_REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+_SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
+_PASSING = (408, 429, *range(500, 600))
+
+
+class OutOfReach(Exception):
+    """The storage did not answer, however often it was asked. Nothing is wrong with what was asked of it."""
+
+
+class NoAccess(InputError):
+    """The bucket is not there or does not let us in."""
+
+
+# What errors mean.
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__  # Orbax wraps what tensorstore says
+
+
+def _kind(error: BaseException) -> str:
+    """ "unknown": who asks is not known; "refused": may not; "silent": no answer; "" for any other error."""
+    module, silent = type(error).__module__, (OutOfReach, ConnectionError, TimeoutError)
+    code, text = str(getattr(error, "code", "") or ""), str(error)
+    if module == "google.auth.exceptions":
+        return "silent" if type(error).__name__ == "TransportError" else "unknown"
+    if code == "401" or text.startswith(_REFUSED[1]):
+        return "unknown"
+    if code == "403" or text.startswith(("Forbidden", _REFUSED[0])):
+        return "refused"
+    if isinstance(error, silent) or module.startswith(("aiohttp.", "requests.")):
+        return "silent"
+    if code.isdigit() and int(code) in _PASSING or text.startswith(_SILENT):
+        return "silent"
+    return ""
+
+
+def out_of_reach(error: BaseException) -> bool:
+    """Whether the storage did not answer or did not let us in: nothing is known of the data then."""
+    return any(_kind(cause) or isinstance(cause, PermissionError) for cause in _causes(error))
+
+
+def problem(error: BaseException) -> NoAccess | OutOfReach | None:
+    """What to tell a person of an error that a library met in a bucket; None when it is about something else."""
+    for cause in _causes(error):
+        if isinstance(cause, OutOfReach):
+            return cause
+        named = re.search(r"(?:gs:/|/b)/([a-z0-9][\w.-]+)", str(cause))
+        if (named or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):
+            return _told(kind, f"gs://{named[1] if named else 'BUCKET'}", "use", cause)
+    return None
+
+
+def _told(kind: str, place: str, doing: str, error: BaseException) -> NoAccess | OutOfReach:
+    bucket = place.split("/")[2]
+    if kind == "unknown":
+        return NoAccess(f"Google does not know who asks for {place} (401); gcloud auth application-default login")
+    if kind == "refused":
+        return NoAccess(
+            f"no permission to {doing} {place} (403); gcloud storage buckets add-iam-policy-binding gs://{bucket} "
+            "--member=ACCOUNT --role=ROLE, for the roles roles/storage.objectUser and roles/storage.legacyBucketReader"
+        )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return OutOfReach(f"{place} cannot be reached ({reason}); give the same command again once the storage answers")
+
+
+# Requests.
+
+
+@cache
+def _client():
+    import aiohttp
+    from gcsfs.core import GCSFileSystem  # not its wrapper, which asks for the kind of every bucket first
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback for each error that it raises
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+    return GCSFileSystem(requests_timeout=patience, use_listings_cache=False)
+
+
+def _raise(error: BaseException, place: str, doing: str) -> None:
+    kind = next(filter(None, map(_kind, _causes(error))), "")
+    if kind:
+        raise _told(kind, place, doing, error) from None
+    raise error
+
+
+def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **how):
+    """Make a request about an object, or about its bucket: their names are filled into `url`.
+
+    Raises FileNotFoundError, FileExistsError when a precondition does not hold, NoAccess and OutOfReach.
+    """
+    names = (place.bucket, place.key)[: url.count("{}")]
+    try:
+        return _client().call(method, url, *names, **how)
+    except FileNotFoundError:
+        if not _is_there(place.bucket):
+            name = f"gs://{place.bucket}"
+            raise NoAccess(f"there is no bucket {name}; gcloud storage buckets create {name}") from None
+        raise FileNotFoundError(2, "No such object", str(place)) from None
+    except FileExistsError:
+        raise FileExistsError(17, "The object is another one by now", str(place)) from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
+        _raise(error, str(place), doing)
+
+
+@cache
+def _is_there(bucket: str) -> bool:
+    """Whether there is such a bucket, as far as we may know."""
+    try:
+        _client().call("GET", "b/{}", bucket)
+    except FileNotFoundError:
+        return False
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
+        if _kind(error) != "refused":  # who may use objects need not be told of their bucket
+            _raise(error, f"gs://{bucket}", "look at")
+    return True
+
+
+def require_bucket(place: BucketPath) -> None:
+    """Raise NoAccess unless the bucket of `place` is there and we may look at it."""
+    _ask("look at", place, "GET", "b/{}")
+
+
+def look(place: BucketPath) -> dict | None:
+    """What the storage knows of an object (`size`, `generation`, ... as texts); None when there is none."""
+    try:
+        return _ask("look at", place, "GET", json_out=True)
+    except FileNotFoundError:
+        return None
+
+
+def get(place: BucketPath, start: int = 0) -> tuple[bytes, int]:
+    """(content from byte `start` on, generation) of an object. Raises FileNotFoundError."""
+    ranged = {"headers": {"Range": f"bytes={start}-"}} if start else {}
+    headers, content = _ask("read", place, "GET", alt="media", **ranged)
+    return content, int(headers["X-Goog-Generation"])
+
+
+def get_parts(place: BucketPath) -> Iterator[bytes]:
+    """The content of an object that may be large. Raises FileNotFoundError."""
+    found = look(place)
+    if found is None:
+        raise FileNotFoundError(2, "No such object", str(place))
+    for start in range(0, int(found["size"]), _PART_BYTES):
+        ranged = {"Range": f"bytes={start}-{start + _PART_BYTES - 1}"}
+        yield _ask("read", place, "GET", alt="media", generation=found["generation"], headers=ranged)[1]
+
+
+def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> int:
+    """Make an object, in one step, and give its generation.
+
+    if_generation: only if that is the object's generation now (0: there is none), else FileExistsError.
+    """
+    client = _client()
+    url = client.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o"
+    condition = {} if if_generation is None else {"ifGenerationMatch": str(if_generation)}
+    how = {"headers": {"Content-Type": "application/octet-stream"}, "data": content, "json_out": True}
+    try:
+        made = _ask("write to", place, "POST", url, name=place.key, uploadType="media", **how, **condition)
+    except FileExistsError:
+        # A reply was lost on the way, and the second attempt has met the first.
+        found = look(place)
+        if not found or int(found["size"]) != len(content) or get(place)[0] != content:
+            raise
+        made = found
+    return int(made["generation"])
+
+
+def upload(file: Path, place: BucketPath) -> None:
+    """Make an object of a file of this machine, in one step."""
+    if file.stat().st_size <= _PART_BYTES:
+        put(place, file.read_bytes())
+        return
+    try:
+        _client().put_file(str(file), str(place), chunksize=_PART_BYTES)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
+        _raise(error, str(place), "write to")
+
+
+def append(place: BucketPath, generation: int, size: int, part: BucketPath, content: bytes) -> int:
+    """Append to an object of that `generation` and `size` in bytes, in one step; gives the new generation.
+
+    Nothing but `content` is sent: it becomes the object `part`, which the storage joins to the end of the other.
+    `part` is left to be overwritten or deleted. Raises FileExistsError or FileNotFoundError when another process
+    has written to `place`.
+    """
+    added = put(part, content)
+    joined = [(place, generation), (part, added)]
+    sources = [
+        {"name": one.key, "generation": str(number), "objectPreconditions": {"ifGenerationMatch": str(number)}}
+        for one, number in joined
+    ]
+    how = {"json": {"sourceObjects": sources, "destination": {"contentType": "application/octet-stream"}}}
+    try:
+        made = _ask(
+            "write to", place, "POST", "b/{}/o/{}/compose", ifGenerationMatch=str(generation), json_out=True, **how
+        )
+    except (FileExistsError, FileNotFoundError):
+        # A reply was lost on the way, and the second attempt has met the first.
+        found = look(place)
+        if not found or int(found["size"]) != size + len(content) or get(place, size)[0] != content:
+            raise
+        made = found
+    return int(made["generation"])
+
+
+def delete(place: BucketPath) -> None:
+    """Raises FileNotFoundError."""
+    _ask("delete from", place, "DELETE")
+
+
+def children(place: BucketPath, limit: int = 0) -> tuple[list[str], list[str]]:
+    """(folders, files): the names of what lies in a folder, of `limit` things at most (0: all)."""
+    prefix = f"{place.key}/" if place.key else ""
+    query = {"prefix": prefix, "delimiter": "/", **({"maxResults": limit} if limit else {})}
+    folders, files, token = [], [], None
+    while True:
+        page = _ask("list", place, "GET", "b/{}/o", json_out=True, **query, pageToken=token)
+        folders += [name.removeprefix(prefix).rstrip("/") for name in page.get("prefixes", ())]
+        # The console makes objects that end in a slash, to show empty folders.
+        files += [item["name"].removeprefix(prefix) for item in page.get("items", ()) if item["name"] != prefix]
+        token = page.get("nextPageToken")
+        if not token or limit:
+            return folders, files

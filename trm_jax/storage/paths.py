@@ -1,0 +1,211 @@
+"""Paths that a person gives: of this machine (pathlib.Path) or in a bucket (BucketPath), used alike."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from trm_jax.errors import InputError
+from trm_jax.storage import bucket
+
+_SCHEME = "gs://"
+
+
+class BucketPath(PurePosixPath):
+    """gs://BUCKET/KEY, with the methods of pathlib.Path that this package uses.
+
+    A file is an object, and appears or changes in one step. A folder is what objects lie below; it cannot be made or
+    be empty. Nothing is remembered: each method asks the storage. All raise NoAccess for a bucket that is not there
+    or does not let us in, and OutOfReach when the storage does not answer.
+    """
+
+    def __str__(self) -> str:
+        return _SCHEME + "/".join(self.parts[1:])
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    @property
+    def bucket(self) -> str:
+        return self.parts[1]
+
+    @property
+    def key(self) -> str:
+        """The name of the object; empty for the bucket itself."""
+        return "/".join(self.parts[2:])
+
+    def resolve(self) -> BucketPath:
+        return self
+
+    def expanduser(self) -> BucketPath:
+        return self
+
+    def is_file(self) -> bool:
+        return bool(self.key) and bucket.look(self) is not None
+
+    def is_dir(self) -> bool:
+        return any(bucket.children(self, limit=1)) or not self.key
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator[BucketPath]:
+        folders, files = bucket.children(self)
+        yield from (self / name for name in sorted({*folders, *files}))
+
+    def read_bytes(self) -> bytes:
+        return bucket.get(self)[0]
+
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self.read_bytes().decode(encoding, errors)
+
+    def write_bytes(self, content: bytes) -> None:
+        bucket.put(self, content)
+
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        self.write_bytes(text.encode(encoding))
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing to do."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            bucket.delete(self)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def replace(self, target: BucketPath) -> BucketPath:
+        target.write_bytes(self.read_bytes())
+        self.unlink()
+        return target
+
+
+AnyPath = Path | BucketPath
+
+
+def as_path(text: str | os.PathLike) -> AnyPath:
+    """The path that `text` names. Raises InputError for no path and for other places."""
+    if isinstance(text, BucketPath):
+        return text
+    text = os.fspath(text)
+    if not text:
+        raise InputError("the path is empty")
+    if "://" not in text:
+        return Path(text)
+    if not text.startswith(_SCHEME):
+        raise InputError(f"{text} is neither a path of this machine nor gs://BUCKET/...; copy it to one of them")
+    path = BucketPath(text)
+    if len(path.parts) < 2:
+        raise InputError(f"{text} names no bucket; write gs://BUCKET/...")
+    return path
+
+
+def require_access(folder: str | os.PathLike, *, write: bool) -> None:
+    """Raise NoAccess unless the bucket of `folder` (gs://...) is there and lets us in; to write, also unless it takes
+    an object in `folder` and gives it up again.
+
+    Asks for the permissions that checkpoints need: storage.buckets.get, storage.objects.create and .delete.
+    """
+    folder = as_path(str(folder))
+    bucket.require_bucket(folder)
+    if write:
+        probe = folder / f".access_{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"may a run write here and delete?")
+            probe.unlink()
+        except bucket.NoAccess as error:
+            raise bucket.NoAccess(str(error).replace(str(probe), str(folder))) from None
+
+
+def folders_with(root: AnyPath, name: str) -> list[AnyPath]:
+    """Folders in or under `root` that hold a file `name`, in the order of their paths; they are searched no further."""
+    if isinstance(root, BucketPath):
+        return sorted(_bucket_folders_with(root, name))
+    found = []
+    for folder, inner, files in os.walk(root):
+        if name in files:
+            inner.clear()
+            found.append(Path(folder))
+    return sorted(found)
+
+
+def _bucket_folders_with(root: BucketPath, name: str) -> Iterator[BucketPath]:
+    """Level by level, the folders of a level at once: each takes the storage some time to list."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    level = [root]
+    with ThreadPoolExecutor(16) as pool:
+        while level:
+            listed = zip(level, pool.map(bucket.children, level), strict=True)
+            level = []
+            for folder, (inner, files) in listed:
+                if name in files:
+                    yield folder
+                else:
+                    level += [folder / one for one in inner]
+
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file at `path` as one of this machine, for as long as the context lasts. Raises FileNotFoundError."""
+    if not isinstance(path, BucketPath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="trm_") as folder:
+        copy = Path(folder) / path.name
+        with copy.open("wb") as file:
+            file.writelines(bucket.get_parts(path))
+        yield copy
+
+
+@contextmanager
+def replacement(path: AnyPath) -> Iterator[Path]:
+    """A file of this machine to be written: once the context ends well it stands at `path`, in one step.
+
+    Makes the folder of `path`.
+    """
+    if isinstance(path, BucketPath):
+        with tempfile.TemporaryDirectory(prefix="trm_") as folder:
+            written = Path(folder) / path.name
+            yield written
+            bucket.upload(written, path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: AnyPath, content: bytes) -> None:
+    """Put `content` at `path` in one step, making its folder."""
+    if isinstance(path, BucketPath):
+        path.write_bytes(content)
+        return
+    with replacement(path) as file:
+        file.write_bytes(content)
+
+
+def append_line(path: AnyPath, line: str) -> None:
+    """Add a line to a short text file, which is made when it is not there."""
+    if not isinstance(path, BucketPath):
+        with path.open("a") as file:
+            file.write(line + "\n")
+        return
+    while True:
+        try:
+            before, generation = bucket.get(path)
+        except FileNotFoundError:
+            before, generation = b"", 0
+        try:
+            bucket.put(path, before + line.encode() + b"\n", if_generation=generation)
+            return
+        except FileExistsError:  # another process has added a line meanwhile
+            continue
