@@ -61,10 +61,28 @@ def test_aliases_are_named_and_run_once(here, monkeypatch):
     ]
     monkeypatch.setattr(registry, "_declared", lambda: ({e.name: e for e in known}, {}))
     result = here("sweep", "exp_", "--dry-run")
-    assert result.err.splitlines() == [f"{name} is baseline, which is run once" for name in ("exp_a", "exp_c")]
+    assert result.err.splitlines() == ["note: baseline, run once, is also exp_a, exp_c"]
     assert [line for line in result.out.splitlines() if ": waiting" in line] == [
         "1 baseline: waiting",
         "2 exp_b: waiting",
+    ]
+
+
+def test_what_is_to_be_known_is_told_in_a_line_not_in_one_for_each_run(here):
+    """With all seeds, packed or not: what a run is better replaced by, and why it cannot be run."""
+    result = here("sweep", "exp04a", "exp06", "--seeds", "0-2", "--pack", "--dry-run")
+    same, slow = result.err.splitlines()
+    assert same == "note: baseline, run once, is also exp04a_1000, exp06_c"
+    assert slow == (
+        "note: about half of the steps or more lie inside the warm-up in exp04a_100, exp04a_250, exp04a_500, exp06_d, "
+        "exp06_e, exp06_f; the same with more steps after the warm-up: exp04a_100_examples, exp04a_250_examples, "
+        "exp04a_500_examples, exp06_d_share, exp06_e_share, exp06_f_share"
+    )
+    assert "warm-up" not in here("sweep", "exp02a", "--set", "train.epochs=1", "--dry-run").err  # not even one step
+    odd = here("sweep", "exp01", "--seeds", "0,1", "--set", "model.num_heads=3", "model.mlp_t=false", "--dry-run")
+    assert odd.code == 0
+    assert [line for line in odd.err.splitlines() if "exp01a" in line] == [
+        "note: exp01a-seed0, exp01a-seed1 cannot be run: model.hidden_size 256 is not divisible by num_heads 3"
     ]
 
 

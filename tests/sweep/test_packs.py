@@ -3,7 +3,7 @@
 import json
 
 from trm_jax.sweep.pack import OUTCOME_FILE
-from trm_jax.sweep.state import DIVERGED, DONE, FAILED, REFUSED
+from trm_jax.sweep.state import DIVERGED, DONE, FAILED, REFUSED, WAITING
 
 # $1 is what a run by itself is to do or train-pack, $2 the file of the pack.
 LAUNCH = ["sh", "-c", 'case $1 in train-pack) PACK=$2; eval "$SCRIPT";; *) eval "$1";; esac']
@@ -63,6 +63,26 @@ def test_a_pack_that_is_refused_is_taken_apart_to_find_out_why(shell, monkeypatc
         "b": (REFUSED, [2, 2], "it holds another run"),
         "c": (DONE, [2, 0], ""),
     }
+    # Nobody is called refused before it is known who is.
+    assert [line for line in shell.lines if "refused" in line] == ["b: refused, it holds another run"]
+    assert "a and 2 more: not together: b holds another run" in shell.lines
+
+
+def test_a_refusal_while_the_sweep_is_stopped_accuses_nobody(shell, monkeypatch):
+    stop = shell.stop
+    entries = sweep(
+        shell,
+        monkeypatch,
+        {"a": "exit 0", "b": "exit 0"},
+        "trap '' TERM; while ! [ -e $PACK.go ]; do sleep 0.01; done; echo 'error: b holds another run'; exit 2",
+        refresh=lambda: stop_and_go(shell, stop),
+    )
+    assert entries == {name: (WAITING, [2], "") for name in "ab"}
+
+
+def stop_and_go(shell, stop) -> None:
+    stop.name = "SIGTERM"
+    (shell.root / "packs" / "a+1.json.go").touch()
 
 
 def test_an_outcome_of_an_earlier_pack_does_not_count(shell, monkeypatch):

@@ -96,9 +96,7 @@ def run(args) -> int:
                 on_done=progress.done,
             )  # fmt: skip
         )
-    named: dict[str, list[str]] = {}
-    for alias, name in aliases(names):
-        named.setdefault(name, []).append(alias)
+    named = aliases(names)
     _print(runs, topology, named)
     if args.json:
         _write(args.json, json.dumps([report.record(run) for run in runs], indent=1) + "\n")

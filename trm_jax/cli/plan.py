@@ -91,10 +91,7 @@ def run(args) -> int:
         plans[name] = plan(cfg, device, utilisation=args.utilisation, verdict=_verdict(name, config, args))
     _print_device(device, args)
     _print_table(plans, args.seeds)
-    named: dict[str, list[str]] = {}
-    for alias, name in aliases(names):
-        named.setdefault(name, []).append(alias)
-    for name, others in named.items():
+    for name, others in aliases(names).items():
         print(f"{name}, counted once, is also {', '.join(others)}")
     for note in _notes(names, plans, device):
         print(f"note: {note}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, add_set, changes, console, local_path, positive
+from trm_jax.cli.arguments import add_command, add_set, any_path, changes, console, positive
+from trm_jax.errors import InputError
 
 DEFAULT_ROOT = Path("runs")
 DEFAULT_PACK = 8
@@ -33,7 +35,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to run (trm list shows the names)")
     parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
-    parser.add_argument("--root", type=local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
+    parser.add_argument("--root", type=sweep_root, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument(
         "--retries", type=not_negative, default=2, metavar="N", help="how often a run that died is tried again"
@@ -52,6 +54,16 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the runs and their commands, and run nothing")
 
 
+def sweep_root(text: str) -> Path:
+    path = any_path(text)
+    if not isinstance(path, Path):
+        raise argparse.ArgumentTypeError(
+            f"{text} is not on this machine, where a sweep keeps its locks and logs; launch/tpu_pod.sh takes a group "
+            "through a bucket, or loop over the names of `trm list GROUP --names`: trm train NAME --workdir gs://..."
+        )
+    return path
+
+
 def not_negative(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
@@ -67,14 +79,40 @@ def run(args) -> int:
     names = registry.select(args.words)
     seeds = plan.parse_seeds(args.seeds) if args.seeds is not None else ()
     runs = plan.plan(names, args.root, seeds=seeds, changes=changes(args), local=args.local)
-    for alias, name in plan.aliases(names):
-        print(f"{alias} is {name}, which is run once", file=sys.stderr)
+    for note in _notes(names, runs):
+        print(f"note: {note}", file=sys.stderr)
     if args.dry_run:
         return _show_plan(args, runs)
     with alone(args.root), StopRequest() as stop:
         state = State(args.root, runs)
         _train(args, runs, state, stop)
     return _summarise(args, runs, state, stop)
+
+
+def _notes(names, runs) -> list[str]:
+    """What a person should know before the sweep starts, in lines about many runs at once."""
+    from trm_jax.configs.registry import alternatives
+    from trm_jax.configs.resolve import freeze
+    from trm_jax.planning import work
+    from trm_jax.sweep.plan import aliases
+
+    notes = [f"{name}, run once, is also {', '.join(others)}" for name, others in aliases(names).items()]
+    slow = {}
+    for one in runs:
+        if one.config and one.config.data.train_puzzles:  # else only the data tell how many steps there are
+            cfg = freeze(one.config)
+            with suppress(InputError):  # a budget of no step: its training says so
+                if cfg.mostly_warmup(work(cfg).steps):
+                    slow[one.name] = alternatives(one.name)
+    if slow:
+        better = [other for others in slow.values() for other in others]
+        same = f"; the same with more steps after the warm-up: {', '.join(better)}" if better else ""
+        notes.append(f"about half of the steps or more lie inside the warm-up in {', '.join(slow)}{same}")
+    problems = {}
+    for one in runs:
+        if one.problem:
+            problems.setdefault(one.problem, []).append(one.label)
+    return notes + [f"{', '.join(labels)} cannot be run: {problem}" for problem, labels in problems.items()]
 
 
 def _units(args, runs, state) -> list:
@@ -125,9 +163,6 @@ def _train(args, runs, state, stop) -> None:
     display = Display(runs, state, sys.stderr)
     try:
         display.say(f"{counts(runs, state)}; {args.root}")
-        for one in runs:
-            if one.problem:
-                display.say(f"{one.label}: refused, {one.problem}")
         launch = [sys.executable, "-m", "trm_jax.cli.child"]
         runner = Runner(args.root, state, places, launch, retries=args.retries, stop=stop, say=display.say)
         runner.run(units, display.refresh)
@@ -139,7 +174,6 @@ def accelerators(jobs: int) -> tuple[str, int]:
     """(platform, GPUs that JAX sees or TPU chips) for `slots`; JAX is asked only when the answer matters."""
     from trm_jax.cli.health.devices import nvidia_gpus, tpu_chips
     from trm_jax.cli.health.probe import run_probe
-    from trm_jax.errors import InputError
 
     chips = tpu_chips(Path("/"))
     if jobs == 1 or not (chips or nvidia_gpus(Path("/"))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +123,10 @@ def _run(name: str, root: Path, seed: int | None, changes: dict[str, str], local
     return Run(name, config.seed, folder, config, tuple(arguments))
 
 
-def aliases(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(alias, the experiment that is run for it) of those `names` that are not run under their own."""
+def aliases(names: Sequence[str]) -> dict[str, list[str]]:
+    """Those `names` that are not run under their own, by the experiment that is run for them."""
+    found: dict[str, list[str]] = {}
     for name in names:
         if registry.run_name(name) != name:
-            yield name, registry.run_name(name)
+            found.setdefault(registry.run_name(name), []).append(name)
+    return found

@@ -22,8 +22,11 @@ def end_of(code: int) -> str:
 
 
 def describe(code: int) -> str:
-    """'exit code 3', 'killed by SIGKILL'."""
-    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+    """'exit code 3', 'killed by SIGKILL (out of memory?)'."""
+    if code >= 0:
+        return f"exit code {code}"
+    # The kernel's way to get memory back, and the only one who kills so unless a person does.
+    return f"killed by {signal.Signals(-code).name}" + " (out of memory?)" * (code == -signal.SIGKILL)
 
 
 class Process:

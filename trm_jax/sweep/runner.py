@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -156,16 +157,19 @@ class Runner:
         del self._running[number]
         child.process.close()
         unit, words = child.unit, child.process.last_words()
-        stopped, failed, refused = [], [], []
+        stopped, failed, suspects = [], [], []
         for run in unit.runs:
             state, error = _outcome(run, unit, code, words)
             self._state.of(run).exit_codes.append(code)
+            if state == REFUSED and len(unit.runs) > 1 and not pack.outcome(run):
+                suspects.append(run)  # the whole pack was refused, for one of them
+                continue
             self._end(run, state, error)
-            {STOPPED: stopped, FAILED: failed, REFUSED: refused}.get(state, []).append(run)
+            {STOPPED: stopped, FAILED: failed}.get(state, []).append(run)
+        if suspects:
+            self._say(f"{unit.label}: not together: {words}")
+            self._again([Unit([run]) for run in suspects], 0.0, "next on its own")
         if not self._stop:
-            if len(unit.runs) > 1:  # one of them was refused; find out which
-                alone = [Unit([run]) for run in refused if not pack.outcome(run)]
-                self._again(alone, 0.0, "again, on its own")
             pause_s = min(self._pause_s * 2 ** (unit.attempts - 1), LONGEST_PAUSE_S)
             if failed and unit.failures < self._retries:
                 failures = unit.failures + 1
@@ -194,7 +198,8 @@ class Runner:
 
 
 def _failure(code: int, words: str) -> tuple[str, str]:
-    return FAILED, f"{describe(code)}: {words}" if words else describe(code)
+    told = words and code != -signal.SIGKILL  # who dies of that has said nothing of it
+    return FAILED, f"{describe(code)}: {words}" if told else describe(code)
 
 
 def _outcome(run: Run, unit: Unit, code: int, words: str) -> tuple[str, str]:

@@ -198,10 +198,14 @@ class RunConfig:
         )
         return steps
 
+    def mostly_warmup(self, total_steps: int) -> bool:
+        """Whether about half of the steps, or more, lie inside the warm-up."""
+        return self.optim.warmup(total_steps) >= LONG_WARMUP * total_steps
+
     def warnings(self, total_steps: int) -> list[str]:
         """What a person should know before the run starts: lines without a full stop."""
         warmup = self.optim.warmup(total_steps)
-        if warmup < LONG_WARMUP * total_steps:
+        if not self.mostly_warmup(total_steps):
             return []
         where = "all" if warmup >= total_steps else f"{warmup / total_steps:.0%}"
         return [
