@@ -138,7 +138,9 @@ def _same(one, other) -> bool:
 def _policy(keep_last=2, keep_best=0, keep_every_steps=0):
     from trm_jax.train.config import CheckpointConfig
 
-    return CheckpointConfig(every_steps=1, keep_last=keep_last, keep_best=keep_best, keep_every_steps=keep_every_steps)
+    return CheckpointConfig(
+        every_steps=1, every_minutes=0, keep_last=keep_last, keep_best=keep_best, keep_every_steps=keep_every_steps
+    )
 
 
 def save(tell, folder: str, scores: dict[str, float | None], policy: dict | None = None, devices: int = 1) -> None:
@@ -186,8 +188,8 @@ def read(tell, folder: str, which: list[str]) -> None:
 
 def _run(request: dict) -> None:
     """In the child: make the call and end."""
-    from trm_jax.cli.main import environment_problem
     from trm_jax.errors import InputError
+    from trm_jax.storage.bucket import problem
 
     with open(request["out"], "w", buffering=1) as out:
 
@@ -200,8 +202,8 @@ def _run(request: dict) -> None:
             jax.config.update("jax_num_cpu_devices", 2)
             globals()[request["call"]](tell, **request["arguments"])
         except Exception as error:
-            line = str(error) if isinstance(error, InputError) else environment_problem(error)
-            tell(error=f"{type(error).__name__}: {error}", line=line)
+            told = error if isinstance(error, InputError) else problem(error)
+            tell(error=f"{type(error).__name__}: {error}", line=str(told or ""))
             import traceback
 
             traceback.print_exc()

@@ -13,9 +13,12 @@ from contextlib import suppress
 import trm_jax
 from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
 from trm_jax.errors import InputError
+from trm_jax.storage.bucket import OutOfReach
+from trm_jax.storage.bucket import problem as storage_problem
 
-# 70 is EX_SOFTWARE of sysexits.h: Python's own code for an uncaught exception, 1, would say that the answer is no.
-EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_CRASHED, EXIT_STOPPED = 0, 1, 2, 70, 75
+# 69 and 70 are EX_UNAVAILABLE and EX_SOFTWARE of sysexits.h: Python's own code for an uncaught exception, 1, would say
+# that the answer is no.
+EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_OUT_OF_REACH, EXIT_CRASHED, EXIT_STOPPED = 0, 1, 2, 69, 70, 75
 
 COMMANDS = (
     "listing",
@@ -42,7 +45,8 @@ EPILOG = """examples:
 exit codes of all commands:
   0 done   1 the answer is no: training diverged, a puzzle is not solved, something is broken or does not fit
   2 bad input, a full disk, a permission that is missing: the same command again would not help
-  70 a fault of the program, with its traceback   75 stopped and saved: the same command goes on   130 interrupted
+  69 a bucket does not answer: the same command goes on once it does   70 a fault of the program, with its traceback
+  75 stopped and saved: the same command goes on   130 interrupted
 """
 
 # What the operating system says when nothing is wrong with the program: (errno, what to do about it).
@@ -82,10 +86,14 @@ def environment_problem(error: BaseException) -> str | None:
 
 def report_failure(error: BaseException) -> int:
     """Print what a person needs of `error` and return the exit code."""
-    problem = str(error) if isinstance(error, InputError) else environment_problem(error)
+    if not isinstance(error, InputError):
+        error = storage_problem(error) or error
+    problem = str(error) if isinstance(error, InputError | OutOfReach) else environment_problem(error)
     with suppress(OSError):  # standard error may lie on the disk that is full
         sys.stderr.write(f"error: {problem}\n" if problem else "".join(traceback.format_exception(error)))
         sys.stderr.flush()
+    if isinstance(error, OutOfReach):
+        return EXIT_OUT_OF_REACH
     return EXIT_BAD_INPUT if problem else EXIT_CRASHED
 
 
