@@ -58,7 +58,7 @@ def test_what_is_missing_is_said_on_standard_error(here, tmp_path):
         (["exp77"], r"no experiment and no group matches 'exp77'.* Did you mean .*exp07"),
         (["runs"], r"no runs of anything in runs"),
         (["exp07", "--levels", "2"], r"argument --levels: '2' is not an accuracy above 0"),
-        (["exp07", "--root", "gs://bucket/runs"], r".*not on this machine"),
+        (["exp07", "--root", "s3://bucket/runs"], r".*neither a path of this machine nor gs://"),
         ([], r"the following arguments are required"),
     ],
 )

@@ -1,5 +1,6 @@
 """Each group's analyses: they answer from what was run, and claim nothing that no test shows."""
 
+import json
 import re
 
 import pytest
@@ -26,6 +27,10 @@ def column(table, header) -> dict[str, str]:
     return {row[0]: row[index] for row in table.rows}
 
 
+def column_names(table, part) -> list[str]:
+    return [name for name in table.columns if part in name]
+
+
 def test_every_group_has_analyses_and_none_is_left_over():
     assert set(ANALYSES) == set(FULL)
     assert {f"mini_{name}" for name in ANALYSES} == set(registry.groups()) - set(FULL)
@@ -46,6 +51,7 @@ def test_every_report_is_whole_whatever_is_missing(report_of, scenario, group):
             assert {len(row) for row in table.rows} == {len(table.columns)}
     text = markdown(report).replace("\\", "")
     assert not re.search(r"\bnan\b|\binf\b|None", text)
+    assert not re.search(r"mean mean|[+-]0\.?0*(?![\d.e])|\b1 times|(\b\w+\b) \(\1\)", text), "words of a person"
     if scenario == "one seed":
         assert not re.search(r"p [=<] ", text), "no test is possible with one seed"
         assert "±" not in re.sub(r"mean ± standard deviation|± [^(]*\(95% confidence\)|\| ± [^|]* \|", "", text)
@@ -70,6 +76,66 @@ def test_the_guides_expectations_stand_in_columns_of_their_own(report_of, group)
     about = {name for name in headers if name.startswith("the guide expects: ")}
     assert len(about) == len(expected) and all(name.endswith("(unmeasured)") for name in about)
     assert not any("guide expects" in part.sentence for part in report.sections)
+
+
+def test_expectations_stand_beside_no_other_data_or_scale(tmp_path):
+    write_group(tmp_path / "small", "exp07", changes={"data.train_puzzles": 64, "model.hidden_size": 64})
+    report = build(group_study("exp07", tmp_path / "small"), "")
+    assert "guide expects" not in markdown(report) and "guide_expects" not in report.csv["exp07.csv"].columns
+    said = dict(report.about)["expectations"]
+    assert said.endswith("these runs changed data.train_puzzles and model.hidden_size")
+    # Fewer puzzles to score are a sample of what the guide speaks of.
+    write_group(tmp_path / "sample", "exp07", changes={"data.test_puzzles": 99, "eval.max_examples": 9})
+    report = build(group_study("exp07", tmp_path / "sample"), "")
+    assert "guide expects" in markdown(report) and "expectations" not in dict(report.about)
+
+
+def test_the_data_are_those_of_the_runs(tmp_path):
+    def data(group, **changes):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        write_group(root, group, changes=changes)
+        return dict(build(group_study(group, root), "").about)["data"]
+
+    assert data("exp07") == (
+        "9x9 boards of sapientinc/sudoku-extreme, data seed 0: 1,000 training puzzles with 1,000 augmentations each"
+    )
+    assert data("exp07", **{"data.source": "generated", "data.train_puzzles": 64, "data.extra_clues": 1}) == (
+        "generated 9x9 boards, 1 extra clue, data seed 0: 64 training puzzles with 1,000 augmentations each"
+    )
+    assert data("exp04b").endswith("1,000 training puzzles with 10, 100, 500, 1,000 and 2,000 augmentations each")
+    assert data("mini_exp04a", **{"data.min_rating": 3}) == (
+        "generated 4x4 boards, 2 extra clues, rated 3 to any, data seed 0: 2, 5, 10, 20, 40 and 100 training puzzles "
+        "with 10 augmentations each"
+    )
+
+
+def test_arms_that_solve_nothing_and_differ_in_updates_are_named(tmp_path):
+    for name, accuracy in (("exp04a_100", 0.0), ("exp04a_250", 0.0), ("baseline", 0.86), ("exp04a_2000", 0.88)):
+        write_run(tmp_path / name, name, accuracy=accuracy)
+    report = build(group_study("exp04a", tmp_path), "")
+    updates = "from 813 (exp04a_100) to 16,276 (exp04a_2000)"
+    assert "no held-out puzzle was solved at the end of exp04a_100 and exp04a_250" in report.warnings
+    assert f"arms differ in their number of updates, {updates}: differences are of both" in report.warnings
+    assert "0.85 is reached from 1,000 training puzzles on, first by exp04a_1000" in report.answer
+    assert "after 8,138 updates" in report.answer
+    assert f"Updates differ too, {updates}, so training puzzles alone do not explain it." in report.answer
+    write_group(tmp_path / "b", "exp04b")
+    other = build(group_study("exp04b", tmp_path / "b"), "")
+    assert "pdates differ" not in other.answer and not any("number of updates" in line for line in other.warnings)
+
+
+def test_a_level_that_larger_arms_lose_again_is_not_reached_from_there_on(tmp_path):
+    for name, accuracy in (("exp04a_500", 0.80), ("baseline", 0.86), ("exp04a_2000", 0.84), ("exp04a_5000", 0.88)):
+        write_run(tmp_path / name, name, accuracy=accuracy)
+    answer = build(group_study("exp04a", tmp_path), "").answer
+    assert "0.85 is reached at 1,000 training puzzles, though not by all above, first by exp04a_1000" in answer
+
+
+def test_no_saturation_where_the_largest_is_best_by_far(tmp_path):
+    for name, accuracy in (("exp01a", 0.80), ("exp01b", 0.83), ("baseline", 0.86)):
+        write_run(tmp_path / name, name, accuracy=accuracy)
+    said = section(build(group_study("exp01", tmp_path), ""), "How accuracy grows").sentence
+    assert "No saturation as measured: the largest, exp01c (hidden_size 512), has the best mean, 0.8600" in said
 
 
 def test_difference_only_with_a_test_behind_it(report_of):
@@ -113,6 +179,32 @@ def test_seeds_that_shared_a_program_are_one_measurement_of_time(tmp_path):
     accuracy = column(section(report, "^Exact accuracy").tables[0], "^exact accuracy$")
     assert accuracy["contrib01_curriculum"] == "0.8700 ± 0.0100 (n = 3)", "accuracies are of each run"
     assert any("count as one measurement" in warning for warning in report.warnings)
+
+
+def test_programs_at_once_are_those_that_overlapped_in_the_sweep(tmp_path):
+    entries = []
+    for place, (name, start, end) in enumerate((("exp07a", 0, 9), ("baseline", 5, 20), ("exp07c", 20, 30))):
+        write_run(tmp_path / name, name, facts={"pack": 2})
+        times = {"started": f"2026-01-01T10:{start:02}:00+00:00", "ended": f"2026-01-01T10:{end:02}:00+00:00"}
+        entries.append({"name": name, "seed": 0, "folder": f"runs/{name}", "command": f"trm train {place}"} | times)
+
+    def company(group="exp07"):
+        return dict(build(group_study(group, tmp_path), "").about)["side by side"]
+
+    assert company() == "2 runs in a program; programs at once were not recorded"
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries}))
+    assert company() == "2 runs in a program; 2 programs at once by the sweep's record"
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries[1:]}))
+    assert company() == "2 runs in a program; 1 program at once by the sweep's record", "one ended when the next began"
+    (tmp_path / "sweep.json").write_text("{")
+    assert company().endswith("the sweep's record of programs at once cannot be read")
+
+
+def test_how_runs_shared_a_machine_is_said(report_of):
+    report = report_of("three seeds", "exp07")
+    assert dict(report.about)["side by side"].startswith("each run alone in its program")
+    header, first = report.csv["exp07_runs.csv"].columns, report.csv["exp07_runs.csv"].rows[0]
+    assert [first[header.index(name)] for name in ("device", "pack")] == ["cpu", "1"]
 
 
 def test_runs_that_were_made_differently_are_said(tmp_path):
@@ -220,9 +312,50 @@ def test_both_notions_of_depth(report_of):
 def test_fronts_against_speed_parameters_and_memory(tmp_path):
     for name, accuracy, speed in (("exp03a", 0.8, 100.0), ("baseline", 0.85, 200.0), ("exp03c", 0.84, 300.0)):
         write_run(tmp_path / name, name, accuracy=accuracy, examples_per_s=speed)
-    table = build(group_study("exp03", tmp_path), "").sections[0].tables[0]
+    report = build(group_study("exp03", tmp_path), "")
+    table = report.sections[0].tables[0]
     assert list(column(table, "front of throughput").values()) == ["no", "yes", "yes", "not run", "not run"]
     assert list(column(table, "front of parameters").values()) == ["yes", "yes", "no", "not run", "not run"]
+    assert list(column(table, "front of compute").values()) == ["yes", "yes", "no", "not run", "not run"]
+    assert "against throughput, exp03b and exp03c; against compute of an update, exp03a and exp03b" in report.answer
+    # These were on a CPU, whose memory is that of a process.
+    assert "against peak memory" not in report.answer and not column_names(table, "front of peak memory")
+    assert report.answer.endswith("not compared in peak memory: on a CPU it is that of the whole process, compiler and "
+                                  "data included.")  # fmt: skip
+
+
+@pytest.mark.parametrize("facts, axes", [({"pack": 3, "backend": "gpu"}, 2), ({"backend": "gpu"}, 4)])
+def test_fronts_are_of_costs_that_are_an_arms_own(tmp_path, facts, axes):
+    for name in ("exp03a", "baseline"):
+        write_run(tmp_path / name, name, facts=facts)
+    report = build(group_study("exp03", tmp_path), "")
+    part = report.sections[0]
+    assert len(column_names(part.tables[0], "on the front of")) == len(part.plots[0].panels) == axes
+    told = [column_names(part.tables[0], name) for name in ("throughput (", "peak memory (")]
+    assert all(told), "though not compared"
+    shared = "Arms are not compared in throughput and peak memory: up to 3 runs trained in one program"
+    assert (shared in report.answer) == (axes == 2)
+    assert ("against throughput" in report.answer) == (axes == 4)
+
+
+def test_shared_clocks_are_told_and_not_compared(tmp_path):
+    for seed in range(2):
+        for name, speed in (("exp01a", 900.0), ("baseline", 100.0)):
+            how = {"accuracy": 0.86 + 0.01 * seed, "examples_per_s": speed + seed, "facts": {"pack": 2}}
+            write_run(tmp_path / f"{name}{seed}", name, seed=seed, **how)
+    report = build(group_study("exp01", tmp_path), "")
+    part = section(report, "^Throughput and memory$")
+    assert part.sentence.startswith("Arms are not compared in throughput and peak memory: up to 2 runs trained in one")
+    assert (
+        not column_names(part.tables[0], "against")
+        and column(part.tables[0], "throughput")["exp01a"] == "900.5 (n = 1)"
+    )
+    part = section(report, "per parameter and time")
+    assert "exp01a (hidden_size 256) has the highest mean accuracy per million parameters and PFLOP" in part.sentence
+    assert "higher" not in part.sentence.split(".")[0] and len(column_names(part.tables[0], "against")) == 1
+    # The larger model takes as many updates to a level, so more compute.
+    said = section(report, "^Time to").sentence
+    assert "exp01a (hidden_size 256) has the lowest mean training compute to 0.8" in said
 
 
 def test_the_smallest_number_of_puzzles(report_of):
@@ -258,6 +391,16 @@ def test_inference_and_halting(report_of):
     assert len(shown.series) == 6 and all(sum(series.y) == pytest.approx(1) for series in shown.series)
 
 
+def test_an_only_step_is_no_early_one(tmp_path):
+    write_group(tmp_path, "mini_exp05", halt_step=1.0)
+    report = build(group_study("mini_exp05", tmp_path), "")
+    known = r"It halts early: from \d+\.\d% \(mini_exp05_[b-f]\) to \d+\.\d% \(mini_exp05_[b-f]\) of held-out puzzles"
+    assert re.search(known, report.answer)
+    left = "Left out here, since nothing can halt before its only step: mini_exp05_a."
+    assert report.answer.endswith(left) and left in section(report, "When it halts").sentence
+    assert "only step" not in build(group_study("mini_exp05", tmp_path), "").sections[2].sentence
+
+
 def test_a_model_that_never_halts_early_is_said_not_to(tmp_path):
     write_group(tmp_path, "exp05", halt_step=200.0)
     report = build(group_study("exp05", tmp_path), "")
@@ -270,12 +413,28 @@ def test_the_linear_regime_and_the_critical_batch(tmp_path):
         # Tenths of the examples, as evaluations are: a critical batch of 6144.
         write_run(tmp_path / name, name, accuracy=0.9, reaches=(0.85, 0.2 + 0.2 * batch / 6144 - 1e-9))
     part = section(build(group_study("exp06", tmp_path), ""), "Critical batch")
-    critical = float(re.search(r"fitted critical batch is ([\d,]+)", part.sentence)[1].replace(",", ""))
+    said = re.search(r"fitted critical batch is ([\d,]+), between ([\d,]+) and ([\d,]+)", part.sentence)
+    critical, low, high = (float(number.replace(",", "")) for number in said.groups())
     assert critical == pytest.approx(6144, rel=0.01), "updates are whole numbers"
+    assert 0.98 * critical < low <= critical <= high < 1.02 * critical
+    assert "(95% confidence, n = 4 runs, 2 degrees of freedom)" in part.sentence
     assert "No larger batch than 3,072 is in the linear regime" in part.sentence
     efficiency = column(part.tables[0], "smallest batch's over")
     assert [efficiency[name] for name in ("exp06_b", "exp06_c = baseline", "exp06_d")] == ["1.00", "0.75", "0.50"]
     assert "largest batch whose mean accuracy is within 0.01 of the best is 24,576 (exp06_e)" in part.sentence
+
+
+def test_a_critical_batch_that_runs_do_not_determine_is_said(tmp_path):
+    # The share of the examples that each takes: it hardly grows with the batch, and unevenly.
+    for name, share in (("exp06_b", 0.5), ("baseline", 0.4), ("exp06_d", 0.6), ("exp06_e", 0.6)):
+        write_run(tmp_path / name, name, accuracy=0.9, reaches=(0.85, share - 1e-9))
+    part = section(build(group_study("exp06", tmp_path), ""), "Critical batch")
+    assert re.search(
+        r"do not determine the critical batch: anything from [\d,]+ up agrees with them \(95% confidence, n = 4 runs, "
+        r"2 degrees of freedom; the best fit is [\d,]+\)",
+        part.sentence,
+    )
+    assert "fit, not determined" in {series.label for series in part.plots[0].panels[0].series}
 
 
 def test_batches_that_all_scale(report_of):
@@ -307,6 +466,41 @@ def test_averages_of_the_same_run(tmp_path):
 def test_averages_that_were_not_tracked_say_how_to(report_of):
     said = section(report_of("three seeds", "exp08"), "same run").sentence
     assert said.startswith("Not answered") and "optim.ema_also=0" in said
+
+
+def test_live_weights_of_a_run_that_trained_the_same(tmp_path):
+    """A run that averages nothing has, with the same seed, the live weights of one that does."""
+    for seed in (0, 1, 2):
+        same = {"seed": seed, "noise_of": "exp08a"}
+        write_run(tmp_path / f"a{seed}", "exp08a", accuracy=0.80 + 0.01 * seed, **same)
+        write_run(tmp_path / f"d{seed}", "baseline", accuracy=0.85 + 0.011 * seed, **same)
+        write_run(tmp_path / f"e{seed}", "exp08e", seed=seed, accuracy=0.86)
+    part = section(build(group_study("exp08", tmp_path), ""), "same run")
+    (row,) = part.tables[0].rows
+    assert row[:4] == (
+        "exp08d = baseline", "0.999 (of record)", "0.8610 ± 0.0110 (n = 3)", "0.8100 ± 0.0100 (n = 3) *",
+    )  # fmt: skip
+    assert re.fullmatch(r"\+0.0510 ± 0.0025, higher \(n = 3, p < 0.001\)", row[4])
+    assert "* as scored by exp08a" in part.tables[0].caption
+    assert "Not answered for exp08e: these runs did not evaluate their live weights" in part.sentence
+    live = part.plots[0].panels[0].series[-1]
+    assert live.label == "live weights of the same runs" and list(live.y) == pytest.approx([0.81, 0.81])
+
+
+def test_arms_of_the_same_seeds_are_compared_by_pairs(tmp_path):
+    noise = (0.0, 0.05, 0.02)  # of the seed, shared by the arms
+    for seed, shared in enumerate(noise):
+        for name, accuracy in (("exp08a", 0.80), ("exp08b", 0.82 + 0.001 * seed), ("baseline", 0.84 - 0.001 * seed)):
+            write_run(tmp_path / f"{name}{seed}", name, seed=seed, accuracy=accuracy + shared)
+    write_run(tmp_path / "other", "exp08e", seed=7)
+    part = section(build(group_study("exp08", tmp_path), ""), "^Exact accuracy$")
+    pairs = column(
+        part.tables[0], r"the same by pairs of one seed: difference ± 95% interval \(paired t, Holm over 2\)"
+    )
+    assert re.fullmatch(r"-0.0390 ± 0.0025, lower \(n = 3, p < 0.001\)", pairs["exp08a"])
+    assert pairs["exp08d = baseline"] == "reference" and pairs["exp08e"] == "no seed in common"
+    assert "no difference shown" in column(part.tables[0], "against exp08d")["exp08a"], "Welch's test sees their noise"
+    assert "shows exp08a (p < 0.001) and exp08b (p = 0.0" in part.sentence
 
 
 def test_beta2_only_where_it_was_varied(report_of):

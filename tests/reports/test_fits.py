@@ -80,6 +80,38 @@ def test_a_critical_batch_is_recovered(least, critical):
     assert fit(batch) == pytest.approx(least * (1 + critical / batch))
 
 
+BATCHES = np.repeat([128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0], 3)
+
+
+@pytest.mark.parametrize("critical", [200, 1000, 8000])
+def test_intervals_of_the_critical_batch_hold_the_truth_as_often_as_they_say(critical):
+    rng = np.random.default_rng(0)
+    truth = 500 * (1 + critical / BATCHES)
+    fits = [fit_batch(BATCHES, truth * (1 + 0.08 * rng.normal(size=BATCHES.size))) for _ in range(200)]
+    hits = [fit.interval[0] <= critical <= fit.interval[1] for fit in fits]
+    # 95% of 200: fewer than 181 or more than 198 have a chance of about 1 in 100 each.
+    assert 181 <= sum(hits) <= 198
+    assert all((fit.points, fit.freedom) == (18, 16) for fit in fits) and all(fit.determined for fit in fits)
+    found = [fit.critical for fit in fits]
+    assert np.median(found) == pytest.approx(critical, rel=0.05), "weights do not pull it to runs that were quick"
+
+
+@pytest.mark.parametrize(
+    "critical, noise, open_below, open_above",
+    [(1e6, 0.05, False, True), (1, 0.05, True, False), (700, 1.5, True, True)],
+)
+def test_points_that_set_no_bound_leave_the_interval_open(critical, noise, open_below, open_above):
+    """Seen over many draws: some have no fit at all, since they lie as if nothing or everything were linear."""
+    rng = np.random.default_rng(0)
+    truth = 500 * (1 + critical / BATCHES)
+    draws = [fit_batch(BATCHES, truth * np.exp(noise * rng.normal(size=BATCHES.size))) for _ in range(60)]
+    fits = [fit for fit in draws if not isinstance(fit, str)]
+    assert len(fits) > 5 and all(fit.interval[0] <= fit.critical <= fit.interval[1] for fit in fits)
+    assert any(fit.interval[0] == 0 for fit in fits) == open_below
+    assert any(fit.interval[1] == np.inf for fit in fits) == open_above
+    assert sum(fit.determined for fit in fits) <= 0.2 * len(fits)
+
+
 @pytest.mark.parametrize(
     "batch, steps, why",
     [

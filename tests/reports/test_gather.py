@@ -117,6 +117,21 @@ def test_an_override_of_what_is_varied_may_not_make_arms_equal(tmp_path):
     assert "two experiments with the same settings" in refusal(group_study, "exp02a", tmp_path)
 
 
+def test_one_seed_with_other_settings_is_no_duplicate(tmp_path):
+    """The second run of a seed is left out only when it is the same run."""
+    for folder, rate in (("first", 1e-4), ("second", 3e-4), ("third", 3e-4)):
+        write_run(tmp_path / folder, "exp07a", changes={"optim.lr": rate, "optim.weight_decay": 10 * rate})
+    said = refusal(group_study, "exp07", tmp_path)
+    assert re.search(
+        r"runs of exp07a differ in optim.lr: 0.0001 in \S*/first; 0.0003 in \S*/second, \S*/third, and in "
+        r"optim.weight_decay: 0.001 in ",
+        said,
+    )
+    write_run(tmp_path / "alike" / "first", "exp07a")
+    write_run(tmp_path / "alike" / "second", "exp07a", changes={"train.accumulation": 2})
+    assert arms(group_study("exp07", tmp_path / "alike"))["exp07a"] == ["first"]
+
+
 def test_seeds_of_one_arm_with_different_settings_are_refused(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"seed{seed}", "exp02a_01", seed=seed, changes={"model.L_cycles": 5 + seed})

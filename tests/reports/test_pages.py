@@ -78,7 +78,10 @@ def test_the_page_says_how_it_was_made(report_of):
     about = dict(report.about)
     assert about["command"] == "trm report exp07" and about["device"].startswith("1 x cpu")
     assert about["versions"] == "trm_jax 0.1, jax 0.10, jaxlib 0.10, python 3.11"
-    assert about["runs"] == "9 runs of 3 experiments, seeds 0, 1 and 2" and about["scored on"] == "500 held-out puzzles (set 5e7)"
+    assert (
+        about["runs"] == "9 runs of 3 experiments, seeds 0, 1 and 2"
+        and about["scored on"] == "500 held-out puzzles (set 5e7)"
+    )
     for text in (markdown(report), html_page(report, {plot.name: b"" for p in report.sections for plot in p.plots})):
         assert "trm report exp07" in text and "bfloat16" in text
 

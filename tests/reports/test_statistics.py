@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trm_jax.reports.statistics import detrended_variance, halting, holm, pareto_front, spread, welch
+from trm_jax.reports.statistics import detrended_variance, halting, holm, paired, pareto_front, spread, welch
 
 NUMBERS = st.floats(-1e6, 1e6)
 SAMPLES = st.lists(st.floats(0, 1), min_size=2, max_size=8)
@@ -55,6 +55,43 @@ def test_welch_agrees_with_scipy(one, other):
 )
 def test_what_cannot_be_tested_says_why(one, other, expected):
     assert welch(one, other) == expected
+
+
+PAIRS = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8)
+
+
+@given(PAIRS)
+def test_pairs_agree_with_scipy(pairs):
+    one, other = zip(*pairs, strict=True)
+    assume(np.std(np.subtract(one, other)) > 1e-6)
+    expected = scipy.stats.ttest_rel(one, other)
+    low, high = expected.confidence_interval(0.95)
+    found = paired(one, other)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12) and found.n == len(pairs)
+    assert (found.difference - found.half_width, found.difference + found.half_width) == pytest.approx((low, high))
+    assert paired(other, one).difference == -found.difference and paired(other, one).p == found.p
+
+
+def test_pairs_tell_what_their_spread_hides_from_welch():
+    one, other = [0.80, 0.85, 0.90], [0.79, 0.838, 0.891]
+    assert welch(one, other).p > 0.5 and paired(one, other).p < 0.05
+
+
+@pytest.mark.parametrize(
+    "one, other, why",
+    [
+        ([0.5], [0.4], "no test: n < 2"),
+        # 0.932 - 0.812 and 0.9 - 0.78 differ in their last bits only.
+        ([0.932, 0.9, 0.62], [0.812, 0.78, 0.5], "no test: no spread"),
+    ],
+)
+def test_pairs_that_cannot_be_tested_say_why(one, other, why):
+    found = paired(one, other)
+    assert (found.half_width, found.p, found.why) == (None, None, why)
+
+
+def test_equal_pairs_are_no_difference():
+    assert paired([0.3, 0.7, 0.5], [0.3, 0.7, 0.5]) == (0.0, 0.0, 1.0, 3, "")
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

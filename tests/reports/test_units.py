@@ -3,14 +3,29 @@
 import pytest
 
 from trm_jax.reports.statistics import Spread
-from trm_jax.reports.units import BYTES, FLOPS, FRACTION, SECONDS, compact, digits, listed, p_text, plain, scale_for
+from trm_jax.reports.units import (
+    BYTES,
+    FLOPS,
+    FRACTION,
+    PLAIN,
+    SECONDS,
+    compact,
+    counted,
+    digits,
+    listed,
+    p_text,
+    plain,
+    scale_for,
+    setting_name,
+    setting_value,
+)
 
 
 @pytest.mark.parametrize(
     "value, text",
     [
         (0, "0"), (3.0, "3"), (0.87123, "0.8712"), (12.3456, "12.35"), (1234.5, "1,234"), (5028866, "5,028,866"),
-        (1e-5, "1e-05"), (3e-4, "0.0003"), (2.1e18, "2.1e+18"), (-0.02, "-0.02"),
+        (1e-5, "1e-05"), (3e-4, "0.0003"), (2.1e18, "2.1e+18"), (-0.02, "-0.02"), (-0.0, "0"),
     ],
 )  # fmt: skip
 def test_digits(value, text):
@@ -45,3 +60,39 @@ def test_spreads():
     assert FRACTION[0].text(Spread(0.87123, None, 1)) == "0.8712 (n = 1)"
     assert FRACTION[0].text(None) == "not recorded"
     assert SECONDS[1].with_unit(Spread(90.0, 30.0, 2)) == "1.5 ± 0.5 min (n = 2)"
+
+
+@pytest.mark.parametrize(
+    "mean, deviation, text",
+    [
+        (206.72, 37.879, "206.7 ± 37.9 (n = 3)"),
+        (1750.0, 433.01, "1,750 ± 433 (n = 3)"),
+        (0.005764, 0.006481, "0.005764 ± 0.006481 (n = 3)"),
+        (3.0, 0.0, "3 ± 0 (n = 3)"),
+        (3.0, 0.0123, "3 ± 0.0123 (n = 3)"),  # a spread that the mean's digits would hide
+    ],
+)
+def test_a_spread_is_as_fine_as_its_mean(mean, deviation, text):
+    assert PLAIN[0].text(Spread(mean, deviation, 3)) == text
+
+
+@pytest.mark.parametrize(
+    "scale, difference, text",
+    [
+        (FRACTION[0], 0.01234, "+0.0123"),
+        (FRACTION[0], -0.01234, "-0.0123"),
+        (FRACTION[0], -0.00001, "0.0000"),
+        (FRACTION[0], 0.00001, "0.0000"),
+        (PLAIN[0], -0.0, "0"),
+        (PLAIN[0], 1234.0, "+1,234"),
+    ],
+)
+def test_a_difference_has_a_sign_unless_it_is_nothing(scale, difference, text):
+    assert scale.signed(difference) == text
+
+
+def test_settings_as_people_call_them():
+    assert [setting_name(key) for key in ("optim.name", "model.L_cycles")] == ["optimiser", "L_cycles"]
+    assert setting_value("train.halt_exploration_end", -1.0) == "stays"
+    assert setting_value("optim.ema_decay", 0.0) == "none" and setting_value("optim.ema_decay", 0.99) == "0.99"
+    assert counted(1, "run") == "1 run" and counted(1200, "run") == "1,200 runs"

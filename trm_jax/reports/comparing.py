@@ -185,7 +185,7 @@ def _ratio_words(spreads: Sequence[Spread], measure: Measure) -> str:
     low, high = (found.mean for found in spreads)
     if measure.unit is FRACTION or low <= 0 or high / low < 1.005:
         return ""
-    return f", {high / low:.3g} times as much" if high / low >= 1.995 else f", {high / low - 1:.0%} more"
+    return f" ({high / low:.3g} times as much)" if high / low >= 1.995 else f" ({high / low - 1:.0%} more)"
 
 
 def updates_words(arms: Sequence[Arm]) -> str:

@@ -117,6 +117,8 @@ def _scale(axes: Axes, axis, scale: str, panel: Panel) -> None:
         base_ten = ticker.LogLocator(subs=steps) if high / low > 8 else ticker.MaxNLocator(nbins=6)
         axis.set_major_locator(ticker.LogLocator(base=2) if scale == "log2" else base_ten)
         axis.set_minor_locator(ticker.NullLocator())
+    elif is_x and all(float(x).is_integer() for series in panel.series for x in series.x):
+        axis.set_major_locator(ticker.MaxNLocator(nbins=9, integer=True))  # half a step is none
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: compact(float(f"{value:.6g}"))))
 
 

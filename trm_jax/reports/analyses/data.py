@@ -42,7 +42,7 @@ def smallest_for(axis: Axis, *guides: float) -> Analysis:
                 said.append(f"no mean reaches {level:g}")
             rows.append((f"{level:g}", by_mean, _by_fit(fit, level)))
         updates = updates_words(arms)
-        mind = f" The arms differ in updates too, {updates}: this is not of {axis.label} alone." if updates else ""
+        mind = f" Updates differ too, {updates}, so {axis.label} alone do not explain it." if updates else ""
         columns = ("exact accuracy", "smallest arm whose mean reaches it", f"{axis.label} by the fit a - b x^-c")
         panel = with_levels(arm_panel(study.ran, EXACT, axis), levels)
         return Section(
