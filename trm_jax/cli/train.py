@@ -65,7 +65,7 @@ def run(args) -> int:
     with _team(args) as team, ExitStack() as claims:
         from trm_jax.train.multihost import require_same
 
-        facts = {"settings": resolve.to_json(config), "workdir": str(workdir)}
+        facts = {**resolve.flatten(config), "workdir": str(workdir)}
         require_same(team, facts, "give every process the same command")
         team.share(lambda: claims.enter_context(claim(workdir, config)))
         if not (workdir / CONFIG_FILE).exists():

@@ -191,6 +191,7 @@ def together(cluster: Cluster, timeout_s: float, report: Callable[[BaseException
     except BaseException as error:
         if not isinstance(error, InputError):
             time.sleep(_GRACE_S)  # the loss of another may be the cause; then the watch says so and exits
+        team.stop_watching()
         code = report(error)
         team.leave(code, (str(error).strip() or type(error).__name__).splitlines()[0][:500])
         sys.stdout.flush()

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from trm_jax.errors import InputError
@@ -54,21 +55,22 @@ class _Line:
                 return  # whoever reads this connection finds it closed, and says so
 
     def receive(self) -> dict | None:
-        """The next message; None once the connection is closed."""
+        """The next message; None, and closed on this side too, once the connection is."""
         try:
             line = self._reader.readline()
+            self.heard = time.monotonic()
+            if line.endswith("\n"):
+                return json.loads(line)
         except (OSError, ValueError):
-            return None
-        self.heard = time.monotonic()
-        return json.loads(line) if line.endswith("\n") else None
-
-    def close(self) -> None:
-        # Not the reader: its thread may sit in it. It ends when the socket is shut down.
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+            line = ""
+        self._reader.close()
         self._socket.close()
+        return None
+
+    def hang_up(self) -> None:
+        """Close the connection; whoever receives is told None."""
+        with suppress(OSError):  # the other side was quicker
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Team:
@@ -84,6 +86,7 @@ class Team:
         self._lines = lines or {}
         self._changed = threading.Condition(threading.RLock())
         self._left: set[int] = set()  # said goodbye: their connections may close
+        self._ending = False  # this process ends by itself, whatever becomes of the others
         self._gathers = 0
         self._given: dict[int, dict[int, object]] = {}  # gather number -> process -> value, at the hub
         self._gathered: dict[int, list] = {}
@@ -220,7 +223,7 @@ class Team:
         self._changed.notify_all()
 
     def _beat(self) -> None:
-        while True:
+        while len(self._left) < len(self._lines):
             time.sleep(_BEAT_EVERY_S)
             with self._changed:
                 self._tell(beat=True)
@@ -230,6 +233,8 @@ class Team:
 
     def _lose(self, line: str, code: int) -> None:
         """Tell everyone and exit. The main thread cannot: it may be waiting for the lost one in a collective."""
+        if self._ending:
+            return
         if self.first:
             self._tell(lost=line, code=code)
         hint = "" if code != EXIT_LOST else "; start all processes again: they go on from the last checkpoint"
@@ -237,13 +242,18 @@ class Team:
         os.write(2, f"error: {line}{hint}\n".encode())
         os._exit(code)
 
+    def stop_watching(self) -> None:
+        """From now on the loss of others does not end this process."""
+        with self._changed:
+            self._ending = True
+
     def leave(self, code: int = 0, line: str = "") -> None:
         """Say goodbye. With a code other than 0 the others end as well, with that code and `line`."""
         with self._changed:
             self._tell(bye=code, line=line)
             self._left.update(self._lines)
         for connection in self._lines.values():
-            connection.close()
+            connection.hang_up()
 
 
 # How they meet.
@@ -281,41 +291,44 @@ def _receive_all(own: Member, count: int, port: int, deadline: float, timeout_s:
             "another port (--port)"
         ) from None
     members, lines = {0: own}, {}
+
+    def refuse(why: str, *others: _Line):
+        for line in (*lines.values(), *others):
+            line.send(refused=why)
+            line.hang_up()
+            while line.receive():
+                continue
+        raise InputError(why)
+
     with server:
         while len(members) < count:
             server.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
-                connection, (address, *_) = server.accept()
+                connection, _ = server.accept()
             except TimeoutError:
                 missing = ", ".join(str(p) for p in range(count) if p not in members)
-                line = (
+                refuse(
                     f"of {count} processes, {missing} did not come to {own.host}:{port} within {timeout_s:.0f} s; look "
                     "at their logs, and let their hosts reach this port and the one before it"
                 )
-                for one in lines.values():
-                    one.send(refused=line)
-                raise InputError(line) from None
             connection.settimeout(10.0)
             line = _Line(connection)
             hello = line.receive()
-            connection.settimeout(None)
             try:
                 other = Member(int(hello["index"]), str(hello["host"]), int(hello["pid"]))
                 asked = int(hello["count"])
-            except (TypeError, KeyError, ValueError):
-                line.close()  # a port scan, or another program's mistake
+            except (TypeError, KeyError, ValueError):  # a port scan, or another program's mistake
+                line.hang_up()
+                while hello is not None:
+                    hello = line.receive()
                 continue
-            wrong = ""
+            connection.settimeout(None)
             if asked != count:
-                wrong = f"{other} expects {asked} processes and process 0 {count}; start all with one number"
-            elif not 0 < other.index < count:
-                wrong = f"there is no place for {other} among {count} processes, which are numbered from 0"
-            elif other.index in members:
-                wrong = f"{other} and {members[other.index]} have one number; give each process its own"
-            if wrong:
-                for one in [*lines.values(), line]:
-                    one.send(refused=wrong)
-                raise InputError(wrong)
+                refuse(f"{other} expects {asked} processes and process 0 {count}; start all with one number", line)
+            if not 0 < other.index < count:
+                refuse(f"there is no place for {other} among {count} processes, which are numbered from 0", line)
+            if other.index in members:
+                refuse(f"{other} and {members[other.index]} have one number; give each process its own", line)
             members[other.index], lines[other.index] = other, line
     roster = [members[p] for p in range(count)]
     for line in lines.values():
@@ -340,9 +353,11 @@ def _join(own: Member, host: str, port: int, deadline: float, count: int) -> Tea
     line.send(index=own.index, host=own.host, pid=own.pid, count=count)
     connection.settimeout(max(deadline - time.monotonic(), 0.0) + 30.0)  # process 0 gives up first, and says why
     answer = line.receive()
+    if answer is None:
+        raise InputError(f"process 0 at {host}:{port} left before all had come; look at its log")
+    if "refused" in answer:
+        line.hang_up()
+        line.receive()
+        raise InputError(answer["refused"])
     connection.settimeout(None)
-    if answer is None or "refused" in answer:
-        raise InputError(
-            answer["refused"] if answer else f"process 0 at {host}:{port} left before all had come; look at its log"
-        )
     return Team(own.index, count, {0: line}, [Member(*m) for m in answer["members"]])

@@ -1,0 +1,167 @@
+"""What processes tell each other and agree on, with threads in their place."""
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.multihost.fleet import free_port
+from trm_jax.errors import InputError
+from trm_jax.train.multihost import require_same
+from trm_jax.train.team import Team, meet
+
+
+def together(count: int, work) -> list:
+    """What `work(team)` returns in each of `count` members of a team."""
+    port = free_port()
+
+    def one(index: int):
+        team = meet(f"127.0.0.1:{port}", index, count, timeout_s=20)
+        try:
+            return work(team)
+        finally:
+            team.gather("the end") if count > 1 else None
+            team.leave()
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_values_are_gathered_in_the_order_of_the_processes(count):
+    assert (
+        together(count, lambda team: [team.gather([team.index, n]) for n in range(3)])
+        == [[[[process, n] for process in range(count)] for n in range(3)]] * count
+    )
+
+
+def test_the_first_shares_what_only_it_makes():
+    made = []
+
+    def make():
+        made.append(threading.get_ident())
+        return {"steps": [1, 2]}
+
+    assert together(3, lambda team: team.share(make)) == [{"steps": [1, 2]}] * 3
+    assert len(made) == 1
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), max_size=4), st.integers(0, 9999))
+def test_all_stop_and_save_at_the_same_tick_whoever_asks_and_however_fast_each_is(count, asks, seed):
+    """Each ask (process, tick) is for a stop or, every other one, for a save."""
+
+    def work(team: Team):
+        draw, seen = random.Random(seed + team.index), []
+        for tick in range(400):
+            for number, (process, when) in enumerate(asks):
+                if process % count == team.index and when == tick:
+                    team.ask("save" if number % 2 else "stop", f"ask {number}")
+            events = team.tick()
+            seen += [(tick, event) for event in sorted(events)]
+            if "stop" in events:
+                break
+            if draw.random() < 0.1:
+                time.sleep(draw.uniform(0, 0.002))
+        return seen, tick, team.reason("stop")
+
+    results = together(count, work)
+    assert len({str(result) for result in results}) == 1
+    seen, tick, reason = results[0]
+    stops = [when for number, (_, when) in enumerate(asks) if number % 2 == 0]
+    if stops:
+        assert seen[-1] == (tick, "stop") and reason.startswith("ask ")
+        assert tick >= min(stops)  # not before it was asked for
+        assert tick < 400  # and soon
+    else:
+        assert tick == 399
+
+
+def test_alone_a_wish_is_granted_at_once():
+    team = Team()
+    assert team.tick() == set()
+    team.ask("save")
+    assert team.tick() == {"save"}
+    assert team.tick() == set()
+    team.ask("save")
+    team.ask("stop", "SIGTERM")
+    assert team.tick() | team.tick() == {"save", "stop"}
+    assert team.tick() == {"stop"} and team.reason("stop") == "SIGTERM"
+
+
+def test_who_differs_is_named():
+    def work(team):
+        facts = {"jax": "0.10.2", "commit": "abc" if team.index != 2 else "def"}
+        with pytest.raises(InputError) as refused:
+            require_same(team, facts, "install one commit")
+        return str(refused.value)
+
+    lines = set(together(4, work))
+    assert len(lines) == 1
+    line = lines.pop()
+    assert "differ in commit: def at process 2" in line and "abc at process 0" in line and "install one" in line
+
+
+def meeting(members: list[tuple[int, int]], timeout_s: float = 1.5) -> list[str]:
+    """What members (index, count) are told that try to meet."""
+    port = free_port()
+
+    def one(member):
+        try:
+            meet(f"127.0.0.1:{port}", *member, timeout_s=timeout_s).leave()
+        except InputError as error:
+            return str(error)
+        return "met"
+
+    with ThreadPoolExecutor(len(members)) as pool:
+        return list(pool.map(one, members))
+
+
+def test_those_who_do_not_come_are_named_to_all():
+    for line in meeting([(0, 4), (2, 4)]):
+        assert "of 4 processes, 1, 3 did not come" in line and "within 2 s" in line
+
+
+def test_without_process_0_its_address_is_named():
+    [line] = meeting([(1, 2)])
+    assert "could not reach process 0 at 127.0.0.1:" in line and "refused" in line
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [((1, 3), "expects 3 processes and process 0 2"), ((5, 2), "no place for process 5"), ((1, 2), "met")],
+)
+def test_another_idea_of_the_team_is_refused(other, said):
+    for line in meeting([(0, 2), other]):
+        assert said in line
+
+
+def test_two_of_one_number_are_refused():
+    lines = meeting([(0, 3), (1, 3), (1, 3)])
+    assert all("have one number" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", ":80", "host:", "host:0", "host:65535", "host:port"])
+def test_an_address_without_host_or_port_is_refused(address):
+    with pytest.raises(InputError, match="HOST:PORT"):
+        meet(address, 0, 2, 1.0)
+
+
+def test_a_stranger_at_the_door_is_sent_away():
+    import socket
+
+    port = free_port()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(meet, f"127.0.0.1:{port}", 0, 2, 10.0)
+        time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", port + 1)) as stranger:
+            stranger.sendall(b'{"GET": "/"}\n')
+        second = pool.submit(meet, f"127.0.0.1:{port}", 1, 2, 10.0)
+        teams = [first.result(), second.result()]
+    assert [team.count for team in teams] == [2, 2]
+    for team in teams:
+        team.leave()
