@@ -90,14 +90,16 @@ def test_a_real_run(trm, solver, tmp_path):
 
 
 def test_compare(trm, solver, tmp_path):
-    other = write_run(tmp_path / "half", "sudoku4", evaluations=5, changes={"optim.lr": 1.0})
+    other = write_run(tmp_path / "half", "sudoku4", evaluations=5, changes={"optim.name": "lion"}, facts={"pack": 2})
     result = trm.run("compare", solver.workdir, other, "--output", tmp_path / "both.png")
     assert result.code == 0, result.err
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     words = " ".join(result.out.split())
     assert "what differs" in words and "150 of 300" in words and "200" in words
     assert f"curves: {tmp_path / 'both.png'}" in result.out and "next: trm report" in result.out
+    assert "optimiser lion" in words
     assert "mind: these runs were scored on different puzzles" in result.err
+    assert "mind: runs trained side by side in one program, so their times are not their own" in result.err
 
 
 def test_what_cannot_be_compared(refused, tmp_path):

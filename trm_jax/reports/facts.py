@@ -139,9 +139,8 @@ def mixed(study: Study) -> list[str]:
 
 
 def _budgets(study: Study) -> list[str]:
-    """Arms that had more updates than others may owe their accuracy to them."""
     words = updates_words(study.ran)
-    return [f"arms differ in their number of updates, {words}: differences are of both"] if words else []
+    return [f"arms differ in their number of updates too, {words}, and may owe their accuracy to it"] if words else []
 
 
 def _nothing_learnt(study: Study) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from trm_jax.configs.resolve import FREE_TO_CHANGE
 from trm_jax.reports.content import Table
 from trm_jax.reports.runs import Run, seconds_at
-from trm_jax.reports.units import SECONDS, plain, scale_for
+from trm_jax.reports.study import largest_pack
+from trm_jax.reports.units import SECONDS, scale_for, setting_name, setting_value
 
 
 def compared(runs: Mapping[str, Run]) -> tuple[Table, list[str]]:
@@ -37,7 +38,7 @@ def _figures(run: Run, clock) -> tuple[str, ...]:
 
 
 def _differing(run: Run, keys: list[str]) -> str:
-    return ", ".join(f"{key.rsplit('.', 1)[-1]} {plain(run.settings[key])}" for key in keys) or "nothing"
+    return ", ".join(f"{setting_name(key)} {setting_value(key, run.settings[key])}" for key in keys) or "nothing"
 
 
 def _notes(runs: Mapping[str, Run]) -> list[str]:
@@ -46,4 +47,6 @@ def _notes(runs: Mapping[str, Run]) -> list[str]:
         notes.append("these runs were scored on different puzzles, so their accuracies do not compare")
     if len({(run.facts.get("device_kind"), run.facts.get("devices")) for run in runs.values()}) > 1:
         notes.append("these runs were on different devices, so their times do not compare")
+    if largest_pack(runs.values()) > 1:
+        notes.append("runs trained side by side in one program, so their times are not their own")
     return notes
