@@ -67,11 +67,15 @@ class Process:
 
 
 class Server:
-    """The process that forks. `folder` takes what the children print, `cache` their compilations."""
+    """The process that forks. `folder` takes what the children print, `cache` their compilations.
 
-    def __init__(self, folder: Path, cache: Path):
+    settings: of the environment, besides those of this process.
+    """
+
+    def __init__(self, folder: Path, cache: Path, settings: dict[str, str] | None = None):
         environment = {
             **os.environ,
+            **(settings or {}),
             "PYTHONPATH": str(ROOT),
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -147,6 +151,11 @@ def _serve() -> None:
     from trm_jax.cli.main import parser
 
     parser()  # imports every command
+    if "STORAGE_EMULATOR_HOST" in os.environ:
+        import gcsfs
+        import google.cloud.storage
+
+        assert gcsfs and google.cloud.storage
     assert matplotlib.figure and tensorboardX and trm_jax.train.restore
     threads = next(line for line in open("/proc/self/status") if line.startswith("Threads:"))
     assert threads.split()[1] == "1" and not xla_bridge.backends_are_initialized(), threads

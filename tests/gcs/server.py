@@ -247,6 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             reply = self.gcs.answer(self.command, self.path, self.headers, body)
         except ConnectionAbortedError:
+            reply = None
+        if self.gcs.answer_lost() or reply is None:
             self.close_connection = True
             return
         content = b"" if reply.status in (204, 304) else reply.body

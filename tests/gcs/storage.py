@@ -42,7 +42,7 @@ class Fault:
     """What happens to the next `count` requests of a `kind` whose object (or listed prefix) contains `name`.
 
     kind: bucket, list, stat, read, write, delete or "" for all. They wait `delay_s` (or until the fault is lifted),
-    then are answered with `status`; 0 serves them, -1 breaks the connection.
+    then are answered with `status`; 0 serves them, -1 breaks the connection, -2 serves them and loses the answer.
     """
 
     kind: str = ""
@@ -82,6 +82,7 @@ class Storage:
         self._faults: list[Fault] = []
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
+        self._here = threading.local()  # of the request that this thread serves
 
     def inject(self, fault: Fault) -> Fault:
         self._faults.append(fault)
@@ -142,7 +143,13 @@ class Storage:
             fault.count -= 1
         fault.struck.release()
         fault.lifted.wait(fault.delay_s)
-        if fault.status < 0:
+        if fault.status == -1:
             raise ConnectionAbortedError
-        if fault.status:
+        if fault.status > 0:
             raise Refused(fault.status, f"{kind} of {name} fails by order")
+        self._here.answer_lost = fault.status == -2
+
+    def answer_lost(self) -> bool:
+        """Whether a fault loses the answer that this thread has just made; once."""
+        lost, self._here.answer_lost = getattr(self._here, "answer_lost", False), False
+        return lost

@@ -72,7 +72,7 @@ def problem(error: BaseException) -> NoAccess | OutOfReach | None:
     for cause in _causes(error):
         if isinstance(cause, OutOfReach):
             return cause
-        named = re.search(r"(?:gs:/|/b)/([a-z0-9][\w.-]+)", str(cause))
+        named = re.search(r"(?:gs://|/storage/v1/b/)([a-z0-9][\w.-]+)", str(cause))
         if (named or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):
             return _told(kind, f"gs://{named[1] if named else 'BUCKET'}", "use", cause)
     return None
@@ -99,7 +99,9 @@ def _client():
     import aiohttp
     from gcsfs.core import GCSFileSystem  # not its wrapper, which asks for the kind of every bucket first
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback for each error that it raises
+    # They log each error that they raise, with a traceback, and each place in which there are no credentials.
+    for name in ("gcsfs", "google.auth"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     patience = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
     return GCSFileSystem(requests_timeout=patience, use_listings_cache=False)
 
@@ -211,24 +213,26 @@ def append(place: BucketPath, generation: int, size: int, part: BucketPath, cont
     `part` is left to be overwritten or deleted. Raises FileExistsError or FileNotFoundError when another process
     has written to `place`.
     """
-    added = put(part, content)
-    joined = [(place, generation), (part, added)]
-    sources = [
-        {"name": one.key, "generation": str(number), "objectPreconditions": {"ifGenerationMatch": str(number)}}
-        for one, number in joined
-    ]
-    how = {"json": {"sourceObjects": sources, "destination": {"contentType": "application/octet-stream"}}}
-    try:
-        made = _ask(
-            "write to", place, "POST", "b/{}/o/{}/compose", ifGenerationMatch=str(generation), json_out=True, **how
-        )
-    except (FileExistsError, FileNotFoundError):
-        # A reply was lost on the way, and the second attempt has met the first.
-        found = look(place)
-        if not found or int(found["size"]) != size + len(content) or get(place, size)[0] != content:
-            raise
-        made = found
-    return int(made["generation"])
+    while True:
+        joined = [(place, generation), (part, put(part, content))]
+        sources = [
+            {"name": one.key, "objectPreconditions": {"ifGenerationMatch": str(number)}} for one, number in joined
+        ]
+        how = {"json": {"sourceObjects": sources, "destination": {"contentType": "application/octet-stream"}}}
+        url, condition = "b/{}/o/{}/compose", {"ifGenerationMatch": str(generation)}
+        try:
+            return int(_ask("write to", place, "POST", url, json_out=True, **condition, **how)["generation"])
+        except (FileExistsError, FileNotFoundError):
+            # Perhaps an answer was lost on the way, of this attempt or of one before it that began like it.
+            found = look(place)
+            if not found or int(found["size"]) <= size:
+                raise
+            there, generation = get(place, size)
+            if not content.startswith(there):
+                raise
+            size, content = size + len(there), content[len(there) :]
+            if not content:
+                return generation
 
 
 def delete(place: BucketPath) -> None:
@@ -236,16 +240,25 @@ def delete(place: BucketPath) -> None:
     _ask("delete from", place, "DELETE")
 
 
-def children(place: BucketPath, limit: int = 0) -> tuple[list[str], list[str]]:
-    """(folders, files): the names of what lies in a folder, of `limit` things at most (0: all)."""
-    prefix = f"{place.key}/" if place.key else ""
-    query = {"prefix": prefix, "delimiter": "/", **({"maxResults": limit} if limit else {})}
+def _page(folder: BucketPath, **how) -> tuple[str, dict]:
+    """(what the names of all objects in a folder begin with, a page of the listing)."""
+    prefix = f"{folder.key}/" if folder.key else ""
+    return prefix, _ask("list", folder, "GET", "b/{}/o", json_out=True, prefix=prefix, delimiter="/", **how)
+
+
+def holds_any(folder: BucketPath) -> bool:
+    """Whether there are objects in a folder; one that was made to show an empty folder is enough."""
+    _, page = _page(folder, maxResults=1)
+    return bool(page.get("items") or page.get("prefixes"))
+
+
+def children(folder: BucketPath) -> tuple[list[str], list[str]]:
+    """(folders, files): the names of what lies in a folder."""
     folders, files, token = [], [], None
     while True:
-        page = _ask("list", place, "GET", "b/{}/o", json_out=True, **query, pageToken=token)
+        prefix, page = _page(folder, pageToken=token)
         folders += [name.removeprefix(prefix).rstrip("/") for name in page.get("prefixes", ())]
-        # The console makes objects that end in a slash, to show empty folders.
         files += [item["name"].removeprefix(prefix) for item in page.get("items", ()) if item["name"] != prefix]
         token = page.get("nextPageToken")
-        if not token or limit:
+        if not token:
             return folders, files

@@ -24,6 +24,8 @@ class BucketPath(PurePosixPath):
     """
 
     def __str__(self) -> str:
+        if self.parts[:1] != ("gs:",):  # relative to another
+            return "/".join(self.parts) or "."
         return _SCHEME + "/".join(self.parts[1:])
 
     def __fspath__(self) -> str:
@@ -48,7 +50,7 @@ class BucketPath(PurePosixPath):
         return bool(self.key) and bucket.look(self) is not None
 
     def is_dir(self) -> bool:
-        return any(bucket.children(self, limit=1)) or not self.key
+        return bucket.holds_any(self) or not self.key
 
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
