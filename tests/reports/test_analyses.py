@@ -398,7 +398,9 @@ def test_an_only_step_is_no_early_one(tmp_path):
     known = r"It halts early: from \d+\.\d% \(mini_exp05_[b-f]\) to \d+\.\d% \(mini_exp05_[b-f]\) of held-out puzzles"
     assert re.search(known, report.answer)
     left = "Left out here, since nothing can halt before its only step: mini_exp05_a."
-    assert report.answer.endswith(left) and left in section(report, "When it halts").sentence
+    said = section(report, "When it halts").sentence
+    assert report.answer.endswith(left) and left in said
+    assert "mini_exp05_a" not in said.replace(left, ""), "nor is its halt step the least of all"
     assert "only step" not in build(group_study("mini_exp05", tmp_path), "").sections[2].sentence
 
 

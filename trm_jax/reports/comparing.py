@@ -147,11 +147,11 @@ def tested_words(found: Mapping[str, Contrast | PairedTest], test: str, word: st
             direction = word or ("higher" if contrast.difference > 0 else "lower")
             shown.setdefault(direction, []).append(f"{name} ({p_text(contrast.p)})")
     hidden = [name for name, contrast in tested.items() if contrast.p >= ALPHA]
-    parts = [f"shows {listed(names)} to be {direction}" for direction, names in shown.items()]
-    parts += [f"shows no difference from {listed(hidden)}"] if hidden else []
+    parts = [f"{listed(names)} to be {direction}" for direction, names in shown.items()]
+    parts += [f"no difference from {listed(hidden)}"] if hidden else []
     untested = [name for name in found if name not in tested]
     end = f"; {listed(untested)} cannot be tested" if untested else ""
-    return f"{test} {' and '.join(parts)}{end}"
+    return f"{test} shows {', and '.join(parts)}{end}"
 
 
 def test_name(pairs: int) -> str:
@@ -175,7 +175,7 @@ def range_sentence(arms: Sequence[Arm], measure: Measure) -> str:
         return text + "."
     test = between(known, measure, high)[low.name]
     if test.p is None:
-        return f"{text} ({test.why})."
+        return f"{text}; {test.why}."
     word = "shows that they differ" if test.shown else "shows no difference"
     return f"{text}; {test_name(pairs_tested(known, measure))} {word} ({p_text(test.p)})."
 

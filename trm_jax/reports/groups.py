@@ -65,8 +65,8 @@ ANALYSES: dict[str, tuple[Analysis, ...]] = {
     ),
     "exp05": (halting.inference_cost, halting.halting(halting.OVER_STEPS), _costs(halting.OVER_STEPS), sweep.curves),
     "exp06": (
-        sweep.accuracy_over(batch.OVER_BATCH),
         batch.critical_batch,
+        sweep.accuracy_over(batch.OVER_BATCH),
         cost.figures("Throughput", m.SPEED, m.TIME, m.MEMORY, axis=batch.OVER_BATCH, name="costs"),
         sweep.curves,
     ),
@@ -78,8 +78,8 @@ ANALYSES: dict[str, tuple[Analysis, ...]] = {
     ),
     "exp08": (sweep.accuracy_over(BY_NAME, pairs=True), training.averaging, sweep.curves),
     "exp09": (
-        sweep.accuracy_over(BY_NAME),
         cost.levels_reached(m.epochs_to, 0.85),
+        sweep.accuracy_over(BY_NAME),
         training.beta2_sensitivity,
         training.stability,
         sweep.curves,

@@ -81,7 +81,7 @@ MAX_GRAD_NORM = Measure("max_grad_norm", "largest gradient norm", units.PLAIN, l
 SKIPPED = Measure("skipped", "updates skipped", units.PLAIN, lambda run: run.skipped)
 PUZZLE_FLOPS = Measure(
     "eval_flops_per_puzzle", "inference compute a puzzle", units.FLOPS, lambda run: run.eval_flops_per_puzzle,
-    computed=True,
+    computed=True, spoken="inference compute of a puzzle",
 )  # fmt: skip
 EARLY_STEPS = Measure(
     "early_exit_steps", "mean halt step", units.HALT_STEPS, lambda run: run.final.get("early_exit_steps"),

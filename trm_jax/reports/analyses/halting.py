@@ -102,7 +102,7 @@ def halting(axis: Axis = BY_NAME):
         )
         return Section(
             "When it halts",
-            f"{_early_words(study)} {range_sentence(study.ran, EARLY_STEPS)}",
+            f"{_early_words(study)} {range_sentence(_that_can_halt(study.ran) or study.ran, EARLY_STEPS)}",
             (arm_table(study.arms, columns),),
             plots,
             (EVAL_NOTE, "In training exploration makes some sequences go on after they would have halted."),
@@ -126,10 +126,15 @@ def _distribution(title: str, arms: list[Arm], counts_of) -> Panel:
     return Panel(title, "supervision step", "share", tuple(series))
 
 
+def _that_can_halt(arms: list[Arm]) -> list[Arm]:
+    """Those with more than one step: before an only step nothing halts."""
+    return [arm for arm in arms if arm.settings["model.halt_max_steps"] > 1]
+
+
 def _early_words(study: Study) -> str:
     """Whether puzzles would halt before the last step, of arms that have more than one."""
     recorded = [arm for arm in study.ran if arm.values(HALT_EARLY)]
-    known = [arm for arm in recorded if arm.settings["model.halt_max_steps"] > 1]
+    known = _that_can_halt(recorded)
     if not recorded:
         return "The runs recorded no halt steps."
     one_step = [arm.name for arm in recorded if arm not in known]
