@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
+from tests.faults import largest_file, truncate
 from tests.multihost.fleet import all_gone
 
 
@@ -19,16 +20,16 @@ def undisturbed(hosts, tmp_path_factory):
 
 
 def assert_near(one, other):
-    """Two runs that differ by rounding: lr stays below 24e-6, so each of 24 updates moves a weight by less than that,
-    and where rounding decides its direction, a weight differs by twice the sum, 6e-4; few do, and figures are means."""
+    """Two runs that differ by rounding: lr stays below 12e-6, so where rounding decides the direction of an update, a
+    weight differs by less than twice the sum of 12 of them, 2e-4; few do, and the figures are means."""
     for ours, theirs in zip(tiny.records(one), tiny.records(other), strict=True):
-        near = {k: pytest.approx(v, rel=2e-4, abs=2e-4) if isinstance(v, float) else v for k, v in ours.items()}
+        near = {k: pytest.approx(v, rel=1e-4, abs=1e-4) if isinstance(v, float) else v for k, v in ours.items()}
         assert theirs == near
     ours, theirs = (tiny.state(run, tiny.steps(run)[-1]) for run in (one, other))
     assert ours.keys() == theirs.keys()
     for name in ours:
         if name.startswith(("params/", "ema/")):
-            np.testing.assert_allclose(theirs[name], ours[name], rtol=0, atol=6e-4, err_msg=name)
+            np.testing.assert_allclose(theirs[name], ours[name], rtol=0, atol=2e-4, err_msg=name)
         elif ours[name].dtype != np.float32:
             np.testing.assert_array_equal(theirs[name], ours[name], err_msg=name)
 
@@ -39,41 +40,40 @@ def test_eight_processes_do_what_one_does(undisturbed, hosts, tmp_path):
     facts = json.loads((undisturbed / "run.json").read_text())
     assert (facts["processes"], facts["devices"]) == (8, 8)
     # 12 puzzles in batches of 8: the last one is uneven.
-    assert [r["count"] for r in tiny.records(undisturbed, "eval")] == [12] * 4
+    assert [r["count"] for r in tiny.records(undisturbed, "eval")] == [12, 12]
 
 
 def test_a_signal_to_one_stops_all_at_the_same_step_and_four_go_on(undisturbed, hosts, tmp_path):
     fleet = hosts.start(8, tmp_path / "run")
-    fleet.until_step(tmp_path / "run", 7)
+    fleet.until_step(tmp_path / "run", 5)
     fleet[5].signal(signal.SIGTERM)
     results = fleet.wait()
     assert [result.code for result in results] == [75] * 8, [r.err for r in results]
     step = tiny.steps(tmp_path / "run")[-1]
-    assert 7 <= step < 24
+    assert 5 <= step < 12
     assert "stopped by SIGTERM at process 5" in results[0].out and f"saved at step {step}" in results[0].out
     hosts.must_finish(4, tmp_path / "run")
     assert_near(undisturbed, tmp_path / "run")
 
 
-def test_a_signal_in_an_evaluation_stops_all(hosts, undisturbed, tmp_path):
-    long = {"data.test_puzzles": 2000, "eval.every_steps": 8}
-    fleet = hosts.start(8, tmp_path / "run", long)
-    fleet.until_step(tmp_path / "run", 8)
+def test_a_signal_in_an_evaluation_stops_all(hosts, tmp_path):
+    long = {"data.extra_clues": 4, "data.test_puzzles": 1500}
+    fleet = hosts.start(4, tmp_path / "run", long)
+    fleet.until_step(tmp_path / "run", 6)
     fleet[3].signal(signal.SIGTERM)
     results = fleet.wait()
-    assert [result.code for result in results] == [75] * 8, [r.err for r in results]
-    assert tiny.steps(tmp_path / "run")[-1] == 8
+    assert [result.code for result in results] == [75] * 4, [r.err for r in results]
+    assert tiny.steps(tmp_path / "run")[-1] == 6
     assert not tiny.records(tmp_path / "run", "eval")
 
 
-@pytest.mark.parametrize("victim", [0, 6])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 6])
 def test_the_others_name_the_one_that_was_killed_and_the_run_goes_on_exactly(undisturbed, hosts, tmp_path, victim):
     fleet = hosts.start(8, tmp_path / "run")
-    fleet.until_step(tmp_path / "run", 10)
+    fleet.until_step(tmp_path / "run", 6)
     fleet[victim].kill()
-    assert all_gone(fleet, within_s=60) < 60
-    results = fleet.wait()
-    for number, result in enumerate(results):
+    all_gone(fleet, within_s=60)
+    for number, result in enumerate(fleet.wait()):
         if number != victim:
             assert result.code not in (0, 2, 75), result.err
             assert f"process {victim} (" in result.err and "was lost" in result.err, result.err
@@ -83,17 +83,15 @@ def test_the_others_name_the_one_that_was_killed_and_the_run_goes_on_exactly(und
     assert goodput["lives"] == 2 and goodput["seconds"]["lost"] > 0
 
 
-def test_a_damaged_checkpoint_is_noticed_by_all(undisturbed, hosts, tmp_path):
-    from tests.faults import largest_file, truncate
-
-    hosts.must_finish(4, tmp_path / "run", {"train.steps": 24})
+def test_a_damaged_checkpoint_is_noticed_by_all(hosts, tmp_path):
+    hosts.must_finish(4, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / str(tiny.steps(tmp_path / "run")[-1])
     truncate(largest_file(newest))
     results = hosts.run(4, tmp_path / "run")
     assert [result.code for result in results] == [0] * 4, [r.err for r in results]
     assert f"{newest} is damaged" in results[0].err
     assert not any("damaged" in result.err for result in results[1:])  # said once
-    assert tiny.steps(tmp_path / "run")[-1] == 24
+    assert tiny.steps(tmp_path / "run")[-1] == 12
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 
 import trm_jax
 from trm_jax.errors import InputError
@@ -187,6 +188,10 @@ def together(cluster: Cluster, timeout_s: float, report: Callable[[BaseException
             cluster_detection_method="deactivate",
             initialization_timeout=int(timeout_s),
         )
+        # The first collective connects the devices, and some transports wait no more than 30 s for the last of them: now,
+        # while all are at one place, and not when one has compiled its step long before another.
+        team.gather("connect")
+        multihost_utils.sync_global_devices("trm")
         yield team
     except BaseException as error:
         if not isinstance(error, InputError):
