@@ -118,7 +118,7 @@ def _scale(axes: Axes, axis, scale: str, panel: Panel) -> None:
         axis.set_major_locator(ticker.LogLocator(base=2) if scale == "log2" else base_ten)
         axis.set_minor_locator(ticker.NullLocator())
     elif is_x and all(float(x).is_integer() for series in panel.series for x in series.x):
-        axis.set_major_locator(ticker.MaxNLocator(nbins=9, integer=True))  # half a step is none
+        axis.set_major_locator(ticker.MaxNLocator(nbins=8, steps=(1, 2, 5, 10), integer=True))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: compact(float(f"{value:.6g}"))))
 
 
@@ -132,6 +132,6 @@ def _name_ticks(axes: Axes, panel: Panel) -> None:
     axes.tick_params(axis="x", labelsize=8)
     if any("\n" in name for name in names):  # names of arms, also of those that have no point here
         axes.set_xlim(places[0] - 0.5, places[-1] + 0.5)
-    if max(len(line) for name in names for line in name.split("\n")) * len(names) > 45:
+    if max(len(line) for name in names for line in name.split("\n")) * len(names) > 60:
         for text in axes.get_xticklabels():
             text.set(rotation=35, ha="right", rotation_mode="anchor")

@@ -149,8 +149,8 @@ def _first_words(arms: list[Arm], measure: Measure, level: float) -> str:
     none = [arm.name for arm in arms if not arm.values(measure)]
     if not through:
         return f"No arm reaches {level:g}" + (f" with every seed ({listed(some)} with some)." if some else ".")
-    missed = [f"by some seeds only in {listed(some)}"] * bool(some) + [f"by none in {listed(none)}"] * bool(none)
-    rest = f"{level:g} is reached {' and '.join(missed)}." if missed else ""
+    missed = [f"with some seeds only by {listed(some)}"] * bool(some) + [f"with none by {listed(none)}"] * bool(none)
+    rest = f"{level:g} is reached {', '.join(missed)}." if missed else ""
     if len(through) > 1 or len(arms) == 1:
         return _joined(best_sentence(through, measure, higher=False), rest)
     found = through[0].spread(measure)

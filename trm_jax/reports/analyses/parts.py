@@ -214,8 +214,7 @@ def titled(arms: Sequence[Arm], words: str) -> str:
 
 def _below(arm: Arm, name: str) -> str:
     """A name over what fits below an axis of the values that tell it from the others."""
-    values = ", ".join(setting_value(key, arm.settings[key]) for key in arm.varied[:2])
-    return f"{name}\n{values}" if values else name
+    return "\n".join([name, *(setting_value(key, arm.settings[key]) for key in arm.varied[:2])])
 
 
 def axis_label(arms: Sequence[Arm], axis: Axis) -> str:

@@ -194,7 +194,7 @@ def _both_panel(study: Study, weights: dict[str, dict[int, float]]) -> Panel:
     live = [spread(list(weights[arm.name].values())) for arm in arms]
     series = [
         *arm_series(arms, EXACT, BY_NAME, FRACTION[0], label="accuracy of record", color=0),
-        Series("live weights of the same runs", range(len(arms)), [found.mean for found in live],
+        Series("live weights", range(len(arms)), [found.mean for found in live],
                [found.deviation for found in live], color=1),
     ]  # fmt: skip
     return Panel("Averaged and live weights", axis_label(arms, BY_NAME), "exact accuracy", tuple(series),
