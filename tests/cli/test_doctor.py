@@ -5,15 +5,18 @@ import math
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.gcs.server import Gcs
-from trm_jax.cli.health import Subject
+from tests.gcs.storage import Fault
+from trm_jax.cli.health import Check, Subject, network
 from trm_jax.cli.health.devices import (
     accelerators,
     devices,
@@ -23,10 +26,14 @@ from trm_jax.cli.health.devices import (
     overlooked,
     tpu_chips,
 )
+from trm_jax.cli.health.experiment import fits, puzzles
 from trm_jax.cli.health.host import environment, memory
+from trm_jax.cli.health.network import coordinator
 from trm_jax.cli.health.probe import Device
 from trm_jax.cli.health.storage import data
 from trm_jax.cli.main import main
+from trm_jax.configs import registry, resolve
+from trm_jax.planning import find
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,10 +138,127 @@ def test_a_bucket_is_written_to_and_left_clean(doctor):
     with Gcs("bucket") as gcs:
         code, checks = doctor("--workdir", "gs://bucket/run", **gcs.environment)
     assert code == 0, checks["workdir"]
-    assert checks["workdir"]["detail"] == "gs://bucket/run takes objects"
+    assert checks["workdir"]["detail"] == "gs://bucket/run takes objects and gives them up again"
     (written,) = {name for kind, name in gcs.requests if kind == "write"}
     assert written.startswith("run/")
     assert gcs.names() == []
+
+
+@pytest.mark.parametrize(
+    "kind, status, detail, remedy",
+    [
+        ("write", 403, "no permission to write to gs://bucket/run (403)", "--role=ROLE, for the roles"),
+        ("delete", 403, "no permission to delete from gs://bucket/run (403)", "--role=ROLE, for the roles"),
+        ("bucket", 401, "Google does not know who asks for gs://bucket/run (401)", "gcloud auth application-default"),
+        ("bucket", 404, "there is no bucket gs://bucket", "gcloud storage buckets create gs://bucket"),
+    ],
+)
+def test_a_bucket_that_a_run_may_not_use(doctor, kind, status, detail, remedy):
+    with Gcs("bucket") as gcs:
+        gcs.inject(Fault(kind, status=status))
+        code, checks = doctor("--bucket", "gs://bucket/run", **gcs.environment)
+    assert code == 1 and checks["bucket"]["detail"] == detail
+    assert remedy in checks["bucket"]["remedy"]
+
+
+def test_buckets_elsewhere(doctor):
+    code, checks = doctor("--bucket", "s3://bucket/run")
+    assert code == 1 and "neither a path of this machine nor gs://" in checks["bucket"]["detail"]
+
+
+def page(name: str, **changes) -> tuple:
+    return name, resolve.override(registry.get(name), {key.replace("__", "."): v for key, v in changes.items()})
+
+
+def test_what_a_device_cannot_take_is_named_with_the_setting_that_fits():
+    large, batch, good = fits([page("baseline"), page("demo", train__batch_size=33), page("sudoku4")], find("2xa100"))
+    assert (large.name, large.status) == ("fit of baseline", "fail") and "2xa100 has 40" in large.detail
+    assert large.remedy == "trm train baseline --set train.accumulation=4"
+    assert batch.remedy == "nearest that is: 32" and "33 is not divisible by the 2 devices" in batch.detail
+    assert good.status == "ok" and good.detail.startswith("sudoku4: at most ")
+    (small,) = fits([page("baseline", model__hidden_size=8192)], find("2xa100"))
+    assert small.remedy == "take more chips, model.remat=block or a smaller model"
+
+
+def test_experiments_are_held_against_this_machine(doctor):
+    """baseline at once would take the memory of several accelerators."""
+    settings = ["data.source=generated", "data.test_puzzles=10"]
+    code, checks = doctor("baseline", "--set", *settings, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert code == 1 and checks["puzzles of baseline"]["status"] == "ok"
+    assert "this machine has" in checks["fit of baseline"]["detail"]
+    code, checks = doctor("demo", "sudoku4")
+    assert code == 0 and checks["fit"]["detail"].startswith("demo, sudoku4: ")
+
+
+def test_puzzles_that_are_not_here(tmp_path):
+    def look(**data):
+        changes = {f"data__{key}": value for key, value in data.items()}
+        (check,) = puzzles(Subject(experiments=(page("demo", **changes), page("sudoku6", **changes))))
+        assert check.name == "puzzles of demo, sudoku6"
+        return check
+
+    assert look(source="generated").status == "ok"
+    assert look(source="csv").detail == "data.source=csv and no data.path"
+    missing = look(source="csv", path=str(tmp_path))
+    assert missing.detail == f"{tmp_path} has no train.csv and no test.csv"
+    assert missing.remedy == f"trm data sudoku build --format csv --output-dir {tmp_path}"
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("source,question,answer,rating\na,1.,12,0\n")
+        write_arrays(tmp_path / "arrays" / split)
+    found = look(source="csv", path=str(tmp_path))
+    assert (found.status, found.detail) == ("ok", f"{tmp_path}: test.csv 1 puzzles; train.csv 1 puzzles")
+    assert look(source="arrays", path=str(tmp_path / "arrays")).status == "ok"
+    (tmp_path / "arrays" / "test" / "all__labels.npy").unlink()
+    assert "all__labels.npy" in look(source="arrays", path=str(tmp_path / "arrays")).detail
+
+
+def test_puzzles_of_the_hub(doctor, tmp_path):
+    """Not fetched by the check, and asked for only when an experiment is named."""
+    pytest.importorskip("huggingface_hub")
+    offline = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    code, checks = doctor(**offline)
+    assert code == 0 and checks["puzzles of the catalogue"]["status"] == "warn"
+    download = "hf download sapientinc/sudoku-extreme train.csv test.csv --repo-type dataset"
+    assert checks["puzzles of the catalogue"]["remedy"] == download
+    code, checks = doctor("demo", "--set", "data.source=hub", **offline)
+    assert code == 1 and "is not here and cannot be fetched" in checks["puzzles of demo"]["detail"]
+    assert checks["puzzles of demo"]["remedy"].startswith(download)
+    cached = tmp_path / "hub" / "hub" / "datasets--sapientinc--sudoku-extreme"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    for name in ("train.csv", "test.csv"):
+        (cached / "snapshots" / ("0" * 40)).mkdir(parents=True, exist_ok=True)
+        (cached / "snapshots" / ("0" * 40) / name).touch()
+    code, checks = doctor(**offline)
+    assert checks["puzzles of the catalogue"]["detail"] == "sapientinc/sudoku-extreme is here"
+
+
+def test_the_coordinator_of_several_hosts():
+    def look(place: str) -> list[Check]:
+        return list(coordinator(Subject(coordinator=place)))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        answers, free = look(f"127.0.0.1:{port}")
+    assert (answers.name, answers.status) == (f"coordinator port {port}", "ok")
+    assert "answers after" in answers.detail
+    assert f"127.0.0.1 is this machine, and {port + 1} is free for process 0" == free.detail
+    (unknown,) = look("no-such-host.invalid:8476")
+    assert unknown.status == "fail" and unknown.remedy.startswith("getent hosts no-such-host.invalid")
+
+
+def test_a_coordinator_behind_a_firewall(monkeypatch):
+    """A port whose queue of callers is full is as silent as a firewall."""
+    monkeypatch.setattr(network, "PATIENCE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as callers:
+        port = server.getsockname()[1]
+        for _ in range(2):
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(("127.0.0.1", port))
+        check = next(coordinator(Subject(coordinator=f"127.0.0.1:{port}")))
+    assert (check.status, check.detail) == ("fail", f"127.0.0.1:{port} does not answer within 0.3 s")
+    assert check.remedy.startswith(f"nc -vz -w 5 127.0.0.1 {port}")
 
 
 @pytest.mark.slow  # gcsfs tries for half a minute
@@ -143,8 +267,8 @@ def test_a_bucket_out_of_reach(doctor):
         environment = gcs.environment
     code, checks = doctor("--workdir", "gs://bucket/run", **environment)  # it is closed: nobody listens
     assert code == 1
-    assert "cannot write to gs://bucket/run" in checks["workdir"]["detail"]
-    assert checks["workdir"]["remedy"].endswith("gcloud storage ls gs://bucket")
+    assert checks["workdir"]["detail"].startswith("gs://bucket cannot be reached")
+    assert checks["workdir"]["remedy"] == "give the same command again once the storage answers"
 
 
 def write_arrays(folder: Path) -> None:
@@ -280,9 +404,31 @@ def test_the_limit_of_a_container_counts_as_its_memory(tmp_path):
     assert limited.status == "warn" and limited.detail.startswith("1.0 GiB (limit of the container)")
 
 
-@pytest.mark.parametrize("arguments", [["--device-timeout", "0"], ["--device-timeout", "soon"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--device-timeout", "0"],
+        ["--device-timeout", "soon"],
+        ["--coordinator", "host"],
+        ["--coordinator", "host:0"],
+        ["--nonsense"],
+    ],
+)
 def test_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["doctor", *arguments])
     assert stop.value.code == 2
     assert arguments[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--set", "seed=1"], "--set changes an experiment; name it"),
+        (["demoo"], "no experiment and no group matches 'demoo'. Did you mean demo"),
+        (["--dry-run"], "--dry-run goes with --pod"),
+        (["--type", "v4-64"], "--type goes with --pod"),
+    ],
+)
+def test_arguments_that_do_not_go_together(refused, arguments, said):
+    assert said in refused("doctor", *arguments)

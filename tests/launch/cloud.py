@@ -56,6 +56,10 @@ def kill_server(worker: int) -> None:
 
 
 def describe(cloud: dict, argv: list[str]) -> str:
+    if argv[2] in ("accelerator-types", "versions"):
+        if argv[4] not in cloud["offers"].get(option(argv, "zone"), []):
+            raise Refused(f"ERROR: (gcloud.{'.'.join(argv[:4])}) NOT_FOUND: Resource '{argv[4]}' was not found.")
+        return f"name: {argv[4]}"
     if argv[2] == "queued-resources":
         state = step(cloud["request"])
         answer = cloud["reason"] if "failedData" in option(argv, "format") else state
@@ -135,21 +139,52 @@ def storage(cloud: dict, argv: list[str]) -> str:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(sys.stdin.read())
         return ""
+    if argv[1] == "rm":
+        place.unlink()
+        return ""
     if not place.exists():
         raise Refused("ERROR: (gcloud.storage.ls) One or more URLs matched no objects.")
     return url
 
 
+def buckets(cloud: dict, argv: list[str]) -> str:
+    if argv[3] != f"gs://{cloud['bucket']}":
+        raise Refused(f"ERROR: (gcloud.storage.buckets.describe) {argv[3]} not found: 404.")
+    return cloud["location"]
+
+
+def projects(cloud: dict, argv: list[str]) -> str:
+    if argv[2] != cloud["project"]:
+        raise Refused(f"ERROR: (gcloud.projects.describe) [{argv[2]}] not found or permission denied")
+    return "ACTIVE"
+
+
 def verb(argv: list[str]) -> str:
-    """What a call is for: describe, create, delete, scp, storage, install, or what worker.sh is asked."""
-    if argv[0] == "storage":
-        return "storage"
+    """What a call is for: auth, config, projects, services, quotas, buckets, list, describe, create, delete, scp,
+    storage, install, or what worker.sh is asked."""
+    if argv[0] in ("storage", "beta"):
+        return argv[1] if argv[1] in ANSWERS else "storage"
+    if argv[0] in ANSWERS:
+        return argv[0]
     if argv[3] != "ssh":
         return argv[3]
     return option(argv, "command").rpartition("worker.sh ")[2].split()[0]
 
 
-ANSWERS = {"describe": describe, "create": create, "delete": delete, "scp": scp, "storage": storage}
+ANSWERS = {
+    "describe": describe,
+    "create": create,
+    "delete": delete,
+    "scp": scp,
+    "storage": storage,
+    "buckets": buckets,
+    "projects": projects,
+    "auth": lambda cloud, argv: cloud["account"],
+    "config": lambda cloud, argv: cloud["project"],
+    "services": lambda cloud, argv: "\n".join(cloud["apis"]),
+    "quotas": lambda cloud, argv: json.dumps(cloud["quotas"]),
+    "list": lambda cloud, argv: "",
+}
 
 
 @contextmanager

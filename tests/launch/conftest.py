@@ -96,6 +96,12 @@ class Pod:
             faults={},
             count={},
             reason="",
+            account="me@example.com",
+            project="science",
+            apis=["tpu.googleapis.com"],
+            offers={"us-central2-b": ["v4-64", "tpu-ubuntu2204-base"]},
+            location="US-CENTRAL2",
+            quotas=[],
         )
 
     def program(self, name: str, text: str) -> None:

@@ -88,7 +88,9 @@ def run(args) -> int:
     for name in run_names(names):
         config = resolve.override(registry.get(name), changes(args))
         cfg = resolve.freeze(config)
-        plans[name] = plan(cfg, device, utilisation=args.utilisation, verdict=_verdict(name, config, args))
+        # What was compiled, was compiled for the table's memory.
+        verdict = compiled(name, config, args.device) if args.memory is None else None
+        plans[name] = plan(cfg, device, utilisation=args.utilisation, verdict=verdict)
     _print_device(device, args)
     _print_table(plans, args.seeds)
     for name, others in aliases(names).items():
@@ -99,16 +101,14 @@ def run(args) -> int:
     return 0
 
 
-def _verdict(name: str, config, args) -> Verdict | None:
-    """What `trm compile` found for the device, if it was asked."""
+def compiled(name: str, config, device: str) -> Verdict | None:
+    """What `trm compile` found of a run for the device, if it was asked."""
     from trm_jax.aot import store, topologies
     from trm_jax.aot.figures import known_figures
     from trm_jax.planning import Verdict
 
-    if args.memory is not None:  # it compiled for another one
-        return None
     try:
-        found = known_figures(name, config, topologies.find(args.device), store.folder())
+        found = known_figures(name, config, topologies.find(device), store.folder())
     except InputError:  # no TPU, or not one that can be compiled for; what is wrong with the settings, the plan says
         return None
     return Verdict(found.needed_bytes, found.problem) if found else None
@@ -190,7 +190,7 @@ def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> list
     for name, plan in plans.items():
         for warning in plan.warnings:
             said.setdefault(warning, []).append(name)
-    notes = [f"{_listed(where)}: {warning}" for warning, where in said.items()]
+    notes = [f"{listed(where)}: {warning}" for warning, where in said.items()]
     for group in registry.groups().values():
         members = [experiment.name for experiment in group.experiments]
         if set(members) <= set(names):
@@ -202,7 +202,8 @@ def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> list
     return [note for note in notes if note]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """'a, b, c, d and 3 more'."""
     rest = len(names) - _SHOWN_NAMES
     return ", ".join(names[:_SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 

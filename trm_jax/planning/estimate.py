@@ -51,7 +51,8 @@ class Verdict:
 class Plan:
     """A run on a device at `utilisation` of its peak. Bytes are of one chip, those of a step an estimate.
 
-    verdict: None where the run was not compiled for the device.
+    verdict: None where the run was not compiled for the device. obstacle: why the run cannot be there as it is, a
+    batch that the chips cannot share or a memory that is too small, and what to do; empty where it can.
     """
 
     cfg: RunConfig
@@ -60,8 +61,9 @@ class Plan:
     utilisation: float
     state_bytes: int
     step_bytes: int
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     verdict: Verdict | None = None
+    obstacle: str = ""
 
     def _hours(self, flops: int) -> float:
         return flops / (self.utilisation * self.device.chips * self.device.peak_tflops * 1e12) / 3600
@@ -124,19 +126,23 @@ def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4, verdict: V
     found = work(cfg)
     mesh = memory.abstract_mesh(cfg, device.chips)
     state, step = memory.state_bytes(cfg, mesh), memory.step_bytes(cfg, mesh)
-    draft = Plan(cfg, found, device, utilisation, state, step, (), verdict)
-    return dataclasses.replace(draft, warnings=tuple(_warnings(draft, mesh)))
+    draft = Plan(cfg, found, device, utilisation, state, step, verdict=verdict)
+    draft = dataclasses.replace(draft, obstacle=_obstacle(draft, mesh))
+    return dataclasses.replace(draft, warnings=tuple(_warnings(draft)))
 
 
-def _warnings(plan: Plan, mesh: AbstractMesh) -> list[str]:
-    cfg, device = plan.cfg, plan.device
-    said = list(cfg.warnings(plan.work.steps))
+def _obstacle(plan: Plan, mesh: AbstractMesh) -> str:
     try:
-        check_batches(cfg, mesh, sharding.Rules())
-        sharding.check_batch(mesh, sharding.Rules(), cfg.eval.batch_size, "eval.batch_size")
-        said += _memory_warning(plan, mesh)
+        check_batches(plan.cfg, mesh, sharding.Rules())
+        sharding.check_batch(mesh, sharding.Rules(), plan.cfg.eval.batch_size, "eval.batch_size")
     except InputError as error:
-        said.append(str(error))
+        return str(error)
+    return _too_large(plan, mesh)
+
+
+def _warnings(plan: Plan) -> list[str]:
+    cfg, device = plan.cfg, plan.device
+    said = [*cfg.warnings(plan.work.steps), *filter(None, [plan.obstacle])]
     if cfg.model.dtype == "float32":
         said.append("the peak is that of bfloat16, which float32 does not reach: give the device's with --peak")
     reachable = memory.products_per_byte(cfg.model) * device.bandwidth_tb_s / device.peak_tflops
@@ -148,9 +154,9 @@ def _warnings(plan: Plan, mesh: AbstractMesh) -> list[str]:
     return said
 
 
-def _memory_warning(plan: Plan, mesh: AbstractMesh) -> list[str]:
+def _too_large(plan: Plan, mesh: AbstractMesh) -> str:
     if plan.verdict:
-        return [plan.verdict.problem] if plan.verdict.problem else []
+        return plan.verdict.problem
     room = plan.device.memory_gb * 1e9
 
     def takes(cfg: RunConfig) -> float:
@@ -158,7 +164,7 @@ def _memory_warning(plan: Plan, mesh: AbstractMesh) -> list[str]:
 
     needed = takes(plan.cfg)
     if needed <= room:
-        return []
+        return ""
     said = (
         f"about {needed / 1e9:.0f} GB a chip with what compilers take on top, and {plan.device.name} has "
         f"{plan.device.memory_gb:g}: "
@@ -166,5 +172,5 @@ def _memory_warning(plan: Plan, mesh: AbstractMesh) -> list[str]:
     for parts in memory.accumulations(plan.cfg, mesh):
         smaller = dataclasses.replace(plan.cfg.train, accumulation=parts)
         if takes(dataclasses.replace(plan.cfg, train=smaller)) <= room:
-            return [f"{said}set train.accumulation={parts}, which gives the same update"]
-    return [f"{said}no train.accumulation is enough; take more chips, model.remat=block or a smaller model"]
+            return f"{said}set train.accumulation={parts}, which gives the same update"
+    return f"{said}no train.accumulation is enough; take more chips, model.remat=block or a smaller model"

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 
 from trm_jax.cli.health.check import Check, Subject
 from trm_jax.cli.health.devices import accelerators, devices
+from trm_jax.cli.health.experiment import fitness, puzzles
 from trm_jax.cli.health.host import environment, extras, memory, packages, processor, python
-from trm_jax.cli.health.storage import compiler_cache, data, workdir
+from trm_jax.cli.health.network import coordinator
+from trm_jax.cli.health.storage import bucket, compiler_cache, data, workdir
 
 # The order is that of the table. A later check joins by being added here.
 CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
@@ -15,9 +17,13 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     processor,
     memory,
     workdir,
+    bucket,
     data,
+    puzzles,
     devices,
     accelerators,
+    fitness,
+    coordinator,
     compiler_cache,
     environment,
 )

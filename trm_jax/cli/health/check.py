@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trm_jax.cli.health.probe import Probe, run_probe
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 GIB = 2**30
 
@@ -29,10 +32,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is examined: a machine (its file system under `root`), a working directory, a data set."""
+    """What is examined: a machine (its file system under `root`), a working directory, and what else is named.
+
+    experiments: (name, config) of those that are to run here. coordinator: HOST:PORT of several hosts' process 0.
+    """
 
     workdir: str = "runs"
     data: str | None = None
+    experiments: tuple[tuple[str, ConfigDict], ...] = ()
+    bucket: str | None = None
+    coordinator: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     root: Path = Path("/")
     device_timeout_s: float = 120.0

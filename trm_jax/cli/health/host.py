@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from trm_jax.cli.health.check import GIB, Check, Subject, gib, installed_version, pip_install
 
@@ -63,14 +64,19 @@ def processor(subject: Subject) -> Iterator[Check]:
     yield Check("cpu", "ok", f"{cores} core{'s' * (cores != 1)} usable")
 
 
-def memory(subject: Subject) -> Iterator[Check]:
-    """RAM of the machine, or of the container where its limit is lower."""
+def total_memory(root: Path) -> tuple[int, str]:
+    """RAM in bytes of the machine, or of the container where its limit is lower and a note says so."""
     total, note = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), ""
     for limit_file in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        path = subject.root / limit_file
+        path = root / limit_file
         limit = path.read_text().strip() if path.is_file() else "max"
         if limit != "max" and int(limit) < total:
             total, note = int(limit), " (limit of the container)"
+    return total, note
+
+
+def memory(subject: Subject) -> Iterator[Check]:
+    total, note = total_memory(subject.root)
     if total < COMFORTABLE_MEMORY_BYTES:
         yield Check("memory", "warn", f"{gib(total)}{note}: small for training", "trm train demo --local")
     else:

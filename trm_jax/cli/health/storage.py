@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import csv
-import logging
 import os
 import shlex
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from trm_jax.cli.health.check import GIB, Check, Subject, gib
+from trm_jax.errors import InputError
 
 MINIMUM_FREE_BYTES, COMFORTABLE_FREE_BYTES = GIB // 4, 4 * GIB
+NO_DATA = (OSError, ValueError, EOFError, csv.Error)  # what a data set that is not one raises
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 
 
 def workdir(subject: Subject) -> Iterator[Check]:
     """Free space and write access where a run would put its files; the folder itself is not created."""
     if "://" in subject.workdir:
-        yield _write_remote(subject.workdir)
+        yield _write_remote("workdir", subject.workdir)
         return
     place = _nearest_existing(subject.workdir)
     if not place.is_dir():
@@ -57,21 +57,23 @@ def _write_local(name: str, place: Path) -> Check:
     return Check(name, "ok", f"{place} takes files")
 
 
-def _write_remote(url: str) -> Check:
-    from etils import epath
+def _write_remote(name: str, url: str) -> Check:
+    """Asks for all that a run needs to be allowed in a bucket, with the credentials that a run here would use."""
+    from trm_jax.storage.bucket import OutOfReach
+    from trm_jax.storage.paths import require_access
 
     try:
-        # It logs every attempt; the table tells the outcome.
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-        path = epath.Path(url) / f".trm_doctor_{uuid.uuid4().hex}"
-        path.write_bytes(b"written by trm doctor")
-        path.unlink()
-    except Exception as error:  # each storage client raises errors of its own making
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        bucket = shlex.quote("/".join(url.split("/")[:3]))
-        remedy = f"gcloud auth application-default login && gcloud storage ls {bucket}"
-        return Check("workdir", "fail", f"cannot write to {url}: {reason}", remedy)
-    return Check("workdir", "ok", f"{url} takes objects")
+        require_access(url, write=True)
+    except (InputError, OutOfReach) as error:
+        detail, _, remedy = str(error).partition("; ")
+        return Check(name, "fail", detail, remedy or f"trm doctor --{name} gs://BUCKET/FOLDER")
+    return Check(name, "ok", f"{url} takes objects and gives them up again")
+
+
+def bucket(subject: Subject) -> Iterator[Check]:
+    """Whether a run may use the bucket that the user names."""
+    if subject.bucket is not None:
+        yield _write_remote("bucket", subject.bucket)
 
 
 def compiler_cache(subject: Subject) -> Iterator[Check]:
@@ -94,8 +96,8 @@ def data(subject: Subject) -> Iterator[Check]:
         return
     path = Path(subject.data).expanduser()
     try:
-        yield Check("data", "ok", f"{path}: {_describe_data(path)}")
-    except (OSError, ValueError, EOFError, csv.Error) as error:
+        yield Check("data", "ok", f"{path}: {describe_data(path)}")
+    except NO_DATA as error:
         named = isinstance(error, OSError) and error.filename
         detail = f"{error.filename}: {error.strerror}" if named else f"{path}: {error}"
         folder = path.parent if path.suffix == ".csv" else path
@@ -103,7 +105,7 @@ def data(subject: Subject) -> Iterator[Check]:
         yield Check("data", "fail", detail, remedy)
 
 
-def _describe_data(path: Path) -> str:
+def describe_data(path: Path) -> str:
     """A CSV file, a folder of them, or the official arrays. Raises what opening them raises."""
     if not path.is_dir():
         return f"CSV, {_count_rows(path)} puzzles"
