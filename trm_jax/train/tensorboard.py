@@ -86,8 +86,7 @@ class BucketTensorboardWriter:
         self._ready: list[Path] = []  # whole segments, to be sent
         self._beside, self._sent_at = Beside(), time.monotonic()
         sent = bucket.children(folder)[1]
-        if resume_step or sent:
-            self._begun().go_on_after(resume_step)
+        self._void_after = resume_step if sent else None
         ends = [re.search(r"-to-(\d+)$", name) for name in sent]
         shown = max((int(end[1]) for end in ends), default=0) if all(ends) else resume_step
         for record in read_jsonl(folder.parent / METRICS_FILE):
@@ -95,7 +94,11 @@ class BucketTensorboardWriter:
                 self._begun().write(record)
 
     def _begun(self) -> EventFile:
-        self._segment = self._segment or EventFile(Path(self._scratch.name))
+        if self._segment is None:
+            self._segment = EventFile(Path(self._scratch.name))
+            if self._void_after is not None:
+                self._segment.go_on_after(self._void_after)
+                self._void_after = None
         return self._segment
 
     def _end_segment(self) -> None:

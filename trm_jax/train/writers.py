@@ -137,6 +137,7 @@ class BucketJsonlWriter:
         try:
             self._generation = bucket.append(self._path, self._generation, self._size, self._part, added)
         except (FileExistsError, FileNotFoundError):
+            self._part.unlink(missing_ok=True)
             require_owner(self._path.parent)
             raise InputError(
                 f"{self._path} was changed or removed by another program; let nothing else write there, then give the "

@@ -1,0 +1,326 @@
+"""Whole runs in gs://: as on a disk, whatever becomes of the process, the storage or the permission on the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.gcs.storage import Fault
+from tests.train.test_writers import assert_same_figures
+
+CHANGES = {"checkpoint.keep_last": 3}
+
+
+def train(prefix: str, **changes) -> list[str]:
+    return ["train", "demo", "--workdir", f"gs://bucket/{prefix}", *tiny.arguments({**CHANGES, **changes})]
+
+
+def fetch(gcs, prefix: str, folder: Path) -> Path:
+    """A copy of what lies under `prefix` on this machine."""
+    for name in gcs.names(f"{prefix}/"):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gcs.get(name).content)
+    return folder / prefix
+
+
+def logged(gcs, prefix: str) -> int:
+    name = f"{prefix}/metrics.jsonl"
+    return gcs.get(name).content.count(b"\n") if name in gcs.names(name) else 0
+
+
+def committed(gcs, prefix: str) -> list[int]:
+    """Steps of the checkpoints that can be seen."""
+    steps = [
+        name.split("/")[-2] for name in gcs.names(f"{prefix}/checkpoints/") if name.endswith("/commit_success.txt")
+    ]
+    return sorted(int(step) for step in steps if step.isdigit())
+
+
+def files(gcs, prefix: str) -> set[str]:
+    """The names in the run's folder."""
+    return {name.removeprefix(f"{prefix}/").partition("/")[0] for name in gcs.names(f"{prefix}/")}
+
+
+FILES = {
+    *("config.json", "run.json", "goodput.json", "metrics.jsonl", "curve.png"),
+    *("checkpoints", "tensorboard", ".owner"),
+}
+
+
+def assert_like(reference: Path, gcs, prefix: str, folder: Path) -> None:
+    copy = fetch(gcs, prefix, folder)
+    tiny.assert_same_end(reference, copy)
+    assert_same_figures(copy)
+    assert files(gcs, prefix) == FILES
+
+
+def assert_one_line(result, code: int, *words: str) -> None:
+    """That exit code and one error line that has these words; no traceback of any thread."""
+    assert result.code == code, (result.code, result.err)
+    assert "Traceback" not in result.err, result.err
+    (line,) = result.error_lines
+    for word in words:
+        assert word in line, line
+
+
+@pytest.fixture(scope="module")
+def reference(trm, tmp_path_factory) -> Path:
+    """An undisturbed run on a disk."""
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    result = trm.run("train", "demo", "--workdir", workdir, *tiny.arguments(CHANGES))
+    assert result.code == 0, result.err
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(trm, buckets) -> str:
+    """An undisturbed run in the bucket."""
+    result = trm.run(*train("runs/demo"))
+    assert result.code == 0, result.err
+    assert "workdir gs://bucket/runs/demo" in result.err and "trm eval gs://bucket/runs/demo" in result.out
+    return "gs://bucket/runs/demo"
+
+
+def test_a_run_in_a_bucket_is_like_one_on_a_disk(trm, gcs, reference, run, tmp_path):
+    assert_like(reference, gcs, "runs/demo", tmp_path)
+    before = gcs.names()
+    again = trm.run(*train("runs/demo"))  # it is done: nothing is left to do
+    assert again.code == 0, again.err
+    assert gcs.names() == before
+    other = trm.run(*train("runs/demo", **{"optim.lr": 0.5}))
+    assert_one_line(
+        other, 2, "gs://bucket/runs/demo holds another run: optim.lr is 0.001 there and 0.5 here; use another"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "passed"),
+    [
+        ("write", "/.metrics.jsonl.part", 1),  # the second sync sends its records
+        ("write", "/metrics.jsonl", 2),  # it has them joined to the file
+        ("write", "/checkpoints/6/state/", 3),
+        ("write", "/goodput.json", 1),
+        ("write", "/tensorboard/", 0),
+    ],
+)
+def test_a_killed_run_goes_on_exactly(trm, gcs, reference, tmp_path, kind, name, passed):
+    prefix = f"killed/{name.strip('/.').replace('/', '-')}"
+    gcs.inject(Fault(kind, prefix + name, status=0, count=passed))
+    fault = gcs.inject(Fault(kind, prefix + name, status=-1, delay_s=60))
+    process = trm.start(*train(prefix))
+    assert process.until(lambda: fault.struck.acquire(blocking=False)), process.printed()
+    process.kill()
+    process.wait()
+    gcs.heal()
+    result = trm.run(*train(prefix))
+    assert result.code == 0, result.err
+    assert_like(reference, gcs, prefix, tmp_path)
+
+
+def test_a_stopped_run_saves_and_goes_on_exactly(trm, gcs, reference, tmp_path):
+    process = trm.start(*train("stopped"))
+    assert process.until(lambda: logged(gcs, "stopped") >= 1)
+    process.signal(15)
+    result = process.wait()
+    assert result.code == 75, result.err
+    assert "--workdir gs://bucket/stopped   (goes on from there)" in result.out
+    assert trm.run(*train("stopped")).code == 0
+    copy = fetch(gcs, "stopped", tmp_path)
+    assert tiny.records(copy) == tiny.records(reference)
+
+
+def test_who_comes_last_has_the_run(trm, gcs, reference, tmp_path):
+    """A process that was thought to be dead wakes up and finds that another one has taken over."""
+    asleep = gcs.inject(Fault("write", "taken/.metrics.jsonl.part", status=0, count=1, delay_s=60))
+    first = trm.start(*train("taken"))
+    assert first.until(lambda: asleep.struck.acquire(blocking=False)), first.printed()
+    second = trm.run(*train("taken"))
+    assert second.code == 0, second.err
+    asleep.lifted.set()
+    assert_one_line(first.wait(), 2, "another process took over gs://bucket/taken (process ", "; this one stops")
+    assert_like(reference, gcs, "taken", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "/metrics.jsonl",
+            "no permission to write to gs://bucket/{prefix}/metrics.jsonl (403); gcloud storage buckets",
+        ),
+        (
+            "/checkpoints/6/state/",
+            "no permission to use gs://bucket (403); gcloud storage buckets add-iam-policy-binding",
+        ),
+        (
+            "/checkpoints/6/_CHECK",
+            "no permission to use gs://bucket (403); gcloud storage buckets add-iam-policy-binding",
+        ),
+    ],
+)
+def test_a_permission_that_is_taken_away_on_the_way(trm, gcs, reference, tmp_path, name, said):
+    prefix = f"refused/{name.strip('/').replace('/', '-')}"
+    if name == "/metrics.jsonl":
+        gcs.inject(Fault("write", prefix + name, status=0, count=2))  # it is begun, and the first records are added
+    gcs.inject(Fault("write", prefix + name, status=403))
+    assert_one_line(trm.run(*train(prefix)), 2, said.format(prefix=prefix))
+    assert committed(gcs, prefix) == [3]
+    gcs.heal()
+    result = trm.run(*train(prefix))
+    assert result.code == 0 and "going on from step 3 of 12" in result.err, result.err
+    assert_like(reference, gcs, prefix, tmp_path)
+
+
+def test_a_bucket_that_fails_for_a_while_and_is_slow(trm, gcs, reference, tmp_path):
+    for kind in ("read", "write", "list", "stat"):
+        gcs.inject(Fault(kind, "weak/", status=503, count=1))
+    gcs.inject(Fault("write", "weak/metrics.jsonl", status=-2, count=1))  # served, but the answer is lost
+    gcs.inject(Fault("write", "weak/.metrics", status=0, delay_s=0.3))
+    result = trm.run(*train("weak"))
+    assert result.code == 0 and not result.error_lines, result.err
+    assert_like(reference, gcs, "weak", tmp_path)
+
+
+@pytest.mark.slow  # gcsfs tries for half a minute
+def test_a_bucket_that_does_not_answer(trm, gcs):
+    gcs.inject(Fault("write", "silent/metrics.jsonl", status=0, count=2))
+    gcs.inject(Fault("write", "silent/metrics.jsonl", status=503))
+    result = trm.run(*train("silent"))
+    assert_one_line(result, 69, "gs://bucket/silent/metrics.jsonl cannot be reached (", "; give the same command again")
+
+
+def test_what_is_wrong_with_a_bucket_is_told_before_anything_is_done(trm, gcs, run, tmp_path):
+    """In each command, in one line; training does not load its data before."""
+    no_data = ["--set", "data.source=csv", f"data.path={tmp_path}/none"]
+    absent = "there is no bucket gs://absent; gcloud storage buckets create gs://absent"
+    for argv in (
+        ["train", "demo", "--workdir", "gs://absent/run", *no_data],
+        ["train", "demo", "--set", "data.source=csv", "data.path=gs://absent/puzzles", "--workdir", tmp_path / "run"],
+        ["eval", "gs://absent/run"],
+        ["solve", "gs://absent/run", "--example"],
+        ["solve", run, "gs://absent/puzzles.txt"],
+        ["list", "--root", "gs://absent/runs"],
+        ["report", "exp01", "--root", "gs://absent/runs"],
+        ["report", "gs://absent/run"],
+        ["compare", "gs://absent/run"],
+        ["compare", run, "--output", "gs://absent/curves.png"],
+        ["export", run, "gs://absent/model.safetensors"],
+        ["import", "gs://absent/model.safetensors", "--config", "demo", "--workdir", tmp_path / "imported"],
+        ["data", "sudoku", "verify", "gs://absent/puzzles"],
+        ["data", "sudoku", "build", "--size", "4", "--output-dir", "gs://absent/puzzles"],
+    ):
+        assert_one_line(trm.run(*argv), 2, absent)
+    gcs.inject(Fault("write", "new/", status=403))
+    no_write = "no permission to write to gs://bucket/new (403); gcloud storage buckets add-iam-policy-binding"
+    assert_one_line(trm.run("train", "demo", "--workdir", "gs://bucket/new", *no_data), 2, no_write)
+    gcs.heal()
+    gcs.inject(Fault(status=401))
+    unknown = "Google does not know who asks for gs://bucket/new (401); gcloud auth application-default login"
+    assert_one_line(trm.run("train", "demo", "--workdir", "gs://bucket/new", *no_data), 2, unknown)
+    gcs.heal()
+    assert gcs.names("new/") == []
+    # Then the data are looked for, and a run that could not begin leaves nothing.
+    assert_one_line(trm.run("train", "demo", "--workdir", "gs://bucket/new", *no_data), 2, f"{tmp_path}/none")
+    assert gcs.names("new/") == ["new/.owner"]
+    sweep = trm.run("sweep", "exp01", "--root", "gs://bucket/runs", "--dry-run")
+    assert_one_line(
+        sweep, 2, "gs://bucket/runs is not on this machine, where a sweep keeps its locks and logs; launch/"
+    )
+
+
+def test_using_a_run(trm, gcs, run, reference, tmp_path):
+    for command in (["eval", run, "--checkpoint", "best"], ["eval", run]):
+        result = trm.run(*command)
+        assert result.code == 0, result.err
+    scores = [json.loads(line) for line in gcs.get("runs/demo/evals.jsonl").content.splitlines()]
+    local = trm.run("eval", reference)
+    assert len(scores) == 2 and local.code == 0
+    assert scores[1] == json.loads((reference / "evals.jsonl").read_text())
+    gcs.delete("runs/demo/evals.jsonl")
+
+    gcs.put("puzzles.txt", b"1...\n" * 4)  # too short
+    assert_one_line(trm.run("solve", run, "gs://bucket/puzzles.txt"), 2, "gs://bucket/puzzles.txt line 1")
+    gcs.put("puzzles.txt", b"1..4..3....2.1..\n")
+    argv = ["gs://bucket/puzzles.txt", "--png", "gs://bucket/pictures/a.png", "--gif", "gs://bucket/pictures/a.gif"]
+    there = trm.run("solve", run, *argv)
+    here = trm.run("solve", reference, "1..4..3....2.1..")
+    assert there.code == here.code and there.out.startswith(here.out), there.err
+    assert gcs.get("pictures/a.png").content.startswith(b"\x89PNG")
+    assert gcs.get("pictures/a.gif").content.startswith(b"GIF8")
+    missing = trm.run("solve", run, "gs://bucket/absent.txt")
+    assert_one_line(missing, 2, "gs://bucket/absent.txt does not exist; name a file of puzzles")
+
+    for place in ("gs://bucket/model.safetensors", tmp_path / "model.safetensors"):
+        assert trm.run("export", run, place).code == 0
+    assert gcs.get("model.safetensors").content == (tmp_path / "model.safetensors").read_bytes()
+    assert_one_line(trm.run("export", run, "gs://bucket/model.safetensors"), 2, "exists; give another name or --force")
+    settings = ["--set", *(a for a in tiny.arguments()[1:] if a.startswith(("model.", "data.")))]
+    imported = ["import", "gs://bucket/model.safetensors", "--config", "demo", *settings]
+    result = trm.run(*imported, "--workdir", "gs://bucket/imported")
+    assert result.code == 0, result.err
+    assert trm.run("eval", "gs://bucket/imported").out.splitlines()[1:] == local.out.splitlines()[1:]
+    assert_one_line(trm.run(*imported, "--workdir", "gs://bucket/imported"), 2, "holds a run already")
+    assert_one_line(trm.run("eval", "gs://bucket/runs"), 2, "gs://bucket/runs is not a run (it has no config.json)")
+
+
+def test_reading_runs(trm, gcs, run, reference, tmp_path):
+    for seed in (1, 2):
+        result = trm.run(*train(f"runs/more/seed{seed}", seed=seed))
+        assert result.code == 0, result.err
+    listed = trm.run("list", "demo", "--root", "gs://bucket/runs")
+    assert listed.code == 0 and "3 with other settings" in listed.out, listed.out
+    assert "trm train" not in trm.run("list", "demo", "--names", "--root", "gs://bucket/runs").out
+
+    result = trm.run("report", run, "gs://bucket/runs/more", "--output", "gs://bucket/reports", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert "next: open gs://bucket/reports/selection.html" in result.out
+    made = {name.removeprefix("reports/") for name in gcs.names("reports/")}
+    assert {"selection.html", "selection.md", "selection.csv", "selection_runs.csv"} <= made
+    assert "gs://bucket/runs/more/seed1" in gcs.get("reports/selection_runs.csv").content.decode()
+    result = trm.run("report", "demo", "--root", "gs://bucket/runs", "--output", tmp_path / "reports")
+    assert result.code == 0 and (tmp_path / "reports" / "selection.md").exists(), result.err
+    nothing = trm.run("report", "exp01", "--root", "gs://bucket/runs")
+    assert_one_line(nothing, 2, "no runs of exp01 in gs://bucket/runs: looked for")
+
+    result = trm.run("compare", run, reference, "--output", "gs://bucket/curves.png", cwd=tmp_path)
+    assert result.code == 0 and gcs.get("curves.png").content.startswith(b"\x89PNG"), result.err
+
+
+@pytest.mark.parametrize("form", ["csv", "arrays"])
+def test_data_in_a_bucket(trm, gcs, tmp_path, form):
+    build = ["data", "sudoku", "build", "--size", "4", "--subsample-size", "30", "--test", "10", "--extra-clues", "2"]
+    made = []
+    for place in (f"gs://bucket/{form}", tmp_path / form):
+        result = trm.run(*build, "--format", form, "--output-dir", place)
+        assert result.code == 0, result.err
+        made.append(result.out.replace(str(place), "PLACE"))
+    assert made[0] == made[1]
+    there = {name.removeprefix(f"{form}/"): gcs.get(name).content for name in gcs.names(f"{form}/")}
+    here = {str(f.relative_to(tmp_path / form)): f.read_bytes() for f in (tmp_path / form).rglob("*") if f.is_file()}
+    assert there == here
+    again = trm.run(*build, "--format", form, "--output-dir", f"gs://bucket/{form}")
+    assert_one_line(again, 2, "exists; give another name or --force to replace it")
+
+    for words in (["verify"], ["stats"], ["show"]):
+        results = [trm.run("data", "sudoku", *words, place) for place in (f"gs://bucket/{form}", tmp_path / form)]
+        assert results[0].code == 0, results[0].err
+        assert results[0].out.replace(f"gs://bucket/{form}", str(tmp_path / form)) == results[1].out
+    other = "csv" if form == "arrays" else "arrays"
+    export = ["data", "sudoku", "export", f"gs://bucket/{form}", "--format", other]
+    assert trm.run(*export, "--output-dir", f"gs://bucket/{form}-{other}").code == 0
+
+    source = {"data.source": form, "data.train_puzzles": 0, "data.test_puzzles": 0, "data.augmentations": 0}
+    runs = []
+    for name, place in (("there", f"gs://bucket/{form}"), ("here", tmp_path / form)):
+        workdir = tmp_path / name
+        argv = tiny.arguments({**source, "data.path": str(place), "train.steps": 4, "eval.every_steps": 4})
+        result = trm.run("train", "demo", "--workdir", workdir, *argv)
+        assert result.code == 0, result.err
+        runs.append(tiny.records(workdir))
+    assert runs[0] == runs[1]
+    argv = ["--workdir", tmp_path / "none", "--set", f"data.source={form}", "data.path=gs://bucket/none"]
+    assert_one_line(
+        trm.run("train", "demo", *argv), 2, "gs://bucket/none/", "does not exist", "--output-dir gs://bucket/none"
+    )
