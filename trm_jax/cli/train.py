@@ -55,12 +55,14 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     from trm_jax.configs import registry, resolve
     from trm_jax.configs.workdir import CONFIG_FILE, claim
+    from trm_jax.train.writers import require_wandb
 
     config = registry.get(args.name)
     if args.local:
         config = resolve.local(config)
     config = resolve.override(config, changes(args))
     run_config = resolve.freeze(config)
+    require_wandb(run_config.log.wandb_project)
     workdir = args.workdir or Path("runs") / (args.name + ("_local" if args.local else ""))
     with _team(args) as team, ExitStack() as claims:
         from trm_jax.train.multihost import require_same

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import jax
 
 from trm_jax import sharding
 from trm_jax.errors import InputError
+from trm_jax.storage.bucket import out_of_reach
+from trm_jax.storage.paths import AnyPath
 from trm_jax.train.checkpoint import Checkpoints, pick_step
 from trm_jax.train.config import RunConfig
 from trm_jax.train.lane import CHECKPOINTS
 from trm_jax.train.state import initial_state, state_shardings, with_shardings
 
 
-def load_params(cfg: RunConfig, workdir: Path, which: str, mesh, *, live: bool = False) -> tuple[dict, int]:
+def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: bool = False) -> tuple[dict, int]:
     """(params, step) of checkpoint `which` ("latest", "best" or a step): averaged weights, or the `live` ones.
 
     Only the parameters are read; they are laid out over `mesh`. Raises InputError when there is no such checkpoint
@@ -32,6 +33,8 @@ def load_params(cfg: RunConfig, workdir: Path, which: str, mesh, *, live: bool =
         except InputError:
             raise
         except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
+            if out_of_reach(error):
+                raise
             others = [s for s in checkpoints.steps() if s != step]
             raise InputError(
                 f"checkpoint {step} of {workdir} is damaged ({str(error).splitlines()[0][:200]}); "
@@ -45,7 +48,7 @@ def load_params(cfg: RunConfig, workdir: Path, which: str, mesh, *, live: bool =
     return params, step
 
 
-def save_imported(cfg: RunConfig, workdir: Path, params: dict) -> None:
+def save_imported(cfg: RunConfig, workdir: AnyPath, params: dict) -> None:
     """Make `params` the state of a run at step 0, weights and average alike, with a fresh optimiser and carry."""
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     _, shardings = state_shardings(cfg, mesh, sharding.Rules())
