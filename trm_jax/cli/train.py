@@ -171,14 +171,17 @@ def run_pack(args) -> int:
     from trm_jax.data import sudoku
     from trm_jax.train.loop import Job, train_side_by_side
     from trm_jax.train.stopping import StopRequest
+    from trm_jax.train.writers import require_wandb
 
     with StopRequest() as stop, ExitStack() as claims:
         jobs, structures = [], set()
         for entry in json.loads(args.file.read_text()):
             config = resolve.override(defaults(), resolve.flatten(entry["config"]))
             structures.add(structure(config))
+            cfg = resolve.freeze(config)
+            require_wandb(cfg.log.wandb_project)
             claims.enter_context(claim(Path(entry["workdir"]), config))
-            jobs.append(Job(resolve.freeze(config), config.to_dict(), Path(entry["workdir"]).resolve()))
+            jobs.append(Job(cfg, config.to_dict(), Path(entry["workdir"]).resolve()))
         if len(structures) > 1:
             raise InputError(f"{args.file}: these runs differ in more than numbers; train them one by one")
         data = sudoku.load(jobs[0].cfg.data)
