@@ -5,7 +5,7 @@
 # tmux, watches it, starts it again in the same workdir after a preemption or the death of a worker, and goes on with
 # the next experiment of the group. Stop this program when you like: the run goes on, and the same command watches it
 # again. What is done is marked in the bucket and skipped.
-# `trm train --multihost` is not there yet: until it is, a run ends with exit code 2.
+# docs/tpu.md says what it costs, what to do once, and what was never run on a real pod.
 #
 #   --bucket gs://B[/P]   where the workdirs are: gs://B/P/NAME                (TRM_BUCKET; needed)
 #   --name NAME           of the TPU and its queued resource                   (TRM_TPU_NAME; trm)

@@ -83,6 +83,7 @@ def test_the_others_name_the_one_that_was_killed_and_the_run_goes_on_exactly(und
     assert goodput["lives"] == 2 and goodput["seconds"]["lost"] > 0
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_noticed_by_all(hosts, tmp_path):
     hosts.must_finish(4, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / str(tiny.steps(tmp_path / "run")[-1])
