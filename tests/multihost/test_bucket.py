@@ -1,0 +1,40 @@
+"""Several processes whose workdir is in a bucket."""
+
+import pytest
+
+from tests import tiny
+from tests.gcs.server import Gcs
+from tests.gcs.test_runs import fetch
+from tests.multihost.fleet import Hosts, all_gone
+from tests.processes import Server
+from trm_jax.storage.paths import as_path
+
+PROCESSES = 4
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with Gcs("bucket") as gcs:
+        yield gcs
+
+
+@pytest.fixture(scope="module")
+def cloud_hosts(bucket, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("processes"), tmp_path_factory.mktemp("compilations"), bucket.environment)
+    yield Hosts(server)
+    server.close()
+
+
+@pytest.mark.slow
+def test_all_save_to_a_bucket_and_go_on_from_it(bucket, cloud_hosts, tmp_path):
+    cloud_hosts.must_finish(PROCESSES, tmp_path / "undisturbed")
+    workdir = as_path("gs://bucket/runs/four")
+    fleet = cloud_hosts.start(PROCESSES, workdir)
+    name = "runs/four/checkpoints/8/"
+    fleet[0].until(lambda: bucket.names(name) or not fleet[0].alive(), poll_s=0.02)  # half a checkpoint, as a rule
+    fleet[2].kill()
+    all_gone(fleet, within_s=60)
+    results = fleet.wait()
+    assert all(result.code not in (0, 2) for result in results), [r.err for r in results]
+    cloud_hosts.must_finish(PROCESSES, workdir)
+    tiny.assert_same_end(tmp_path / "undisturbed", fetch(bucket, "runs/four", tmp_path))
