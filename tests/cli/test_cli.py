@@ -1,5 +1,6 @@
 """The command line: what it lists and shows, and what it says to input that is wrong."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -143,6 +144,14 @@ def test_training_puzzles_that_are_tested(refused, tmp_path):
     settings = {"data.source": "csv", "data.path": tmp_path, "data.train_puzzles": 0, "data.test_puzzles": 0}
     said = refused("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments(settings))
     assert "train.csv" in said and "test.csv" in said
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_missing_extra_is_told_before_the_data_are_looked_for(refused, tmp_path):
+    settings = tiny.arguments({"log.wandb_project": "mine", "data.source": "csv", "data.path": "absent"})
+    said = "log.wandb_project is set but wandb is not installed; pip install 'trm_jax[wandb]'"
+    assert refused("train", "demo", "--workdir", tmp_path / "run", *settings) == said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_the_devices_cannot_share(refused, tmp_path):

@@ -96,19 +96,19 @@ def test_a_run_in_a_bucket_is_like_one_on_a_disk(trm, gcs, reference, run, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "passed"),
+    ("name", "passed"),
     [
-        ("write", "/.metrics.jsonl.part", 1),  # the second sync sends its records
-        ("write", "/metrics.jsonl", 2),  # it has them joined to the file
-        ("write", "/checkpoints/6/state/", 3),
-        ("write", "/goodput.json", 1),
-        ("write", "/tensorboard/", 0),
+        ("/.metrics.jsonl.part", 1),  # the second sync sends its records
+        ("/checkpoints/6/state/", 3),
+        pytest.param("/metrics.jsonl", 2, marks=pytest.mark.slow),  # they are joined to the file
+        pytest.param("/goodput.json", 1, marks=pytest.mark.slow),
+        pytest.param("/tensorboard/", 0, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_goes_on_exactly(trm, gcs, reference, tmp_path, kind, name, passed):
+def test_a_killed_run_goes_on_exactly(trm, gcs, reference, tmp_path, name, passed):
     prefix = f"killed/{name.strip('/.').replace('/', '-')}"
-    gcs.inject(Fault(kind, prefix + name, status=0, count=passed))
-    fault = gcs.inject(Fault(kind, prefix + name, status=-1, delay_s=60))
+    gcs.inject(Fault("write", prefix + name, status=0, count=passed))
+    fault = gcs.inject(Fault("write", prefix + name, status=-1, delay_s=60))
     process = trm.start(*train(prefix))
     assert process.until(lambda: fault.struck.acquire(blocking=False)), process.printed()
     process.kill()
@@ -146,18 +146,9 @@ def test_who_comes_last_has_the_run(trm, gcs, reference, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (
-            "/metrics.jsonl",
-            "no permission to write to gs://bucket/{prefix}/metrics.jsonl (403); gcloud storage buckets",
-        ),
-        (
-            "/checkpoints/6/state/",
-            "no permission to use gs://bucket (403); gcloud storage buckets add-iam-policy-binding",
-        ),
-        (
-            "/checkpoints/6/_CHECK",
-            "no permission to use gs://bucket (403); gcloud storage buckets add-iam-policy-binding",
-        ),
+        ("/metrics.jsonl", "no permission to write to gs://bucket/{}/metrics.jsonl (403); gcloud storage buckets add-"),
+        ("/checkpoints/6/state/", "no permission to use gs://bucket (403); gcloud storage buckets add-iam-policy-b"),
+        pytest.param("/checkpoints/6/_CHECK", "no permission to use gs://bucket (403); ", marks=pytest.mark.slow),
     ],
 )
 def test_a_permission_that_is_taken_away_on_the_way(trm, gcs, reference, tmp_path, name, said):
@@ -165,7 +156,7 @@ def test_a_permission_that_is_taken_away_on_the_way(trm, gcs, reference, tmp_pat
     if name == "/metrics.jsonl":
         gcs.inject(Fault("write", prefix + name, status=0, count=2))  # it is begun, and the first records are added
     gcs.inject(Fault("write", prefix + name, status=403))
-    assert_one_line(trm.run(*train(prefix)), 2, said.format(prefix=prefix))
+    assert_one_line(trm.run(*train(prefix)), 2, said.format(prefix))
     assert committed(gcs, prefix) == [3]
     gcs.heal()
     result = trm.run(*train(prefix))
@@ -303,10 +294,9 @@ def test_data_in_a_bucket(trm, gcs, tmp_path, form):
     again = trm.run(*build, "--format", form, "--output-dir", f"gs://bucket/{form}")
     assert_one_line(again, 2, "exists; give another name or --force to replace it")
 
-    for words in (["verify"], ["stats"], ["show"]):
-        results = [trm.run("data", "sudoku", *words, place) for place in (f"gs://bucket/{form}", tmp_path / form)]
-        assert results[0].code == 0, results[0].err
-        assert results[0].out.replace(f"gs://bucket/{form}", str(tmp_path / form)) == results[1].out
+    assert trm.run("data", "sudoku", "verify", f"gs://bucket/{form}").code == 0
+    shown = [trm.run("data", "sudoku", "show", place) for place in (f"gs://bucket/{form}", tmp_path / form)]
+    assert shown[0].code == 0 and shown[0].out == shown[1].out, shown[0].err
     other = "csv" if form == "arrays" else "arrays"
     export = ["data", "sudoku", "export", f"gs://bucket/{form}", "--format", other]
     assert trm.run(*export, "--output-dir", f"gs://bucket/{form}-{other}").code == 0
