@@ -20,8 +20,8 @@ LAYERS = (
     ("configs",),
     ("planning",),
     ("aot",),
-    ("reports",),
     ("sweep",),
+    ("reports",),  # of sweeps too: how many programs shared the machine
     ("cli",),
     ("__main__",),
     ("experiments",),

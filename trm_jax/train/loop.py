@@ -115,7 +115,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
     # 1. The compiled functions, and where everything lies.
     programs = Programs([job.cfg for job in jobs], data, devices)
     total_steps = programs.total_steps
-    eval_every = cfg.eval_interval_steps(info.groups, info.mean_examples_per_puzzle, total_steps)
+    evaluation_steps = cfg.evaluation_steps(info.groups, info.mean_examples_per_puzzle, total_steps)
 
     # 2. The state: the newest good checkpoint, or the beginning.
     title = cfg.name if len(jobs) == 1 else f"{len(jobs)} runs"
@@ -209,7 +209,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         return all(step in lane.evaluated for lane in alive())
 
     def evaluation_due(step):
-        return step > 0 and (step % eval_every == 0 or step == total_steps) and not evaluated(step)
+        return step in evaluation_steps and not evaluated(step)
 
     # 3. The steps.
     step = start
@@ -256,7 +256,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         for lane in lanes:
             lane.checkpoints.wait()
     for lane in lanes:
-        lane.write_goodput()
+        lane.write_goodput(stopped_at=step)
     unfinished = step < total_steps or not evaluated(total_steps)
     return [
         Outcome(
