@@ -188,8 +188,8 @@ def together(cluster: Cluster, timeout_s: float, report: Callable[[BaseException
             cluster_detection_method="deactivate",
             initialization_timeout=int(timeout_s),
         )
-        # The first collective connects the devices, and some transports wait no more than 30 s for the last of them: now,
-        # while all are at one place, and not when one has compiled its step long before another.
+        # The first collective connects the devices, and some transports wait no more than 30 s for the last of them:
+        # now, while all are at one place, and not when one has compiled its step long before another.
         team.gather("connect")
         multihost_utils.sync_global_devices("trm")
         yield team
