@@ -20,7 +20,8 @@ def add_parser(subparsers) -> None:
         "train an experiment, or go on with one",
         "Train an experiment in a workdir. Stop it at any time (Ctrl-C, SIGTERM, even kill -9) and give the same\n"
         "command again: it goes on exactly where its last checkpoint was.\n"
-        "Exit codes: 0 done, 1 training diverged, 2 bad input, 75 stopped and saved.",
+        "Exit codes: 0 done, 1 training diverged, 2 bad input, 69 another host or the storage is gone, 70 a fault of\n"
+        "the program, 75 stopped and saved.",
         "  trm train demo --workdir runs/demo\n"
         "  trm train baseline_768 --set data.source=csv data.path=puzzles\n"
         "  trm train baseline --local            the same experiment shrunk to seconds, to see that it runs\n"
@@ -96,7 +97,7 @@ def _train(args, cfg, config, workdir: Path, team) -> int:
     from trm_jax.configs.registry import alternatives
     from trm_jax.data import sudoku
     from trm_jax.models import params, trm
-    from trm_jax.train.clock import goodput
+    from trm_jax.train.clock import goodput, spent
     from trm_jax.train.loop import Diverged, train
     from trm_jax.train.multihost import require_same
     from trm_jax.train.progress import duration
@@ -148,7 +149,7 @@ def _train(args, cfg, config, workdir: Path, team) -> int:
     )
     print(f"curves: {workdir / 'curve.png'}   metrics: {workdir / 'metrics.jsonl'}")
     lost = f", {duration(outcome.seconds['lost'])} lost to crashes" if outcome.seconds["lost"] >= 1 else ""
-    print(f"goodput: {goodput(outcome.seconds):.0%} of {duration(sum(outcome.seconds.values()))} trained{lost}")
+    print(f"goodput: {goodput(outcome.seconds):.0%} of {duration(spent(outcome.seconds))} trained{lost}")
     print(f"next: trm eval {workdir}   or: trm solve {workdir} PUZZLE")
     return 0
 

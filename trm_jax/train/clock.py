@@ -2,7 +2,8 @@
 
 Seconds by kind: `train` (steps that count), `compile`, `data` (waiting for a batch), `evaluation`, `checkpoint` (what
 it holds up, not what it does besides), `setup` (restoring, first states), `lost` (steps made again after a crash, and
-all else since the checkpoint that was gone back to) and `down` (between two lives).
+all else since the checkpoint that was gone back to) and `down` (between two lives: from the last moment that is known
+of the one to the beginning of the other).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from contextlib import contextmanager
 
 import jax
 
+from trm_jax.storage.paths import AnyPath
+
 GOODPUT_FILE = "goodput.json"
 SPENT = ("train", "compile", "data", "evaluation", "checkpoint", "setup")
+KINDS = (*SPENT, "lost", "down")
 _compiled_s = 0.0  # by XLA in this process
 
 
@@ -64,31 +68,64 @@ class Clock:
         return dict(self._seconds)
 
 
-def resumed(saved: Mapping[str, float], before: Mapping, now_unix_s: float) -> dict[str, float]:
-    """What a new life begins with: the seconds `saved` in the checkpoint it goes on from, and what is lost since.
+def resumed(saved: Mapping[str, float], before: Mapping, step: int, began_unix_s: float) -> dict[str, float]:
+    """What a life begins with that goes on at `step`: the seconds `saved` in the checkpoint, and what is lost since.
 
-    before: the content of GOODPUT_FILE, {} when there is none.
+    before: the content of GOODPUT_FILE, {} when there is none; began_unix_s: when the new life's clock started. All
+    kinds add up to the time from the start of the first life to that moment.
     """
+    saved = {kind: saved.get(kind, 0.0) for kind in KINDS}
     if not before:
-        return {**dict.fromkeys(SPENT, 0.0), **saved, "lost": 0.0, "down": 0.0}
+        return saved
     earlier = before["seconds"]
-    spent = sum(earlier[kind] for kind in (*SPENT, "lost"))
-    base = {kind: saved.get(kind, 0.0) for kind in SPENT}
-    return {
-        **base,
-        "lost": max(spent - sum(base.values()), 0.0),
-        "down": earlier["down"] + max(now_unix_s - before["updated_unix_s"], 0.0),
-    }
+    if before.get("stopped_at") == step:  # nothing is made again
+        saved = earlier
+    known, kept = spent(earlier), sum(saved[kind] for kind in SPENT)
+    # A kill may fall between a save and the file's update: then the checkpoint knows more.
+    later = max(spent(saved) - known, 0.0)
+    down = max(began_unix_s - before["updated_unix_s"] - later, 0.0)
+    return {**saved, "lost": max(known + later - kept, 0.0), "down": earlier["down"] + down}
+
+
+def spent(seconds: Mapping[str, float]) -> float:
+    """Seconds in which a process was there: all but those between two lives."""
+    return sum(value for kind, value in seconds.items() if kind != "down")
 
 
 def goodput(seconds: Mapping[str, float]) -> float:
     """The share of the time that trained, of all but that between two lives."""
-    spent = sum(value for kind, value in seconds.items() if kind != "down")
-    return seconds["train"] / spent if spent else 0.0
+    return seconds["train"] / spent(seconds) if spent(seconds) else 0.0
 
 
-def to_json(seconds: Mapping[str, float], lives: int, updated_unix_s: float) -> str:
-    """The content of GOODPUT_FILE."""
-    rounded = {kind: round(value, 3) for kind, value in seconds.items()}
-    content = {"goodput": goodput(seconds), "lives": lives, "seconds": rounded, "updated_unix_s": updated_unix_s}
-    return json.dumps(content, indent=2) + "\n"
+def to_json(seconds: Mapping[str, float], lives: int, updated_unix_s: float, stopped_at: int | None = None) -> str:
+    """The content of GOODPUT_FILE. stopped_at: the step at which the run ended in order."""
+    content = {
+        "goodput": goodput(seconds),
+        "lives": lives,
+        "seconds": {kind: round(value, 3) for kind, value in seconds.items()},
+        "updated_unix_s": updated_unix_s,
+    }
+    return json.dumps(content | ({} if stopped_at is None else {"stopped_at": stopped_at}), indent=2) + "\n"
+
+
+def read_goodput(file: AnyPath) -> dict:
+    """What `to_json` has written there; {} when there is no file. Raises ValueError, which names the file, for any
+    other content."""
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from None
+    if not _is_count(content):
+        raise ValueError(f"{file} does not say where a run's time went")
+    return content
+
+
+def _is_count(content) -> bool:
+    if not (isinstance(content, dict) and isinstance(content.get("seconds"), dict)):
+        return False
+    numbers = [content.get("updated_unix_s"), *(content["seconds"].get(kind) for kind in KINDS)]
+    lives = content.get("lives")
+    # Up to 30,000 years; NaN is in no range.
+    return type(lives) is int and lives > 0 and all(type(n) in (int, float) and 0 <= n < 1e12 for n in numbers)

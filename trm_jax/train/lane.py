@@ -8,10 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
 
+from trm_jax.storage.beside import Beside
+from trm_jax.storage.owner import require_owner
+from trm_jax.storage.paths import BucketPath
 from trm_jax.train import clock
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.config import RunConfig
@@ -21,6 +25,7 @@ from trm_jax.train.tensorboard import tensorboard_writer
 from trm_jax.train.writers import (
     METRICS_FILE,
     RUN_FILE,
+    BucketJsonlWriter,
     WandbWriter,
     Writers,
     jsonl_writer,
@@ -52,11 +57,11 @@ class Lane:
     """A run among those that train side by side (often the only one)."""
 
     def __init__(self, job: Job, say: Callable[[str], None], team: Team):
-        self.cfg, self.workdir, self._job, self._team = job.cfg, job.workdir, job, team
+        self.cfg, self.workdir, self._job, self._say, self._team = job.cfg, job.workdir, job, say, team
         self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say, team=team)
         self.evaluated: dict[int, dict] = {}
         self.diverged = ""  # why it is trained no more
-        self._writers = Writers([])
+        self._writers, self._beside = Writers([]), Beside()
 
     def begin(self, step: int, meta: dict, facts: dict, own_clock: clock.Clock) -> None:
         """Go on at `step` from a checkpoint with `meta`; `facts` are kept in run.json."""
@@ -64,17 +69,24 @@ class Lane:
         self._last_step, self._last_time = step, time.monotonic()
         self._clock_of_process = own_clock
         if self._team.first:
-            self._go_on_counting(meta.get("seconds", {}))
+            self._go_on_counting(step, meta.get("seconds", {}))
             self._write(RUN_FILE, json.dumps(facts, indent=2) + "\n")
             self._writers = self._open_writers(step)
         records = self._team.share(lambda: read_jsonl(self.workdir / METRICS_FILE))
         self.evaluated = {r["step"]: r for r in records if r["kind"] == "eval" and r["step"] <= step}
+        # A run that was done before is not living again.
+        self._counts = self._team.first and not (step == facts["total_steps"] and step in self.evaluated)
+        self.write_goodput()
 
-    def _go_on_counting(self, saved: dict) -> None:
-        file = self.workdir / clock.GOODPUT_FILE
-        before = json.loads(file.read_text()) if file.exists() else {}
+    def _go_on_counting(self, step: int, saved: dict) -> None:
+        try:
+            before = clock.read_goodput(self.workdir / clock.GOODPUT_FILE)
+        except ValueError as error:
+            self._say(f"note: {error}; the run's time is counted anew, from its checkpoint on")
+            before = {}
         self._lives = before.get("lives", 0) + 1
-        self._earlier_s = clock.resumed(saved, before, time.time())
+        own_s = sum(self._clock_of_process.seconds().values())
+        self._earlier_s = clock.resumed(saved, before, step, time.time() - own_s)
 
     def seconds(self) -> dict[str, float]:
         """Seconds of all lives by kind (`clock.SPENT`, lost, down); at process 0."""
@@ -86,10 +98,27 @@ class Lane:
         replacement.write_text(content)
         replacement.replace(self.workdir / name)
 
-    def write_goodput(self) -> None:
-        """Bring GOODPUT_FILE up to now."""
-        if self._team.first:
-            self._write(clock.GOODPUT_FILE, clock.to_json(self.seconds(), self._lives, time.time()))
+    def _count(self, stopped_at: int | None = None) -> str:
+        """What GOODPUT_FILE should hold now."""
+        self._counted_at = time.monotonic()
+        return clock.to_json(self.seconds(), self._lives, time.time(), stopped_at)
+
+    def write_goodput(self, stopped_at: int | None = None) -> None:
+        """Bring GOODPUT_FILE up to now. stopped_at: the step, when the run ends in order."""
+        if self._counts:
+            self._beside.wait()  # what is sent there is older
+            self._write(clock.GOODPUT_FILE, self._count(stopped_at))
+
+    def _keep_count(self) -> None:
+        """The same as often as costs nothing: what is lost to a crash is known only up to there."""
+        if not isinstance(self.workdir, BucketPath):
+            self.write_goodput()
+        elif self._counts and time.monotonic() - self._counted_at >= BucketJsonlWriter.EVERY_S:
+            self._beside.start(partial(self._send_goodput, self._count()))
+
+    def _send_goodput(self, content: str) -> None:
+        require_owner(self.workdir)
+        self._write(clock.GOODPUT_FILE, content)
 
     def _open_writers(self, resume_step: int) -> Writers:
         log, writers = self.cfg.log, [jsonl_writer(self.workdir / METRICS_FILE, resume_step)]
@@ -120,6 +149,7 @@ class Lane:
         speed = {"steps_per_s": rate, "examples_per_s": rate * self.cfg.train.batch_size}
         record["clock"] = self._clock() | speed
         self._writers.write(record)
+        self._keep_count()
         return record
 
     def log_evaluation(self, step: int, scores: dict, eval_set: str) -> dict:
@@ -140,4 +170,7 @@ class Lane:
         self.write_goodput()
 
     def close(self) -> None:
-        self._writers.close()
+        try:
+            self._writers.close()
+        finally:
+            self._beside.close()
