@@ -81,11 +81,6 @@ class BucketPath(PurePosixPath):
             if not missing_ok:
                 raise
 
-    def replace(self, target: BucketPath) -> BucketPath:
-        target.write_bytes(self.read_bytes())
-        self.unlink()
-        return target
-
 
 AnyPath = Path | BucketPath
 

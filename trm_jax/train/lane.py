@@ -15,7 +15,7 @@ import jax
 
 from trm_jax.storage.beside import Beside
 from trm_jax.storage.owner import require_owner
-from trm_jax.storage.paths import BucketPath
+from trm_jax.storage.paths import BucketPath, write_whole
 from trm_jax.train import clock
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.config import RunConfig
@@ -70,7 +70,7 @@ class Lane:
         self._clock_of_process = own_clock
         if self._team.first:
             self._go_on_counting(step, meta.get("seconds", {}))
-            self._write(RUN_FILE, json.dumps(facts, indent=2) + "\n")
+            write_whole(self.workdir / RUN_FILE, json.dumps(facts, indent=2).encode() + b"\n")
             self._writers = self._open_writers(step)
         records = self._team.share(lambda: read_jsonl(self.workdir / METRICS_FILE))
         self.evaluated = {r["step"]: r for r in records if r["kind"] == "eval" and r["step"] <= step}
@@ -93,11 +93,6 @@ class Lane:
         now = self._clock_of_process.seconds()
         return {kind: earlier + now.get(kind, 0.0) for kind, earlier in self._earlier_s.items()}
 
-    def _write(self, name: str, content: str) -> None:
-        replacement = self.workdir / f"{name}.tmp"
-        replacement.write_text(content)
-        replacement.replace(self.workdir / name)
-
     def _count(self, stopped_at: int | None = None) -> str:
         """What GOODPUT_FILE should hold now."""
         self._counted_at = time.monotonic()
@@ -107,7 +102,7 @@ class Lane:
         """Bring GOODPUT_FILE up to now. stopped_at: the step, when the run ends in order."""
         if self._counts:
             self._beside.wait()  # what is sent there is older
-            self._write(clock.GOODPUT_FILE, self._count(stopped_at))
+            write_whole(self.workdir / clock.GOODPUT_FILE, self._count(stopped_at).encode())
 
     def _keep_count(self) -> None:
         """The same as often as costs nothing: what is lost to a crash is known only up to there."""
@@ -118,7 +113,7 @@ class Lane:
 
     def _send_goodput(self, content: str) -> None:
         require_owner(self.workdir)
-        self._write(clock.GOODPUT_FILE, content)
+        write_whole(self.workdir / clock.GOODPUT_FILE, content.encode())
 
     def _open_writers(self, resume_step: int) -> Writers:
         log, writers = self.cfg.log, [jsonl_writer(self.workdir / METRICS_FILE, resume_step)]
