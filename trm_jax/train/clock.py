@@ -108,17 +108,22 @@ def to_json(seconds: Mapping[str, float], lives: int, updated_unix_s: float, sto
     return json.dumps(content | ({} if stopped_at is None else {"stopped_at": stopped_at}), indent=2) + "\n"
 
 
+class NoCount(Exception):
+    """A file that `to_json` has not written; the message names it."""
+
+
 def read_goodput(file: AnyPath) -> dict:
-    """What `to_json` has written there; {} when there is no file. Raises ValueError, which names the file, for any
-    other content."""
+    """What `to_json` has written there; {} when there is no file. Raises NoCount for any other content."""
     try:
-        content = json.loads(file.read_bytes())
+        text = file.read_bytes()
     except FileNotFoundError:
         return {}
+    try:
+        content = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from None
+        raise NoCount(f"{file} is not JSON ({error})") from None
     if not _is_count(content):
-        raise ValueError(f"{file} does not say where a run's time went")
+        raise NoCount(f"{file} does not say where a run's time went")
     return content
 
 

@@ -81,7 +81,7 @@ class Lane:
     def _go_on_counting(self, step: int, saved: dict) -> None:
         try:
             before = clock.read_goodput(self.workdir / clock.GOODPUT_FILE)
-        except ValueError as error:
+        except clock.NoCount as error:
             self._say(f"note: {error}; the run's time is counted anew, from its checkpoint on")
             before = {}
         self._lives = before.get("lives", 0) + 1
