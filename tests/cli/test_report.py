@@ -87,6 +87,19 @@ def test_a_real_run(trm, solver, tmp_path):
     assert row["early_exit_steps_mean"] and row["halt_variance_mean"] and row["train_steps_mean"]
     page = (tmp_path / "page" / "selection.md").read_text()
     assert "jax" in page and "cpu" in page and "nan" not in page
+    with open(tmp_path / "page" / "selection_runs.csv") as file:
+        (run,) = csv.DictReader(file)
+    assert run["lives"] == "1" and 0 < float(run["goodput"]) < 1 and float(run["seconds_lost"]) == 0
+    kinds = ("train", "compile", "data", "evaluation", "checkpoint", "setup")
+    assert sum(float(run[f"seconds_{kind}"]) for kind in kinds) == pytest.approx(float(run["seconds_spent"]))
+    assert "## Where the time went" in page and " of the time trained; most of the rest was " in page
+
+
+def test_a_damaged_count_of_the_time(refused, tmp_path):
+    workdir = write_run(tmp_path / "runs" / "exp07a", "exp07a")
+    (workdir / "goodput.json").write_text("[")
+    said = "runs/exp07a/goodput.json is not JSON ("
+    assert refused("report", "exp07").startswith(said) and refused("compare", "runs/exp07a").startswith(said)
 
 
 def test_compare(trm, solver, tmp_path):

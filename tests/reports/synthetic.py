@@ -11,7 +11,7 @@ import numpy as np
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.workdir import claim
 from trm_jax.models import params, trm
-from trm_jax.train import cost
+from trm_jax.train import clock, cost
 
 EVALUATIONS, LINES_BETWEEN = 10, 5
 
@@ -31,12 +31,15 @@ def write_run(
     reaches: tuple[float, float] | None = None,
     noise_of: str = "",
     old: bool = False,
+    spent: dict[str, float] | None = None,
+    lives: int = 1,
 ) -> Path:
     """A run of experiment `name` that ends at `accuracy`, after `evaluations` of its ten evaluations.
 
     Accuracy grows as 1 - exp(-3 t) of its end, or with `reaches` (level, share of the run) jumps to that level there;
     the mean halt step is near `halt_step`. noise_of: the experiment whose losses are logged, by default its own.
-    `old`: without the records that only newer versions write (run.json's facts, halting, clocks).
+    `old`: without the records that only newer versions write (run.json's facts, halting, clocks). `spent`: seconds by
+    kind of time, for runs that have a goodput.json; `lives` stand there too.
     """
     config = resolve.override(registry.get(name), {"seed": seed, **(changes or {})})
     with claim(workdir, config):
@@ -55,6 +58,9 @@ def write_run(
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     described = {"total_steps": total_steps} if old else _facts(cfg, total_steps, groups)
     (workdir / "run.json").write_text(json.dumps(described | (facts or {})))
+    if spent is not None:
+        seconds = {**dict.fromkeys(clock.KINDS, 0.0), **spent}
+        (workdir / clock.GOODPUT_FILE).write_text(clock.to_json(seconds, lives, 1e9))
     return workdir
 
 

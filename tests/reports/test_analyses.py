@@ -531,3 +531,47 @@ def test_halting_at_equal_accuracy(tmp_path):
     assert re.search(
         r"contrib02_adaptive would halt after .*\(a difference, Welch's t-test, p < 0.001\)", part.sentence
     )
+
+
+def test_where_the_time_went(tmp_path):
+    for seed, lost in enumerate((0.0, 20.0)):
+        spent = {"train": 60.0, "compile": 20.0, "lost": lost, "down": 10 * lost}
+        write_run(tmp_path / f"a{seed}", "exp07a", seed=seed, spent=spent, lives=2 * seed + 1)
+    write_run(tmp_path / "b", "baseline", spent={"train": 90.0, "evaluation": 10.0})
+    write_run(tmp_path / "b1", "baseline", seed=1)  # of an older version
+    report = build(group_study("exp07", tmp_path), "trm report exp07")
+    (table,) = section(report, "Where the time went").tables
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert table.columns[1:] == (
+        "time in all lives (min)", "trained", "compilation", "waiting for data", "evaluation", "checkpoints", "setup",
+        "lost to crashes", "lives", "between lives (min)",
+    )  # fmt: skip
+    assert rows["exp07a"] == (
+        "1.5 ± 0.2 (n = 2)", "66.7%", "22.2%", "0.0%", "0.0%", "0.0%", "0.0%", "11.1%", "1 to 3", "1.667"
+    )  # fmt: skip
+    assert rows["exp07b = baseline"][:3] == ("1.667 (n = 1)", "90.0%", "0.0%") and rows["exp07b = baseline"][-2] == "1"
+    assert rows["exp07c"] == ("not run",) * 10
+    said = section(report, "Where the time went")
+    assert said.sentence == (
+        "Between 66.7% (exp07a) and 90.0% (exp07b) of the time trained; most of the rest was compilation, 14.3% over "
+        "all arms."
+    ) and not said.notes  # fmt: skip
+
+
+def test_the_time_of_a_pack_is_told_once_in_an_arm(tmp_path):
+    spent = {"train": 99.99, "lost": 0.01}
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", "exp07a", seed=seed, spent=spent, facts={"pack": 3})
+    said = section(build(group_study("exp07", tmp_path), "trm report exp07"), "Where the time went")
+    (row,) = [row for row in said.tables[0].rows if row[0] == "exp07a"]
+    assert row[1:3] == ("1.667 (n = 1)", "100.0%") and row[8] == "<0.1%"
+    assert said.sentence.startswith("100.0% of the time trained; most of the rest was lost to crashes, <0.1%")
+    assert re.match("Up to 3 runs trained in one program: the time is that of the whole program", said.notes[0])
+
+
+def test_of_older_runs_no_word_is_said_on_where_their_time_went(report_of):
+    report = report_of("three seeds", "exp07")
+    assert "Where the time went" not in [part.title for part in report.sections]
+    table = report.csv["exp07_runs.csv"]
+    for key in ("goodput", "lives", "seconds_train", "seconds_lost", "seconds_down"):
+        assert {row[table.columns.index(key)] for row in table.rows} == {""}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.reports.synthetic import write_run
 from trm_jax.configs.runs import open_run
+from trm_jax.errors import InputError
 from trm_jax.reports import measures as m
 from trm_jax.reports.runs import Run, added, load_run
 
@@ -104,7 +105,8 @@ def measures() -> list[m.Measure]:
 
 def test_a_real_run_folder_has_every_figure(tmp_path):
     changes = {"model.dtype": "float16", "optim.ema_also": "0"}
-    run = load_run(open_run(write_run(tmp_path / "run", "mini_exp02a_01", changes=changes)))
+    spent = {"train": 60.0, "lost": 20.0, "down": 5.0}
+    run = load_run(open_run(write_run(tmp_path / "run", "mini_exp02a_01", changes=changes, spent=spent, lives=2)))
     assert len(measures()) > 20
     assert {measure.key: measure.of(run) for measure in measures() if measure.of(run) is None} == {}
     assert m.DEPTH.of(run) == 3 * (1 + 1) * 2
@@ -116,3 +118,23 @@ def test_records_of_older_runs_are_taken_as_they_are(tmp_path):
     known = {measure.key for measure in measures() if measure.of(run) is not None}
     assert {"exact_accuracy", "train_test_gap", "loss_variance"} <= known
     assert not known & {"seconds", "parameters", "peak_memory_bytes", "early_exit_steps", "halt_early"}
+    assert all(measure.of(run) is None for measure in m.TIME_SPENT)
+
+
+def test_where_the_time_of_a_run_went(tmp_path):
+    spent = {"train": 60.0, "compile": 15.0, "lost": 5.0, "down": 300.0}
+    run = load_run(open_run(write_run(tmp_path / "run", "mini_baseline", spent=spent, lives=2)))
+    found = {measure.key: measure.of(run) for measure in m.TIME_SPENT}
+    assert found == {
+        "goodput": 0.75, "lives": 2, "seconds_spent": 80.0, "seconds_train": 60.0, "seconds_compile": 15.0,
+        "seconds_data": 0.0, "seconds_evaluation": 0.0, "seconds_checkpoint": 0.0, "seconds_setup": 0.0,
+        "seconds_lost": 5.0, "seconds_down": 300.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["{", '{"seconds": 3}'])
+def test_a_damaged_count_is_named(tmp_path, content):
+    folder = open_run(write_run(tmp_path / "run", "mini_baseline"))
+    (tmp_path / "run" / "goodput.json").write_text(content)
+    with pytest.raises(InputError, match=r"run/goodput\.json (is not JSON|does not say) .*; remove it, all but the"):
+        load_run(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trm_jax.reports import measures as m
+from trm_jax.reports.analyses.goodput import where_time_went
 from trm_jax.reports.content import Report, Table
 from trm_jax.reports.facts import about, mixed
 from trm_jax.reports.groups import analyses_of
@@ -24,7 +25,10 @@ def _csv_measures(study: Study) -> list[Measure]:
 
 def build(study: Study, command: str) -> Report:
     """The report on a study. command: the command line that makes it."""
-    sections = tuple(analyse(study) for analyse in analyses_of(study.kind))
+    analyses = analyses_of(study.kind)
+    if any(run.goodput for run in study.runs):
+        analyses = (*analyses, where_time_went)
+    sections = tuple(analyse(study) for analyse in analyses)
     return Report(
         study.name,
         study.question,
@@ -55,8 +59,8 @@ def _arms_csv(study: Study) -> Table:
 
 
 def _runs_csv(study: Study) -> Table:
-    """A row for each run, in base units."""
-    measures = _csv_measures(study)
+    """A row for each run, in base units; the time of packed runs is that of the whole pack, in each of its rows."""
+    measures = [*_csv_measures(study), *m.TIME_SPENT]
     columns = ("experiment", "run", "seed", "finished", "device", "pack", *study.varied, *(one.key for one in measures))
     rows = [
         (

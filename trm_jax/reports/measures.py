@@ -9,7 +9,7 @@ from trm_jax.configs.resolve import freeze
 from trm_jax.reports import units
 from trm_jax.reports.runs import Run, eval_halting, seconds_at
 from trm_jax.reports.units import Unit
-from trm_jax.train import cost
+from trm_jax.train import clock, cost
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,31 @@ TRAIN_STEPS = Measure("train_steps", "mean halt step in training", units.HALT_ST
 TRAIN_VARIANCE = Measure(
     "train_halt_variance", "variance of the halt step in training", units.PLAIN, _halting(_train_halting, "variance")
 )
+
+
+def _counted(of: Callable[[dict], float]) -> Callable[[Run], float | None]:
+    """A figure of goodput.json, for runs that have it."""
+    return lambda run: of(run.goodput) if run.goodput else None
+
+
+def seconds_of(kind: str) -> Measure:
+    """The seconds of a kind (`clock.KINDS`) over all lives of a run."""
+    return Measure(
+        f"seconds_{kind}", f"{kind} time", units.SECONDS, _counted(lambda found: found["seconds"][kind]), clocked=True
+    )
+
+
+GOODPUT = Measure(
+    "goodput", "share that trained", units.FRACTION, _counted(lambda found: clock.goodput(found["seconds"])),
+    clocked=True,
+)  # fmt: skip
+LIVES = Measure("lives", "lives", units.PLAIN, _counted(lambda found: found["lives"]))
+SPENT = Measure(
+    "seconds_spent", "time in all lives", units.SECONDS, _counted(lambda found: clock.spent(found["seconds"])),
+    clocked=True,
+)  # fmt: skip
+DOWN = seconds_of("down")
+TIME_SPENT = (GOODPUT, LIVES, SPENT, *map(seconds_of, clock.KINDS))
 
 
 def _efficiency(run: Run) -> float | None:

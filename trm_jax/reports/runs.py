@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from trm_jax.configs.resolve import flatten
 from trm_jax.configs.runs import RunFolder, read_run_file
+from trm_jax.errors import InputError
 from trm_jax.reports.statistics import Halting, detrended_variance, halting
+from trm_jax.storage.paths import AnyPath
+from trm_jax.train.clock import GOODPUT_FILE, NoCount, read_goodput
 from trm_jax.train.writers import METRICS_FILE, read_jsonl
 
 # "Late" in a run is its last fifth.
@@ -18,11 +21,12 @@ LATE = 0.8
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, its run.json and the records of its metrics file, by step."""
+    """A run's folder, its run.json, the records of its metrics file, and goodput.json, {} where there is none."""
 
     folder: RunFolder
     facts: dict
     records: tuple[dict, ...]
+    goodput: dict = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -147,4 +151,13 @@ def added(counts: list[list[float]]) -> list[float]:
 
 
 def load_run(folder: RunFolder) -> Run:
-    return Run(folder, read_run_file(folder.path), tuple(read_jsonl(folder.path / METRICS_FILE)))
+    """Raises InputError when one of the run's files cannot be read."""
+    records = tuple(read_jsonl(folder.path / METRICS_FILE))
+    return Run(folder, read_run_file(folder.path), records, _read_goodput(folder.path))
+
+
+def _read_goodput(workdir: AnyPath) -> dict:
+    try:
+        return read_goodput(workdir / GOODPUT_FILE)
+    except NoCount as error:
+        raise InputError(f"{error}; remove it, all but the run's time is known without it") from None
