@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trm_jax.storage.paths import BucketPath
 
 _CONNECT_S, _SILENCE_S = 30.0, 60.0  # a request that waits longer has failed; gcsfs tries it again
+_CONTENT_TYPE = "application/octet-stream"
 _PART_BYTES = 64 * 2**20  # what is read or sent in one request at most
 
 _CLIENTS = ("gcsfs.", "aiohttp.", "google.auth.")  # whose errors are always about a bucket
@@ -183,7 +184,7 @@ def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> 
     client = _client()
     url = client.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o"
     condition = {} if if_generation is None else {"ifGenerationMatch": str(if_generation)}
-    how = {"headers": {"Content-Type": "application/octet-stream"}, "data": content, "json_out": True}
+    how = {"headers": {"Content-Type": _CONTENT_TYPE}, "data": content, "json_out": True}
     try:
         made = _ask("write to", place, "POST", url, name=place.key, uploadType="media", **how, **condition)
     except FileExistsError:
@@ -214,11 +215,8 @@ def append(place: BucketPath, generation: int, size: int, part: BucketPath, cont
     has written to `place`.
     """
     while True:
-        joined = [(place, generation), (part, put(part, content))]
-        sources = [
-            {"name": one.key, "objectPreconditions": {"ifGenerationMatch": str(number)}} for one, number in joined
-        ]
-        how = {"json": {"sourceObjects": sources, "destination": {"contentType": "application/octet-stream"}}}
+        added = {"name": part.key, "objectPreconditions": {"ifGenerationMatch": str(put(part, content))}}
+        how = {"json": {"sourceObjects": [{"name": place.key}, added], "destination": {"contentType": _CONTENT_TYPE}}}
         url, condition = "b/{}/o/{}/compose", {"ifGenerationMatch": str(generation)}
         try:
             return int(_ask("write to", place, "POST", url, json_out=True, **condition, **how)["generation"])
