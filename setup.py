@@ -23,8 +23,8 @@ INSTALL_REQUIRES = [
     "einops",
     "grain>=0.2.18",
     "tensorboardX",
-    "etils[epath]",  # paths that are local or gs://
-    "gcsfs",  # what epath reads gs:// with
+    "etils[epath]",  # the paths of checkpoints, local or gs://
+    "gcsfs",  # requests to gs://
     "ml-collections>=1.1",
     "numpy>=2.0",
     "scipy",  # fits and tests of reports

@@ -239,6 +239,17 @@ def test_what_fails_for_a_moment_is_tried_again(gcs):
         assert gcs.get("file").content == str(status).encode()
 
 
+def test_what_hangs_is_tried_again(gcs, monkeypatch):
+    path = as_path("gs://bucket/file")
+    path.write_text("content")
+    monkeypatch.setattr(bucket._client(), "requests_timeout", 0.2)
+    gcs.inject(Fault("read", status=0, delay_s=60, count=2))
+    assert path.read_text() == "content"
+    gcs.inject(Fault("read", status=0, delay_s=60))
+    with pytest.raises(OutOfReach, match="^gs://bucket/file cannot be reached"):
+        path.read_text()
+
+
 def test_what_other_libraries_raise_is_explained():
     class Http(Exception):
         code = 503

@@ -19,9 +19,9 @@ from trm_jax.errors import InputError
 if TYPE_CHECKING:
     from trm_jax.storage.paths import BucketPath
 
-_CONNECT_S, _SILENCE_S = 30.0, 60.0  # a request that waits longer has failed; gcsfs tries it again
+_PATIENCE_S, _ATTEMPTS = 60.0, 3  # a request that takes longer has failed
 _CONTENT_TYPE = "application/octet-stream"
-_PART_BYTES = 64 * 2**20  # what is read or sent in one request at most
+_PART_BYTES = 16 * 2**20  # what is read or sent in one request at most
 
 _CLIENTS = ("gcsfs.", "aiohttp.", "google.auth.")  # whose errors are always about a bucket
 _REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
@@ -97,14 +97,22 @@ def _told(kind: str, place: str, doing: str, error: BaseException) -> NoAccess |
 
 @cache
 def _client():
-    import aiohttp
     from gcsfs.core import GCSFileSystem  # not its wrapper, which asks for the kind of every bucket first
 
     # They log each error that they raise, with a traceback, and each place in which there are no credentials.
     for name in ("gcsfs", "google.auth"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
-    return GCSFileSystem(requests_timeout=patience, use_listings_cache=False)
+    return GCSFileSystem(requests_timeout=_PATIENCE_S, use_listings_cache=False)
+
+
+def _request(method: str, url: str, *names: str, **how):
+    """gcsfs' own, which tries again what fails for a moment, but not what hangs."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _client().call(method, url, *names, **how)
+        except TimeoutError:
+            continue
+    return _client().call(method, url, *names, **how)
 
 
 def _raise(error: BaseException, place: str, doing: str) -> None:
@@ -121,7 +129,7 @@ def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **h
     """
     names = (place.bucket, place.key)[: url.count("{}")]
     try:
-        return _client().call(method, url, *names, **how)
+        return _request(method, url, *names, **how)
     except FileNotFoundError:
         if not _is_there(place.bucket):
             name = f"gs://{place.bucket}"
@@ -137,7 +145,7 @@ def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **h
 def _is_there(bucket: str) -> bool:
     """Whether there is such a bucket, as far as we may know."""
     try:
-        _client().call("GET", "b/{}", bucket)
+        _request("GET", "b/{}", bucket)
     except FileNotFoundError:
         return False
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
