@@ -10,8 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import tiny
+from tests.gcs.server import Gcs
+from tests.gcs.storage import Fault
+from trm_jax.storage.paths import as_path
 from trm_jax.train import clock
 from trm_jax.train.clock import Clock, NoCount, goodput, read_goodput, resumed, spent, to_json
+from trm_jax.train.writers import BucketJsonlWriter
 
 ZERO = dict.fromkeys(clock.KINDS, 0.0)
 
@@ -235,6 +239,34 @@ def test_a_damaged_file_starts_the_count_anew_with_one_line(tmp_path):
     assert f"going on from step {step} of 12" in lines
     count = read_goodput(workdir / "goodput.json")
     assert count["lives"] == 1 and count["stopped_at"] == 12 and count["seconds"]["train"] > 0
+
+
+def test_in_a_bucket_it_is_brought_up_to_date_beside_training(monkeypatch):
+    """At a line of the log, here without the minute in between; a storage that is slow holds nothing up."""
+    monkeypatch.setattr(BucketJsonlWriter, "EVERY_S", 0.0)
+    with Gcs("bucket") as gcs:
+        for name, value in gcs.environment.items():
+            monkeypatch.setenv(name, value)
+        gcs.inject(Fault("write", "run/goodput.json", status=0, count=1))  # when the life begins
+        slow = gcs.inject(Fault("write", "run/goodput.json", status=0, count=1, delay_s=30))
+        workdir = as_path("gs://bucket/run")
+
+        class Looking(tiny.StopRequest):
+            """At step 9, when lines were logged and nothing saved yet."""
+
+            asked = 0
+
+            def __bool__(self):
+                self.asked += 1
+                if self.asked == 10:
+                    assert slow.struck.acquire(timeout=30)
+                    assert read_goodput(workdir / "goodput.json")["seconds"]["train"] == 0, "it is still under way"
+                    slow.lifted.set()
+                return super().__bool__()
+
+        stop = Looking()
+        tiny.train_here(workdir, {"checkpoint.every_steps": 12, "eval.every_steps": 12}, stop=stop)
+        assert stop.asked > 10 and read_goodput(workdir / "goodput.json")["stopped_at"] == 12
 
 
 def test_a_run_that_is_done_lives_no_more(tmp_path):

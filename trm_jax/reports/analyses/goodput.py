@@ -73,5 +73,6 @@ def _sentence(arms: list[Arm]) -> str:
     ends = most if least == most else f"Between {least} ({low.name}) and {most} ({high.name})"
     other = max((kind for kind in _HEADERS if kind != "train"), key=lambda kind: _share(arms, kind))
     share = _share(arms, other)
-    rest = f"; most of the rest was {_HEADERS[other]}, {_percent(share)} over all arms" if share else ""
+    over = " over all arms" * (len(arms) > 1)
+    rest = f"; most of the rest was {_HEADERS[other]}, {_percent(share)}{over}" if share else ""
     return f"{ends} of the time trained{rest}."
