@@ -56,16 +56,17 @@ class Hosts:
     def __init__(self, server: Server):
         self._server = server
 
-    def start_one(self, number: int, count: int, port: int, workdir: Path, changes=None, *more, name="demo") -> Process:
+    def start_one(self, number: int, count: int, port: int, workdir: Path, changes=None, *more, cwd=None) -> Process:
         """One process of a fleet."""
         return self._server.start(
             "train",
-            name,
+            "demo",
             "--workdir",
             workdir,
             *tiny.arguments({**CHANGES, **(changes or {})}),
             *("--coordinator", f"127.0.0.1:{port}", "--processes", count, "--process", number),
             *("--startup-timeout", 120, *more),
+            cwd=cwd,
         )
 
     def start(self, count: int, workdir: Path, changes=None, *more) -> Fleet:

@@ -1,5 +1,7 @@
 """Processes that should not train together do not."""
 
+import signal
+
 import pytest
 
 from tests.multihost.fleet import Fleet, free_port
@@ -7,10 +9,10 @@ from trm_jax.errors import InputError
 from trm_jax.train import multihost
 
 
-def refused(fleet: Fleet) -> list[str]:
-    """Each process ends with exit code 2 and one line, which is given back."""
+def refused(fleet: Fleet, code: int = 2) -> list[str]:
+    """Each process ends with this exit code and one line, which is given back."""
     results = fleet.wait()
-    assert [result.code for result in results] == [2] * len(results), [r.err for r in results]
+    assert [result.code for result in results] == [code] * len(results), [r.err for r in results]
     for result in results:
         assert len(result.error_lines) == 1 and "Traceback" not in result.err, result.err
     return [result.error_lines[0] for result in results]
@@ -30,8 +32,26 @@ def test_a_process_of_another_experiment(hosts, tmp_path):
 
 def test_a_process_that_does_not_come(hosts, tmp_path):
     process = hosts.start_one(0, 2, free_port(), tmp_path / "run", None, "--startup-timeout", 1)
-    [line] = refused(Fleet([process]))
+    [line] = refused(Fleet([process]), code=69)  # to be tried again: it may come the next time
     assert "of 2 processes, 1 did not come" in line
+
+
+def test_a_signal_while_they_wait(hosts, tmp_path):
+    process = hosts.start_one(1, 2, free_port(), tmp_path / "run")
+    process.until(lambda: "waiting for process 0" in process.printed())
+    process.signal(signal.SIGTERM)
+    [line] = refused(Fleet([process]), code=69)
+    assert "was stopped before all 2 processes had come" in line
+
+
+def test_a_workdir_that_is_not_shared(hosts, tmp_path):
+    """Each process has a folder of that name of its own, and both hold the same settings."""
+    port, processes = free_port(), []
+    for number in range(2):
+        (tmp_path / str(number) / "run").mkdir(parents=True)
+        processes.append(hosts.start_one(number, 2, port, "run", cwd=tmp_path / str(number)))
+    for line in refused(Fleet(processes)):
+        assert "run of process 1 (" in line and "is not that of process 0" in line
 
 
 def test_a_batch_that_the_processes_cannot_share(hosts, tmp_path):
@@ -42,7 +62,7 @@ def test_a_batch_that_the_processes_cannot_share(hosts, tmp_path):
 def test_a_workdir_of_another_run(hosts, tmp_path):
     hosts.must_finish(1, tmp_path / "run", {"train.steps": 2})
     for line in refused(hosts.start(2, tmp_path / "run")):
-        assert "holds another run: train.steps is 2 there and 24 here" in line
+        assert "holds another run: train.steps is 2 there and 12 here" in line
 
 
 def test_cluster_as_told_by_the_environment():
@@ -76,6 +96,11 @@ def test_alone_there_is_no_cluster():
     assert not multihost.expected({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"})
     with pytest.raises(InputError, match="belongs to no cluster .* --coordinator HOST:PORT"):
         multihost.find(environ={})
+    assert not multihost.expected({"TRM_COORDINATOR": "h:1", "TRM_PROCESSES": "2", "TRM_ALONE": "1"})
+    with pytest.raises(InputError, match="no process 2 among 2"):
+        multihost.find("h:1", 2, 2, environ={})
+    with pytest.raises(InputError, match="belong together"):
+        multihost.find("h:1", environ={})
     with pytest.raises(InputError, match="TRM_PROCESSES is 'many'"):
         multihost.find(environ={"TRM_PROCESSES": "many"})
 

@@ -1,6 +1,7 @@
 """What processes tell each other and agree on, with threads in their place."""
 
 import random
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tests.multihost.fleet import free_port
 from trm_jax.errors import InputError
 from trm_jax.train.multihost import require_same
-from trm_jax.train.team import Team, meet
+from trm_jax.train.team import OthersMissing, Team, meet
 
 
 def together(count: int, work) -> list:
@@ -113,8 +114,8 @@ def meeting(members: list[tuple[int, int]], timeout_s: float = 1.5) -> list[str]
     def one(member):
         try:
             meet(f"127.0.0.1:{port}", *member, timeout_s=timeout_s).leave()
-        except InputError as error:
-            return str(error)
+        except (InputError, OthersMissing) as error:
+            return f"{type(error).__name__}: {error}"
         return "met"
 
     with ThreadPoolExecutor(len(members)) as pool:
@@ -123,17 +124,22 @@ def meeting(members: list[tuple[int, int]], timeout_s: float = 1.5) -> list[str]
 
 def test_those_who_do_not_come_are_named_to_all():
     for line in meeting([(0, 4), (2, 4)]):
-        assert "of 4 processes, 1, 3 did not come" in line and "within 2 s" in line
+        assert line.startswith("OthersMissing: of 4 processes, 1, 3 did not come") and "within 2 s" in line
 
 
 def test_without_process_0_its_address_is_named():
     [line] = meeting([(1, 2)])
     assert "could not reach process 0 at 127.0.0.1:" in line and "refused" in line
+    assert line.startswith("OthersMissing: ")
 
 
 @pytest.mark.parametrize(
     ("other", "said"),
-    [((1, 3), "expects 3 processes and process 0 2"), ((5, 2), "no place for process 5"), ((1, 2), "met")],
+    [
+        ((1, 3), "InputError: process 1"),
+        ((5, 2), "InputError: there is no place for process 5"),
+        ((1, 2), "met"),
+    ],
 )
 def test_another_idea_of_the_team_is_refused(other, said):
     for line in meeting([(0, 2), other]):
@@ -145,15 +151,46 @@ def test_two_of_one_number_are_refused():
     assert all("have one number" in line for line in lines), lines
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", ":80", "host:", "host:0", "host:65535", "host:port"])
+@pytest.mark.parametrize("address", ["10.0.0.1", ":80", "host:", "host:0", "host:65536", "host:port"])
 def test_an_address_without_host_or_port_is_refused(address):
     with pytest.raises(InputError, match="HOST:PORT"):
         meet(address, 0, 2, 1.0)
 
 
-def test_a_stranger_at_the_door_is_sent_away():
-    import socket
+def test_one_that_died_while_it_waited_may_come_again():
+    port = free_port()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(meet, f"127.0.0.1:{port}", 0, 3, 10.0)
+        time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", port + 1)) as dead:
+            dead.sendall(b'{"index": 1, "host": "h", "pid": 1, "count": 3}\n')
+            time.sleep(0.2)
+        others = [pool.submit(meet, f"127.0.0.1:{port}", number, 3, 10.0) for number in (1, 2)]
+        teams = [first.result(), *(other.result() for other in others)]
+    assert [str(member.pid) != "1" for member in teams[0].members] == [True] * 3
+    for team in teams:
+        team.leave()
 
+
+def test_a_signal_ends_the_wait():
+    port = free_port()
+    with pytest.raises(OthersMissing, match="stopped before all 2 processes had come"):
+        meet(f"127.0.0.1:{port}", 0, 2, 60.0, stopped=lambda: True)
+    with pytest.raises(OthersMissing, match="stopped before all 2 processes had come"):
+        meet(f"127.0.0.1:{port}", 1, 2, 60.0, stopped=lambda: True)
+
+
+def test_over_ipv6():
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    port = free_port()
+    with ThreadPoolExecutor(2) as pool:
+        teams = list(pool.map(lambda number: meet(f"[::1]:{port}", number, 2, 10.0), range(2)))
+    for team in teams:
+        team.leave()
+
+
+def test_a_stranger_at_the_door_is_sent_away():
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(meet, f"127.0.0.1:{port}", 0, 2, 10.0)

@@ -56,6 +56,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step_and_four_go_on(undisturbed, 
     assert_near(undisturbed, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_signal_in_an_evaluation_stops_all(hosts, tmp_path):
     long = {"data.extra_clues": 4, "data.test_puzzles": 1500}
     fleet = hosts.start(4, tmp_path / "run", long)
@@ -67,9 +68,13 @@ def test_a_signal_in_an_evaluation_stops_all(hosts, tmp_path):
     assert not tiny.records(tmp_path / "run", "eval")
 
 
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 6])
-def test_the_others_name_the_one_that_was_killed_and_the_run_goes_on_exactly(undisturbed, hosts, tmp_path, victim):
-    fleet = hosts.start(8, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("count", "victim"),
+    [(4, 2), pytest.param(8, 0, marks=pytest.mark.slow), pytest.param(8, 6, marks=pytest.mark.slow)],
+)
+def test_the_others_name_the_one_that_was_killed_and_the_run_goes_on_exactly(hosts, tmp_path, count, victim):
+    hosts.must_finish(count, tmp_path / "undisturbed")
+    fleet = hosts.start(count, tmp_path / "run")
     fleet.until_step(tmp_path / "run", 6)
     fleet[victim].kill()
     all_gone(fleet, within_s=60)
@@ -77,8 +82,8 @@ def test_the_others_name_the_one_that_was_killed_and_the_run_goes_on_exactly(und
         if number != victim:
             assert result.code not in (0, 2, 75), result.err
             assert f"process {victim} (" in result.err and "was lost" in result.err, result.err
-    hosts.must_finish(8, tmp_path / "run")
-    tiny.assert_same_end(undisturbed, tmp_path / "run")
+    hosts.must_finish(count, tmp_path / "run")
+    tiny.assert_same_end(tmp_path / "undisturbed", tmp_path / "run")
     goodput = json.loads((tmp_path / "run" / "goodput.json").read_text())
     assert goodput["lives"] == 2 and goodput["seconds"]["lost"] > 0
 

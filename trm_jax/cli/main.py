@@ -86,6 +86,13 @@ def environment_problem(error: BaseException) -> str | None:
 
 def report_failure(error: BaseException) -> int:
     """Print what a person needs of `error` and return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # The reader (head, less) has left; leave quietly as other tools do.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     if not isinstance(error, InputError):
         error = storage_problem(error) or error
     problem = str(error) if isinstance(error, InputError | OutOfReach) else environment_problem(error)
@@ -124,14 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         code = args.run(args)
         sys.stdout.flush()  # here, where a reader that has left is dealt with
         return code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader (head, less) has left; leave quietly as other tools do.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return report_failure(error)
 
 

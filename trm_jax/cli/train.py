@@ -55,7 +55,9 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from trm_jax.configs import registry, resolve
-    from trm_jax.configs.workdir import CONFIG_FILE, claim
+    from trm_jax.configs.workdir import claim
+    from trm_jax.train.multihost import require_one_folder, require_same
+    from trm_jax.train.stopping import StopRequest
     from trm_jax.train.writers import require_wandb
 
     config = registry.get(args.name)
@@ -65,18 +67,15 @@ def run(args) -> int:
     run_config = resolve.freeze(config)
     require_wandb(run_config.log.wandb_project)
     workdir = args.workdir or Path("runs") / (args.name + ("_local" if args.local else ""))
-    with _team(args) as team, ExitStack() as claims:
-        from trm_jax.train.multihost import require_same
-
+    with StopRequest() as stop, _team(args, stop) as team, ExitStack() as claims:
         facts = {**resolve.flatten(config), "workdir": str(workdir)}
         require_same(team, facts, "give every process the same command")
         team.share(lambda: claims.enter_context(claim(workdir, config)))
-        if not (workdir / CONFIG_FILE).exists():
-            raise InputError(f"{workdir} is not one folder for all hosts; put it on a file system that they share")
-        return _train(args, run_config, config, workdir.resolve(), team)
+        require_one_folder(team, workdir)
+        return _train(args, run_config, config, workdir.resolve(), team, stop)
 
 
-def _team(args):
+def _team(args, stop):
     """The processes that train together: those that are told of or found, this one alone otherwise."""
     from trm_jax.cli.main import report_failure
     from trm_jax.train import multihost
@@ -86,10 +85,10 @@ def _team(args):
     if not (told or multihost.expected()):
         return nullcontext(Team())
     cluster = multihost.find(args.coordinator, args.processes, args.process, args.port, args.startup_timeout)
-    return multihost.together(cluster, args.startup_timeout, report_failure)
+    return multihost.together(cluster, args.startup_timeout, report_failure, lambda: bool(stop))
 
 
-def _train(args, cfg, config, workdir: Path, team) -> int:
+def _train(args, cfg, config, workdir: Path, team, stop) -> int:
     import jax
     import numpy as np
 
@@ -101,37 +100,35 @@ def _train(args, cfg, config, workdir: Path, team) -> int:
     from trm_jax.train.loop import Diverged, train
     from trm_jax.train.multihost import require_same
     from trm_jax.train.progress import duration
-    from trm_jax.train.stopping import StopRequest
 
-    with StopRequest() as stop:
-        data = sudoku.load(cfg.data)
-        info = data[0].info
-        specs = trm.param_specs(cfg.model)
-        devices = jax.devices()
-        total_steps = cfg.total_steps(info.groups, info.mean_examples_per_puzzle)
-        slots = np.arange(min(cfg.train.batch_size, 256))
-        batch = data[0].batch(0, slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
-        seen = {"training data": zlib.crc32(batch["inputs"].tobytes()), "evaluation data": data[1].digest}
-        require_same(team, seen, "give every host the same data set")
-        if not team.first:
-            print(f"{team.members[team.index]} of {team.count}: process 0 tells how it goes", file=sys.stderr)
-        tell = print if team.first else (lambda *_, **__: None)
-        tell(
-            f"{cfg.name}: {params.count(specs['weights']):,} parameters, {total_steps:,} steps of "
-            f"{cfg.train.batch_size} on "
-            f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
-            f"{f' of {team.count} processes' * (team.count > 1)}; "
-            f"{info.groups:,} training puzzles, {len(data[1].inputs):,} held out; workdir {workdir}",
-            file=sys.stderr,
-        )
-        others = alternatives(args.name)
-        if others and cfg.warnings(total_steps):
-            tell(f"note: the same with more steps after the warm-up: {', '.join(others)}", file=sys.stderr)
-        try:
-            outcome = train(cfg, data, workdir, config=config.to_dict(), stop=stop, team=team)
-        except Diverged as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+    data = sudoku.load(cfg.data)
+    info = data[0].info
+    specs = trm.param_specs(cfg.model)
+    devices = jax.devices()
+    total_steps = cfg.total_steps(info.groups, info.mean_examples_per_puzzle)
+    slots = np.arange(min(cfg.train.batch_size, 256))
+    batch = data[0].batch(0, slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
+    seen = {"training data": zlib.crc32(batch["inputs"].tobytes()), "evaluation data": data[1].digest}
+    require_same(team, seen, "give every host the same data set")
+    if not team.first:
+        print(f"{team.members[team.index]} of {team.count}: process 0 tells how it goes", file=sys.stderr)
+    tell = print if team.first else (lambda *_, **__: None)
+    tell(
+        f"{cfg.name}: {params.count(specs['weights']):,} parameters, {total_steps:,} steps of "
+        f"{cfg.train.batch_size} on "
+        f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
+        f"{f' of {team.count} processes' * (team.count > 1)}; "
+        f"{info.groups:,} training puzzles, {len(data[1].inputs):,} held out; workdir {workdir}",
+        file=sys.stderr,
+    )
+    others = alternatives(args.name)
+    if others and cfg.warnings(total_steps):
+        tell(f"note: the same with more steps after the warm-up: {', '.join(others)}", file=sys.stderr)
+    try:
+        outcome = train(cfg, data, workdir, config=config.to_dict(), stop=stop, team=team)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if not team.first:
         return EXIT_STOPPED if outcome.stopped_by else 0
     _draw_curve(workdir, cfg.name)

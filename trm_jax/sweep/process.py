@@ -48,7 +48,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **slot.environ},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "TRM_ALONE": "1", **slot.environ},
                 start_new_session=True,  # Ctrl-C in a terminal is for the sweep, which asks each process once
             )
 

@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from trm_jax.errors import InputError
 from trm_jax.models.params import path_name
-from trm_jax.storage.bucket import out_of_reach
+from trm_jax.storage.bucket import OutOfReach, out_of_reach
 from trm_jax.storage.paths import require_access
 from trm_jax.train.config import CheckpointConfig
 from trm_jax.train.team import Team
@@ -159,12 +159,15 @@ class Checkpoints:
             state, meta = self._read(step, abstract)
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
             problem = error
-        texts = self._team.gather(problem and (str(problem) or type(problem).__name__))
-        if problem:
-            raise problem
-        for member, text in zip(self._team.members, texts, strict=True):
-            if text:
-                raise ValueError(f"{text}, says {member}")
+        # Every process raises alike, or some would take for damaged what others could not reach.
+        kind = InputError if isinstance(problem, InputError) else OutOfReach if out_of_reach(problem) else ValueError
+        said = self._team.gather(problem and [kind.__name__, str(problem) or type(problem).__name__])
+        for kind in (OutOfReach, InputError, ValueError):
+            for member, one in zip(self._team.members, said, strict=True):
+                if one and one[0] == kind.__name__:
+                    if problem and self._team.index == member.index:
+                        raise problem
+                    raise kind(one[1] if kind is InputError else f"{one[1]}, says {member}")
         want = meta["fingerprint"]
         damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:

@@ -72,8 +72,12 @@ class Lane:
             self._go_on_counting(step, meta.get("seconds", {}))
             write_whole(self.workdir / RUN_FILE, json.dumps(facts, indent=2).encode() + b"\n")
             self._writers = self._open_writers(step)
-        records = self._team.share(lambda: read_jsonl(self.workdir / METRICS_FILE))
-        self.evaluated = {r["step"]: r for r in records if r["kind"] == "eval" and r["step"] <= step}
+
+        def evaluations():
+            records = read_jsonl(self.workdir / METRICS_FILE)
+            return [r for r in records if r["kind"] == "eval" and r["step"] <= step]
+
+        self.evaluated = {record["step"]: record for record in self._team.share(evaluations)}
         # A run that was done before is not living again.
         self._counts = self._team.first and not (step == facts["total_steps"] and step in self.evaluated)
         self.write_goodput()

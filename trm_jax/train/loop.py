@@ -148,7 +148,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         nonlocal stopping, save_asked
         if stop:
             team.ask("stop", stop.name)
-        if team.first and cfg.checkpoint.every_minutes:
+        if team.first and cfg.checkpoint.every_minutes and not save_asked:
             if lanes[0].checkpoints.seconds_since_save() > 60 * cfg.checkpoint.every_minutes:
                 team.ask("save")
         events = team.tick()

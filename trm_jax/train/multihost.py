@@ -6,13 +6,14 @@ The processes of a Cloud TPU, of GKE and of SLURM are found by JAX's own detecti
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.metadata
 import os
 import platform
+import secrets
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,12 +26,15 @@ from jax.experimental import multihost_utils
 
 import trm_jax
 from trm_jax.errors import InputError
-from trm_jax.train.team import Team, meet
+from trm_jax.storage.paths import AnyPath
+from trm_jax.train.team import OthersMissing, Team, listen, meet
 
 DEFAULT_PORT = 8476
+ALONE = "TRM_ALONE"  # set to anything: this process is not one of several, whatever the host belongs to
 STARTUP_TIMEOUT_S = 900.0
 # What must be the same on every host. The others show where a difference comes from.
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 _ENDPOINTS = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
@@ -49,6 +53,8 @@ class Cluster:
 
 def expected(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is one of several, by what it was told, or SLURM, GKE or a Cloud TPU says of it."""
+    if environ.get(ALONE):
+        return False
     if "TRM_COORDINATOR" in environ or _whole(environ, "TRM_PROCESSES", 1) > 1:
         return True
     if int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environ:
@@ -64,9 +70,10 @@ def _tpu_endpoints() -> str:
     """The workers of the Cloud TPU that this host belongs to, separated by commas; empty when it belongs to none."""
     request = urllib.request.Request(_ENDPOINTS, headers={"Metadata-Flavor": "Google"})
     try:
-        with urllib.request.urlopen(request, timeout=2.0) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(request, timeout=2.0) as answer:
             return answer.read().decode()
-    except (urllib.error.URLError, TimeoutError):
+    except (OSError, http.client.HTTPException):
         return ""  # no Google Cloud, or no TPU
 
 
@@ -88,13 +95,24 @@ def find(
     processes = processes or _whole(environ, "TRM_PROCESSES", 0)
     process = process if process >= 0 else _whole(environ, "TRM_PROCESS", -1)
     if coordinator and processes and process >= 0:
+        if process >= processes:
+            raise InputError(f"there is no process {process} among {processes}, which are numbered from 0")
         if ":" not in coordinator:
             coordinator = f"{coordinator}:{port or DEFAULT_PORT}"
         return Cluster(coordinator, processes, process)
+    if coordinator or process >= 0:
+        raise InputError(f"--coordinator, --processes and --process belong together; {_TELL}")
     if port:
         os.environ["JAX_COORDINATOR_PORT"] = str(port)  # where JAX's detection looks
     try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout_s))
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator_address=None,
+            num_processes=None,
+            process_id=None,
+            local_device_ids=None,
+            cluster_detection_method=None,
+            initialization_timeout=int(timeout_s),
+        )
     except Exception as error:  # noqa: BLE001 - each kind of cluster fails in its own way
         raise InputError(f"{socket.gethostname()}: the cluster cannot be found out: {error}; {_TELL}") from error
     address, count, index, devices = found
@@ -141,6 +159,7 @@ def program_facts(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         "commit": environ.get("TRM_COMMIT", ""),
         "sources": source_digest(),
         "python": ".".join(platform.python_version_tuple()[:2]),
+        **{name: environ.get(name, "") for name in _SETTINGS},
     }
     for package in PACKAGES:
         try:
@@ -164,18 +183,55 @@ def require_same(team: Team, facts: Mapping[str, object], remedy: str) -> None:
             )
 
 
+_LAG_S = 10.0  # a file that another host has made may be seen late
+
+
+def require_one_folder(team: Team, workdir: AnyPath) -> None:
+    """Raise InputError, at every process, unless `workdir` is the same folder for all of them."""
+    if team.count == 1:
+        return
+    file, token = workdir / ".team", team.share(lambda: secrets.token_hex(8))
+    if team.first:
+        file.write_text(token)
+    team.gather("written")
+
+    def seen() -> bool:
+        try:
+            return file.read_text() == token
+        except FileNotFoundError:
+            return False
+
+    deadline = time.monotonic() + _LAG_S
+    while not (found := seen()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    everyone = team.gather(found)
+    if team.first:
+        file.unlink()
+    if not all(everyone):
+        raise InputError(
+            f"{workdir} of {team.members[everyone.index(False)]} is not that of process 0; give a folder on a file "
+            "system that all hosts share, or gs://BUCKET/..."
+        )
+
+
 _GRACE_S = 3.0  # in which a lost process is noticed
 
 
 @contextmanager
-def together(cluster: Cluster, timeout_s: float, report: Callable[[BaseException], int]) -> Iterator[Team]:
+def together(
+    cluster: Cluster,
+    timeout_s: float,
+    report: Callable[[BaseException], int],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Team]:
     """The team of `cluster`, with JAX over the devices of all, for as long as the context lasts.
 
-    Enter it before anything asks JAX for devices. Raises InputError for processes that do not come or that run another
-    program. What is raised inside ends this process, with the exit code that `report` returns when it has printed the
-    error, and the others with it: they would wait for it in a collective for ever.
+    Enter it before anything asks JAX for devices. Raises OthersMissing for processes that do not come, also when
+    `stopped()` becomes true meanwhile, and InputError for those that run another program. What is raised inside ends
+    this process, with the exit code that `report` returns when it has printed the error, and the others with it: they
+    would wait for it in a collective for ever.
     """
-    team = meet(cluster.coordinator, cluster.process, cluster.processes, timeout_s)
+    team = meet(cluster.coordinator, cluster.process, cluster.processes, timeout_s, stopped)
     try:
         require_same(team, program_facts(), "install one commit and one set of requirements on all hosts")
         _require_free_port(team, cluster)
@@ -194,13 +250,15 @@ def together(cluster: Cluster, timeout_s: float, report: Callable[[BaseException
         multihost_utils.sync_global_devices("trm")
         yield team
     except BaseException as error:
-        if not isinstance(error, InputError):
+        if not isinstance(error, InputError | KeyboardInterrupt):
             time.sleep(_GRACE_S)  # the loss of another may be the cause; then the watch says so and exits
         team.stop_watching()
         code = report(error)
-        team.leave(code, (str(error).strip() or type(error).__name__).splitlines()[0][:500])
-        sys.stdout.flush()
-        os._exit(code)  # JAX's own end would wait for the others
+        team.leave(code or 1, (str(error).strip() or type(error).__name__).splitlines()[0][:500])
+        try:
+            sys.stdout.flush()
+        finally:
+            os._exit(code)  # JAX's own end would wait for the others
     team.gather("the end")  # nobody leaves before all have come to it
     jax.distributed.shutdown()
     team.leave()
@@ -212,11 +270,11 @@ def _require_free_port(team: Team, cluster: Cluster) -> None:
 
     def problem():
         try:
-            socket.create_server(("", port)).close()
+            listen(port).close()
         except OSError as error:
             return f"port {port} of {team.members[0].host} cannot be used ({error.strerror}); choose another: --port"
         return ""
 
     line = team.share(problem)
     if line:
-        raise InputError(line)
+        raise OthersMissing(line)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
-import sys
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -21,10 +22,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from trm_jax.errors import InputError
+from trm_jax.storage.bucket import OutOfReach
 
 EXIT_LOST = 69  # another process is gone; the same command goes on from the last checkpoint
 LOST_AFTER_S = 30.0
 _BEAT_EVERY_S = 2.0
+
+
+class OthersMissing(OutOfReach):
+    """The other processes are not there; they may be the next time."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class _Line:
     def __init__(self, connection: socket.socket):
         self._socket, self._reader, self._lock = connection, connection.makefile("r"), threading.Lock()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Sending to one that stands still must not hold up the thread that would notice it.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(LOST_AFTER_S), 0))
         self.heard = time.monotonic()
 
     def send(self, **message) -> None:
@@ -52,7 +60,7 @@ class _Line:
             try:
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
             except OSError:
-                return  # whoever reads this connection finds it closed, and says so
+                self.hang_up()  # whoever reads this connection finds it closed, and says so
 
     def receive(self) -> dict | None:
         """The next message; None, and closed on this side too, once the connection is."""
@@ -66,6 +74,14 @@ class _Line:
         self._reader.close()
         self._socket.close()
         return None
+
+    def readable(self, wait_s: float) -> bool:
+        """Whether something has come, or the connection was closed, within `wait_s` seconds."""
+        return bool(select.select([self._socket], [], [], wait_s)[0])
+
+    def open(self) -> bool:
+        """Whether the other side still holds the connection, from which nothing has come yet."""
+        return not self.readable(0.0)
 
     def hang_up(self) -> None:
         """Close the connection; whoever receives is told None."""
@@ -190,12 +206,17 @@ class Team:
                 line.send(**message)
 
     def _listen(self, other: int, line: _Line) -> None:
+        why = "its connection closed"
         while (message := line.receive()) is not None:
-            with self._changed:
-                self._take(other, message)
+            try:
+                with self._changed:
+                    self._take(other, message)
+            except (KeyError, TypeError, AttributeError) as error:
+                why = f"it says what nobody understands ({type(error).__name__}: {error})"
+                break
         with self._changed:
             if other not in self._left:
-                self._lose(f"{self.members[other]} was lost: its connection closed", EXIT_LOST)
+                self._lose(f"{self.members[other]} was lost: {why}", EXIT_LOST)
 
     def _take(self, other: int, message: dict) -> None:
         if "give" in message:
@@ -224,9 +245,13 @@ class Team:
 
     def _beat(self) -> None:
         while len(self._left) < len(self._lines):
+            before = time.monotonic()
             time.sleep(_BEAT_EVERY_S)
             with self._changed:
                 self._tell(beat=True)
+                if time.monotonic() - before > LOST_AFTER_S / 2:  # it was this one that stood still
+                    for line in self._lines.values():
+                        line.heard = time.monotonic()
                 for other, line in self._lines.items():
                     if other not in self._left and time.monotonic() - line.heard > LOST_AFTER_S:
                         self._lose(f"{self.members[other]} was lost: not heard of for {LOST_AFTER_S:.0f} s", EXIT_LOST)
@@ -238,9 +263,10 @@ class Team:
         if self.first:
             self._tell(lost=line, code=code)
         hint = "" if code != EXIT_LOST else "; start all processes again: they go on from the last checkpoint"
-        sys.stdout.flush()
-        os.write(2, f"error: {line}{hint}\n".encode())
-        os._exit(code)
+        try:
+            os.write(2, f"error: {line}{hint}\n".encode())
+        finally:  # whoever reads that may be gone as well
+            os._exit(code)
 
     def stop_watching(self) -> None:
         """From now on the loss of others does not end this process."""
@@ -261,55 +287,73 @@ class Team:
 
 def _address(coordinator: str) -> tuple[str, int]:
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65535:
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise InputError(f"the coordinator is {coordinator!r}; write HOST:PORT, for example 10.0.0.1:8476")
-    return host.strip("[]"), int(port) + 1  # JAX's own service takes the port itself
+    # JAX's own service takes the port itself.
+    return host.strip("[]"), int(port) + 1 if int(port) < 65535 else int(port) - 1
 
 
-def meet(coordinator: str, index: int, count: int, timeout_s: float) -> Team:
+def listen(port: int) -> socket.socket:
+    """A server at `port` of all addresses of this host. Raises OSError."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+def meet(
+    coordinator: str, index: int, count: int, timeout_s: float, stopped: Callable[[], bool] = lambda: False
+) -> Team:
     """The team of the `count` processes that call this, each with its own `index`.
 
-    coordinator: HOST:PORT of process 0; PORT is left to JAX, the processes meet at PORT + 1. Raises InputError, naming
-    who is missing, when they are not complete after `timeout_s` seconds.
+    coordinator: HOST:PORT of process 0; PORT is left to JAX, the processes meet at PORT + 1. Raises OthersMissing,
+    naming them, when they are not complete after `timeout_s` seconds or `stopped()` has become true, and InputError
+    for processes that cannot be a team.
     """
     host, port = _address(coordinator)
     own = Member(index, socket.gethostname(), os.getpid())
     if count == 1:
         return Team(members=[own])
     deadline = time.monotonic() + timeout_s
-    return (
-        _receive_all(own, count, port, deadline, timeout_s) if index == 0 else _join(own, host, port, deadline, count)
-    )
+
+    def left_s() -> float:
+        if stopped():
+            raise OthersMissing(f"{own} was stopped before all {count} processes had come")
+        return deadline - time.monotonic()
+
+    return _receive_all(own, count, port, left_s, timeout_s) if index == 0 else _join(own, host, port, left_s, count)
 
 
-def _receive_all(own: Member, count: int, port: int, deadline: float, timeout_s: float) -> Team:
+def _receive_all(own: Member, count: int, port: int, left_s: Callable[[], float], timeout_s: float) -> Team:
     try:
-        server = socket.create_server(("", port), backlog=count)
+        server = listen(port)
     except OSError as error:
-        raise InputError(
+        raise OthersMissing(
             f"process 0 cannot listen at port {port} of {own.host} ({error.strerror}); end what uses it, or choose "
             "another port (--port)"
         ) from None
     members, lines = {0: own}, {}
 
-    def refuse(why: str, *others: _Line):
+    def refuse(why: str, *others: _Line, kind=InputError):
         for line in (*lines.values(), *others):
-            line.send(refused=why)
+            line.send(refused=why, absent=kind is OthersMissing)
             line.hang_up()
             while line.receive():
                 continue
-        raise InputError(why)
+        raise kind(why)
 
     with server:
         while len(members) < count:
-            server.settimeout(max(deadline - time.monotonic(), 0.001))
+            server.settimeout(min(max(left_s(), 0.001), 1.0))
             try:
                 connection, _ = server.accept()
             except TimeoutError:
+                if left_s() > 0:
+                    continue
                 missing = ", ".join(str(p) for p in range(count) if p not in members)
                 refuse(
                     f"of {count} processes, {missing} did not come to {own.host}:{port} within {timeout_s:.0f} s; look "
-                    "at their logs, and let their hosts reach this port and the one before it"
+                    "at their logs, and let their hosts reach this port and the one before it",
+                    kind=OthersMissing,
                 )
             connection.settimeout(10.0)
             line = _Line(connection)
@@ -328,7 +372,9 @@ def _receive_all(own: Member, count: int, port: int, deadline: float, timeout_s:
             if not 0 < other.index < count:
                 refuse(f"there is no place for {other} among {count} processes, which are numbered from 0", line)
             if other.index in members:
-                refuse(f"{other} and {members[other.index]} have one number; give each process its own", line)
+                if lines[other.index].open():
+                    refuse(f"{other} and {members[other.index]} have one number; give each process its own", line)
+                lines[other.index].receive()  # it died, and has been started again
             members[other.index], lines[other.index] = other, line
     roster = [members[p] for p in range(count)]
     for line in lines.values():
@@ -336,28 +382,36 @@ def _receive_all(own: Member, count: int, port: int, deadline: float, timeout_s:
     return Team(0, count, lines, roster)
 
 
-def _join(own: Member, host: str, port: int, deadline: float, count: int) -> Team:
-    began = time.monotonic()
+def _join(own: Member, host: str, port: int, left_s: Callable[[], float], count: int) -> Team:
+    began, silent = time.monotonic(), True
     while True:
         try:
             connection = socket.create_connection((host, port), timeout=5.0)
             break
         except OSError as error:
-            if time.monotonic() > deadline:
-                raise InputError(
-                    f"{own} could not reach process 0 at {host}:{port} within {deadline - began:.0f} s "
-                    f"({error.strerror or error}); look at the log of process 0, and let this host reach that port"
+            why = error.strerror or error
+            if left_s() <= 0:
+                raise OthersMissing(
+                    f"{own} could not reach process 0 at {host}:{port} within {time.monotonic() - began:.0f} s "
+                    f"({why}); look at the log of process 0, and let this host reach that port"
                 ) from None
-            time.sleep(min(1.0, max(deadline - time.monotonic(), 0.01)))
+            if silent and time.monotonic() - began > 10:
+                silent = False
+                os.write(2, f"waiting for process 0 at {host}:{port} ({why})\n".encode())
+            time.sleep(min(1.0, max(left_s(), 0.01)))
     line = _Line(connection)
     line.send(index=own.index, host=own.host, pid=own.pid, count=count)
-    connection.settimeout(max(deadline - time.monotonic(), 0.0) + 30.0)  # process 0 gives up first, and says why
+    give_up = time.monotonic() + max(left_s(), 0.0) + 30.0  # process 0 gives up first, and says why
+    while not line.readable(1.0) and time.monotonic() < give_up:
+        left_s()
+    connection.settimeout(10.0)
     answer = line.receive()
     if answer is None:
-        raise InputError(f"process 0 at {host}:{port} left before all had come; look at its log")
-    if "refused" in answer:
+        raise OthersMissing(f"process 0 at {host}:{port} left before all had come; look at its log")
+    if "members" not in answer:
         line.hang_up()
         line.receive()
-        raise InputError(answer["refused"])
+        kind = OthersMissing if answer.get("absent") else InputError
+        raise kind(answer.get("refused", f"{host}:{port} is held by another program; choose another port (--port)"))
     connection.settimeout(None)
     return Team(own.index, count, {0: line}, [Member(*m) for m in answer["members"]])
