@@ -43,6 +43,7 @@ judge() {
   for ((number = 0; number < workers; number++)); do
     case ${state[number]:-} in
       "exit 0 $1") by[finished]=$number ;;
+      "exit 1 $1") by[diverged]=$number ;;
       "exit 2 $1") by[refused]=$number ;;
       "exit 75 $1") by[saved]=$number ;;
       "stopped $1") by[halted]=$number ;;
@@ -50,7 +51,7 @@ judge() {
       *) by[failed]=$number ;;
     esac
   done
-  for verdict in refused halted failed behind saved finished; do
+  for verdict in refused halted failed diverged behind saved finished; do
     culprit=${by[$verdict]:-}
     [[ -z $culprit ]] || break
   done
@@ -141,7 +142,7 @@ explain() {
   say "more: $again --logs $culprit"
 }
 
-# train MEMBER: to its end; sets `verdict` to finished, refused or failed.
+# train MEMBER: to its end; sets `verdict` to finished, refused, diverged or failed.
 train() {
   local failures=0
   describe_run "$1"
@@ -166,7 +167,8 @@ train() {
         ;;
       *)
         explain "$1"
-        if [[ $verdict == refused ]] || ((++failures > retries)); then
+        # Bad input stays bad, and the numbers that are not finite come again from the same checkpoint.
+        if [[ $verdict == refused || $verdict == diverged ]] || ((++failures > retries)); then
           on_worker all '' stop || say "warning: not every worker could be told to stop: $(said)"
           return
         fi

@@ -101,6 +101,14 @@ def test_a_refused_run_is_not_tried_again(pod):
     assert "1 of 2 done; refused: alpha" in ended.err and pod.marks() == ["beta"]
 
 
+def test_a_run_that_diverges_does_so_again_and_is_not_tried(pod):
+    pod.group("exp", "alpha", "beta")
+    pod.plan("alpha", "1 1")
+    ended = pod.launch("exp")
+    assert ended.code == 1 and pod.starts("alpha") == 1
+    assert "alpha diverged; the end of the log" in ended.err and "1 of 2 done; failed: alpha" in ended.err
+
+
 def test_a_run_that_the_settings_make_impossible_is_none(pod):
     (pod.folder / "notes").write_text("note: beta is left out: 5 does not divide 6\n")
     ended = pod.launch("one", "--", "seed=1")
@@ -118,8 +126,8 @@ def test_a_run_that_has_saved_goes_on_and_that_counts_for_nothing(pod):
 
 def test_a_run_that_fails_is_tried_so_often_and_no_more(pod):
     pod.group("exp", "alpha", "beta")
-    pod.plan("alpha", *["1 139"] * 5)
-    pod.plan("beta", "1 1")
+    pod.plan("alpha", *["69 139"] * 5)
+    pod.plan("beta", "70 69")
     ended = pod.launch("exp", "--retries", "1")
     assert ended.code == 1 and pod.starts("alpha") == pod.starts("beta") == 2
     assert "1 of 2 done; failed: alpha" in ended.err and pod.marks() == ["beta"]
