@@ -149,7 +149,7 @@ def test_a_stop_during_an_evaluation_repeats_the_evaluation(undisturbed_here, tm
         asked = 0
 
         def __bool__(self):
-            inside = ".run_evaluation." in sys._getframe(1).f_code.co_qualname
+            inside = ".run_evaluation." in sys._getframe(2).f_code.co_qualname  # who asks whether it was told to
             self.asked += inside
             if inside and self.asked == 2:
                 self.name = "SIGTERM"
