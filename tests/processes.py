@@ -143,6 +143,7 @@ def _serve() -> None:
     import tensorboardX
     from jax._src import xla_bridge
 
+    import trm_jax.cli.health.devices
     import trm_jax.configs.workdir
     import trm_jax.evals.curves
     import trm_jax.evals.render

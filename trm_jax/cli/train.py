@@ -111,7 +111,7 @@ def _train(args, cfg, config, workdir: Path, team, stop) -> int:
     seen = {"training data": zlib.crc32(batch["inputs"].tobytes()), "evaluation data": data[1].digest}
     require_same(team, seen, "give every host the same data set")
     if not team.first:
-        print(f"{team.members[team.index]} of {team.count}: process 0 tells how it goes", file=sys.stderr)
+        sys.stderr.write(f"{team.members[team.index]} of {team.count}: process 0 tells how it goes\n")
     tell = print if team.first else (lambda *_, **__: None)
     tell(
         f"{cfg.name}: {params.count(specs['weights']):,} parameters, {total_steps:,} steps of "
