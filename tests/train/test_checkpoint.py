@@ -17,7 +17,8 @@ from trm_jax.train.config import CheckpointConfig
 
 
 def policy(**how) -> CheckpointConfig:
-    return CheckpointConfig(**{"every_steps": 1, "every_minutes": 0, "keep_last": 1, "keep_best": 0, "keep_every_steps": 0, **how})
+    kept = {"keep_last": 1, "keep_best": 0, "keep_every_steps": 0, **how}
+    return CheckpointConfig(every_steps=1, every_minutes=0, **kept)
 
 
 SCORES = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.6}

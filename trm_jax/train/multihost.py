@@ -175,7 +175,7 @@ def require_same(team: Team, facts: Mapping[str, object], remedy: str) -> None:
     for name in facts:
         values = [str(of[name]) for of in everyone]
         if len(set(values)) > 1:
-            common = max(set(values), key=values.count)
+            common = max(values, key=values.count)
             other = next(p for p, value in enumerate(values) if value != common)
             raise InputError(
                 f"the processes differ in {name}: {values[other] or 'none'} at {team.members[other]}, "
