@@ -144,10 +144,14 @@ def _serve() -> None:
     from jax._src import xla_bridge
 
     import trm_jax.cli.health.devices
+    import trm_jax.configs.registry
     import trm_jax.configs.workdir
+    import trm_jax.data.sudoku
     import trm_jax.evals.curves
     import trm_jax.evals.render
     import trm_jax.models.torch_format
+    import trm_jax.train.loop
+    import trm_jax.train.multihost
     import trm_jax.train.restore
     from trm_jax.cli.main import parser
 

@@ -182,6 +182,7 @@ def test_a_bucket_that_does_not_answer(trm, gcs):
     assert_one_line(result, 69, "gs://bucket/silent/metrics.jsonl cannot be reached (", "; give the same command again")
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_bucket_is_told_before_anything_is_done(trm, gcs, run, tmp_path):
     """In each command, in one line; training does not load its data before."""
     no_data = ["--set", "data.source=csv", f"data.path={tmp_path}/none"]
@@ -221,6 +222,7 @@ def test_what_is_wrong_with_a_bucket_is_told_before_anything_is_done(trm, gcs, r
     )
 
 
+@pytest.mark.slow
 def test_using_a_run(trm, gcs, run, reference, tmp_path):
     for command in (["eval", run, "--checkpoint", "best"], ["eval", run]):
         result = trm.run(*command)
@@ -279,6 +281,7 @@ def test_reading_runs(trm, gcs, run, reference, tmp_path):
     assert result.code == 0 and gcs.get("curves.png").content.startswith(b"\x89PNG"), result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", "arrays"])
 def test_data_in_a_bucket(trm, gcs, tmp_path, form):
     build = ["data", "sudoku", "build", "--size", "4", "--subsample-size", "30", "--test", "10", "--extra-clues", "2"]
