@@ -156,6 +156,7 @@ def _serve() -> None:
     from trm_jax.cli.main import parser
 
     parser()  # imports every command
+    trm_jax.configs.registry.catalogue()  # a child may be a user who cannot read the checkout
     if "STORAGE_EMULATOR_HOST" in os.environ:
         import gcsfs
         import google.cloud.storage
