@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from tests import tiny
 from trm_jax.train.stopping import StopRequest
 
 
@@ -30,3 +31,11 @@ def test_afterwards_the_handlers_are_those_of_before():
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before[1]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_checkpoint_is_made_when_so_much_time_has_passed(tmp_path):
+    changes = {"checkpoint.every_steps": 1000, "checkpoint.keep_last": 2, "eval.every_steps": 12}
+    tiny.train_here(tmp_path / "never", {**changes, "checkpoint.every_minutes": 0})
+    assert tiny.steps(tmp_path / "never") == [12]
+    tiny.train_here(tmp_path / "always", {**changes, "checkpoint.every_minutes": 1e-9})
+    assert tiny.steps(tmp_path / "always") == [11, 12]

@@ -8,7 +8,6 @@ before it is used.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -74,7 +73,6 @@ class Checkpoints:
         self.folder = epath.Path(folder)
         self._say = say
         self._team = team or Team()
-        self._saved_at = time.monotonic()
         self._read_only = policy is None
         if str(folder).startswith("gs://"):
             require_access(self.folder, write=not self._read_only)
@@ -128,12 +126,7 @@ class Checkpoints:
             self._manager.delete(step)
         meta = {**meta, "fingerprint": fingerprint(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
-        self._saved_at = time.monotonic()
         return self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
-
-    def seconds_since_save(self) -> float:
-        """Seconds since the last save began, or since the folder was opened."""
-        return time.monotonic() - self._saved_at
 
     def _check_model(self, step: int, abstract) -> None:
         """Raise InputError when checkpoint `step` does not hold the arrays that `abstract` asks for."""

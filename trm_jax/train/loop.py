@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +143,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
 
     pending = None  # (step, sums, first_bad_step) still on the device: fetched one logging step late
     stopping = save_asked = False
+    saved_at = time.monotonic()
 
     def told_to_stop():
         """Called once a step and once a batch of an evaluation, by every process alike."""
@@ -149,7 +151,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         if stop:
             team.ask("stop", stop.name)
         if team.first and cfg.checkpoint.every_minutes and not save_asked:
-            if lanes[0].checkpoints.seconds_since_save() > 60 * cfg.checkpoint.every_minutes:
+            if time.monotonic() - saved_at > 60 * cfg.checkpoint.every_minutes:
                 team.ask("save")
         events = team.tick()
         stopping, save_asked = "stop" in events, save_asked or "save" in events
@@ -187,6 +189,8 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         state = programs.without_sums(state)
 
     def save(step):
+        nonlocal saved_at
+        saved_at = time.monotonic()
         write_pending()
         give_up(jax.device_get(state.first_bad_step))  # a bad state must not replace a good one
         with clock.doing("checkpoint"):
