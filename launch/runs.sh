@@ -142,9 +142,15 @@ explain() {
   say "more: $again --logs $culprit"
 }
 
+# newest_checkpoint MEMBER: prints the step of the last one that is whole, nothing where there is none.
+newest_checkpoint() {
+  gc '' storage ls "$root/$1/checkpoints/" || return 0
+  sed -n 's|.*/\([0-9]\{1,\}\)/$|\1|p' <<<"$answer" | sort -n | tail -n 1
+}
+
 # train MEMBER: to its end; sets `verdict` to finished, refused, diverged or failed.
 train() {
-  local failures=0
+  local failures=0 reached='' step
   describe_run "$1"
   find_attempt
   [[ -n $verdict ]] || start_run
@@ -168,6 +174,8 @@ train() {
       *)
         explain "$1"
         # Bad input stays bad, and the numbers that are not finite come again from the same checkpoint.
+        step=$(newest_checkpoint "$1")
+        [[ $step == "$reached" ]] || failures=0 reached=$step # a long run may lose many hosts on its way
         if [[ $verdict == refused || $verdict == diverged ]] || ((++failures > retries)); then
           on_worker all '' stop || say "warning: not every worker could be told to stop: $(said)"
           return

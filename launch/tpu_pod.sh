@@ -14,7 +14,8 @@
 #   --project PROJECT     (TRM_PROJECT; gcloud's own)
 #   --version VERSION     of the TPU's software                                (TRM_TPU_VERSION; the one for the type)
 #   --spot                cheaper, and taken away at any time                  (TRM_SPOT=1)
-#   --retries N           after a run has died; a stop with exit code 75 or a preemption does not count (3)
+#   --retries N           after a run has died and got no further than the last time (3); a stop with exit code 75 or
+#                         a preemption does not count
 #   --dirty               send the files as they are, committed or not
 #   --delete-after        delete the TPU when everything has been tried
 #   --dry-run             print the commands from nothing to done, run none

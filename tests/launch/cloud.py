@@ -144,7 +144,7 @@ def storage(cloud: dict, argv: list[str]) -> str:
         return ""
     if not place.exists():
         raise Refused("ERROR: (gcloud.storage.ls) One or more URLs matched no objects.")
-    return url
+    return "\n".join(f"{url}{each.name}/" for each in sorted(place.iterdir())) if place.is_dir() else url
 
 
 def buckets(cloud: dict, argv: list[str]) -> str:

@@ -29,7 +29,8 @@ cat "$CLOUD/notes" >&2 2>/dev/null
 """
 
 # On a worker: makes environments in no time, and trains as CLOUD/plans/NAME says: line K for attempt K (0 when there
-# is none), word W of it for worker W: an exit code, `wait` for SIGTERM (then 75), or `die` with all that watches it.
+# is none), word W of it for worker W: an exit code, CODE@STEP (after a checkpoint there), `wait` for SIGTERM (then 75),
+# or `die` with all that watches it.
 WORKER_PYTHON = """#!/bin/bash
 case "$1 $2" in
   "-c "*) exit "$(cat "$CLOUD/old_python" 2>/dev/null || echo 0)" ;;
@@ -46,6 +47,9 @@ case "$1 $2" in
       wait)
         trap 'exit 75' TERM
         while [[ ! -e $CLOUD/end ]]; do sleep 0.02; done ;;
+      *@*)
+        mkdir -p "$CLOUD/bucket/runs/$name/checkpoints/"{"${plan[WORKER]#*@}",900.orbax-checkpoint-tmp}
+        exit "${plan[WORKER]%@*}" ;;
       die) kill -9 $PPID ;;
       *) echo "error: code ${plan[WORKER]:-0}"; exit "${plan[WORKER]:-0}" ;;
     esac ;;

@@ -133,6 +133,15 @@ def test_a_run_that_fails_is_tried_so_often_and_no_more(pod):
     assert "1 of 2 done; failed: alpha" in ended.err and pod.marks() == ["beta"]
 
 
+def test_a_run_that_gets_further_may_fail_more_often(pod):
+    """Counted are failures without a new checkpoint: here the second at step 100."""
+    pod.plan("alpha", "137 69", "137@20 69", "137@100 69", "137 69", "137@100 69", "0 0")
+    ended = pod.launch("one", "--retries", "1")
+    assert ended.code == 1 and pod.starts("alpha") == 4
+    ended = pod.launch("one", "--retries", "2")
+    assert ended.code == 0 and pod.starts("alpha") == 6
+
+
 @pytest.mark.parametrize(("fate", "culprit"), [("die", 1), ("137", 1), ("0", 0)])
 def test_a_worker_that_leaves_the_others_behind(pod, fate, culprit):
     """It died, was killed, or believes that it is done: the others are stopped and all start again."""

@@ -1,5 +1,6 @@
 """What processes tell each other and agree on, with threads in their place."""
 
+import os
 import random
 import socket
 import threading
@@ -82,6 +83,27 @@ def test_all_stop_and_save_at_the_same_tick_whoever_asks_and_however_fast_each_i
         assert tick == 399
 
 
+def test_what_the_fast_ask_for_again_does_not_take_the_first_from_the_slow():
+    """Process 0 is far ahead when it asks a second time; process 1 still has both to come."""
+    slow = threading.Event()
+
+    def work(team: Team):
+        seen = []
+        if not team.first:
+            assert slow.wait(20)
+        for tick in range(60):
+            if team.first and tick in (5, 20):
+                team.ask("save", f"ask {tick}")
+            if team.tick():
+                seen.append(tick)
+            if tick == 30:
+                slow.set()
+        return seen
+
+    first, second = together(2, work)
+    assert first == second and len(first) == 2
+
+
 def test_alone_a_wish_is_granted_at_once():
     team = Team()
     assert team.tick() == set()
@@ -157,19 +179,44 @@ def test_an_address_without_host_or_port_is_refused(address):
         meet(address, 0, 2, 1.0)
 
 
-def test_one_that_died_while_it_waited_may_come_again():
+def connect(port: int) -> socket.socket:
+    """To process 0 that waits for others, once it does."""
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port + 1))
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_one_that_died_while_it_waited_may_come_again(order):
+    """Also when all others have come before it: the team is not complete with the dead."""
     port = free_port()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(meet, f"127.0.0.1:{port}", 0, 3, 10.0)
-        time.sleep(0.2)
-        with socket.create_connection(("127.0.0.1", port + 1)) as dead:
+        with connect(port) as dead:
             dead.sendall(b'{"index": 1, "host": "h", "pid": 1, "count": 3}\n')
+            time.sleep(0.1)
+        others = []
+        for number in order:
+            others.append(pool.submit(meet, f"127.0.0.1:{port}", number, 3, 10.0))
             time.sleep(0.2)
-        others = [pool.submit(meet, f"127.0.0.1:{port}", number, 3, 10.0) for number in (1, 2)]
         teams = [first.result(), *(other.result() for other in others)]
-    assert [str(member.pid) != "1" for member in teams[0].members] == [True] * 3
+    assert [member.pid for member in teams[0].members] == [os.getpid()] * 3
     for team in teams:
         team.leave()
+
+
+def test_what_was_said_last_arrives_though_the_sender_leaves_at_once():
+    """Others who send at that moment do not make it lost: a closed connection throws away what was not read."""
+    for _ in range(20):
+        port = free_port()
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda n, p=port: meet(f"127.0.0.1:{p}", n, 2, 10.0), range(2))
+            chatter = pool.submit(lambda team=second: [team.ask(f"event {n}") for n in range(200)])
+            first.leave()
+            chatter.result()
+        second.leave()
 
 
 def test_a_signal_ends_the_wait():
@@ -194,8 +241,7 @@ def test_a_stranger_at_the_door_is_sent_away():
     port = free_port()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(meet, f"127.0.0.1:{port}", 0, 2, 10.0)
-        time.sleep(0.2)
-        with socket.create_connection(("127.0.0.1", port + 1)) as stranger:
+        with connect(port) as stranger:
             stranger.sendall(b'{"GET": "/"}\n')
         second = pool.submit(meet, f"127.0.0.1:{port}", 1, 2, 10.0)
         teams = [first.result(), second.result()]

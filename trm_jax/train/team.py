@@ -27,6 +27,8 @@ from trm_jax.storage.bucket import OutOfReach
 EXIT_LOST = 69  # another process is gone; the same command goes on from the last checkpoint
 LOST_AFTER_S = 30.0
 _BEAT_EVERY_S = 2.0
+_CLOSED_WITHIN_S = 5.0
+_READ_WITHIN_S = 0.5  # the others have read what they were told last
 
 
 class OthersMissing(OutOfReach):
@@ -85,8 +87,22 @@ class _Line:
 
     def hang_up(self) -> None:
         """Close the connection; whoever receives is told None."""
+        self._shut(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection, from which nobody receives."""
+        self.hang_up()
+        while self.receive() is not None:
+            continue
+
+    def finish(self) -> None:
+        """Send nothing more. What the other side still sends can be received: were this side closed before that, the
+        other could lose what it has not read yet."""
+        self._shut(socket.SHUT_WR)
+
+    def _shut(self, how: int) -> None:
         with suppress(OSError):  # the other side was quicker
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(how)
 
 
 class Team:
@@ -108,12 +124,17 @@ class Team:
         self._gathered: dict[int, list] = {}
         self._ticks = 0
         self._frozen = False  # between a proposal and what was agreed, nobody ticks
-        self._due: dict[str, int] = {}  # event -> the tick at which it happens everywhere
+        self._due: dict[str, list[int]] = {}  # event -> the ticks at which it happens everywhere, in order
         self._reasons: dict[str, str] = {}
         self._asked: list[tuple[str, str]] = []  # events to be agreed on, at the hub
+        self._agreed: dict[str, int] = {}  # event -> the last tick agreed on, at the hub
         self._at: dict[int, int] = {}  # process -> its ticks, while an event is being agreed on
-        for other, line in self._lines.items():
-            threading.Thread(target=self._listen, args=(other, line), daemon=True).start()
+        self._listeners = [
+            threading.Thread(target=self._listen, args=(other, line), daemon=True)
+            for other, line in self._lines.items()
+        ]
+        for listener in self._listeners:
+            listener.start()
         if self._lines:
             threading.Thread(target=self._beat, daemon=True).start()
 
@@ -154,26 +175,30 @@ class Team:
                 return
             self._reasons[event] = reason
             if self.first:
-                self._propose(event, reason)
+                self._propose(event, reason, self._ticks)
             else:
-                self._lines[0].send(ask=event, reason=f"{reason} at {self.members[self.index]}")
+                self._lines[0].send(ask=event, reason=f"{reason} at {self.members[self.index]}", tick=self._ticks)
 
     def tick(self) -> frozenset[str]:
         """The events that happen now. "stop" goes on happening; any other happens once and can be asked for again."""
         with self._changed:
             self._changed.wait_for(lambda: not self._frozen)
             self._ticks += 1
-            now = {event for event, tick in self._due.items() if tick <= self._ticks}
+            now = frozenset(event for event, ticks in self._due.items() if ticks[0] <= self._ticks)
             for event in now - {"stop"}:
-                del self._due[event], self._reasons[event]
-            return frozenset(now)
+                self._due[event].pop(0)
+                if not self._due[event]:
+                    del self._due[event], self._reasons[event]
+            return now
 
     def reason(self, event: str) -> str:
         """Why `event` was asked for, as the one that asked first put it."""
         return self._reasons.get(event, "")
 
-    def _propose(self, event: str, reason: str) -> None:
-        """At the hub: ask where everyone is. One event at a time."""
+    def _propose(self, event: str, reason: str, tick: int) -> None:
+        """At the hub: ask where everyone is, one event at a time. tick: where the one is that wishes for it."""
+        if any(event == asked for asked, _ in self._asked) or self._agreed.get(event, 0) > tick:
+            return  # it will happen there, after this wish
         self._asked.append((event, reason))
         if len(self._asked) == 1:
             self._begin_agreement()
@@ -188,14 +213,15 @@ class Team:
         if len(self._at) < self.count:
             return
         event, reason = self._asked.pop(0)
-        tick = max(self._at.values()) + 1
+        tick = self._agreed[event] = max(self._at.values()) + 1
         self._tell(due=event, tick=tick, reason=reason)
         self._agree(event, tick, reason)
         if self._asked:
             self._begin_agreement()
 
     def _agree(self, event: str, tick: int, reason: str) -> None:
-        self._due[event], self._reasons[event], self._frozen = tick, reason, False
+        self._due.setdefault(event, []).append(tick)
+        self._reasons[event], self._frozen = reason, False
         self._changed.notify_all()
 
     # How they notice what becomes of each other.
@@ -224,9 +250,7 @@ class Team:
         elif "gathered" in message:
             self._gathered[message["gathered"]] = message["values"]
         elif "ask" in message:
-            if message["ask"] not in self._reasons:
-                self._reasons[message["ask"]] = message["reason"]
-                self._propose(message["ask"], message["reason"])
+            self._propose(message["ask"], message["reason"], message["tick"])
         elif "where" in message:
             self._frozen = True
             self._lines[0].send(at=self._ticks)
@@ -262,10 +286,13 @@ class Team:
             return
         if self.first:
             self._tell(lost=line, code=code)
+            for told in self._lines.values():
+                told.finish()
         hint = "" if code != EXIT_LOST else "; start all processes again: they go on from the last checkpoint"
         try:
             os.write(2, f"error: {line}{hint}\n".encode())
         finally:  # whoever reads that may be gone as well
+            time.sleep(_READ_WITHIN_S if self.first else 0.0)
             os._exit(code)
 
     def stop_watching(self) -> None:
@@ -279,7 +306,10 @@ class Team:
             self._tell(bye=code, line=line)
             self._left.update(self._lines)
         for connection in self._lines.values():
-            connection.hang_up()
+            connection.finish()
+        deadline = time.monotonic() + _CLOSED_WITHIN_S
+        for listener in self._listeners:  # until the other side has closed too
+            listener.join(max(deadline - time.monotonic(), 0.0))
 
 
 # How they meet.
@@ -336,13 +366,21 @@ def _receive_all(own: Member, count: int, port: int, left_s: Callable[[], float]
     def refuse(why: str, *others: _Line, kind=InputError):
         for line in (*lines.values(), *others):
             line.send(refused=why, absent=kind is OthersMissing)
-            line.hang_up()
-            while line.receive():
-                continue
+            line.close()
         raise kind(why)
 
+    def forget_the_dead() -> None:
+        """They may be started again and come a second time."""
+        for index in [index for index, line in lines.items() if not line.open()]:
+            lines.pop(index).close()
+            del members[index]
+
+    def complete() -> bool:
+        forget_the_dead()
+        return len(members) == count
+
     with server:
-        while len(members) < count:
+        while not complete():
             server.settimeout(min(max(left_s(), 0.001), 1.0))
             try:
                 connection, _ = server.accept()
@@ -362,19 +400,16 @@ def _receive_all(own: Member, count: int, port: int, left_s: Callable[[], float]
                 other = Member(int(hello["index"]), str(hello["host"]), int(hello["pid"]))
                 asked = int(hello["count"])
             except (TypeError, KeyError, ValueError):  # a port scan, or another program's mistake
-                line.hang_up()
-                while hello is not None:
-                    hello = line.receive()
+                line.close()
                 continue
             connection.settimeout(None)
             if asked != count:
                 refuse(f"{other} expects {asked} processes and process 0 {count}; start all with one number", line)
             if not 0 < other.index < count:
                 refuse(f"there is no place for {other} among {count} processes, which are numbered from 0", line)
+            forget_the_dead()
             if other.index in members:
-                if lines[other.index].open():
-                    refuse(f"{other} and {members[other.index]} have one number; give each process its own", line)
-                lines[other.index].receive()  # it died, and has been started again
+                refuse(f"{other} and {members[other.index]} have one number; give each process its own", line)
             members[other.index], lines[other.index] = other, line
     roster = [members[p] for p in range(count)]
     for line in lines.values():
@@ -409,8 +444,7 @@ def _join(own: Member, host: str, port: int, left_s: Callable[[], float], count:
     if answer is None:
         raise OthersMissing(f"process 0 at {host}:{port} left before all had come; look at its log")
     if "members" not in answer:
-        line.hang_up()
-        line.receive()
+        line.close()
         kind = OthersMissing if answer.get("absent") else InputError
         raise kind(answer.get("refused", f"{host}:{port} is held by another program; choose another port (--port)"))
     connection.settimeout(None)
