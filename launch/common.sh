@@ -55,8 +55,8 @@ run() {
   fi
 }
 
-# need_value OPTION "$#": an option without its value is an error.
-need_value() { (($2 >= 2)) || refuse "$1 wants a value; see --help"; }
+# need_value "$@": an option without its value is an error; so is an empty one, as an unset variable leaves it.
+need_value() { [[ -n ${2:-} ]] || refuse "$1 wants a value; see --help"; }
 
 take_word() {
   [[ $1 != -* ]] || refuse "unknown option $1; see --help"

@@ -5,7 +5,8 @@
 # With --slurm it submits launch/slurm.sbatch, which does the same on a node and goes back into the queue, with all
 # that is done kept, when its time is up.
 #
-#   --gpus 0,1       these GPUs (all); with --slurm their number: --gpus 2 (1)
+#   --gpus 0,1       these GPUs, by number or UUID as nvidia-smi -L has them (those of CUDA_VISIBLE_DEVICES; all where
+#                    that is unset); with --slurm how many: --gpus 2 (1)
 #   --jobs N         runs side by side, each with its share of the GPUs (one a GPU, where there are that many runs)
 #   --root DIR       where the runs are (runs)
 #   --slurm          submit it
@@ -30,17 +31,18 @@ while (($#)); do
       take_overrides "${@:2}"
       break
       ;;
-    --gpus=* | --jobs=* | --root=*)
+    --slurm=* | --dry-run=*) refuse "${1%%=*} takes no value" ;;
+    --gpus=* | --jobs=* | --root=* | --sbatch=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       continue
       ;;
     --gpus | --jobs | --root)
-      need_value "$1" $#
+      need_value "$@"
       printf -v "${1#--}" %s "$2"
       shift
       ;;
     --sbatch)
-      need_value "$1" $#
+      need_value "$@"
       sbatch_options+=("$2")
       shift
       ;;
@@ -52,18 +54,35 @@ while (($#)); do
 done
 [[ -z $jobs || $jobs =~ ^[1-9][0-9]*$ ]] || refuse "--jobs $jobs is not a whole number of at least 1"
 
-# Sets `gpus` to the GPUs to use, and `count` to how many they are; one line says what is missing.
+# Sets `visible` to the variables that show CUDA the GPUs to use, and `count` to how many they are; one line says what
+# is missing.
 find_gpus() {
-  local there gpu
+  local listed there wanted asked gpu seen=,
   command -v nvidia-smi >/dev/null || refuse "there is no nvidia-smi: install NVIDIA's driver, or launch/local.sh"
-  there=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>&1) ||
-    refuse "nvidia-smi: ${there%%$'\n'*}; see to the driver first"
-  there=${there//$'\n'/,}
-  gpus=${gpus:-$there}
-  for gpu in ${gpus//,/ }; do
-    [[ ,$there, == *,$gpu,* ]] || refuse "--gpus $gpus: there is no GPU $gpu, only $there"
+  listed=$(nvidia-smi -L 2>&1) || refuse "nvidia-smi: ${listed%%$'\n'*}; see to the driver first"
+  there=$(sed -n 's/^GPU \([0-9]*\):.*/\1/p' <<<"$listed" | paste -s -d , -)
+  visible=(CUDA_DEVICE_ORDER=PCI_BUS_ID) # that of nvidia-smi, CUDA's own is another
+  if [[ -n $gpus ]]; then
+    asked="--gpus $gpus"
+  elif [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    gpus=$CUDA_VISIBLE_DEVICES asked="CUDA_VISIBLE_DEVICES=$gpus" visible=()
+  else
+    gpus=$there asked="nvidia-smi -L"
+  fi
+  visible+=(CUDA_VISIBLE_DEVICES="$gpus")
+  [[ -n $gpus ]] || refuse "$asked names no GPU"
+  IFS=, read -ra wanted <<<"$gpus,"
+  count=${#wanted[@]}
+  for gpu in "${wanted[@]}"; do
+    [[ -n $gpu ]] || refuse "$asked: a GPU is missing beside a comma"
+    [[ $seen != *,"$gpu",* ]] || refuse "$asked names $gpu twice"
+    seen+=$gpu,
+    if [[ $gpu =~ ^(GPU|MIG)-[A-Za-z0-9/-]+$ ]]; then
+      [[ $listed == *"UUID: $gpu"* ]] || refuse "$asked: nvidia-smi -L knows no $gpu"
+    else
+      [[ ,$there, == *,"$gpu",* ]] || refuse "$asked: there is no GPU $gpu, only $there"
+    fi
   done
-  count=$(wc -w <<<"${gpus//,/ }")
   "$python" -c 'import importlib.util as u, sys
 sys.exit(not any(u.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)))' ||
     refuse "JAX has no CUDA here: $python -m pip install '.[gpu]' (drivers before 580: '.[gpu-cuda12]')"
@@ -90,5 +109,5 @@ if ((slurm)); then
   submit
 else
   set_trm "${sweep[@]}"
-  hand_over env CUDA_VISIBLE_DEVICES="$gpus" "${trm[@]:1}"
+  hand_over env "${visible[@]}" "${trm[@]:1}"
 fi

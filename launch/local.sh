@@ -24,12 +24,13 @@ while (($#)); do
       take_overrides "${@:2}"
       break
       ;;
+    --dry-run=*) refuse "${1%%=*} takes no value" ;;
     --*=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       continue
       ;;
     --root | --jobs)
-      need_value "$1" $#
+      need_value "$@"
       printf -v "${1#--}" %s "$2"
       shift
       ;;

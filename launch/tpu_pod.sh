@@ -62,12 +62,12 @@ while (($#)); do
       continue
       ;;
     --bucket | --name | --type | --zone | --project | --version | --retries)
-      need_value "$1" $#
+      need_value "$@"
       printf -v "${1#--}" %s "$2"
       shift
       ;;
     --logs | --attach)
-      need_value "$1" $#
+      need_value "$@"
       action=${1#--} worker=$2
       shift
       ;;

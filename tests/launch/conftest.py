@@ -21,7 +21,7 @@ PATIENCE_S = 240.0  # a busy machine
 OPERATOR_PYTHON = """#!/bin/bash
 [[ $1 != -c ]] || exit 0
 if [[ $3 != list ]]; then
-  printf '%s\\0' "${JAX_PLATFORMS:-}" "${CUDA_VISIBLE_DEVICES:-}" "${@:3}" >"$CLOUD/ran"
+  printf '%s\\0' "${JAX_PLATFORMS:-}" "${CUDA_DEVICE_ORDER:-} ${CUDA_VISIBLE_DEVICES:-}" "${@:3}" >"$CLOUD/ran"
   exit "$(cat "$CLOUD/code" 2>/dev/null || echo 0)"
 fi
 cat "$CLOUD/notes" >&2 2>/dev/null

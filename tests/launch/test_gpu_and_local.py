@@ -10,12 +10,16 @@ from tests.launch.conftest import ROOT
 from trm_jax.configs.registry import select
 from trm_jax.sweep.plan import run_names
 
-NVIDIA = '#!/bin/bash\n[[ "$*" == "--query-gpu=index --format=csv,noheader" ]] && printf "0\\n1\\n2\\n"\n'
+NVIDIA = """#!/bin/bash
+[[ $* == -L ]] && for gpu in 0 1 2; do echo "GPU $gpu: NVIDIA H200 (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a7$gpu)"; done
+echo "  MIG 1g.18gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)"
+"""
+UUIDS = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a70,MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"
 
 
 @pytest.fixture
 def gpus(pod):
-    """A machine with GPUs 0 to 2; `ran()`: JAX_PLATFORMS, CUDA_VISIBLE_DEVICES and the arguments that trm was given."""
+    """A machine with GPUs 0 to 2; `ran()`: JAX_PLATFORMS, order and names of the GPUs, what trm was given."""
     pod.program("bin/nvidia-smi", NVIDIA)
     pod.group("exp", "alpha", "beta")
     pod.ran = lambda: (pod.folder / "ran").read_bytes().decode().split("\0")[:-1]
@@ -23,16 +27,20 @@ def gpus(pod):
 
 
 @pytest.mark.parametrize(
-    ("argv", "visible", "jobs"),
+    ("argv", "named", "visible", "jobs"),
     [
-        (["exp"], "0,1,2", 2),
-        (["one"], "0,1,2", 1),
-        (["exp", "--gpus", "1"], "1", 1),
-        (["exp", "--gpus=2,0", "--jobs", "4"], "2,0", 4),
+        (["exp"], None, "PCI_BUS_ID 0,1,2", 2),
+        (["one"], None, "PCI_BUS_ID 0,1,2", 1),
+        (["exp", "--gpus", "1"], "2", "PCI_BUS_ID 1", 1),
+        (["exp", "--gpus=2,0", "--jobs", "4"], None, "PCI_BUS_ID 2,0", 4),
+        (["exp", "--gpus", UUIDS], None, f"PCI_BUS_ID {UUIDS}", 2),
+        (["exp"], "1", " 1", 1),
+        (["exp"], UUIDS, f" {UUIDS}", 2),
     ],
 )
-def test_a_sweep_on_the_gpus_asked_for(gpus, argv, visible, jobs):
-    ended = gpus.launch(*argv, "--root", "a b", "--", "seed=1", "a=it's $HOME", script="gpu.sh")
+def test_a_sweep_on_the_gpus_asked_for(gpus, argv, named, visible, jobs):
+    environ = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
+    ended = gpus.launch(*argv, "--root", "a b", "--", "seed=1", "a=it's $HOME", script="gpu.sh", **environ)
     assert ended.code == 0, ended.err
     expected = ["", visible, "sweep", argv[0], "--root", "a b", "--jobs", str(jobs), "--set", "seed=1", "a=it's $HOME"]
     assert gpus.ran() == expected
@@ -54,6 +62,14 @@ def test_exit_codes_are_the_sweep_s(gpus):
             "nvidia-smi: driver/library version",
         ),
         (NVIDIA, ["one", "--gpus", "0,3"], "--gpus 0,3: there is no GPU 3, only 0,1,2"),
+        (NVIDIA, ["one", "--gpus", ","], "--gpus ,: a GPU is missing beside a comma"),
+        (NVIDIA, ["one", "--gpus", "1,"], "--gpus 1,: a GPU is missing beside a comma"),
+        (NVIDIA, ["one", "--gpus", "0 1"], "there is no GPU 0 1, only 0,1,2"),
+        (NVIDIA, ["one", "--gpus", "0,0"], "--gpus 0,0 names 0 twice"),
+        (NVIDIA, ["one", "--gpus", "*"], "there is no GPU *, only 0,1,2"),
+        (NVIDIA, ["one", "--gpus", "GPU-5d5b0000"], "nvidia-smi -L knows no GPU-5d5b0000"),
+        (NVIDIA, ["one", "--gpus="], "--gpus wants a value"),
+        (NVIDIA, ["one", "--slurm=1"], "--slurm takes no value"),
         (NVIDIA, ["one", "--jobs", "0"], "--jobs 0 is not a whole number"),
         (NVIDIA, ["one", "--slurm", "--gpus", "0,1"], "with --slurm give their number"),
         (NVIDIA, ["one", "--slurm"], "there is no sbatch"),
@@ -67,6 +83,11 @@ def test_what_is_missing_is_one_line(pod, nvidia_smi, argv, said):
     ended = pod.launch(*argv, script="gpu.sh")
     assert ended.code == 2 and said in ended.err and len(ended.err.splitlines()) == 1
     assert not (pod.folder / "ran").exists()
+
+
+def test_a_machine_whose_gpus_are_hidden(gpus):
+    ended = gpus.launch("one", script="gpu.sh", CUDA_VISIBLE_DEVICES="")
+    assert ended.code == 2 and ended.err == "error: CUDA_VISIBLE_DEVICES= names no GPU\n"
 
 
 def test_a_jax_without_cuda_is_found(gpus):
@@ -122,7 +143,7 @@ def test_a_job_whose_time_is_up_queues_again(pod, sent, code, requeued):
 def test_local_is_a_sweep_of_shrunk_runs_on_the_cpu(gpus):
     ended = gpus.launch("exp", "--root", "a b", "--jobs=2", "--", "a=it's $HOME", script="local.sh")
     assert ended.code == 0, ended.err
-    expected = ["cpu", "", "sweep", "exp", "--local", "--root", "a b", "--jobs", "2", "--set", "a=it's $HOME"]
+    expected = ["cpu", " ", "sweep", "exp", "--local", "--root", "a b", "--jobs", "2", "--set", "a=it's $HOME"]
     assert gpus.ran() == expected
 
 
@@ -143,7 +164,7 @@ def test_help_has_examples_that_are_understood(pod, script):
     for example in examples:
         _, *argv = shlex.split(example)
         if "--gpus" in argv and "--slurm" not in argv:
-            pod.program("bin/nvidia-smi", NVIDIA.replace("2\\n", "2\\n3\\n"))
+            pod.program("bin/nvidia-smi", NVIDIA.replace("0 1 2", "0 1 2 3"))
         ended = pod.launch("--dry-run", *argv, script=script)
         assert ended.code == 0, (example, ended.err)
 
