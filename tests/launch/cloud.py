@@ -37,7 +37,7 @@ def folder(worker: int) -> Path:
 def wipe(cloud: dict) -> None:
     """The machines are gone, with all that ran on them."""
     for worker in range(cloud["workers"]):
-        kill_server(worker)
+        subprocess.run(["power_off"], env=environ(worker), check=False)
         shutil.rmtree(folder(worker), ignore_errors=True)
 
 
@@ -49,10 +49,6 @@ def environ(worker: int) -> dict[str, str]:
     path = f"{CLOUD / 'tools'}:/usr/bin:/bin"
     names = {"HOME": home, "PATH": path, "TMUX_TMPDIR": sockets, "CLOUD": CLOUD, "WORKER": worker, "TRM_STOP_S": 5}
     return {name: str(value) for name, value in names.items()}
-
-
-def kill_server(worker: int) -> None:
-    subprocess.run(["tmux", "-L", "trm", "kill-server"], env=environ(worker), stderr=subprocess.DEVNULL, check=False)
 
 
 def describe(cloud: dict, argv: list[str]) -> str:
@@ -150,13 +146,13 @@ def storage(cloud: dict, argv: list[str]) -> str:
 def buckets(cloud: dict, argv: list[str]) -> str:
     if argv[3] != f"gs://{cloud['bucket']}":
         raise Refused(f"ERROR: (gcloud.storage.buckets.describe) {argv[3]} not found: 404.")
-    return cloud["location"]
+    return json.dumps(cloud["policies"]["bucket"]) if argv[2] == "get-iam-policy" else cloud["location"]
 
 
 def projects(cloud: dict, argv: list[str]) -> str:
     if argv[2] != cloud["project"]:
         raise Refused(f"ERROR: (gcloud.projects.describe) [{argv[2]}] not found or permission denied")
-    return "ACTIVE"
+    return json.dumps(cloud["policies"]["project"]) if argv[1] == "get-iam-policy" else "ACTIVE\t42"
 
 
 def verb(argv: list[str]) -> str:
