@@ -44,7 +44,9 @@ def test_what_a_program_may_use_is_less_than_the_chip_has():
         assert 0.95 * of_a_chip < topologies.find(name).usable_bytes / 2**30 < of_a_chip
 
 
-@pytest.mark.parametrize("name", ["v4-63", "v4-24", "h100", "v4", "v4-064x", "v9-8", "v5e-2", "", "v4-8 "])
+@pytest.mark.parametrize(
+    "name", ["v4-63", "v4-24", "h100", "v4", "v4-064", "v4-064x", "v5e-016", "v9-8", "v5e-2", "", "v4-8 "]
+)
 def test_an_unknown_name_is_told_the_known_ones(name):
     with pytest.raises(InputError, match="Known are v4-8, v4-16, v4-32, v4-64, .*; v5e-1, v5e-4, .*v6e-256$") as error:
         topologies.find(name)
@@ -54,3 +56,9 @@ def test_an_unknown_name_is_told_the_known_ones(name):
 def test_the_nearest_names_come_first():
     with pytest.raises(InputError, match="Did you mean v4-64"):
         topologies.find("v4-63")
+    with pytest.raises(InputError, match="no topology 'v5e-17'. Did you mean .*v5e-16"):
+        topologies.find("v5litepod-17")
+
+
+def test_the_name_that_google_gives_a_v5e():
+    assert topologies.find("v5litepod-16") == topologies.find("v5e-16")

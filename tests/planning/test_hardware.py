@@ -46,6 +46,10 @@ def test_slices_count_cores_or_chips_by_their_generation(name, chips, hosts):
     assert device.dollars_per_hour is None
 
 
+def test_the_name_that_google_gives_a_v5e():
+    assert hardware.find("v5litepod-16") == hardware.find("v5e-16")
+
+
 def test_a_chip_of_a_slice():
     chip = hardware.find("v4-64")
     assert (chip.memory_gb, chip.peak_tflops, chip.bandwidth_tb_s) == (32, 275, 1.2)
@@ -63,6 +67,7 @@ def test_a_chip_of_a_slice():
         ("", "no device ''"),
         ("v4-32-2", "no device 'v4-32-2'"),
         ("v4-63", "there is no slice v4-63: v4 comes in 8, 16, 24, ... 8192 cores, two a chip"),
+        ("v4-064", "no device 'v4-064' in the table. Did you mean v4-64"),
         ("v4-0", "there is no slice v4-0"),
         ("v5e-3", "v5e comes in 1, 4, 8, ... 256 chips"),
         ("v5e-99999999999999999999", "there is no slice"),

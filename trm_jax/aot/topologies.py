@@ -81,7 +81,8 @@ def _shape(chips: int, dimensions: int) -> tuple[int, ...]:
 
 def find(name: str) -> Topology:
     """The slice of that name: v4-64 is 2x4x4 chips on 8 hosts. Raises InputError with all names that are known."""
-    match = re.fullmatch(r"(\w+)-([0-9]+)", name)
+    name = hardware.slice_name(name)
+    match = re.fullmatch(r"(\w+)-([1-9][0-9]*)", name)
     layout = LAYOUTS.get(match[1]) if match else None
     if layout is None or int(match[2]) not in layout.numbers:
         names = known()

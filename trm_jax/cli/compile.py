@@ -48,7 +48,9 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to compile (trm list shows names)")
     parser.add_argument(
-        "--topology", default="v4-64", help="v4-8, v4-64, v5e-16, v5p-32, v6e-4 ... (default: %(default)s)"
+        "--topology",
+        default="v4-64",
+        help="v4-8, v4-64, v5e-16 (or v5litepod-16), v5p-32, v6e-4 ... (default: %(default)s)",
     )
     parser.add_argument("--all-stages", action="store_true", help="of a curriculum every stage, not only the last")
     parser.add_argument("--json", type=local_path, metavar="FILE", help="write all figures there")
@@ -102,7 +104,7 @@ def run(args) -> int:
         _write(args.json, json.dumps([report.record(run) for run in runs], indent=1) + "\n")
     if args.output:
         _write(args.output, report.markdown(runs, topology, named, _command(args)))
-    print(f"next: trm plan {shlex.join(args.words)} --device {args.topology}")
+    print(f"next: trm plan {shlex.join(args.words)} --device {topology.name}")
     return 0 if all(run.fits for run in runs) else 1
 
 

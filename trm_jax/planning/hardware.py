@@ -6,6 +6,7 @@ Peaks are dense bfloat16 datasheet rates with float32 accumulation: leads, not m
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from trm_jax.configs.resolve import nearest
@@ -79,15 +80,21 @@ TPUS = {
 EXAMPLES = (*GPUS, "v4-8", "v4-64", "v5p-64", "v5e-16", "v6e-16")
 
 
+def slice_name(name: str) -> str:
+    """A TPU slice as this table writes it: Google's API says v5litepod-16 for v5e-16. Other names stay."""
+    return re.sub("^v5litepod-", "v5e-", name)
+
+
 def find(name: str) -> Device:
     """The device of that name; a TPU slice is GENERATION-NUMBER (v4-64 is 32 chips on 8 hosts).
 
     Raises InputError with the nearest names, or with the numbers that a slice may have.
     """
+    name = slice_name(name)
     if name in GPUS:
         return GPUS[name]
     generation, _, number = name.partition("-")
-    if generation not in TPUS or not (number.isascii() and number.isdigit()):
+    if generation not in TPUS or not re.fullmatch("0|[1-9][0-9]*", number):
         raise InputError(
             f"no device {name!r} in the table.{nearest(name, EXAMPLES)} It holds {', '.join(GPUS)} and slices of "
             f"{', '.join(TPUS)} such as v4-64"
