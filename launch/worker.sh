@@ -6,9 +6,10 @@
 #                                 was started last
 #   worker.sh state               one line: worker NUMBER running|exit CODE|gone|stopped ID, or: worker NUMBER idle
 #   worker.sh stop | halt         SIGTERM (it saves), SIGKILL when that does not help; halt: the launcher leaves it so
-#   worker.sh last | log          the last lines of its log, once or as they come
+#   worker.sh last | log          the last lines of its log; or the log as it comes, of this run and of those after it
 #
-# In ~/trm: src/COMMIT the code, now -> what was installed last, venv-SUM, current (an ID), runs/ID/{argv,log,pid,exit}.
+# In ~/trm: src/COMMIT the code, now -> what was installed last, venv-SUM, current (an ID), log -> that of the current
+# run, runs/ID/{argv,log,lock,pid,exit,stopped}.
 
 set -euo pipefail
 
@@ -29,15 +30,15 @@ environment() { echo "$home/venv-$(sha256sum <"$here/requirements-tpu.txt" | cut
 # Asking the candidates, not only looking them up: Debian's python3 comes without ensurepip.
 make_environment() {
   local candidate
-  for candidate in python3.13 python3.12 python3.11 python3; do
+  for candidate in python3.11 python3.12 python3.13 python3; do # the pinned versions were tested with the first
     if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       "$candidate" -m venv "$1"
       return
     fi
   done
   # The images of TPU VMs have Python 3.10; uv brings its own.
-  if ! python3 -m pip install --quiet --user uv || ! python3 -m uv venv --quiet --seed --python 3.12 "$1"; then
-    fail "no Python 3.11 or newer, and uv could not bring one: sudo apt-get install python3.12-venv"
+  if ! python3 -m pip install --quiet --user uv || ! python3 -m uv venv --quiet --seed --python 3.11 "$1"; then
+    fail "no Python 3.11 or newer, and uv could not bring one: sudo apt-get install python3.11-venv"
   fi
 }
 
@@ -65,29 +66,42 @@ start() {
   mkdir -p "$run"
   rm -f "$run/exit" "$run/pid" "$run/stopped"
   printf '%s\0' "${@:2}" >"$run/argv"
+  touch "$run/log"
+  ln -sfn "$run/log" "$home/log"
   echo "$1" >"$home/current.new"
   mv "$home/current.new" "$home/current"
   "${session[@]}" new-session -d -s trm bash "$here/launch/worker.sh" run
 }
 
-# Inside tmux.
+# Inside tmux. Ctrl-C there reaches Python by itself, which saves and ends; so it does when the session is closed, of
+# which only this script hears.
 run() {
-  local argv code=0
+  local argv child asked code
   mapfile -d '' argv <"$run/argv"
   cd "$here"
   TRM_COMMIT=$(basename "$here")
   export TRM_COMMIT
-  exec > >(tee -a "$run/log") 2>&1
+  exec 9>"$run/lock"
+  flock 9
+  exec > >(tee -i -a "$run/log") 2>&1
   echo "$(date -u +%FT%TZ) $id: python -m trm_jax ${argv[*]@Q}"
   "$(environment)/bin/python" -m trm_jax "${argv[@]}" &
-  echo $! >"$run/pid"
-  wait $! || code=$?
+  child=$!
+  echo $child >"$run/pid"
+  trap 'asked=1' INT
+  trap 'asked=1; kill -TERM $child' HUP TERM
+  while
+    asked=0 code=0
+    wait $child || code=$?
+    ((asked)) # then it was the signal that ended the wait
+  do :; done
   echo "$(date -u +%FT%TZ) $id: exit code $code"
   echo $code >"$run/exit.new"
   mv "$run/exit.new" "$run/exit"
 }
 
-alive() { "${session[@]}" has-session -t trm 2>/dev/null; }
+# A session that was closed leaves behind what still saves, and with it the lock.
+alive() { "${session[@]}" has-session -t trm 2>/dev/null || ! flock -n "$run/lock" true; }
 
 number() {
   [[ -s $home/number ]] || curl -sf -m 10 -H 'Metadata-Flavor: Google' "$METADATA/agent-worker-number" >"$home/number"
@@ -107,11 +121,10 @@ state() {
 
 stop() {
   local waited asked=0
-  if [[ -z $id || -e $run/exit ]] || ! alive; then
-    return 0
-  fi
   for ((waited = 0; waited < ${TRM_STOP_S:-120} * 10; waited++)); do
-    [[ ! -e $run/exit ]] || return 0
+    if [[ -z $id || -e $run/exit ]] || ! alive; then
+      return 0
+    fi
     if ((!asked)) && [[ -s $run/pid ]]; then
       kill -TERM "$(cat "$run/pid")" 2>/dev/null || true
       asked=1
@@ -133,6 +146,6 @@ case ${1:-} in
     stop
     ;;
   last) tail -n 5 "$run/log" ;;
-  log) exec tail -n 50 -F "$run/log" ;;
+  log) exec tail -n 50 -s 0.2 -F "$home/log" ;; # a link is looked at, not watched
   *) fail "worker.sh install|start|state|stop|halt|last|log" ;;
 esac

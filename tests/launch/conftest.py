@@ -30,11 +30,11 @@ cat "$CLOUD/notes" >&2 2>/dev/null
 
 # On a worker: makes environments in no time, and trains as CLOUD/plans/NAME says: line K for attempt K (0 when there
 # is none), word W of it for worker W: an exit code, CODE@STEP (after a checkpoint there), `wait` for SIGTERM (then 75),
-# or `die` with all that watches it.
+# `save` like that in real Python, which hears Ctrl-C too, or `die` with all that watches it.
 WORKER_PYTHON = """#!/bin/bash
 case "$1 $2" in
   "-c "*) exit "$(cat "$CLOUD/old_python" 2>/dev/null || echo 0)" ;;
-  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && basename "$0" >"$3/of" ;;
   "-m uv") mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" && echo "$@" >>"$HOME/installed" ;;
   "-m pip") echo "$@" >>"$HOME/installed" ;;
   "-m trm_jax")
@@ -47,6 +47,7 @@ case "$1 $2" in
       wait)
         trap 'exit 75' TERM
         while [[ ! -e $CLOUD/end ]]; do sleep 0.02; done ;;
+      save) exec "$CLOUD/tools/saving" "$@" ;;
       *@*)
         mkdir -p "$CLOUD/bucket/runs/$name/checkpoints/"{"${plan[WORKER]#*@}",900.orbax-checkpoint-tmp}
         exit "${plan[WORKER]%@*}" ;;
@@ -54,6 +55,23 @@ case "$1 $2" in
       *) echo "error: code ${plan[WORKER]:-0}"; exit "${plan[WORKER]:-0}" ;;
     esac ;;
 esac
+"""
+
+SAVING = f"""#!{sys.executable} -IS
+import os, signal, sys, time
+def save(number, frame):
+    time.sleep(0.2)
+    sys.exit(75)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, save)
+open(os.path.expandvars("$CLOUD/ready.$WORKER"), "w").close()
+signal.pause()
+"""
+
+# The machine of a worker is gone, whatever ran there.
+POWER_OFF = """#!/bin/bash
+for pane in $(tmux -L trm list-panes -a -F '#{pane_pid}' 2>/dev/null); do kill -KILL -- "-$pane"; done
+tmux -L trm kill-server 2>/dev/null
 """
 
 
@@ -76,6 +94,8 @@ class Pod:
         self.program("bin/python", OPERATOR_PYTHON)
         for name in ("python3", "python3.11", "python3.12", "python3.13"):
             self.program(f"tools/{name}", WORKER_PYTHON)
+        self.program("tools/saving", SAVING)
+        self.program("tools/power_off", POWER_OFF)
         self.program("tools/curl", '#!/bin/sh\necho "$WORKER"\n')
         self.program("tools/sudo", "#!/bin/sh\nexit 1\n")
         self.environ = {
@@ -166,6 +186,16 @@ class Pod:
         """The experiments that are marked as done in the bucket."""
         return sorted(path.parent.name for path in (self.folder / "bucket").glob("runs/*/done-*.txt"))
 
+    def tmux(self, worker: int, *argv: str) -> None:
+        """Somebody at the session of a worker."""
+        environ = {"TMUX_TMPDIR": str(self.folder / f"t{worker}"), "PATH": "/usr/bin:/bin"}
+        subprocess.run(["tmux", "-L", "trm", *argv], env=environ, check=True)
+
+    def exits(self) -> list[list[str]]:
+        """By worker, the exit codes of its runs."""
+        runs = (self.folder / f"worker{worker}/trm/runs" for worker in (0, 1))
+        return [[path.read_text().strip() for path in sorted(each.glob("*/exit"))] for each in runs]
+
     def until(self, condition) -> None:
         limit = time.monotonic() + PATIENCE_S
         while not condition():
@@ -179,7 +209,7 @@ class Pod:
                 self.end(process)
         for sockets in self.folder.glob("t[0-9]*"):
             environ = {"TMUX_TMPDIR": str(sockets), "PATH": "/usr/bin:/bin"}
-            subprocess.run(["tmux", "-L", "trm", "kill-server"], env=environ, stderr=subprocess.DEVNULL, check=False)
+            subprocess.run(["bash", self.folder / "tools/power_off"], env=environ, check=False)
 
 
 def commit(repository: Path) -> None:

@@ -11,7 +11,7 @@ from trm_jax.configs.registry import select
 from trm_jax.sweep.plan import run_names
 
 NVIDIA = """#!/bin/bash
-[[ $* == -L ]] && for gpu in 0 1 2; do echo "GPU $gpu: NVIDIA H200 (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a7$gpu)"; done
+[[ $* == -L ]] && for gpu in 0 1 2; do echo "GPU $gpu: H200 (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a7$gpu)"; done
 echo "  MIG 1g.18gb     Device  0: (UUID: MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f)"
 """
 UUIDS = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a70,MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"

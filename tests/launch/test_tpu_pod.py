@@ -21,6 +21,7 @@ def test_a_group_is_trained_in_its_order_on_every_worker(pod):
     said = ended.err
     assert said.index("beta is done") < said.index("starting alpha on the 3 workers") < said.index("2 of 2 done")
     assert said.splitlines()[-1] == "next: launch/tpu_pod.sh --delete   (trm costs until then)"
+    assert next((pod.folder / "worker0/trm").glob("venv-*/of")).read_text() == "python3.11\n"
     for name, worker in itertools.product(("alpha", "beta"), range(3)):
         assert pod.starts(name, worker) == 1
         expected = f"-m trm_jax train {name} --workdir gs://mine/runs/{name} --multihost".split()
@@ -88,7 +89,7 @@ def test_without_a_python_that_is_new_enough_one_is_brought(pod):
     ended = pod.launch("one")
     assert ended.code == 0, ended.err
     steps = (pod.folder / "worker0/installed").read_text().splitlines()
-    assert [step.split()[1] for step in steps] == ["pip", "uv", "pip"] and "--python 3.12" in steps[1]
+    assert [step.split()[1] for step in steps] == ["pip", "uv", "pip"] and "--python 3.11" in steps[1]
 
 
 def test_a_refused_run_is_not_tried_again(pod):
@@ -220,7 +221,7 @@ def test_stop_ends_the_run_and_its_watcher(pod):
 def test_status_and_log(pod):
     ended = pod.launch("--status")
     assert ended.code == 0 and ended.out == "queued resource trm: NONE; TPU: NONE\n"
-    pod.plan("alpha", "0 1")
+    pod.plan("alpha", "0 1", "0 3")
     assert pod.launch("one", "--retries", "0").code == 1
     pod.cloud(faults={f"state {pod.count('state') + 1}": "drop 0"})
     ended = pod.launch("--status")
@@ -230,8 +231,23 @@ def test_status_and_log(pod):
     following = pod.start("--logs", "1")
     assert "python -m trm_jax 'train' 'alpha'" in following.stdout.readline()
     assert following.stdout.readline() == "error: code 1\n"
+    assert pod.launch("one", "--retries", "0").code == 1  # the next attempt
+    while following.stdout.readline() != "error: code 3\n":
+        assert following.poll() is None
     following.kill()
     pod.end(following)
+
+
+@pytest.mark.parametrize("done", [("send-keys", "-t", "trm", "C-c"), ("kill-session", "-t", "trm")])
+def test_who_ends_a_run_in_its_session_has_it_saved(pod, done):
+    pod.plan("alpha", "save save")
+    process = pod.start("one")
+    pod.until(lambda: all((pod.folder / f"ready.{worker}").exists() for worker in (0, 1)))
+    for worker in (0, 1):
+        pod.tmux(worker, *done)
+    ended = pod.end(process)
+    assert ended.code == 0 and "alpha was stopped and has saved; it goes on" in ended.err
+    assert pod.exits() == [["75", "0"], ["75", "0"]]
 
 
 def test_attach_opens_the_session(pod):
