@@ -72,6 +72,15 @@ def test_cluster_as_told_by_the_environment():
     assert multihost.find("10.0.0.2:9000", process=3, environ=environ) == multihost.Cluster("10.0.0.2:9000", 8, 3)
 
 
+def test_a_coordinator_of_ipv6_and_its_port():
+    assert multihost.find("[::1]", 2, 0, 9000, environ={}) == multihost.Cluster("[::1]:9000", 2, 0)
+    assert multihost.find("h:9000", 2, 0, 9000, environ={}) == multihost.Cluster("h:9000", 2, 0)
+    with pytest.raises(InputError, match=r"the coordinator is '::1'; .* \[::1\]:8476"):
+        multihost.find("::1", 2, 0, environ={})
+    with pytest.raises(InputError, match="--port 9000 and the coordinator h:9100 name two ports"):
+        multihost.find("h:9100", 2, 0, 9000, environ={})
+
+
 def test_a_cluster_of_slurm_is_found(monkeypatch):
     slurm = {
         "SLURM_JOB_ID": "4242",
@@ -101,8 +110,9 @@ def test_alone_there_is_no_cluster():
         multihost.find("h:1", 2, 2, environ={})
     with pytest.raises(InputError, match="belong together"):
         multihost.find("h:1", environ={})
-    with pytest.raises(InputError, match="TRM_PROCESSES is 'many'"):
-        multihost.find(environ={"TRM_PROCESSES": "many"})
+    for text in ("many", "²"):
+        with pytest.raises(InputError, match=f"TRM_PROCESSES is '{text}'"):
+            multihost.find(environ={"TRM_PROCESSES": text})
 
 
 def test_sources_and_versions_are_compared():

@@ -173,9 +173,11 @@ def test_two_of_one_number_are_refused():
     assert all("have one number" in line for line in lines), lines
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", ":80", "host:", "host:0", "host:65536", "host:port"])
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", ":80", "host:", "host:0", "host:65536", "host:port", "h:²", "::1", "[::1]"]
+)
 def test_an_address_without_host_or_port_is_refused(address):
-    with pytest.raises(InputError, match="HOST:PORT"):
+    with pytest.raises(InputError, match=r"HOST:PORT, .* \[::1\]:8476"):
         meet(address, 0, 2, 1.0)
 
 

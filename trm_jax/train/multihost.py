@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 import trm_jax
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath
-from trm_jax.train.team import OthersMissing, Team, listen, meet
+from trm_jax.train.team import OthersMissing, Team, endpoint, listen, meet
 
 DEFAULT_PORT = 8476
 ALONE = "TRM_ALONE"  # set to anything: this process is not one of several, whatever the host belongs to
@@ -87,7 +87,7 @@ def find(
 ) -> Cluster:
     """The cluster of this process: as told, by TRM_COORDINATOR, TRM_PROCESSES and TRM_PROCESS too; or as it is found.
 
-    `processes` is compared with what is found. Raises InputError when something is missing.
+    `processes` is compared with what is found. Raises InputError when something is missing or at odds.
     """
     from jax._src.clusters import ClusterEnv  # public only through jax.distributed.initialize, which dies wordlessly
 
@@ -97,8 +97,11 @@ def find(
     if coordinator and processes and process >= 0:
         if process >= processes:
             raise InputError(f"there is no process {process} among {processes}, which are numbered from 0")
-        if ":" not in coordinator:
+        if ":" not in coordinator.rpartition("]")[2]:  # of IPv6 the brackets hold colons
             coordinator = f"{coordinator}:{port or DEFAULT_PORT}"
+        _, named = endpoint(coordinator)
+        if port and port != named:
+            raise InputError(f"--port {port} and the coordinator {coordinator} name two ports; give one of them")
         return Cluster(coordinator, processes, process)
     if coordinator or process >= 0:
         raise InputError(f"--coordinator, --processes and --process belong together; {_TELL}")
@@ -135,7 +138,7 @@ _TELL = "tell it: --coordinator HOST:PORT --processes N --process I (or TRM_COOR
 
 def _whole(environ: Mapping[str, str], name: str, otherwise: int) -> int:
     text = environ.get(name, "")
-    if text and not text.isdigit():
+    if text and not (text.isascii() and text.isdigit()):
         raise InputError(f"{name} is {text!r}; it must be a whole number")
     return int(text) if text else otherwise
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 import struct
@@ -315,12 +316,22 @@ class Team:
 # How they meet.
 
 
+def endpoint(text: str) -> tuple[str, int]:
+    """(host, port) of HOST:PORT; an address of IPv6 stands in brackets there. Raises InputError."""
+    match = re.fullmatch(r"(\[[^\[\]\s]+\]|[^:\[\]\s]+):([0-9]{1,5})", text)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise InputError(f"the coordinator is {text!r}; write HOST:PORT, for example 10.0.0.1:8476 or [::1]:8476")
+    return match[1].strip("[]"), int(match[2])
+
+
+def meeting_port(port: int) -> int:
+    """Where the processes meet: JAX's own service takes the coordinator's port itself."""
+    return port + 1 if port < 65535 else port - 1
+
+
 def _address(coordinator: str) -> tuple[str, int]:
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"the coordinator is {coordinator!r}; write HOST:PORT, for example 10.0.0.1:8476")
-    # JAX's own service takes the port itself.
-    return host.strip("[]"), int(port) + 1 if int(port) < 65535 else int(port) - 1
+    host, port = endpoint(coordinator)
+    return host, meeting_port(port)
 
 
 def listen(port: int) -> socket.socket:

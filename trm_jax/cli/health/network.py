@@ -8,23 +8,23 @@ import time
 from collections.abc import Iterator
 
 from trm_jax.cli.health.check import Check, Subject
+from trm_jax.train.team import endpoint, meeting_port
 
 PATIENCE_S = 5.0
 
 
 def coordinator(subject: Subject) -> Iterator[Check]:
-    """Of the coordinator HOST:PORT both ports: JAX's service takes the port, the processes meet at the next one."""
+    """Of the coordinator HOST:PORT both ports: JAX's service takes the port, the processes meet beside it."""
     if subject.coordinator is None:
         return
-    host, _, port = subject.coordinator.rpartition(":")
-    host = host.strip("[]")
+    host, port = endpoint(subject.coordinator)
     try:
-        socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         remedy = f"getent hosts {host}   # or give the address of process 0's host in place of its name"
         yield Check("coordinator", "fail", f"no address is known here for {host}: {error.strerror}", remedy)
         return
-    for number in (int(port), int(port) + 1):
+    for number in (port, meeting_port(port)):
         yield _port(host, number, subject.coordinator)
 
 
@@ -45,9 +45,9 @@ def _port(host: str, port: int, told: str) -> Check:
 
 def _nobody_listens(host: str, port: int, told: str) -> Check:
     """The host is reached. On its own machine it shows whether process 0 could listen there."""
-    name = f"coordinator port {port}"
+    name, family = f"coordinator port {port}", socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, port)).close()
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             remedy = "choose another port, the same on all hosts: trm train NAME --coordinator HOST:PORT"
