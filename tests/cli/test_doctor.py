@@ -161,9 +161,46 @@ def test_a_bucket_that_a_run_may_not_use(doctor, kind, status, detail, remedy):
     assert remedy in checks["bucket"]["remedy"]
 
 
-def test_buckets_elsewhere(doctor):
-    code, checks = doctor("--bucket", "s3://bucket/run")
-    assert code == 1 and "neither a path of this machine nor gs://" in checks["bucket"]["detail"]
+def test_a_bucket_as_the_launcher_takes_it(doctor):
+    with Gcs("bucket") as gcs:
+        code, checks = doctor("--bucket", "bucket/run", **gcs.environment)
+    assert code == 0 and checks["bucket"]["detail"].startswith("gs://bucket/run takes objects")
+
+
+@pytest.mark.parametrize("bucket", ["s3://bucket/run", "/bucket/run", "../run", "gs://", ""])
+def test_buckets_elsewhere(refused, bucket):
+    assert refused("doctor", "--bucket", bucket) == f"{bucket!r} names no bucket; write gs://BUCKET/FOLDER"
+
+
+LOOK_AT_DATA = """
+import sys
+from trm_jax.cli.health import Subject
+from trm_jax.cli.health.storage import data
+for place in sys.argv[1:]:
+    (check,) = data(Subject(data=place))
+    print(check.status, check.detail, check.remedy, sep="|")
+"""
+
+
+def test_data_in_a_bucket():
+    """In a process of its own, to which the bucket is Google's."""
+    findings = {
+        "gs://bucket/tables": "ok|gs://bucket/tables: test.csv, train.csv (not read)|",
+        "gs://bucket/tables/test.csv": "ok|gs://bucket/tables/test.csv: CSV (not read)|",
+        "gs://bucket/arrays": "ok|gs://bucket/arrays: train arrays (not read)|",
+        "gs://bucket/nosuch/puzzles": "fail|gs://bucket/nosuch/puzzles: No such object|trm data sudoku build "
+        "--output-dir gs://bucket/nosuch/puzzles",
+        "gs://other/puzzles": "fail|there is no bucket gs://other|gcloud storage buckets create gs://other",
+        "s3://bucket/puzzles": "fail|s3://bucket/puzzles is neither a path of this machine nor gs://BUCKET/...|copy it "
+        "to one of them",
+    }
+    with Gcs("bucket") as gcs:
+        for name in ("tables/train.csv", "tables/test.csv", "arrays/train/dataset.json"):
+            gcs.put(name, b"x")
+        command = [sys.executable, "-c", LOOK_AT_DATA, *findings]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **gcs.environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == list(findings.values()), done.stderr
 
 
 def page(name: str, **changes) -> tuple:
@@ -243,6 +280,7 @@ def test_the_coordinator_of_several_hosts():
     assert (answers.name, answers.status) == (f"coordinator port {port}", "ok")
     assert "answers after" in answers.detail
     assert f"127.0.0.1 is this machine, and {port + 1} is free for process 0" == free.detail
+    assert [check.name for check in look("[::1]:65535")] == ["coordinator port 65535", "coordinator port 65534"]
     (unknown,) = look("no-such-host.invalid:8476")
     assert unknown.status == "fail" and unknown.remedy.startswith("getent hosts no-such-host.invalid")
 
@@ -411,6 +449,8 @@ def test_the_limit_of_a_container_counts_as_its_memory(tmp_path):
         ["--device-timeout", "soon"],
         ["--coordinator", "host"],
         ["--coordinator", "host:0"],
+        ["--coordinator", "::1"],
+        ["--coordinator", "h:²"],
         ["--nonsense"],
     ],
 )

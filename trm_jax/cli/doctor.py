@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "  trm doctor\n"
         "  trm doctor baseline --set train.accumulation=4\n"
         "  trm doctor --workdir runs/demo --data puzzles\n"
-        "  trm doctor --bucket gs://mine/trm              may a run write there?\n"
+        "  trm doctor --bucket gs://mine/trm              may a run write there? (gs:// may be left out)\n"
         "  trm doctor --coordinator host0:8476            is process 0 of several hosts reached?\n"
         "  trm doctor exp02a --pod --bucket gs://mine/trm --spot\n"
         "                                                 what would stop launch/tpu_pod.sh, before a TPU is paid for\n"
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--workdir", default="runs", metavar="DIR", help="where runs will be written (default: %(default)s)"
     )
     parser.add_argument(
-        "--data", metavar="PATH", help="a data set to check: a CSV file or a folder of CSV files or arrays"
+        "--data", metavar="PATH", help="a data set to check: a CSV file or a folder of CSV files or arrays, or gs://..."
     )
     parser.add_argument("--bucket", metavar="gs://BUCKET/FOLDER", help="a bucket that runs are to use")
     parser.add_argument(
@@ -82,13 +82,20 @@ def seconds(text: str) -> float:
 
 
 def endpoint(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port from 1 to 65534")
+    from trm_jax.train import team
+
+    try:
+        team.endpoint(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.bucket is not None:
+        from trm_jax.cli.health.storage import bucket_folder
+
+        args.bucket = str(bucket_folder(args.bucket))
     if args.pod:
         return _run_pod(args)
     lost = [name for name in (*POD_OPTIONS, *POD_FLAGS, "dry_run") if getattr(args, name)]

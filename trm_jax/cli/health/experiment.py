@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trm_jax.cli.health.check import Check, Subject, installed_version, pip_install
 from trm_jax.cli.health.host import total_memory
-from trm_jax.cli.health.storage import NO_DATA, describe_data
+from trm_jax.cli.health.storage import NO_DATA, UNUSABLE, describe_data, unusable
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import as_path
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from trm_jax.planning import Device
 
+    Experiments = Sequence[tuple[str, ConfigDict]]  # by name
+
+HUB_CLIENT = "huggingface_hub"  # the package that data.source=hub needs
+GENERATED = "generated when they are needed"
 _HUB_TIMEOUT_S = 10.0
 
 
@@ -37,7 +41,7 @@ def _this_machine(subject: Subject) -> Device:
     return Device("this machine", first.kind, round(memory / 1e9, 1), peak_tflops=1.0, bandwidth_tb_s=1.0, chips=count)
 
 
-def fits(experiments: Sequence[tuple[str, ConfigDict]], device: Device) -> Iterator[Check]:
+def fits(experiments: Experiments, device: Device) -> Iterator[Check]:
     """A row for each experiment that the device cannot take as it is, and one for all that it can.
 
     Memory is an estimate, where `trm compile` has not been asked; so more than there is fails, less may not be enough.
@@ -69,49 +73,68 @@ def _remedy(name: str, obstacle: str) -> str:
     return f"trm train {name} --set {setting[0]}" if setting else obstacle.rpartition("; ")[2]
 
 
-def puzzles(subject: Subject) -> Iterator[Check]:
-    """The data sets of the experiments, each once; of the catalogue when none is named."""
-    from trm_jax.cli.plan import listed
-    from trm_jax.configs.defaults import defaults
+@dataclass(frozen=True)
+class Puzzles:
+    """What a run reads: `files` of a data set of the hub or of a folder (`where`), as data.source says."""
 
-    users: dict[tuple, list[str]] = {}
-    for name, config in subject.experiments or (("the catalogue", defaults()),):
+    source: str
+    where: str
+    files: tuple[str, ...]
+
+    def build(self, folder: str) -> str:
+        """The command that makes them in a folder."""
+        return f"trm data sudoku build --format {self.source} --output-dir {shlex.quote(folder)}"
+
+
+def puzzles_of(experiments: Experiments) -> Iterator[tuple[str, Puzzles]]:
+    """The data sets of the experiments, each once, with a name that says whose it is."""
+    from trm_jax.cli.plan import listed
+
+    users: dict[Puzzles, list[str]] = {}
+    for name, config in experiments:
         data = config.data
         arrays = ("train/dataset.json", "test/dataset.json")
         files = arrays if data.source == "arrays" else (data.train_file, data.test_file)
         where = {"hub": data.hub_repo, "generated": ""}.get(data.source, data.path)
-        users.setdefault((data.source, where, files), []).append(name)
-    for (source, where, files), names in users.items():
-        name = f"puzzles of {listed(names)}"
-        if source == "hub":
-            yield _hub(name, where, files, ask=bool(subject.experiments))
-        elif source == "generated":
-            yield Check(name, "ok", "generated when they are needed")
+        users.setdefault(Puzzles(data.source, where, files), []).append(name)
+    for needed, names in users.items():
+        yield f"puzzles of {listed(names)}", needed
+
+
+def puzzles(subject: Subject) -> Iterator[Check]:
+    """The data sets of the experiments, as this machine has them; of the catalogue when none is named."""
+    from trm_jax.configs.defaults import defaults
+
+    for name, needed in puzzles_of(subject.experiments or (("the catalogue", defaults()),)):
+        if needed.source == "hub":
+            yield _hub(name, needed.where, needed.files, ask=bool(subject.experiments))
+        elif needed.source == "generated":
+            yield Check(name, "ok", GENERATED)
         else:
-            yield _folder(name, source, where, files)
+            yield _folder(name, needed)
 
 
-def _folder(name: str, source: str, where: str, files: Sequence[str]) -> Check:
-    build = f"trm data sudoku build --format {source} --output-dir"
-    if not where:
-        remedy = f"{build} puzzles   # then --set data.path=puzzles"
-        return Check(name, "fail", f"data.source={source} and no data.path", remedy)
-    folder = as_path(where).expanduser()
+def _folder(name: str, needed: Puzzles) -> Check:
+    if not needed.where:
+        remedy = f"{needed.build('puzzles')}   # then --set data.path=puzzles"
+        return Check(name, "fail", f"data.source={needed.source} and no data.path", remedy)
     try:
-        missing = [file for file in files if not (folder / file).exists()]
+        folder = as_path(needed.where).expanduser()
+        missing = [file for file in needed.files if not (folder / file).exists()]
         if not missing:
-            what = describe_data(folder) if isinstance(folder, Path) else "in a bucket, and not looked into"
-            return Check(name, "ok", f"{folder}: {what}")
+            return Check(name, "ok", f"{folder}: {describe_data(folder)}")
         detail = f"{folder} has no {' and no '.join(missing)}"
+    except UNUSABLE as error:
+        return unusable(name, error)
     except NO_DATA as error:
         detail = f"{folder}: {error}"
-    return Check(name, "fail", detail, f"{build} {shlex.quote(str(folder))}")
+    return Check(name, "fail", detail, needed.build(str(folder)))
 
 
 def _hub(name: str, repo: str, files: Sequence[str], *, ask: bool) -> Check:
     """Whether a data set of the hub is here or, with `ask`, can be fetched."""
-    if not installed_version("huggingface_hub"):
-        return Check(name, "fail" if ask else "warn", f"{repo} needs huggingface_hub", pip_install("huggingface_hub"))
+    if not installed_version(HUB_CLIENT):
+        return Check(name, "fail" if ask else "warn", f"{repo} needs {HUB_CLIENT}", pip_install(HUB_CLIENT))
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     missing = [file for file in files if not isinstance(try_to_load_from_cache(repo, file, repo_type="dataset"), str)]

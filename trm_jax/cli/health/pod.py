@@ -13,17 +13,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trm_jax
 from trm_jax.cli.health.check import Check
-from trm_jax.cli.health.experiment import fits
+from trm_jax.cli.health.experiment import GENERATED, HUB_CLIENT, Puzzles, fits, puzzles_of
+from trm_jax.cli.health.grants import BUCKET, OBJECTS, grant, missing
 from trm_jax.cli.health.shell import Answer, Shell
+from trm_jax.cli.health.storage import bucket_folder
 from trm_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from trm_jax.cli.health.experiment import Experiments
 
 LAUNCHER, REQUIREMENTS = "launch/tpu_pod.sh", "requirements-tpu.txt"
 API = "tpu.googleapis.com"
 PROBE = ".trm_doctor"  # an object that is written and deleted
-PIP_TIMEOUT_S = 300.0
+HUB = "https://huggingface.co"  # where the workers look, whatever this machine is told
+HUB_TIMEOUT_S, PIP_TIMEOUT_S = 10, 300.0
 PROGRAMS = {
     "gcloud": "install it: https://cloud.google.com/sdk/docs/install",
     "git": "install git",
@@ -40,7 +47,8 @@ _OTHER_QUOTAS = ("Reserved", "Serving")
 class Request:
     """What the launcher would ask for; runs: the settings (KEY=VALUE) of each; shipped: what it sends of the checkout.
 
-    bucket: gs://BUCKET/FOLDER of the runs. project: empty for gcloud's own.
+    bucket: gs://BUCKET/FOLDER of the runs. project: empty for gcloud's own. service_account: as which the TPU's hosts
+    act, empty for the project's default.
     """
 
     type: str
@@ -48,6 +56,7 @@ class Request:
     zone: str
     project: str
     spot: bool
+    service_account: str
     bucket: str
     runs: dict[str, list[str]]
     shipped: tuple[str, ...]
@@ -58,9 +67,12 @@ class Request:
 
 
 def understand(printed: str) -> Request:
-    """The request behind the commands that the launcher's dry run prints."""
+    """The request behind the commands that the launcher's dry run prints. Raises InputError for one that cannot be."""
     words = shlex.split(printed)
-    create = _flags(words[words.index("create") :])
+    create = _flags(next(line for line in printed.splitlines() if " queued-resources create " in line))
+    kind = create["--accelerator-type"]
+    if not re.fullmatch("[a-z0-9]+-[1-9][0-9]*", kind):
+        raise InputError(f"--type {kind} is no TPU; write GENERATION-NUMBER, for example v4-64 or v5litepod-16")
     archive = words[words.index("archive") :]
     shipped = archive[next(i for i, word in enumerate(archive) if re.fullmatch("[0-9a-f]{40,}", word)) + 1 :]
     shipped = shipped[: shipped.index("gcloud")]
@@ -71,25 +83,26 @@ def understand(printed: str) -> Request:
             settings = train[train.index("--set") + 1 :] if "--set" in train else []
             runs[train[1]], folder = settings, train[train.index("--workdir") + 1]
     return Request(
-        type=create["--accelerator-type"],
+        type=kind,
         version=create["--runtime-version"],
         zone=create["--zone"],
         project=create.get("--project", ""),
         spot="--spot" in create,
-        bucket=folder.rpartition("/")[0],
+        service_account=create.get("--service-account", ""),
+        bucket=str(bucket_folder(folder.rpartition("/")[0])),
         runs=runs,
         shipped=tuple(shipped),
     )
 
 
-def _flags(words: Sequence[str]) -> dict[str, str]:
-    """The flags of the first command in `words`."""
-    found = {}
-    for word in words[2:]:
-        if not word.startswith("--"):
-            break
-        name, _, value = word.partition("=")
-        found[name] = value
+def _flags(line: str) -> dict[str, str]:
+    """The flags of a command, --NAME=VALUE and --NAME VALUE alike; of one without a value an empty text."""
+    found, last = {}, ""
+    for word in shlex.split(line):
+        if word.startswith("--"):
+            last, _, found[last] = word.partition("=")
+        elif last and not found[last]:
+            found[last] = word
     return found
 
 
@@ -99,6 +112,8 @@ def checkout() -> Path:
 
 def examine_pod(arguments: Sequence[str], shell: Shell, repository: Path) -> Iterator[Check]:
     """All findings about what `launch/tpu_pod.sh ARGUMENT...` in `repository` would need, the cheap ones first."""
+    from trm_jax.configs import registry, resolve
+
     request = None
     for check in launcher(arguments, shell, repository):
         if isinstance(check, Request):
@@ -109,7 +124,14 @@ def examine_pod(arguments: Sequence[str], shell: Shell, repository: Path) -> Ite
     yield from key(shell)
     if request:
         yield from code(request, arguments, shell, repository)
-        yield from experiments(request)
+        configs = {}
+        for name, settings in request.runs.items():
+            try:
+                configs[name] = resolve.override(registry.get(name), resolve.parse_assignments(settings))
+            except InputError as error:
+                yield Check(f"fit of {name}", "fail", str(error), f"trm show {name}")
+        yield from fitness(request, list(configs.items()))
+        yield from puzzles(list(configs.items()), request, shell, repository)
     yield from requirements(shell, repository)
     if shell.rehearsal or shell.has("gcloud"):
         yield from cloud(request, shell)
@@ -166,7 +188,7 @@ def key(shell: Shell) -> Iterator[Check]:
 def code(request: Request, arguments: Sequence[str], shell: Shell, repository: Path) -> Iterator[Check]:
     """Whether what is sent is a commit."""
     done = shell.run("git", "-C", str(repository), "status", "--porcelain", "--", *request.shipped)
-    changed = [line[3:] for line in done.out.splitlines()] if not done.code else []
+    changed = [line.split(maxsplit=1)[1] for line in done.out.splitlines()] if not done.code else []
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if done.code:
         yield Check("code", "fail", done.reason, f"git -C {shlex.quote(str(repository))} status")
@@ -177,23 +199,66 @@ def code(request: Request, arguments: Sequence[str], shell: Shell, repository: P
         yield Check("code", "ok", "sent as it is, committed or not" if changed else "committed")
 
 
-def experiments(request: Request) -> Iterator[Check]:
-    """Names, settings, batches and memory of the runs, held against the TPU."""
-    from trm_jax.configs import registry, resolve
+def fitness(request: Request, experiments: Experiments) -> Iterator[Check]:
+    """Batches and memory of the runs, held against the TPU."""
     from trm_jax.planning import find
 
-    pages = []
-    for name, settings in request.runs.items():
-        try:
-            pages.append((name, resolve.override(registry.get(name), resolve.parse_assignments(settings))))
-        except InputError as error:
-            yield Check(f"fit of {name}", "fail", str(error), f"trm show {name}")
     try:
-        device = find(request.type.replace("v5litepod-", "v5e-"))
+        device = find(request.type)
     except InputError as error:
         yield Check("fit", "warn", str(error), f"trm plan {next(iter(request.runs))} --device ... --memory GB")
         return
-    yield from fits(pages, device)
+    yield from fits(experiments, device)
+
+
+def puzzles(experiments: Experiments, request: Request, shell: Shell, repository: Path) -> Iterator[Check]:
+    """Whether the workers can read the data sets. Of this machine they have only the code that is sent."""
+    for name, needed in puzzles_of(experiments):
+        if needed.source == "generated":
+            yield Check(name, "ok", GENERATED)
+        elif needed.source == "hub":
+            yield _on_the_hub(name, needed, shell, repository)
+        elif needed.where.startswith("gs://"):
+            yield _in_a_bucket(name, needed, shell)
+        else:
+            place = f"{_root(request.bucket)}/puzzles"
+            detail = f"data.source={needed.source} and no data.path"
+            make = needed.build(place)
+            if needed.where:
+                detail = f"the workers have no {needed.where}; they read gs://, the hub or what they generate"
+                make = f"gcloud storage rsync --recursive {shlex.quote(needed.where)} {place}"
+            yield Check(name, "fail", detail, f"{make}   # then data.path={place}")
+
+
+def _on_the_hub(name: str, needed: Puzzles, shell: Shell, repository: Path) -> Check:
+    """Asked without credentials: the workers have none."""
+    installed = (re.match(r"[\w.-]*", line)[0] for line in (repository / REQUIREMENTS).read_text().splitlines())
+    if HUB_CLIENT not in {package.replace("-", "_") for package in installed}:
+        detail = f"{REQUIREMENTS} has no {HUB_CLIENT}, with which the workers read {needed.where}"
+        return Check(name, "fail", detail, f"echo {HUB_CLIENT} >> {REQUIREMENTS}   # and commit it")
+    for file in needed.files:
+        url = f"{HUB}/datasets/{needed.where}/resolve/main/{file}"
+        question = ("curl", "--silent", "--show-error", "--fail", "--head", "--max-time", str(HUB_TIMEOUT_S), url)
+        done = shell.ask(*question)
+        if re.search(r"error: 40[134]\b", done.err):
+            remedy = "name a public data set that has it (data.hub_repo), or take data.source=generated"
+            return Check(name, "fail", f"the hub gives {needed.where}/{file} to nobody: {done.reason}", remedy)
+        if done.code:
+            detail = f"the hub cannot be asked for {needed.where}/{file} from here: {done.reason}"
+            return Check(name, "warn", detail, shlex.join(question))
+    return Check(name, "ok", f"the hub has {needed.where}, and {REQUIREMENTS} {HUB_CLIENT}")
+
+
+def _in_a_bucket(name: str, needed: Puzzles, shell: Shell) -> Check:
+    folder = needed.where.rstrip("/")
+    for file in needed.files:
+        question = ("gcloud", "storage", "ls", f"{folder}/{file}")
+        done = shell.ask(*question)
+        if done.code and ("matched no objects" in done.err or "404" in done.err):
+            return Check(name, "fail", f"{folder} has no {file}", needed.build(folder))
+        if done.code:
+            return Check(name, "warn", f"gcloud does not tell of {folder}/{file}: {done.reason}", shlex.join(question))
+    return Check(name, "ok", f"{folder} has {' and '.join(needed.files)}")
 
 
 def requirements(shell: Shell, repository: Path) -> Iterator[Check]:
@@ -228,16 +293,18 @@ def cloud(request: Request | None, shell: Shell) -> Iterator[Check]:
     if not project:
         yield Check("project", "fail", "gcloud has no project", "gcloud config set project PROJECT   # or --project")
         return
-    done = shell.ask("gcloud", "projects", "describe", project, "--format=value(lifecycleState)", presumed="ACTIVE")
-    if done.code or done.out != "ACTIVE":
-        yield Check("project", "fail", f"{project}: {done.reason if done.code else done.out}", "gcloud projects list")
+    flags = ("--format=value(lifecycleState,projectNumber)",)
+    done = shell.ask("gcloud", "projects", "describe", project, *flags, presumed="ACTIVE\tPROJECT_NUMBER")
+    state, _, number = done.out.partition("\t")
+    if done.code or state != "ACTIVE":
+        yield Check("project", "fail", f"{project}: {done.reason if done.code else state}", "gcloud projects list")
         return
     yield Check("project", "ok", project)
     yield from _api(project, shell)
     if request:
         yield from _tpu(request, project, account.out, shell)
         yield from _quota(request, project, shell)
-        yield from _bucket(request, project, account.out, shell)
+        yield from _bucket(request, project, number, account.out, shell)
 
 
 def _api(project: str, shell: Shell) -> Iterator[Check]:
@@ -316,17 +383,20 @@ def _limits(infos: list[dict], kind: str, request: Request) -> Iterator[float]:
                 yield float("inf") if value < 0 else value
 
 
-def _bucket(request: Request, project: str, account: str, shell: Shell) -> Iterator[Check]:
-    """Whether it is there, lies beside the TPU, and takes an object."""
-    bucket = "/".join(request.bucket.split("/")[:3])
+def _root(folder: str) -> str:
+    """gs://BUCKET of a folder."""
+    return "/".join(folder.split("/")[:3])
+
+
+def _bucket(request: Request, project: str, number: str, account: str, shell: Shell) -> Iterator[Check]:
+    """Whether it is there, lies beside the TPU, and takes an object, from here and from the TPU."""
+    bucket, user = _root(request.bucket), f"user:{account}"
     flags = ("--format=value(location)",)
     done = shell.ask("gcloud", "storage", "buckets", "describe", bucket, *flags, presumed=request.region)
     if done.code:
         create = f"gcloud storage buckets create {bucket} --location={request.region} --project={project}"
-        allow = f"gcloud storage buckets add-iam-policy-binding {bucket} --member=user:{account}"
         known = "403" in done.err or "PERMISSION_DENIED" in done.err
-        remedy = f"{allow} --role=roles/storage.legacyBucketReader" if known else create
-        yield Check("bucket", "fail", f"{bucket}: {done.reason}", remedy)
+        yield Check("bucket", "fail", f"{bucket}: {done.reason}", grant(bucket, user, BUCKET) if known else create)
         return
     where = done.out.lower()
     if where == request.region:
@@ -339,8 +409,29 @@ def _bucket(request: Request, project: str, account: str, shell: Shell) -> Itera
     wrote = shell.ask("gcloud", "storage", "cp", "-", probe, stdin="may a run be marked as done here?\n")
     gone = shell.ask("gcloud", "storage", "rm", probe) if wrote.code == 0 else wrote
     if gone.code:
-        allow = f"gcloud storage buckets add-iam-policy-binding {bucket} --member=user:{account}"
         detail = f"cannot {'delete from' if wrote.code == 0 else 'write to'} {request.bucket}: {gone.reason}"
-        yield Check("bucket access", "fail", detail, f"{allow} --role=roles/storage.objectUser")
+        yield Check("bucket access", "fail", detail, grant(bucket, user, OBJECTS))
     else:
         yield Check("bucket access", "ok", f"{request.bucket} takes objects and gives them up again")
+    yield _service_account(request, project, number, shell)
+
+
+def _service_account(request: Request, project: str, number: str, shell: Shell) -> Check:
+    """Whether the account as which the TPU's hosts act may use the bucket; the probe was written by another."""
+    account = request.service_account or f"{number}-compute@developer.gserviceaccount.com"
+    bucket = _root(request.bucket)
+    answers = [
+        shell.ask("gcloud", *words, "--format=json", presumed="{}")
+        for words in (("storage", "buckets", "get-iam-policy", bucket), ("projects", "get-iam-policy", project))
+    ]
+    policies = [{} if answer.code else json.loads(answer.out) for answer in answers]
+    lacking = missing(account, project, *policies)
+    remedy = " && ".join(grant(bucket, f"serviceAccount:{account}", role) for role in lacking)
+    if not lacking:
+        return Check("service account", "ok", f"{account} may use {bucket}")
+    for answer in answers:
+        if answer.code:
+            detail = f"could not look whether {account} may use {bucket}: {answer.reason}"
+            return Check("service account", "warn", detail, remedy)
+    detail = f"the TPU's hosts act as {account}, which has no {' and no '.join(lacking)} in {bucket}"
+    return Check("service account", "warn", detail, remedy)

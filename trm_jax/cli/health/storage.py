@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -12,9 +13,12 @@ from pathlib import Path
 
 from trm_jax.cli.health.check import GIB, Check, Subject, gib
 from trm_jax.errors import InputError
+from trm_jax.storage.bucket import OutOfReach
+from trm_jax.storage.paths import AnyPath, BucketPath, as_path, require_access
 
 MINIMUM_FREE_BYTES, COMFORTABLE_FREE_BYTES = GIB // 4, 4 * GIB
 NO_DATA = (OSError, ValueError, EOFError, csv.Error)  # what a data set that is not one raises
+UNUSABLE = (InputError, OutOfReach)
 ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 
 
@@ -59,15 +63,25 @@ def _write_local(name: str, place: Path) -> Check:
 
 def _write_remote(name: str, url: str) -> Check:
     """Asks for all that a run needs to be allowed in a bucket, with the credentials that a run here would use."""
-    from trm_jax.storage.bucket import OutOfReach
-    from trm_jax.storage.paths import require_access
-
     try:
         require_access(url, write=True)
-    except (InputError, OutOfReach) as error:
-        detail, _, remedy = str(error).partition("; ")
-        return Check(name, "fail", detail, remedy or f"trm doctor --{name} gs://BUCKET/FOLDER")
+    except UNUSABLE as error:
+        return unusable(name, error)
     return Check(name, "ok", f"{url} takes objects and gives them up again")
+
+
+def unusable(name: str, error: Exception) -> Check:
+    """A place that cannot be used at all: the error's line ends with the remedy."""
+    detail, _, remedy = str(error).partition("; ")
+    return Check(name, "fail", detail, remedy or f"trm doctor --{name} gs://BUCKET/FOLDER")
+
+
+def bucket_folder(text: str) -> BucketPath:
+    """gs://BUCKET/FOLDER, as the launcher takes it: gs:// may be left out. Raises InputError."""
+    name = text.removeprefix("gs://")
+    if not re.match(r"[a-z0-9][a-z0-9_.-]+(/|$)", name):
+        raise InputError(f"{text!r} names no bucket; write gs://BUCKET/FOLDER")
+    return as_path(f"gs://{name}")
 
 
 def bucket(subject: Subject) -> Iterator[Check]:
@@ -94,9 +108,15 @@ def data(subject: Subject) -> Iterator[Check]:
     """Whether the data set that the user names is there and of a known form; its puzzles are not judged."""
     if subject.data is None:
         return
-    path = Path(subject.data).expanduser()
+    try:
+        path = as_path(subject.data).expanduser()
+    except InputError as error:
+        yield unusable("data", error)
+        return
     try:
         yield Check("data", "ok", f"{path}: {describe_data(path)}")
+    except UNUSABLE as error:
+        yield unusable("data", error)
     except NO_DATA as error:
         named = isinstance(error, OSError) and error.filename
         detail = f"{error.filename}: {error.strerror}" if named else f"{path}: {error}"
@@ -105,14 +125,21 @@ def data(subject: Subject) -> Iterator[Check]:
         yield Check("data", "fail", detail, remedy)
 
 
-def describe_data(path: Path) -> str:
-    """A CSV file, a folder of them, or the official arrays. Raises what opening them raises."""
+def describe_data(path: AnyPath) -> str:
+    """A CSV file, a folder of them, or the official arrays; those in a bucket are listed and not read, which would
+    take a while. Raises what looking at them raises."""
+    remote = isinstance(path, BucketPath)
     if not path.is_dir():
-        return f"CSV, {_count_rows(path)} puzzles"
-    tables = sorted(path.glob("*.csv"))
-    splits = sorted(file.parent for file in path.glob("*/dataset.json"))
+        if remote and not path.is_file():
+            raise FileNotFoundError(2, "No such object", str(path))
+        return "CSV (not read)" if remote else f"CSV, {_count_rows(path)} puzzles"
+    inside = sorted(path.iterdir())
+    tables = [file for file in inside if file.suffix == ".csv"]
+    splits = [folder for folder in inside if (folder / "dataset.json").is_file()]
     if not tables and not splits:
         raise ValueError("neither CSV files nor SPLIT/dataset.json in this folder")
+    if remote:
+        return ", ".join([file.name for file in tables] + [f"{split.name} arrays" for split in splits]) + " (not read)"
     return "; ".join(
         [f"{table.name} {_count_rows(table)} puzzles" for table in tables]
         + [f"{split.name} arrays, {_count_examples(split)} examples" for split in splits]
