@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# See that an experiment or a group runs, on this machine's CPU: launch/local.sh [OPTION...] NAME|GROUP|PATTERN [-- OVERRIDE...]
+# See that an experiment or a group runs, on this machine's CPU:
+# launch/local.sh [OPTION...] NAME|GROUP|PATTERN [-- OVERRIDE...]
 #
 # Makes the environment (.venv) where there is none, and runs `trm sweep --local`: every run shrunk to seconds.
 #

@@ -3,7 +3,7 @@
 # settings it uses: root commit settings retries grace_s again.
 # shellcheck disable=SC2154
 
-verdict='' attempt=0
+verdict='' attempt=0 silent=() unheard=0 reason=''
 
 # describe_run MEMBER: sets what is run for it (`arguments`), the name of that with that code (`run_id`), and the object
 # that says that it is done.
@@ -21,12 +21,10 @@ find_pending() {
   pending=()
   for member in "${members[@]}"; do
     describe_run "$member"
-    if gc '' storage ls "$mark" && ((!dry_run)); then
+    if inquire "$root cannot be read" 'matched no objects' '' storage ls "$mark" && ((!dry_run)); then
       say "$member is done: $mark"
-    elif ((dry_run)) || grep -q 'matched no objects' "$scratch/said"; then
-      pending+=("$member")
     else
-      refuse "$root cannot be read: $(said)"
+      pending+=("$member")
     fi
   done
 }
@@ -48,42 +46,66 @@ judge() {
       "exit 75 $1") by[saved]=$number ;;
       "stopped $1") by[halted]=$number ;;
       "running $1") by[behind]=$number ;;
-      *) by[failed]=$number ;;
+      '' | idle | *" $1") by[failed]=$number ;;
+      *) by[taken]=$number ;; # another run has been started there since
     esac
   done
-  for verdict in refused halted failed diverged behind saved finished; do
+  for verdict in taken refused halted failed diverged behind saved finished; do
     culprit=${by[$verdict]:-}
     [[ -z $culprit ]] || break
   done
   [[ $verdict != behind ]] || verdict=failed
 }
 
+# listen ID: asks for `state`, and for how the TPU is when some workers are `silent`. Says when that lasts, and when it
+# is over.
+listen() {
+  local number
+  ask "$1"
+  reason=$(said) silent=()
+  for ((number = 0; number < workers; number++)); do
+    [[ -n ${state[number]:-} ]] || silent+=("$number")
+  done
+  if ((!${#silent[@]})); then
+    ((unheard < 5)) || say "all workers of $name answer again"
+    unheard=0
+    return
+  fi
+  look
+  if [[ $node != READY ]]; then
+    unheard=0
+  elif ((++unheard == 5)); then
+    say "workers ${silent[*]} of $name, which is READY, do not answer; look at ssh and the firewall;" \
+      "what runs there goes on. gcloud: $reason"
+  fi
+}
+
 # watch ID: returns with a `verdict` once it has ended everywhere, or has ended somewhere and the others do not follow,
 # or the TPU is lost.
 watch() {
-  local number running silent early ended_at=''
+  local one running early mute=0 ended_at=''
   while :; do
-    ask "exit 0 $1"
-    running=0 silent=0 early=0
-    for ((number = 0; number < workers; number++)); do
-      case ${state[number]:-} in
-        '') silent=$((silent + 1)) ;;
+    listen "exit 0 $1"
+    if [[ $node != READY ]]; then
+      verdict=lost
+      return
+    fi
+    running=${#silent[@]} early=0 # who does not answer may be at work
+    for one in "${state[@]}"; do
+      case $one in
         "running $1") running=$((running + 1)) ;;
         "exit 2 $1" | "stopped $1") early=1 ;;
+        idle | *" $1") ;;
+        *) early=1 ;;
       esac
     done
-    if ((silent)); then
-      look
-      if [[ $node != READY ]]; then
-        verdict=lost
-        return
-      fi
-    fi
-    if ((early || running + silent == 0)); then
+    mute=$((${#state[@]} ? 0 : mute + 1))
+    ((mute < tolerance)) || fail "no worker of $name answered at $mute looks in a row; it is READY and costs: $reason"
+    if ((early || running == 0)); then
       judge "$1"
       return
-    elif ((running + silent == workers)); then
-      ended_at='' # all that answer are at work; when none does, the fault is as likely here
+    elif ((running == workers)); then
+      ended_at='' # all that answer are at work
     elif ((SECONDS - ${ended_at:=$SECONDS} >= grace_s)); then
       judge "$1"
       return
@@ -93,11 +115,12 @@ watch() {
 }
 
 # Sets `attempt` to the last one of run_id on any worker, and `verdict` to running or finished when it is so on all.
+# Patient: a run that does not answer may well be healthy.
 find_attempt() {
-  local try number one
-  for ((try = 0; try <= retries; try++)); do
-    ask idle
-    ((${#state[@]} < workers)) || break
+  local number one
+  while listen idle && ((${#silent[@]})); do
+    [[ $node == READY ]] || connect
+    ((unheard < tolerance)) || fail "workers ${silent[*]} of $name, which is READY and costs, do not answer: $reason"
     pause
   done
   attempt=0 verdict=''
@@ -166,6 +189,7 @@ train() {
         say "stopped by --stop. next: $command_line   (goes on from there)"
         exit 75
         ;;
+      taken) fail "somebody else has started ${state[culprit]##* } on $name; this launcher ends and leaves it alone" ;;
       saved) say "$1 was stopped and has saved; it goes on" ;;
       lost)
         say "the TPU is lost ($request, $node); $1 goes on from its last checkpoint on the next one"
@@ -175,7 +199,7 @@ train() {
         explain "$1"
         # Bad input stays bad, and the numbers that are not finite come again from the same checkpoint.
         step=$(newest_checkpoint "$1")
-        [[ $step == "$reached" ]] || failures=0 reached=$step # a long run may lose many hosts on its way
+        [[ -z $step || $step == "$reached" ]] || failures=0 reached=$step # a long run may lose many hosts on its way
         if [[ $verdict == refused || $verdict == diverged ]] || ((++failures > retries)); then
           on_worker all '' stop || say "warning: not every worker could be told to stop: $(said)"
           return
@@ -183,6 +207,9 @@ train() {
         ;;
     esac
     pause
-    start_run
+    # Somebody may have said --stop meanwhile, or started another run.
+    listen idle
+    judge "$run_id.$attempt"
+    [[ $verdict == halted || $verdict == taken ]] || start_run
   done
 }

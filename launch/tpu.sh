@@ -1,11 +1,15 @@
 # shellcheck shell=bash
 # A Cloud TPU through gcloud: how it is, how to get it, what its workers say. To be sourced by tpu_pod.sh, whose
-# settings it uses: name zone project type version spot poll_s retries tolerance.
+# settings it uses: name zone project type version spot poll_s retries tolerance here.
 # shellcheck disable=SC2154
 
 export CLOUDSDK_CORE_DISABLE_PROMPTS=1
 answer='' pretend=NONE # in a dry run nothing is there until it is made
 request='' node='' workers=0 state=()
+# What gcloud says of names, values and rights that stay wrong however often it is asked.
+lasting='PERMISSION_DENIED|INVALID_ARGUMENT|permission denied|not have permission|not have [a-z.]* access'
+lasting+='|not found: 404|HTTPError 40[034]|not a valid|invalid (value|choice|bucket)|unrecognized arguments'
+lasting+='|required property|not properly specified|active account'
 
 # gc PRESUMED ARGUMENT...: gcloud; sets `answer`. A dry run prints the command and takes PRESUMED for the answer.
 gc() {
@@ -27,24 +31,27 @@ pause() {
   wait $!
 }
 
-# describe KIND FORMAT PRESUMED: sets `answer`, NONE for what is not there. It is patient with everything else: a
-# network that is away says nothing about the TPU.
-describe() {
+# inquire TROUBLE ABSENT PRESUMED ARGUMENT...: gc for a question; returns 1 when what gcloud says matches ABSENT. What
+# may pass is asked again: a network that is away says nothing about the TPU. What lasts is refused, until the first
+# look at the TPU is over; from then on names and rights are known to be good.
+inquire() {
   local try
-  if ((dry_run)) && [[ $pretend == NONE ]]; then
-    gc NONE compute tpus "$1" describe "$name" "${place[@]}" --format="$2"
-    return
-  fi
   for ((try = 1; ; try++)); do
-    ! gc "$3" compute tpus "$1" describe "$name" "${place[@]}" --format="$2" || return 0
-    if grep -qE 'NOT_FOUND|was not found' "$scratch/said"; then
-      answer=NONE
-      return
-    fi
-    ((try < tolerance)) || fail "gcloud says nothing of $name: $(said)"
+    ! gc "${@:3}" || return 0
+    ! grep -qE "$2" "$scratch/said" || return 1
+    [[ -n $node ]] || ! grep -qiE "$lasting" "$scratch/said" || refuse "$1: $(said)"
+    ((try < tolerance)) || fail "$1: $(said)"
     ((try > 1)) || say "gcloud: $(said); asking again"
     pause
   done
+}
+
+# describe KIND FORMAT PRESUMED: sets `answer`, NONE for what is not there.
+describe() {
+  local presumed=$3
+  [[ $pretend != NONE ]] || presumed=NONE
+  inquire "gcloud says nothing of $name" 'NOT_FOUND|was not found' "$presumed" \
+    compute tpus "$1" describe "$name" "${place[@]}" --format="$2" || answer=NONE
 }
 
 # Sets `request` (state of the queued resource), `node` (state of the TPU), `found_type` and `workers`.
@@ -60,7 +67,7 @@ create() {
   if gc '' compute tpus queued-resources create "$name" "${place[@]}" --node-id="$name" --accelerator-type="$type" \
     --runtime-version="$version" --async "${create_flags[@]}"; then
     pretend=ACTIVE
-  elif grep -qE 'INVALID_ARGUMENT|PERMISSION_DENIED|unrecognized arguments' "$scratch/said"; then
+  elif grep -qiE "$lasting" "$scratch/said"; then
     refuse "gcloud makes no $name: $(said)"
   else
     grep -q ALREADY_EXISTS "$scratch/said"
@@ -76,7 +83,8 @@ delete() {
   fi
 }
 
-# Returns once the TPU is READY: waits for one that is coming, replaces one that was taken away. Never touches a READY one.
+# Returns once the TPU is READY: waits for one that is coming, replaces one that was taken away, never touches a READY
+# one.
 get_tpu() {
   local before='' troubles=0
   while :; do
@@ -124,14 +132,15 @@ on_worker() { on "$1" "$2" "bash trm/now/launch/worker.sh $(quoted "${@:3}")"; }
 
 # The code of `tree` under the name `commit` on every worker, and what it needs.
 ship() {
-  local archive=${TMPDIR:-/tmp}/trm-$name-$commit.tar.gz there=trm/src/$commit key=$HOME/.ssh/google_compute_engine
+  local archive=$here.tar.gz there=trm/src/$commit key=$HOME/.ssh/google_compute_engine
   # An ssh agent that does not know the key keeps gcloud from talking to several workers.
   if [[ -n ${SSH_AUTH_SOCK:-} && -f $key ]] && ! ssh-add -T "$key.pub" 2>/dev/null; then
     run ssh-add -q "$key"
   fi
   say "sending $commit to the workers of $name and installing what it needs"
-  run git -C "$repository" archive --format=tar.gz --output="$archive" "$tree" "${shipped[@]}" &&
-    gc '' compute tpus tpu-vm scp "$archive" "$name:trm-$commit.tar.gz" "${place[@]}" "${ssh_flags[@]}" --worker=all &&
+  run git -C "$repository" archive --format=tar.gz --output="$archive" "$tree" "${shipped[@]}" 2>"$scratch/said" ||
+    fail "git makes no archive of the code, and $name is READY and costs: $(said)"
+  gc '' compute tpus tpu-vm scp "$archive" "$name:trm-$commit.tar.gz" "${place[@]}" "${ssh_flags[@]}" --worker=all &&
     on all '' "set -e; if ! test -d $there; then rm -rf $there.new; mkdir -p $there.new; \
 tar -xzf trm-$commit.tar.gz -C $there.new; mv $there.new $there; fi; bash $there/launch/worker.sh install"
 }
@@ -165,4 +174,5 @@ show_workers() {
   for ((worker = 0; worker < workers; worker++)); do
     echo "worker $worker: ${state[worker]:-does not answer}"
   done
+  echo "next: $again --logs 0"
 }

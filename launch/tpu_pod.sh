@@ -22,12 +22,13 @@
 # Instead of training, for the TPU of that name (no NAME|GROUP):
 #   --status              the TPU and each worker
 #   --logs W | --attach W worker W: follow its log, or its tmux session (leave with Ctrl-B D)
-#   --stop                save and stop the run; the TPU stays, and costs
-#   --delete              delete the TPU
+#   --stop                end the launcher of this machine, save and stop the run; the TPU stays, and costs
+#   --delete              end the launcher of this machine, delete the TPU
 #
 # OVERRIDEs are settings of every run (seed=1 optim.lr=3e-4); runs with other settings need another --bucket gs://B/P.
 # TRM_CREATE_FLAGS (--network=... --reserved) and TRM_SSH_FLAGS (--internal-ip) are handed to gcloud.
-# Exit codes: 0 all done, 1 a run failed or no TPU came, 2 bad input or a run was refused, 75 watching was stopped.
+# Exit codes: 0 all done, 1 a run failed, no TPU came or answers, or somebody else started a run on it, 2 bad input or a
+# run was refused, 75 watching was stopped.
 #
 #   launch/tpu_pod.sh exp02a --bucket gs://mine/trm --spot --dry-run
 #   launch/tpu_pod.sh exp02a --bucket gs://mine/trm --spot
@@ -48,6 +49,7 @@ version=${TRM_TPU_VERSION:-} spot=${TRM_SPOT:-0} retries=3 dirty=0 delete_after=
 poll_s=${TRM_POLL_S:-30}          # between two looks
 grace_s=${TRM_GRACE_S:-300}       # for the others to end by themselves once a worker has
 tolerance=${TRM_TOLERANCE:-120}   # looks in a row at which gcloud may fail
+address='^(gs://)?[A-Za-z0-9][A-Za-z0-9._-]*(/[^/*?[]+)*/?$'
 shipped=(trm_jax experiments launch requirements-tpu.txt)
 
 while (($#)); do
@@ -56,6 +58,9 @@ while (($#)); do
     --)
       take_overrides "${@:2}"
       break
+      ;;
+    --status=* | --stop=* | --delete=* | --spot=* | --dirty=* | --delete-after=* | --dry-run=*)
+      refuse "${1%%=*} takes no value"
       ;;
     --*=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
@@ -81,6 +86,8 @@ while (($#)); do
 done
 
 [[ $retries =~ ^[0-9]+$ ]] || refuse "--retries $retries is not a whole number"
+retries=$((10#$retries)) # 08 is no octal number
+[[ $spot == [01] ]] || refuse "TRM_SPOT=$spot: give 1 or 0"
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || refuse "--name $name: use small letters, digits and hyphens"
 [[ -z $worker || $worker =~ ^[0-9]+$ ]] || refuse "--$action $worker: give the number of a worker"
 [[ $action == launch || -z $word ]] || refuse "--$action is about the TPU $name and takes no $word"
@@ -102,8 +109,21 @@ read -ra ssh_flags <<<"${TRM_SSH_FLAGS:-}"
 ((dry_run)) || command -v gcloud >/dev/null ||
   refuse "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
 
-lock=${TMPDIR:-/tmp}/trm-$UID-$name.pid
-again="launch/tpu_pod.sh$([[ $name == trm ]] || echo " --name $name")" # as suggested; settings may stand in variables
+# As suggested, wherever the settings come from.
+again=launch/tpu_pod.sh
+[[ $name == trm ]] || again+=" --name $name"
+[[ $zone == us-central2-b ]] || again+=" --zone $zone"
+[[ -z $project ]] || again+=" --project $project"
+
+# Sets `here`, where files about this TPU are kept on this machine. gcloud's own project is asked for once: another one
+# that is chosen later has no such TPU, and would get one.
+find_place() {
+  if [[ -z $project ]] && gc '' config get-value project && [[ -n $answer ]]; then
+    project=$answer
+    export CLOUDSDK_CORE_PROJECT=$project
+  fi
+  here=${TMPDIR:-/tmp}/trm-$UID-${project:+${project//:/.}-}$zone-$name
+}
 
 # The commit to send: `tree` is what git calls it, `commit` its name on the workers.
 choose_code() {
@@ -124,34 +144,60 @@ choose_code() {
 # The process that watches this TPU from here, if one does; its number may have been given to another program since.
 watcher() {
   local process
-  process=$(cat "$lock" 2>/dev/null) && [[ $(ps -o args= -p "$process") == *tpu_pod.sh* ]] && echo "$process"
+  process=$(cat "$here.pid" 2>/dev/null) && [[ $(ps -o args= -p "$process") == *tpu_pod.sh* ]] && echo "$process"
 }
 
 # Two that watch one TPU would start everything twice.
 watch_alone() {
   local other
-  if ! (set -C && echo $$ >"$lock") 2>/dev/null; then
+  if ! (set -C && echo $$ >"$here.pid") 2>/dev/null; then
     ! other=$(watcher) || refuse "process $other watches $name already; see $again --status"
-    echo $$ >"$lock"
+    echo $$ >"$here.pid"
   fi
-  trap 'rm -rf "$scratch" "$lock"' EXIT
+  trap 'rm -rf "$scratch" "$here.pid" "$here.tar.gz"' EXIT
 }
 
 stop_watching() {
-  say "no longer watching; what runs goes on. next: $command_line   (watches again), or $again --stop"
+  if [[ -z $node || $node == READY ]]; then
+    say "no longer watching; what runs goes on. next: $command_line   (watches again), or $again --stop"
+  else
+    say "no longer waiting; the request for $name stays, and costs once it is granted." \
+      "next: $command_line   (waits again), or $again --delete"
+  fi
   exit 75
+}
+
+make_way() {
+  say "ended by --stop or --delete. next: $command_line   (goes on from there)"
+  exit 75
+}
+
+# Ends the launcher that watches this TPU from here, and waits: what it has begun may still make a TPU or start a run.
+end_watcher() {
+  local other
+  if ((dry_run)) || ! other=$(watcher); then
+    return 0
+  fi
+  say "process $other, which watches $name, is asked to end; waiting for it"
+  kill -USR1 "$other" 2>/dev/null || true
+  while [[ $(watcher) == "$other" ]]; do
+    sleep 0.1
+  done
 }
 
 launch() {
   local member failed=() refused summary total
   [[ -n $bucket ]] || refuse "name a bucket for the workdirs: --bucket gs://... or TRM_BUCKET=gs://..."
+  [[ $bucket =~ $address ]] || refuse "--bucket $bucket: give gs://BUCKET or gs://BUCKET/FOLDER"
   bucket=${bucket#gs://}
   root=gs://${bucket%/}
   choose_code
   find_members
   refused=("${left_out[@]}") total=$((${#members[@]} + ${#left_out[@]}))
-  ((dry_run)) || watch_alone
+  find_place
   trap stop_watching INT TERM HUP
+  trap make_way USR1
+  ((dry_run)) || watch_alone
   exec </dev/null
   find_pending
   if ((${#pending[@]})); then
@@ -183,23 +229,39 @@ launch() {
 
 show_status() {
   look
-  echo "queued resource $name: $request; TPU: $node$([[ $node == NONE ]] || echo ", $found_type, $workers workers")"
-  if [[ $node == READY ]]; then
-    ask idle
-    show_workers
-    echo "next: $again --logs 0"
-  fi
+  ((dry_run)) ||
+    echo "queued resource $name: $request; TPU: $node$([[ $node == NONE ]] || echo ", $found_type, $workers workers")"
+  [[ $node == READY ]] || return 0
+  ask idle
+  ((dry_run)) || show_workers
+}
+
+stop_run() {
+  find_place
+  end_watcher
+  look
+  case $request/$node in
+    */READY)
+      # A TPU that has just come has no code yet.
+      on all '' '! test -e trm/now || bash trm/now/launch/worker.sh halt' ||
+        fail "not every worker of $name could be told to stop: $(said)"
+      say "the run has stopped; $name costs until: $again --delete"
+      ;;
+    NONE/NONE) say "there is no TPU $name in $zone, and none is asked for" ;;
+    *) say "nothing runs: $name is $request, its TPU $node; it costs once it is granted, until: $again --delete" ;;
+  esac
 }
 
 delete_tpu() {
-  local other
-  if ((!dry_run)) && other=$(watcher); then
-    say "process $other, which watches $name and would make another, is asked to end"
-    kill -TERM "$other"
-  fi
+  find_place
+  end_watcher
   look
   delete || fail "$name is still there: $(said)"
-  say "$name is deleted"
+  if [[ $request/$node == NONE/NONE ]]; then
+    say "there is no TPU $name in $zone"
+  else
+    say "$name is deleted"
+  fi
 }
 
 case $action in
@@ -209,9 +271,6 @@ case $action in
     --command='bash trm/now/launch/worker.sh log' ;;
   attach) hand_over gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" "${ssh_flags[@]}" --worker="$worker" \
     -- -t 'tmux -L trm attach -t trm' ;;
-  stop)
-    on_worker all '' halt || fail "not every worker of $name could be told to stop: $(said)"
-    say "the run has stopped; $name costs until: $again --delete"
-    ;;
+  stop) stop_run ;;
   delete) delete_tpu ;;
 esac

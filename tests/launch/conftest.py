@@ -57,6 +57,14 @@ case "$1 $2" in
 esac
 """
 
+# gcloud; a call that has the text of CLOUD/hold in it waits until that file is gone.
+GCLOUD = f"""#!/bin/sh
+if [ -e "$CLOUD/hold" ]; then
+  case "$*" in *"$(cat "$CLOUD/hold")"*) while [ -e "$CLOUD/hold" ]; do touch "$CLOUD/held"; sleep 0.02; done ;; esac
+fi
+exec {shlex.quote(sys.executable)} -I -S {HERE / "cloud.py"} "$@"
+"""
+
 SAVING = f"""#!{sys.executable} -IS
 import os, signal, sys, time
 def save(number, frame):
@@ -90,7 +98,7 @@ class Pod:
         self._started: list[subprocess.Popen] = []
         for name in ("bin", "tools", "groups", "plans", "starts", "operator"):
             (folder / name).mkdir()
-        self.program("bin/gcloud", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S {HERE / "cloud.py"} "$@"\n')
+        self.program("bin/gcloud", GCLOUD)
         self.program("bin/python", OPERATOR_PYTHON)
         for name in ("python3", "python3.11", "python3.12", "python3.13"):
             self.program(f"tools/{name}", WORKER_PYTHON)
@@ -185,6 +193,21 @@ class Pod:
     def marks(self) -> list[str]:
         """The experiments that are marked as done in the bucket."""
         return sorted(path.parent.name for path in (self.folder / "bucket").glob("runs/*/done-*.txt"))
+
+    def held(self, argv: tuple[str, ...], text: str) -> subprocess.Popen:
+        """A launcher whose gcloud waits in the call that has `text` in it, until `release`."""
+        (self.folder / "hold").write_text(text)
+        process = self.start(*argv)
+        self.until((self.folder / "held").exists)
+        return process
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink()
+
+    def elsewhere(self) -> dict[str, str]:
+        """What makes a launcher believe that it is on another machine."""
+        (self.folder / "elsewhere").mkdir(exist_ok=True)
+        return {"TMPDIR": str(self.folder / "elsewhere")}
 
     def tmux(self, worker: int, *argv: str) -> None:
         """Somebody at the session of a worker."""

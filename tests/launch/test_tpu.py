@@ -155,6 +155,61 @@ def test_the_number_of_workers_is_the_tpu_s(pod):
     assert [pod.starts("alpha", worker) for worker in range(6)] == [1] * 5 + [0]
 
 
+@pytest.mark.parametrize(("lost", "code"), [(2, 0), (3, 1)])
+def test_a_run_that_cannot_be_seen_is_not_started_again(pod, lost, code):
+    pod.plan("alpha", "wait wait")
+    first = pod.start("one")
+    pod.until(lambda: pod.starts("alpha", 1))
+    first.terminate()
+    pod.end(first)
+    asked = pod.count("state")
+    pod.cloud(faults={f"state {asked + number}": "drop 1" for number in range(1, lost + 1)})
+    second = pod.start("one", "--retries", "0")
+    pod.until(lambda: pod.count("state") > asked + lost or second.poll() is not None)
+    (pod.folder / "end").touch()
+    ended = pod.end(second)
+    assert ended.code == code and pod.starts("alpha", 0) == pod.starts("alpha", 1) == 1
+    assert ("workers 1 of trm, which is READY and costs, do not answer: ERROR: " in ended.err) == bool(code)
+
+
+@pytest.mark.parametrize("tolerance", ["3", "30"])
+def test_workers_that_fall_silent(pod, tolerance):
+    pod.plan("alpha", "wait wait")
+    silent = [number for number in range(2, 12)]
+    pod.cloud(faults={f"state {number}": "drop all" for number in silent})
+    process = pod.start("one", TRM_TOLERANCE=tolerance)
+    pod.until(lambda: pod.count("state") > silent[-1] or process.poll() is not None)
+    (pod.folder / "end").touch()
+    ended = pod.end(process)
+    if tolerance == "3":
+        assert ended.code == 1 and ended.err.splitlines()[-1].startswith(
+            "error: no worker of trm answered at 3 looks in a row; it is READY and costs: ERROR: "
+        )
+    else:
+        assert ended.code == 0 and pod.starts("alpha") == 1
+        assert ended.err.count("workers 0 1 of trm, which is READY, do not answer; look at ssh") == 1
+        assert ended.err.count("all workers of trm answer again") == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("storage", "ERROR: (gcloud.storage.ls) HTTPError 403: me does not have storage.objects.list access"),
+        ("describe", "ERROR: PERMISSION_DENIED: Permission denied on 'locations/us-centrl2-b' (or it may not exist)."),
+    ],
+)
+def test_a_first_question_is_asked_again_unless_the_answer_lasts(pod, verb, said):
+    pod.cloud(faults={f"{verb} 1": "ERROR: There was a problem refreshing your current auth tokens"})
+    assert pod.launch("one").code == 0
+    asked = pod.count(verb)
+    pod.cloud(faults={f"{verb} {asked + number}": "ERROR: a problem" for number in (1, 2, 3)})
+    ended = pod.launch("one", "--", "seed=1")
+    assert ended.code == 1 and "ERROR: a problem" in ended.err and pod.count(verb) == asked + 3
+    pod.cloud(faults={f"{verb} {asked + 4}": said})
+    ended = pod.launch("one", "--", "seed=1")
+    assert ended.code == 2 and said in ended.err and pod.count(verb) == asked + 4
+
+
 def test_a_mark_that_cannot_be_made_is_said(pod):
     pod.cloud(faults={"storage 2": "ERROR: 403"})
     ended = pod.launch("one")

@@ -1,6 +1,7 @@
 """launch/tpu_pod.sh: what it runs and in which order, what it does when runs end, how it is stopped and resumed."""
 
 import itertools
+import os
 import shlex
 import shutil
 import signal
@@ -22,6 +23,7 @@ def test_a_group_is_trained_in_its_order_on_every_worker(pod):
     assert said.index("beta is done") < said.index("starting alpha on the 3 workers") < said.index("2 of 2 done")
     assert said.splitlines()[-1] == "next: launch/tpu_pod.sh --delete   (trm costs until then)"
     assert next((pod.folder / "worker0/trm").glob("venv-*/of")).read_text() == "python3.11\n"
+    assert not list((pod.folder / "operator").glob("trm-*"))
     for name, worker in itertools.product(("alpha", "beta"), range(3)):
         assert pod.starts(name, worker) == 1
         expected = f"-m trm_jax train {name} --workdir gs://mine/runs/{name} --multihost".split()
@@ -84,6 +86,12 @@ def test_the_code_is_that_of_one_commit(pod, tmp_path):
     assert len((pod.folder / "worker1/installed").read_text().splitlines()) == 1
 
 
+def test_an_archive_that_git_cannot_make(pod):
+    (pod.folder / f"operator/trm-{os.getuid()}-science-us-central2-b-trm.tar.gz").mkdir()
+    ended = pod.launch("one")
+    assert ended.code == 1 and "git makes no archive of the code, and trm is READY and costs: fatal: " in ended.err
+
+
 def test_without_a_python_that_is_new_enough_one_is_brought(pod):
     (pod.folder / "old_python").write_text("1")
     ended = pod.launch("one")
@@ -139,8 +147,14 @@ def test_a_run_that_gets_further_may_fail_more_often(pod):
     pod.plan("alpha", "137 69", "137@20 69", "137@100 69", "137 69", "137@100 69", "0 0")
     ended = pod.launch("one", "--retries", "1")
     assert ended.code == 1 and pod.starts("alpha") == 4
-    ended = pod.launch("one", "--retries", "2")
+    ended = pod.launch("one", "--retries", "02")
     assert ended.code == 0 and pod.starts("alpha") == 6
+
+
+def test_a_number_is_decimal(pod):
+    pod.plan("alpha", "69 69")
+    ended = pod.launch("one", "--retries", "08")
+    assert ended.code == 0 and "base" not in ended.err
 
 
 @pytest.mark.parametrize(("fate", "culprit"), [("die", 1), ("137", 1), ("0", 0)])
@@ -200,25 +214,81 @@ def test_two_do_not_watch_one_tpu(pod):
     pod.plan("alpha", "wait wait")
     first = pod.start("one")
     pod.until(lambda: pod.starts("alpha", 1))
-    ended = pod.launch("one")
-    assert ended.code == 2 and f"process {first.pid} watches trm already" in ended.err
+    for project in ((), ("--project", "science")):  # gcloud's own
+        ended = pod.launch("one", *project)
+        assert ended.code == 2 and f"process {first.pid} watches trm already" in ended.err
+    assert [path.name for path in (pod.folder / "operator").glob("*.pid")] == [
+        f"trm-{os.getuid()}-science-us-central2-b-trm.pid"
+    ]
     (pod.folder / "end").touch()
     assert pod.end(first).code == 0
 
 
-def test_stop_ends_the_run_and_its_watcher(pod):
-    pod.plan("alpha", "wait wait")
+def test_of_two_on_two_machines_the_later_one_stays(pod):
+    pod.group("two", "beta")
+    pod.plan("alpha", *["wait wait"] * 9)
+    pod.plan("beta", *["wait wait"] * 9)
     first = pod.start("one")
     pod.until(lambda: pod.starts("alpha", 1))
-    assert pod.launch("--stop").code == 0
+    second = pod.start("two", **pod.elsewhere())
     ended = pod.end(first)
-    assert ended.code == 75 and "next: launch/tpu_pod.sh one   (goes on from there)" in ended.err
-    assert (pod.folder / "worker0/trm/runs").exists() and not pod.marks()
+    assert ended.code == 1 and ended.err.splitlines()[-1].startswith("error: somebody else has started beta-")
+    pod.until(lambda: pod.starts("beta", 1))
+    (pod.folder / "end").touch()
+    assert pod.end(second).code == 0
+    assert pod.starts("alpha") == pod.starts("beta") == 1
+
+
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("plan", ["wait wait", "69 69"])
+def test_stop_ends_the_run_and_its_watcher(pod, plan, far):
+    """On this machine or another; while it runs, or when an attempt has failed and the next would be started."""
+    pod.plan("alpha", plan)
+    first = pod.held(("one",), "worker.sh state" if plan == "wait wait" else "/checkpoints/")
+    if plan == "wait wait":
+        pod.release()
+        pod.until(lambda: pod.starts("alpha", 1))
+    stop = pod.start("--stop", **(pod.elsewhere() if far else {}))
+    if plan != "wait wait":
+        pod.until(lambda: pod.count("halt") if far else stop.stderr.readline())
+        pod.release()
+    assert pod.end(stop).code == 0
+    ended = pod.end(first)
+    assert ended.code == 75 and ended.err.splitlines()[-1] == (
+        f"{'stopped by --stop' if far else 'ended by --stop or --delete'}. "
+        "next: launch/tpu_pod.sh one   (goes on from there)"
+    )
+    assert pod.starts("alpha") == 1 and not pod.marks()
     assert pod.launch("one").code == 0
     assert pod.starts("alpha") == 2 and pod.marks() == ["alpha"]
 
 
+def test_a_tpu_that_is_awaited_and_no_longer_wanted(pod):
+    pod.cloud(created=[[["WAITING_FOR_RESOURCES"], [None]]])
+    first = pod.start("one")
+    pod.until(lambda: pod.count("describe") > 4)
+    first.send_signal(signal.SIGINT)
+    ended = pod.end(first)
+    assert ended.code == 75 and ended.err.splitlines()[-1] == (
+        "no longer waiting; the request for trm stays, and costs once it is granted. "
+        "next: launch/tpu_pod.sh one   (waits again), or launch/tpu_pod.sh --delete"
+    )
+    second = pod.start("one")
+    asked = pod.count("describe")
+    pod.until(lambda: pod.count("describe") > asked + 2)
+    ended = pod.launch("--stop")
+    assert pod.end(second).code == 75
+    assert ended.code == 0 and ended.err.splitlines()[-1] == (
+        "nothing runs: trm is WAITING_FOR_RESOURCES, its TPU NONE; it costs once it is granted, "
+        "until: launch/tpu_pod.sh --delete"
+    )
+    assert pod.launch("--delete").code == 0
+    assert "there is no TPU trm in us-central2-b" in pod.launch("--stop").err
+
+
 def test_status_and_log(pod):
+    printed = pod.launch("--status", "--dry-run").out.splitlines()
+    assert len(printed) == 3 and all(line.startswith("gcloud compute tpus ") for line in printed) and not pod.calls()
     ended = pod.launch("--status")
     assert ended.code == 0 and ended.out == "queued resource trm: NONE; TPU: NONE\n"
     pod.plan("alpha", "0 1", "0 3")
@@ -267,9 +337,22 @@ def test_delete_ends_the_watcher_too(pod):
     assert pod.launch("--delete").code == 0  # there is nothing to delete
 
 
+def test_delete_waits_for_a_request_that_is_being_made(pod):
+    first = pod.held(("one",), "queued-resources create")
+    delete = pod.start("--delete")
+    line = f"process {first.pid}, which watches trm, is asked to end; waiting for it\n"
+    assert delete.stderr.readline() == line
+    pod.release()
+    ended = pod.end(delete)
+    assert ended.code == 0 and "trm is deleted" in ended.err
+    assert pod.end(first).code == 75
+    assert (pod.count("create"), pod.count("delete")) == (1, 1)
+
+
 def test_flags_for_gcloud(pod):
     environ = {"TRM_CREATE_FLAGS": "--network=n --reserved", "TRM_SSH_FLAGS": "--internal-ip"}
-    assert pod.launch("one", "--type=v6e-32", "--zone=z", **environ).code == 0
+    ended = pod.launch("one", "--type=v6e-32", "--zone=z", **environ)
+    assert ended.code == 0 and "next: launch/tpu_pod.sh --zone z --delete" in ended.err
     (create,) = (call for call in pod.calls() if call[3:4] == ["create"])
     assert {"--network=n", "--reserved", "--zone=z", "--accelerator-type=v6e-32"} < set(create)
     assert "--runtime-version=v2-alpha-tpuv6e" in create and "--spot" not in create
@@ -280,6 +363,12 @@ def test_flags_for_gcloud(pod):
     ("argv", "environ", "said"),
     [
         (["one"], {"TRM_BUCKET": ""}, "name a bucket for the workdirs: --bucket gs://"),
+        (["one", "--bucket", "s3://x"], {}, "--bucket s3://x: give gs://BUCKET or gs://BUCKET/FOLDER"),
+        (["one", "--bucket", "gs://"], {}, "--bucket gs://: give gs://BUCKET"),
+        (["one", "--bucket", "gs:///x"], {}, "--bucket gs:///x: give gs://BUCKET"),
+        (["one", "--bucket="], {}, "--bucket wants a value"),
+        (["one"], {"TRM_SPOT": "true"}, "TRM_SPOT=true: give 1 or 0"),
+        (["one", "--spot=1"], {}, "--spot takes no value"),
         (["one", "--bucket", "gs://nobodys"], {}, "gs://nobodys cannot be read: ERROR: (gcloud.storage.ls)"),
         (["nothing"], {}, "error: no experiment nothing"),
         ([], {}, "name an experiment or a group"),
