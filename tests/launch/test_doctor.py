@@ -214,10 +214,10 @@ def test_what_the_launcher_would_refuse(sound, arguments, detail):
     assert list(found) == ["launcher"] and detail in found["launcher"][1]
 
 
-@pytest.mark.parametrize("settings", [{"TRM_TPU_TYPE": "v4-abc"}, {"TRM_TPU_TYPE": "v4-064"}, {"TRM_BUCKET": "s3://b"}])
-def test_what_no_cloud_has(sound, settings):
-    sound.environ |= settings
-    with pytest.raises(InputError, match="--type v4-.* is no TPU|names no bucket"):
+@pytest.mark.parametrize("kind", ["v4-abc", "v4-064"])
+def test_types_that_are_none(sound, kind):
+    sound.environ["TRM_TPU_TYPE"] = kind
+    with pytest.raises(InputError, match=f"--type {kind} is no TPU"):
         examine(sound, "exp02a")
 
 

@@ -20,7 +20,6 @@ from trm_jax.cli.health.check import Check
 from trm_jax.cli.health.experiment import GENERATED, HUB_CLIENT, Puzzles, fits, puzzles_of
 from trm_jax.cli.health.grants import BUCKET, OBJECTS, grant, missing
 from trm_jax.cli.health.shell import Answer, Shell
-from trm_jax.cli.health.storage import bucket_folder
 from trm_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def understand(printed: str) -> Request:
         project=create.get("--project", ""),
         spot="--spot" in create,
         service_account=create.get("--service-account", ""),
-        bucket=str(bucket_folder(folder.rpartition("/")[0])),
+        bucket=folder.rpartition("/")[0],
         runs=runs,
         shipped=tuple(shipped),
     )
