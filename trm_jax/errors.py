@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong, and here is how to mend it"."""
+"""Exceptions that are told in one line: the input is wrong, or something out there does not answer."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     The message is one line that says what is wrong, where, and how to mend it.
     The command line prints it as `error: ...` and exits with code 2, which no launcher retries.
+    """
+
+
+class OutOfReach(Exception):
+    """A storage, the hub or another process did not answer, however often it was asked. What was asked is not wrong.
+
+    The command line prints it as `error: ...` and exits with code 69: the same command may work the next time.
     """

@@ -20,12 +20,13 @@ REPO = "someone/sudoku"
 
 @pytest.fixture
 def hub(tmp_path, boards_of):
-    """(endpoint, requests seen, files): a hub that holds one data set."""
+    """(endpoint, requests seen, files, broken): a hub that holds one data set; `broken` may hold a status with which
+    it begins each answer and breaks it off."""
     boards = boards_of(6)
     write_csv(tmp_path / "train.csv", boards.take(np.arange(40)))
     write_csv(tmp_path / "test.csv", boards.take(np.arange(40, 60)))
     files = {name: (tmp_path / name).read_bytes() for name in ("train.csv", "test.csv")}
-    seen = []
+    seen, broken = [], []
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -43,6 +44,8 @@ def hub(tmp_path, boards_of):
             if name not in files:
                 return self.refuse("EntryNotFound")
             content = files[name]
+            if broken and self.command == "GET":
+                return self.break_off(content)
             self.send_response(200)
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
@@ -50,6 +53,13 @@ def hub(tmp_path, boards_of):
             self.end_headers()
             if body:
                 self.wfile.write(content)
+
+        def break_off(self, content):
+            self.send_response(broken[0])
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:10])
+            self.close_connection = True
 
         def refuse(self, code):
             self.send_response(404)
@@ -63,7 +73,7 @@ def hub(tmp_path, boards_of):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", seen, files
+    yield f"http://127.0.0.1:{server.server_port}", seen, files, broken
     server.shutdown()
     thread.join()
     server.server_close()
@@ -72,12 +82,12 @@ def hub(tmp_path, boards_of):
 SCRIPT = """
 import json, sys
 from trm_jax.data.sudoku import SudokuConfig, load
-from trm_jax.errors import InputError
+from trm_jax.errors import InputError, OutOfReach
 try:
     train, test = load(SudokuConfig(**json.loads(sys.argv[1])))
     print(json.dumps([train.info.groups, len(test.inputs), test.digest]))
-except InputError as error:
-    print("error:", error)
+except (InputError, OutOfReach) as error:
+    print(f"{type(error).__name__}: {error}")
 """
 
 
@@ -97,7 +107,7 @@ def load_in_a_process(tmp_path, endpoint, **environment):
 
 
 def test_both_files_are_fetched_proven_and_cached(tmp_path, hub, boards_of):
-    endpoint, seen, files = hub
+    endpoint, seen, files, _ = hub
     from trm_jax.data.sudoku import evaluation
 
     expected = [40, 20, evaluation(boards_of(6).take(np.arange(40, 60))).digest]
@@ -109,15 +119,15 @@ def test_both_files_are_fetched_proven_and_cached(tmp_path, hub, boards_of):
 
 
 def test_what_the_hub_lacks_is_one_clear_line(tmp_path, hub):
-    endpoint, _, files = hub
+    endpoint, _, files, _ = hub
     assert "no data set 'no/such'" in load_in_a_process(tmp_path, endpoint, settings={"hub_repo": "no/such"})
     said = load_in_a_process(tmp_path, endpoint, settings={"train_file": "other.csv"})
-    assert said.startswith("error:") and "no file other.csv" in said
+    assert said.startswith("InputError:") and "no file other.csv" in said
     assert "not the name of a hub data set" in load_in_a_process(tmp_path, endpoint, settings={"hub_repo": "a/b/c"})
 
 
 def test_bad_rows_of_a_hub_file_are_named(tmp_path, hub):
-    endpoint, _, files = hub
+    endpoint, _, files, _ = hub
     lines = files["train.csv"].decode().splitlines()
     lines[3] = lines[2]
     spoilt = lines[5].split(",")
@@ -130,7 +140,18 @@ def test_bad_rows_of_a_hub_file_are_named(tmp_path, hub):
 @pytest.mark.parametrize("offline", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_no_hub_in_reach(tmp_path, offline):
     said = load_in_a_process(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE=offline)
-    assert said.startswith("error: cannot") and "data.source=generated" in said and "\n" not in said
+    assert said.startswith("InputError: " if offline == "1" else "OutOfReach: cannot reach the hub")
+    assert "data.source=generated" in said and "\n" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [503, 200])
+def test_a_hub_in_trouble_may_be_well_the_next_time(tmp_path, hub, status):
+    """The client tries an answer that breaks off, or 503, again for some seconds."""
+    endpoint, _, _, broken = hub
+    broken.append(status)
+    said = load_in_a_process(tmp_path, endpoint)
+    assert said.startswith("OutOfReach: ") and "data.source=generated" in said and "\n" not in said
 
 
 def test_without_the_extra_the_pip_command_is_named(monkeypatch):

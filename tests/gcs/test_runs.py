@@ -174,12 +174,42 @@ def test_a_bucket_that_fails_for_a_while_and_is_slow(trm, gcs, reference, tmp_pa
     assert_like(reference, gcs, "weak", tmp_path)
 
 
-@pytest.mark.slow  # gcsfs tries for half a minute
-def test_a_bucket_that_does_not_answer(trm, gcs):
-    gcs.inject(Fault("write", "silent/metrics.jsonl", status=0, count=2))
+# gcsfs tries for half a minute each time.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "said", "missed"),
+    [
+        ("/metrics.jsonl", "/metrics.jsonl cannot be reached (", "training goes on from step 6, and saves later"),
+        ("/checkpoints/6/commit", " cannot be reached (", "there is no checkpoint of the save before step 9"),
+    ],
+)
+def test_training_goes_on_while_the_bucket_does_not_answer(trm, gcs, reference, tmp_path, name, said, missed):
+    prefix = f"away/{name.strip('/').replace('/', '-')}"
+    if name == "/metrics.jsonl":
+        gcs.inject(Fault("write", prefix + name, status=0, count=2))  # it is begun, and the first records are added
+    gcs.inject(Fault("write", prefix + name, status=503))
+    process = trm.start(*train(prefix))
+    assert process.until(lambda: "note: gs://bucket" in process.printed(), poll_s=0.1), process.printed()
+    gcs.heal()
+    result = process.wait()
+    assert result.code == 0 and not result.error_lines, result.err
+    assert said in result.err and missed in result.err, result.err
+    assert committed(gcs, prefix) == [3, 9, 12]
+    copy = fetch(gcs, prefix, tmp_path)
+    assert tiny.records(copy) == tiny.records(reference)
+    tiny.assert_same_state(tiny.state(copy, 12), tiny.state(reference, 12))
+    assert_same_figures(copy)
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_saved_at_its_end_has_failed(trm, gcs, reference, tmp_path):
+    gcs.inject(Fault("write", "silent/metrics.jsonl", status=0, count=4))
     gcs.inject(Fault("write", "silent/metrics.jsonl", status=503))
     result = trm.run(*train("silent"))
     assert_one_line(result, 69, "gs://bucket/silent/metrics.jsonl cannot be reached (", "; give the same command again")
+    gcs.heal()
+    assert trm.run(*train("silent")).code == 0
+    assert_like(reference, gcs, "silent", tmp_path)
 
 
 @pytest.mark.slow

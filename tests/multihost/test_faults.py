@@ -12,7 +12,7 @@ from tests.faults import largest_file, truncate
 from tests.multihost.fleet import Fleet, all_gone
 
 PROCESSES, FAULTS = 8, 20
-LONG = {"train.steps": 96, "checkpoint.every_steps": 4, "eval.every_steps": 24}
+LONG = {"train.steps": 96, "checkpoint.keep_every_steps": 0, "eval.every_steps": 24}
 
 
 def logged(workdir) -> int:

@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from trm_jax.cli.health.host import OPTIONAL, REQUIRED
+from trm_jax.configs import registry
 
 
 def canonical(name: str) -> str:
@@ -29,10 +30,19 @@ def mandatory(requirements):
     return [requirement for requirement in requirements if requirement.marker is None]
 
 
-def test_tpu_workers_install_the_same_with_jax_for_tpu(mandatory, root):
+def test_tpu_workers_install_exact_versions_of_what_the_catalogue_needs(requirements, mandatory, root):
+    """Its experiments read the hub, for which there is an extra."""
     lines = (root / "requirements-tpu.txt").read_text().splitlines()
-    listed = {str(Requirement(line)) for line in lines if not line.startswith("#")}
-    assert listed == {str(entry).replace("jax>", "jax[tpu]>") for entry in mandatory}
+    pins = {pin.name: pin for pin in (Requirement(line) for line in lines if not line.startswith("#"))}
+    hub = [entry for entry in requirements if str(entry.marker) == 'extra == "hub"']
+    assert registry.get("baseline").data.source == "hub" and len(hub) == 1
+    needed = {entry.name: entry for entry in (*mandatory, *hub)}
+    assert pins.keys() == needed.keys() | {"jaxlib", "libtpu"}
+    for name, pin in pins.items():
+        (version,) = (clause.version for clause in pin.specifier if clause.operator == "==")
+        if name in needed:
+            assert needed[name].specifier.contains(version), pin
+            assert pin.extras == needed[name].extras | ({"tpu"} if name == "jax" else set())
 
 
 def test_the_environment_of_the_tests_satisfies_the_bounds(mandatory):

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from google.auth import exceptions
 
 from tests.gcs.storage import Fault
-from trm_jax.errors import InputError
+from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage import bucket
-from trm_jax.storage.bucket import NoAccess, OutOfReach, problem
+from trm_jax.storage.bucket import NoAccess, problem
 from trm_jax.storage.paths import (
     BucketPath,
     append_line,
@@ -265,5 +266,11 @@ def test_what_other_libraries_raise_is_explained():
         assert str(problem(error)).startswith("no permission to use gs://mine (403); ")
     silent = problem(Passing(Http("gs://mine/run/a does not answer")))
     assert isinstance(silent, OutOfReach) and "gs://mine cannot be reached" in str(silent)
+    away = exceptions.TransportError("metadata.google.internal does not answer")
+    wrapped = exceptions.RefreshError("no token")
+    wrapped.__cause__ = away
+    for passing in (wrapped, exceptions.RefreshError("no token", retryable=True)):
+        assert isinstance(problem(passing), OutOfReach)
+    assert "Google does not know who asks" in str(problem(exceptions.RefreshError("invalid_grant")))
     for error in (ValueError("PERMISSION_DENIED: /data/b/run"), ConnectionError("a worker"), KeyError("gs://mine/a")):
         assert problem(error) is None

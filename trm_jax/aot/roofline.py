@@ -15,8 +15,8 @@ ASSUMPTIONS = (
     "links: what a chip must send at least ((n - 1)/n of an array, twice for an all-reduce) over all links of the "
     "chip that has the fewest, at full rate; latency is left out",
     "a step takes the longest of the three, as if each overlapped the others: a lower bound, not a forecast",
-    "scaling efficiency: the longer of compute and memory, as a share of it and the links' time together, as if nothing "
-    "else were done while the chips talk; waiting for the slowest chip or host is left out",
+    "scaling efficiency: the longer of compute and memory, as a share of it and the links' time together, as if "
+    "nothing else were done while the chips talk; waiting for the slowest chip or host is left out",
     "hours are steps and evaluation batches at that time; compilation, data, checkpoints and start-up come on top",
 )
 

@@ -12,8 +12,7 @@ from contextlib import suppress
 
 import trm_jax
 from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
-from trm_jax.errors import InputError
-from trm_jax.storage.bucket import OutOfReach
+from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage.bucket import problem as storage_problem
 
 # 69 and 70 are EX_UNAVAILABLE and EX_SOFTWARE of sysexits.h: Python's own code for an uncaught exception, 1, would say

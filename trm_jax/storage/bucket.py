@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trm_jax.errors import InputError
+from trm_jax.errors import InputError, OutOfReach
 
 if TYPE_CHECKING:
     from trm_jax.storage.paths import BucketPath
@@ -27,10 +27,6 @@ _CLIENTS = ("gcsfs.", "aiohttp.", "google.auth.")  # whose errors are always abo
 _REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
 _PASSING = (408, 429, *range(500, 600))
-
-
-class OutOfReach(Exception):
-    """The storage did not answer, however often it was asked. Nothing is wrong with what was asked of it."""
 
 
 class NoAccess(InputError):
@@ -51,7 +47,11 @@ def _kind(error: BaseException) -> str:
     module, silent = type(error).__module__, (OutOfReach, ConnectionError, TimeoutError)
     code, text = str(getattr(error, "code", "") or ""), str(error)
     if module == "google.auth.exceptions":
-        return "silent" if type(error).__name__ == "TransportError" else "unknown"
+        # A metadata server that is away comes wrapped, as if the credentials were bad.
+        passing = any(
+            type(cause).__name__ == "TransportError" or getattr(cause, "retryable", False) for cause in _causes(error)
+        )
+        return "silent" if passing else "unknown"
     if code == "401" or text.startswith(_REFUSED[1]):
         return "unknown"
     if code == "403" or text.startswith(("Forbidden", _REFUSED[0])):
@@ -68,14 +68,17 @@ def out_of_reach(error: BaseException) -> bool:
     return any(_kind(cause) or isinstance(cause, PermissionError) for cause in _causes(error))
 
 
-def problem(error: BaseException) -> NoAccess | OutOfReach | None:
-    """What to tell a person of an error that a library met in a bucket; None when it is about something else."""
+def problem(error: BaseException, place: str = "gs://BUCKET") -> NoAccess | OutOfReach | None:
+    """What to tell a person of an error that a library met in a bucket; None when it is about something else.
+
+    place: what is named when the error names no bucket.
+    """
     for cause in _causes(error):
         if isinstance(cause, OutOfReach):
             return cause
         named = re.search(r"(?:gs://|/storage/v1/b/)([a-z0-9][\w.-]+)", str(cause))
         if (named or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):
-            return _told(kind, f"gs://{named[1] if named else 'BUCKET'}", "use", cause)
+            return _told(kind, f"gs://{named[1]}" if named else place, "use", cause)
     return None
 
 

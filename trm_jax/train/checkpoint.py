@@ -16,9 +16,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from trm_jax.errors import InputError
+from trm_jax.errors import InputError, OutOfReach
 from trm_jax.models.params import path_name
-from trm_jax.storage.bucket import OutOfReach, out_of_reach
+from trm_jax.storage.bucket import out_of_reach
 from trm_jax.storage.paths import require_access
 from trm_jax.train.config import CheckpointConfig
 from trm_jax.train.team import Team

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import jax
 
-from trm_jax.storage.beside import Beside
+from trm_jax.errors import InputError, OutOfReach
+from trm_jax.storage.beside import Beside, reason
+from trm_jax.storage.bucket import problem as storage_problem
 from trm_jax.storage.owner import require_owner
 from trm_jax.storage.paths import BucketPath, write_whole
 from trm_jax.train import clock
@@ -61,7 +63,7 @@ class Lane:
         self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say, team=team)
         self.evaluated: dict[int, dict] = {}
         self.diverged = ""  # why it is trained no more
-        self._writers, self._beside = Writers([]), Beside()
+        self._writers, self._beside = Writers([]), Beside(say)
 
     def begin(self, step: int, meta: dict, facts: dict, own_clock: clock.Clock) -> None:
         """Go on at `step` from a checkpoint with `meta`; `facts` are kept in run.json."""
@@ -108,11 +110,11 @@ class Lane:
             self._beside.wait()  # what is sent there is older
             write_whole(self.workdir / clock.GOODPUT_FILE, self._count(stopped_at).encode())
 
-    def _keep_count(self) -> None:
+    def _keep_count(self, at_once: bool = False) -> None:
         """The same as often as costs nothing: what is lost to a crash is known only up to there."""
         if not isinstance(self.workdir, BucketPath):
             self.write_goodput()
-        elif self._counts and time.monotonic() - self._counted_at >= BucketJsonlWriter.EVERY_S:
+        elif self._counts and (at_once or time.monotonic() - self._counted_at >= BucketJsonlWriter.EVERY_S):
             self._beside.start(partial(self._send_goodput, self._count()))
 
     def _send_goodput(self, content: str) -> None:
@@ -120,9 +122,9 @@ class Lane:
         write_whole(self.workdir / clock.GOODPUT_FILE, content.encode())
 
     def _open_writers(self, resume_step: int) -> Writers:
-        log, writers = self.cfg.log, [jsonl_writer(self.workdir / METRICS_FILE, resume_step)]
+        log, writers = self.cfg.log, [jsonl_writer(self.workdir / METRICS_FILE, resume_step, self._say)]
         if log.tensorboard:
-            writers.append(tensorboard_writer(self.workdir / "tensorboard", resume_step))
+            writers.append(tensorboard_writer(self.workdir / "tensorboard", resume_step, self._say))
         if log.wandb_project:
             writers.append(WandbWriter(self.workdir, log.wandb_project, self.cfg.name, self._job.config))
         return Writers(writers)
@@ -158,15 +160,42 @@ class Lane:
         self._last_time = time.monotonic()  # the evaluation's time is not the next training line's
         return record
 
-    def save(self, step: int, state) -> None:
-        self._writers.sync()  # what was logged up to here must not be lost with the process
-        scores = self.evaluated.get(step)
-        metrics = {"exact_accuracy": scores["exact_accuracy"]} if scores else None
-        meta = {"elapsed_s": time.monotonic() - self._began}
-        if self._team.first:  # which alone writes it
-            meta["seconds"] = self.seconds()
-        self.checkpoints.save(step, state, meta, metrics)
-        self.write_goodput()
+    def save(self, step: int, state, *, must: bool) -> None:
+        """Start a checkpoint. A storage that does not answer is told of, and training goes on: to end it would lose
+        more. When the run `must` be saved, because it ends here, OutOfReach is raised."""
+
+        def checkpoint():
+            scores = self.evaluated.get(step)
+            metrics = {"exact_accuracy": scores["exact_accuracy"]} if scores else None
+            meta = {"elapsed_s": time.monotonic() - self._began}
+            if self._team.first:  # which alone writes it
+                meta["seconds"] = self.seconds()
+            self.checkpoints.save(step, state, meta, metrics)
+
+        if silence := self._silence(self.checkpoints.wait):
+            self._say(f"note: {reason(silence)}; there is no checkpoint of the save before step {step}")
+        # Records first: what was logged up to here must not be lost with the process.
+        for act in (self._writers.sync, checkpoint):
+            if silence := self._silence(act):
+                if must:
+                    raise silence
+                self._say(f"note: {reason(silence)}; training goes on from step {step}, and saves later")
+                return
+        self._keep_count(at_once=True)
+
+    def _silence(self, act: Callable[[], object]) -> OutOfReach | None:
+        """Do `act` at all processes; why the storage did not answer one of them. Raises what else goes wrong here."""
+        problem = None
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
+            problem = storage_problem(error, str(self.workdir)) or error
+        silences = self._team.gather(str(problem) if isinstance(problem, OutOfReach) else "")
+        silence = next(filter(None, silences), "")
+        # An error of another kind may come of waiting for the one that had no answer.
+        if problem and (not silence or isinstance(problem, InputError)):
+            raise problem
+        return OutOfReach(silence) if silence else None
 
     def close(self) -> None:
         try:

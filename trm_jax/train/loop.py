@@ -196,7 +196,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         with clock.doing("checkpoint"):
             for lane, own in zip(lanes, programs.split(state), strict=True):
                 if not lane.diverged:
-                    lane.save(step, own)
+                    lane.save(step, own, must=stopping or step == total_steps)
 
     def run_evaluation(step):
         write_pending()

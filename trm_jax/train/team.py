@@ -22,8 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from trm_jax.errors import InputError
-from trm_jax.storage.bucket import OutOfReach
+from trm_jax.errors import InputError, OutOfReach
 
 EXIT_LOST = 69  # another process is gone; the same command goes on from the last checkpoint
 LOST_AFTER_S = 30.0

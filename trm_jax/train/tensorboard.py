@@ -6,6 +6,7 @@ import re
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from trm_jax.storage import bucket
@@ -80,11 +81,11 @@ class BucketTensorboardWriter:
 
     EVERY_S = 300.0
 
-    def __init__(self, folder: BucketPath, resume_step: int = 0):
+    def __init__(self, folder: BucketPath, resume_step: int = 0, say: Callable[[str], None] = print):
         self._folder, self._scratch = folder, tempfile.TemporaryDirectory(prefix="trm_")
         self._segment: EventFile | None = None
         self._ready: list[Path] = []  # whole segments, to be sent
-        self._beside, self._sent_at = Beside(), time.monotonic()
+        self._beside, self._sent_at = Beside(say), time.monotonic()
         sent = bucket.children(folder)[1]
         self._void_after = resume_step if sent else None
         ends = [re.search(r"-to-(\d+)$", name) for name in sent]
@@ -135,6 +136,8 @@ class BucketTensorboardWriter:
             self._scratch.cleanup()
 
 
-def tensorboard_writer(folder: AnyPath, resume_step: int = 0) -> Writer:
-    """To be opened after the metrics file, whose records it shows."""
-    return (BucketTensorboardWriter if isinstance(folder, BucketPath) else TensorboardWriter)(folder, resume_step)
+def tensorboard_writer(folder: AnyPath, resume_step: int = 0, say: Callable[[str], None] = print) -> Writer:
+    """To be opened after the metrics file, whose records it shows. say: takes lines that a person should see."""
+    if isinstance(folder, BucketPath):
+        return BucketTensorboardWriter(folder, resume_step, say)
+    return TensorboardWriter(folder, resume_step)

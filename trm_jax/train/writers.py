@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -104,14 +104,14 @@ class BucketJsonlWriter:
 
     EVERY_S = 60.0
 
-    def __init__(self, path: BucketPath, resume_step: int = 0):
+    def __init__(self, path: BucketPath, resume_step: int = 0, say: Callable[[str], None] = print):
         self._path, self._part = path, path.with_name(f"{_part_prefix(path)}{uuid.uuid4().hex}")
         self._new: list[str] = []
         self._cut_off_after(resume_step)
         for left in bucket.children(path.parent)[1]:
             if left.startswith(_part_prefix(path)):  # by a process that was killed
                 (path.parent / left).unlink(missing_ok=True)
-        self._beside, self._sent_at, self._failed = Beside(), time.monotonic(), False
+        self._beside, self._sent_at, self._failed = Beside(say), time.monotonic(), False
 
     def _cut_off_after(self, step: int) -> None:
         while True:
@@ -172,8 +172,9 @@ def _part_prefix(path: BucketPath) -> str:
     return f".{path.name}.part-"
 
 
-def jsonl_writer(path: AnyPath, resume_step: int = 0) -> Writer:
-    return (BucketJsonlWriter if isinstance(path, BucketPath) else JsonlWriter)(path, resume_step)
+def jsonl_writer(path: AnyPath, resume_step: int = 0, say: Callable[[str], None] = print) -> Writer:
+    """say: takes lines that a person should see while it goes on."""
+    return BucketJsonlWriter(path, resume_step, say) if isinstance(path, BucketPath) else JsonlWriter(path, resume_step)
 
 
 def scalars(record: dict) -> dict[str, float]:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trm_jax.cli.health.check import GIB, Check, Subject, gib
-from trm_jax.errors import InputError
-from trm_jax.storage.bucket import OutOfReach
+from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage.paths import AnyPath, BucketPath, as_path, require_access
 
 MINIMUM_FREE_BYTES, COMFORTABLE_FREE_BYTES = GIB // 4, 4 * GIB
