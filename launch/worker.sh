@@ -7,6 +7,7 @@
 #   worker.sh state               one line: worker NUMBER running|exit CODE|gone|stopped ID, or: worker NUMBER idle
 #   worker.sh stop | halt         SIGTERM (it saves), SIGKILL when that does not help; halt: the launcher leaves it so
 #   worker.sh last | log          the last lines of its log; or the log as it comes, of this run and of those after it
+#   worker.sh trm ARG...          python -m trm_jax ARG... by hand, in the environment of the runs
 #
 # In ~/trm: src/COMMIT the code, now -> what was installed last, venv-SUM, current (an ID), log -> that of the current
 # run, runs/ID/{argv,log,lock,pid,exit,stopped}.
@@ -147,5 +148,9 @@ case ${1:-} in
     ;;
   last) tail -n 5 "$run/log" ;;
   log) exec tail -n 50 -s 0.2 -F "$home/log" ;; # a link is looked at, not watched
-  *) fail "worker.sh install|start|state|stop|halt|last|log" ;;
+  trm)
+    cd "$here"
+    exec "$(environment)/bin/python" -m trm_jax "${@:2}"
+    ;;
+  *) fail "worker.sh install|start|state|stop|halt|last|log|trm" ;;
 esac

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -324,6 +325,14 @@ def test_attach_opens_the_session(pod):
     words = shlex.split(pod.launch("--attach", "1", "--name", "t", "--dry-run").out)
     assert words[:6] == "gcloud compute tpus tpu-vm ssh t".split() and "--worker=1" in words
     assert words[-3:] == ["--", "-t", "tmux -L trm attach -t trm"]
+
+
+def test_a_command_on_the_hosts_in_the_environment_of_the_runs(pod):
+    assert pod.launch("one").code == 0
+    command = "gcloud compute tpus tpu-vm ssh trm --zone=us-central2-b --worker=all".split()
+    subprocess.run([*command, "--command=bash trm/now/launch/worker.sh trm doctor"], env=pod.environ, check=True)
+    for worker in (0, 1):
+        assert pod.argv("", worker) == ["-m", "trm_jax", "doctor"]
 
 
 def test_delete_ends_the_watcher_too(pod):

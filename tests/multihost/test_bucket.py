@@ -4,6 +4,7 @@ import pytest
 
 from tests import tiny
 from tests.gcs.server import Gcs
+from tests.gcs.storage import Fault
 from tests.gcs.test_runs import fetch
 from tests.multihost.fleet import Hosts, all_gone
 from tests.processes import Server
@@ -38,3 +39,23 @@ def test_all_save_to_a_bucket_and_go_on_from_it(bucket, cloud_hosts, tmp_path):
     assert all(result.code not in (0, 2) for result in results), [r.err for r in results]
     cloud_hosts.must_finish(PROCESSES, workdir)
     tiny.assert_same_end(tmp_path / "undisturbed", fetch(bucket, "runs/four", tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "missed"), [("/metrics.jsonl", 6), ("/checkpoints/8/commit", 8)])
+def test_all_go_on_while_the_bucket_does_not_answer_one_of_them(bucket, cloud_hosts, tmp_path, name, missed):
+    """Process 0 writes the records and ends each checkpoint; the others must neither wait for ever nor fall behind."""
+    cloud_hosts.must_finish(2, tmp_path / "undisturbed")
+    prefix = f"runs/away-{name.strip('/').replace('/', '-')}"
+    if name == "/metrics.jsonl":
+        bucket.inject(Fault("write", prefix + name, status=0, count=2))  # it is begun, and the first records are added
+    bucket.inject(Fault("write", prefix + name, status=503))
+    fleet = cloud_hosts.start(2, as_path(f"gs://bucket/{prefix}"))
+    fleet[0].until(lambda: "note: gs://" in fleet[0].printed() or not fleet[0].alive(), poll_s=0.1)
+    bucket.heal()
+    results = fleet.wait()
+    assert [result.code for result in results] == [0, 0], [result.err for result in results]
+    copy = fetch(bucket, prefix, tmp_path)
+    assert tiny.steps(copy) == [step for step in (4, 6, 8, 12) if step != missed], results[0].err
+    assert tiny.records(copy) == tiny.records(tmp_path / "undisturbed")
+    tiny.assert_same_state(tiny.state(copy, 12), tiny.state(tmp_path / "undisturbed", 12))
