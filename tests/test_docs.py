@@ -1,7 +1,10 @@
-"""Every command in the guide and in the README is one: it parses, and what it names exists."""
+"""Every command in the guides and in the README is one: it parses, and what it names exists."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,16 +18,17 @@ from trm_jax.planning import find, plan
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a reader puts something of their own for, and something to check the command with.
-PLACEHOLDERS = {"NAME": "baseline", "STEP": "100"}
+PLACEHOLDERS = {"NAME": "baseline", "STEP": "100", "HOST:PORT": "host0:8476"}
 
 
-def commands(page: str) -> list[str]:
-    """The `trm ...` lines of a page's code blocks, and those that stand in its text and tables with arguments."""
+def commands(page: str, program: str = "trm ") -> list[str]:
+    """The `trm ...` lines of a page's code blocks, and those that stand in its text and tables with arguments; or those
+    of another program."""
     blocks = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     outside = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
-    lines += [text for text in re.findall(r"`(trm [^`]+)`", outside) if " " in text.removeprefix("trm ")]
-    return [line for line in lines if line.startswith("trm ")]
+    lines += [text for text in re.findall(r"`([^`]+)`", outside) if " " in text.removeprefix("trm ")]
+    return [line for line in lines if line.startswith(program)]
 
 
 def words(command: str) -> list[str]:
@@ -35,7 +39,7 @@ def words(command: str) -> list[str]:
     return [PLACEHOLDERS.get(part, part) for part in parts]
 
 
-PAGES = {name: (ROOT / name).read_text() for name in ("docs/guide.md", "README.md")}
+PAGES = {name: (ROOT / name).read_text() for name in ("docs/guide.md", "docs/tpu.md", "README.md")}
 EVERY = [(name, command) for name, page in PAGES.items() for command in commands(page)]
 
 
@@ -43,7 +47,7 @@ EVERY = [(name, command) for name, page in PAGES.items() for command in commands
 def test_a_command_is_one(page, command):
     args = main.parser().parse_args(words(command))
     names = [*getattr(args, "words", []), *getattr(args, "what", [])]
-    names = registry.select([name for name in names if not name.startswith("runs/")]) if names else []
+    names = registry.select([name for name in names if not name.startswith(("runs/", "gs://"))]) if names else []
     names += [getattr(args, key) for key in ("name", "diff", "config") if getattr(args, key, None)]
     settings = changes(args) if hasattr(args, "set") else {}
     for config in [registry.get(name) for name in names] or [defaults()]:
@@ -52,11 +56,33 @@ def test_a_command_is_one(page, command):
         assert any(args.pattern.strip("*") in name for name in registry.catalogue())
 
 
+# What trains on GPUs looks for them even in a dry run; a job for SLURM does not.
+LAUNCHES = [
+    (name, command)
+    for name, page in PAGES.items()
+    for command in commands(page, "launch/")
+    if not command.startswith("launch/gpu.sh") or "--slurm" in command
+]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="what is launched is a commit of a checkout")
+@pytest.mark.parametrize(("page", "command"), LAUNCHES, ids=[f"{page}: {command}" for page, command in LAUNCHES])
+def test_a_launch_is_one(page, command):
+    """Its dry run prints what it would do."""
+    script, *arguments = shlex.split(command, comments=True)
+    arguments = [PLACEHOLDERS.get(one, one) for one in arguments if one != "--dry-run"]
+    own = ["--dry-run", "--dirty"] if script.endswith("tpu_pod.sh") else ["--dry-run"]
+    environ = os.environ | {"TRM_PYTHON": sys.executable}
+    done = subprocess.run(["bash", ROOT / script, *own, *arguments], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
 def test_the_pages_hold_commands_of_every_kind():
     """The test above is worth what it finds."""
     found = {words(command)[0] for page, command in EVERY if page == "docs/guide.md"}
     assert found >= set("list show plan train sweep data eval solve export report compare doctor".split())
     assert len([command for page, command in EVERY if page == "README.md"]) > 10
+    assert {page for page, command in LAUNCHES} == {"README.md", "docs/tpu.md"} and len(LAUNCHES) > 8
     assert words("trm eval RUN [--checkpoint best|latest|STEP]  # a comment") == ["eval", "RUN", "--checkpoint", "best"]
 
 
