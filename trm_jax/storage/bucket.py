@@ -68,17 +68,17 @@ def out_of_reach(error: BaseException) -> bool:
     return any(_kind(cause) or isinstance(cause, PermissionError) for cause in _causes(error))
 
 
-def problem(error: BaseException, place: str = "gs://BUCKET") -> NoAccess | OutOfReach | None:
+def problem(error: BaseException, place: str = "") -> NoAccess | OutOfReach | None:
     """What to tell a person of an error that a library met in a bucket; None when it is about something else.
 
-    place: what is named when the error names no bucket.
+    place: in a bucket, where the library was at work, for errors that name none; "" when that is not known.
     """
     for cause in _causes(error):
         if isinstance(cause, OutOfReach):
             return cause
         named = re.search(r"(?:gs://|/storage/v1/b/)([a-z0-9][\w.-]+)", str(cause))
-        if (named or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):
-            return _told(kind, f"gs://{named[1]}" if named else place, "use", cause)
+        if (named or place or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):
+            return _told(kind, f"gs://{named[1]}" if named else place or "gs://BUCKET", "use", cause)
     return None
 
 

@@ -28,6 +28,7 @@ from trm_jax.train.team import Team
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 BEST_METRIC = "exact_accuracy"
+_WRITTEN_WITHIN_S = 300  # by all processes, else the save has failed: one of them may have no answer from its storage
 
 
 @jax.jit
@@ -100,6 +101,7 @@ class Checkpoints:
             read_only=self._read_only,
             cleanup_tmp_directories=not self._read_only,
             best_fn=lambda metrics: metrics[BEST_METRIC],
+            async_options=ocp.AsyncOptions(timeout_secs=_WRITTEN_WITHIN_S),
         )
         self._handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=self._handlers)

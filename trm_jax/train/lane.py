@@ -185,11 +185,11 @@ class Lane:
 
     def _silence(self, act: Callable[[], object]) -> OutOfReach | None:
         """Do `act` at all processes; why the storage did not answer one of them. Raises what else goes wrong here."""
-        problem = None
+        problem, place = None, str(self.workdir) if isinstance(self.workdir, BucketPath) else ""
         try:
             act()
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
-            problem = storage_problem(error, str(self.workdir)) or error
+            problem = storage_problem(error, place) or error
         silences = self._team.gather(str(problem) if isinstance(problem, OutOfReach) else "")
         silence = next(filter(None, silences), "")
         # An error of another kind may come of waiting for the one that had no answer.
