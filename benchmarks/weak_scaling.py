@@ -20,7 +20,10 @@ import subprocess
 import sys
 import time
 
-SETTINGS = {"data.test_puzzles": 64, "data.train_puzzles": 20, "train.steps": 1000, "model.dtype": "float32"}
+SETTINGS = {
+    **{"data.test_puzzles": 64, "eval.batch_size": 64, "data.train_puzzles": 20},
+    **{"train.steps": 1000, "model.dtype": "float32"},
+}
 
 
 def work(experiment: str, share: int, steps: int, rounds: int) -> None:
