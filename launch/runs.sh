@@ -114,8 +114,8 @@ watch() {
   done
 }
 
-# Sets `attempt` to the last one of run_id on any worker, and `verdict` to running or finished when it is so on all.
-# Patient: a run that does not answer may well be healthy.
+# Sets `attempt` to the last one of run_id on any worker, and `verdict` to finished when it is so on all, to running when
+# all the others still run. Patient: a run that does not answer may well be healthy.
 find_attempt() {
   local number one
   while listen idle && ((${#silent[@]})); do
@@ -123,17 +123,20 @@ find_attempt() {
     ((unheard < tolerance)) || fail "workers ${silent[*]} of $name, which is READY and costs, do not answer: $reason"
     pause
   done
-  attempt=0 verdict=''
+  attempt=0 verdict=finished
   for one in "${state[@]}"; do
     [[ $one != *" $run_id."* ]] || ((attempt >= ${one##*.})) || attempt=${one##*.}
   done
-  for verdict in "running" "exit 0" ''; do
-    for ((number = 0; number < workers; number++)); do
-      [[ ${state[number]:-} == "$verdict $run_id.$attempt" ]] || continue 2
-    done
-    break
+  for ((number = 0; number < workers; number++)); do
+    case ${state[number]:-} in
+      "exit 0 $run_id.$attempt") ;;
+      "running $run_id.$attempt") verdict=running ;;
+      *)
+        verdict=''
+        break
+        ;;
+    esac
   done
-  [[ $verdict != 'exit 0' ]] || verdict=finished
   if [[ -z $verdict && " ${state[*]}" == *" running "* ]]; then
     say "another run is going on there; it saves and stops first"
   fi

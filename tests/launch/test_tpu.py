@@ -155,6 +155,21 @@ def test_the_number_of_workers_is_the_tpu_s(pod):
     assert [pod.starts("alpha", worker) for worker in range(6)] == [1] * 5 + [0]
 
 
+def test_a_run_that_has_ended_on_one_worker_is_watched_to_its_end(pod):
+    pod.plan("alpha", "0 wait")
+    first = pod.start("one")
+    pod.until(lambda: (pod.folder / "worker0/trm/runs").exists() and pod.starts("alpha", 1))
+    first.terminate()
+    pod.end(first)
+    pod.until(lambda: list((pod.folder / "worker0/trm/runs").glob("alpha*/exit")))
+    asked = pod.count("state")
+    second = pod.start("one", "--retries", "0")
+    pod.until(lambda: pod.count("state") > asked + 1 or second.poll() is not None)
+    (pod.folder / "end").touch()
+    ended = pod.end(second)
+    assert ended.code == 0 and pod.starts("alpha", 0) == pod.starts("alpha", 1) == 1, ended.err
+
+
 @pytest.mark.parametrize(("lost", "code"), [(2, 0), (3, 1)])
 def test_a_run_that_cannot_be_seen_is_not_started_again(pod, lost, code):
     pod.plan("alpha", "wait wait")
@@ -165,7 +180,7 @@ def test_a_run_that_cannot_be_seen_is_not_started_again(pod, lost, code):
     asked = pod.count("state")
     pod.cloud(faults={f"state {asked + number}": "drop 1" for number in range(1, lost + 1)})
     second = pod.start("one", "--retries", "0")
-    pod.until(lambda: pod.count("state") > asked + lost or second.poll() is not None)
+    pod.until(lambda: pod.count("state") > asked + lost + 1 or second.poll() is not None)
     (pod.folder / "end").touch()
     ended = pod.end(second)
     assert ended.code == code and pod.starts("alpha", 0) == pod.starts("alpha", 1) == 1

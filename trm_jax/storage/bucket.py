@@ -74,7 +74,7 @@ def problem(error: BaseException, place: str = "") -> NoAccess | OutOfReach | No
     place: in a bucket, where the library was at work, for errors that name none; "" when that is not known.
     """
     for cause in _causes(error):
-        if isinstance(cause, OutOfReach):
+        if isinstance(cause, OutOfReach | NoAccess):
             return cause
         named = re.search(r"(?:gs://|/storage/v1/b/)([a-z0-9][\w.-]+)", str(cause))
         if (named or place or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):

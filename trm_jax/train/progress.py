@@ -65,7 +65,8 @@ class Progress:
         if self._bar:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
-            print(line, file=self._stream, flush=True)
+            self._stream.write(f"{line}\n")  # at once: print sends the end alone where Python is told not to buffer
+            self._stream.flush()
 
     def record(self, record: dict, name: str = "") -> None:
         """Take note of a record for the bar's or line's numbers; evaluations get a line of their own.
