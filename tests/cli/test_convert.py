@@ -58,6 +58,7 @@ def test_there_and_back_scores_the_same(trm, solver, exported, tmp_path, ending)
     tiny.assert_same_state(load_file(again), load_file(exported))
 
 
+@pytest.mark.slow
 def test_an_imported_run_can_be_trained_further(trm, solver, exported, tmp_path):
     assert trm.run(*command(exported, tmp_path / "back")).code == 0
     result = trm.run("train", "demo", "--workdir", tmp_path / "back", *tiny.arguments(tiny.SOLVER))

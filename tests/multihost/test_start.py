@@ -36,6 +36,7 @@ def test_a_process_that_does_not_come(hosts, tmp_path):
     assert "of 2 processes, 1 did not come" in line
 
 
+@pytest.mark.slow
 def test_a_signal_while_they_wait(hosts, tmp_path):
     process = hosts.start_one(1, 2, free_port(), tmp_path / "run")
     process.until(lambda: "waiting for process 0" in process.printed())

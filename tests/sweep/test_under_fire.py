@@ -161,7 +161,8 @@ def test_a_full_disk_keeps_what_is_done(trm, reference, tmp_path):
         (disk / "filler").unlink()
         result = trm.run(*command(root, "demo", "sudoku4"))
         assert result.code == 0, result.err
-        assert states(root) == {"demo": ("done", []), "sudoku4": ("done", [2, 0])}
+        # A disk that is full to the last byte has no room for the record of the first attempt.
+        assert states(root) in ({"demo": ("done", []), "sudoku4": ("done", tries)} for tries in ([2, 0], [0]))
         tiny.assert_same_end(reference, root / "demo")
 
 
@@ -175,6 +176,7 @@ def test_a_limit_on_the_size_of_files(trm, tmp_path):
     assert states(root) == {"demo": ("refused", [2])}
 
 
+@pytest.mark.slow
 def test_a_stopped_pack_goes_on_together(trm, reference, tmp_path):
     """Two seeds in one process, as good as one by one (which tests/train/test_equivalences.py holds to rounding)."""
     root = tmp_path / "root"

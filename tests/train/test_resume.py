@@ -188,6 +188,7 @@ def test_a_second_interrupt_leaves_at_once_and_loses_nothing(trm, undisturbed, t
     tiny.assert_same_end(undisturbed[0], workdir)
 
 
+@pytest.mark.slow
 def test_sigterm_to_python_dash_m(undisturbed, compilations, tmp_path):
     """The same through the interpreter as a launcher starts it, with nothing of the tests in between."""
     workdir = tmp_path / "run"
