@@ -77,7 +77,7 @@ start() {
 # Inside tmux. Ctrl-C there reaches Python by itself, which saves and ends; so it does when the session is closed, of
 # which only this script hears.
 run() {
-  local argv child asked code
+  local argv tee child asked code waited
   mapfile -d '' argv <"$run/argv"
   cd "$here"
   TRM_COMMIT=$(basename "$here")
@@ -85,6 +85,7 @@ run() {
   exec 9>"$run/lock"
   flock 9
   exec > >(tee -i -a "$run/log") 2>&1
+  tee=$!
   echo "$(date -u +%FT%TZ) $id: python -m trm_jax ${argv[*]@Q}"
   "$(environment)/bin/python" -m trm_jax "${argv[@]}" &
   child=$!
@@ -97,6 +98,11 @@ run() {
     ((asked)) # then it was the signal that ended the wait
   do :; done
   echo "$(date -u +%FT%TZ) $id: exit code $code"
+  exec >/dev/null 2>&1 # the log is whole before the session may be closed, unless a child of Python's holds it open
+  for ((waited = 0; waited < 50; waited++)); do
+    kill -0 $tee 2>/dev/null || break
+    sleep 0.1
+  done
   echo $code >"$run/exit.new"
   mv "$run/exit.new" "$run/exit"
 }

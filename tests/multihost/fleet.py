@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 import time
@@ -19,15 +20,18 @@ CHANGES = {
 
 
 def free_port() -> int:
-    """A port that is free, and whose neighbour is: JAX takes the one, the processes meet at the other."""
+    """A port that is free, and whose neighbour is: JAX takes the one, the processes meet at the other.
+
+    Not one that the system gives to connections by itself (from 32768 on): it could be taken before it is used.
+    """
     while True:
-        with socket.create_server(("", 0)) as one:
-            port = one.getsockname()[1]
-            try:
-                socket.create_server(("", port + 1)).close()
-                return port
-            except (OSError, OverflowError):
-                continue
+        port = random.SystemRandom().randrange(10240, 32000)
+        try:
+            for one in (port, port + 1):
+                socket.create_server(("", one)).close()
+            return port
+        except OSError:
+            continue
 
 
 @dataclass
