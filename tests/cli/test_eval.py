@@ -30,6 +30,7 @@ def test_it_repeats_the_runs_last_evaluation(trm, run):
     assert figures(result.out)["exact accuracy"] == pytest.approx(last["exact_accuracy"], abs=5e-5)  # four places
 
 
+@pytest.mark.slow
 def test_what_can_be_chosen(trm, run):
     """Another checkpoint, the live weights, fewer puzzles, other batches, more steps."""
     first, best = tiny.records(run, "eval")[0], max(tiny.records(run, "eval"), key=lambda r: r["exact_accuracy"])

@@ -45,6 +45,7 @@ def test_a_signal_while_they_wait(hosts, tmp_path):
     assert "was stopped before all 2 processes had come" in line
 
 
+@pytest.mark.slow
 def test_a_workdir_that_is_not_shared(hosts, tmp_path):
     """Each process has a folder of that name of its own, and both hold the same settings."""
     port, processes = free_port(), []

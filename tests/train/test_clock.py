@@ -225,6 +225,7 @@ def test_what_was_written_is_read(tmp_path):
     assert read_goodput(file) == content and content["stopped_at"] == 12 and content["lives"] == 3
 
 
+@pytest.mark.slow
 def test_a_damaged_file_starts_the_count_anew_with_one_line(tmp_path):
     workdir, lines = tmp_path / "run", []
     tiny.train_here(workdir, stop=tiny.StopAfter(workdir, 3))

@@ -123,6 +123,7 @@ def test_one_that_diverges_leaves_the_others_alone(packed, tmp_path):
     assert all(np.isfinite(record["loss"]) for record in tiny.records(tmp_path / "1", "train"))
 
 
+@pytest.mark.slow
 def test_a_pack_over_two_devices(packed, tmp_path):
     train_pack(tmp_path, PACK, devices=2)
     for lane in range(len(PACK)):

@@ -174,6 +174,7 @@ def test_a_stop_before_the_first_step_saves_the_beginning(undisturbed_here, tmp_
     tiny.assert_same_end(undisturbed_here, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once_and_loses_nothing(trm, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     process = trm.start(*command(workdir))

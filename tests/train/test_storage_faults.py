@@ -65,6 +65,7 @@ def test_a_limit_on_the_size_of_files(trm, tmp_path):
     assert trm.run(*command(workdir)).code == 0
 
 
+@pytest.mark.slow
 def test_a_disk_that_may_only_be_read(trm, reference, tmp_path):
     with faults.small_disk(tmp_path / "disk", 40_000) as disk:
         assert trm.run(*command(disk / "run")).code == 0
