@@ -77,7 +77,7 @@ start() {
 # Inside tmux. Ctrl-C there reaches Python by itself, which saves and ends; so it does when the session is closed, of
 # which only this script hears.
 run() {
-  local argv tee child asked code waited
+  local argv python tee child asked code waited
   mapfile -d '' argv <"$run/argv"
   cd "$here"
   TRM_COMMIT=$(basename "$here")
@@ -87,11 +87,13 @@ run() {
   exec > >(tee -i -a "$run/log") 2>&1
   tee=$!
   echo "$(date -u +%FT%TZ) $id: python -m trm_jax ${argv[*]@Q}"
-  "$(environment)/bin/python" -m trm_jax "${argv[@]}" &
+  python=$(environment)/bin/python
+  trap 'asked=1' INT
+  # $! is the run once there is one: whoever asks before that ends this here, and there will be none.
+  trap 'asked=1; [[ $! != "$tee" ]] || exit 1; kill -TERM $! 2>/dev/null || true' HUP TERM
+  "$python" -m trm_jax "${argv[@]}" &
   child=$!
   echo $child >"$run/pid"
-  trap 'asked=1' INT
-  trap 'asked=1; kill -TERM $child' HUP TERM
   while
     asked=0 code=0
     wait $child || code=$?

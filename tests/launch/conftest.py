@@ -154,7 +154,8 @@ class Pod:
         path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
 
     def start(self, *argv: str, script: str = "tpu_pod.sh", **environ: str) -> subprocess.Popen:
-        command = ["bash", str(self.repository / "launch" / script), *argv]
+        # As from a terminal: a shell cannot trap what was ignored when it was started, as SIGINT is in the background.
+        command = ["/usr/bin/env", "--default-signal=INT", "bash", str(self.repository / "launch" / script), *argv]
         process = subprocess.Popen(
             command,
             env=self.environ | environ,
@@ -227,9 +228,8 @@ class Pod:
 
     def close(self) -> None:
         for process in self._started:
-            if process.poll() is None:
+            with process:  # closes its pipes, also where a test gave up waiting for their end
                 process.kill()
-                self.end(process)
         for sockets in self.folder.glob("t[0-9]*"):
             environ = {"TMUX_TMPDIR": str(sockets), "PATH": "/usr/bin:/bin"}
             subprocess.run(["bash", self.folder / "tools/power_off"], env=environ, check=False)

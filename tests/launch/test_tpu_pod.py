@@ -268,7 +268,7 @@ def test_a_tpu_that_is_awaited_and_no_longer_wanted(pod):
     pod.cloud(created=[[["WAITING_FOR_RESOURCES"], [None]]])
     first = pod.start("one")
     pod.until(lambda: pod.count("describe") > 4)
-    first.terminate()
+    first.send_signal(signal.SIGINT)
     ended = pod.end(first)
     assert ended.code == 75 and ended.err.splitlines()[-1] == (
         "no longer waiting; the request for trm stays, and costs once it is granted. "

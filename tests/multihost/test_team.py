@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.multihost.fleet import free_port
 from trm_jax.errors import InputError
+from trm_jax.train.meeting import OthersMissing, meet
 from trm_jax.train.multihost import require_same
-from trm_jax.train.team import OthersMissing, Team, meet
+from trm_jax.train.team import Team
 
 
 def together(count: int, work) -> list:

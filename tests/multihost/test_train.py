@@ -62,7 +62,7 @@ def test_a_signal_in_an_evaluation_stops_all(hosts, tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "victim"),
-    [(2, 1), pytest.param(8, 0, marks=pytest.mark.slow), pytest.param(8, 6, marks=pytest.mark.slow)],
+    [(2, 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((4, 2), (8, 0), (8, 6)))],
 )
 def test_the_others_name_the_one_that_was_killed_and_the_run_goes_on_exactly(hosts, tmp_path, count, victim):
     hosts.must_finish(count, tmp_path / "undisturbed")

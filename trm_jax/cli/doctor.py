@@ -82,10 +82,10 @@ def seconds(text: str) -> float:
 
 
 def endpoint(text: str) -> str:
-    from trm_jax.train import team
+    from trm_jax.train import meeting
 
     try:
-        team.endpoint(text)
+        meeting.endpoint(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trm_jax.errors import InputError, OutOfReach
-
-_PASSING = (408, 429, *range(500, 600))
+from trm_jax.storage.bucket import PASSING
 
 
 def download(repo: str, filename: str) -> Path:
@@ -34,7 +33,7 @@ def download(repo: str, filename: str) -> Path:
             raise OutOfReach(f"cannot reach the hub for {repo}/{filename}: check the network, {mend}") from None
         raise InputError(f"the hub's data set {repo} has no file {filename}: check data.train_file, {mend}") from None
     except HfHubHTTPError as error:
-        kind = OutOfReach if error.response.status_code in _PASSING else InputError
+        kind = OutOfReach if error.response.status_code in PASSING else InputError
         raise kind(f"cannot fetch {repo}/{filename} from the hub: {_reason(error)}: {mend}") from None
     except ValueError as error:
         raise InputError(f"{repo!r} is not the name of a hub data set: {_reason(error)}") from None

@@ -26,7 +26,7 @@ _PART_BYTES = 16 * 2**20  # what is read or sent in one request at most
 _CLIENTS = ("gcsfs.", "aiohttp.", "google.auth.")  # whose errors are always about a bucket
 _REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
-_PASSING = (408, 429, *range(500, 600))
+PASSING = (408, 429, *range(500, 600))  # of HTTP: the same request may be answered the next time
 
 
 class NoAccess(InputError):
@@ -58,7 +58,7 @@ def _kind(error: BaseException) -> str:
         return "refused"
     if isinstance(error, silent) or module.startswith(("aiohttp.", "requests.")):
         return "silent"
-    if code.isdigit() and int(code) in _PASSING or text.startswith(_SILENT):
+    if code.isdigit() and int(code) in PASSING or text.startswith(_SILENT):
         return "silent"
     return ""
 

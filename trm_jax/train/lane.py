@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from trm_jax.errors import InputError, OutOfReach
+from trm_jax.errors import OutOfReach
 from trm_jax.storage.beside import Beside, reason
 from trm_jax.storage.bucket import problem as storage_problem
 from trm_jax.storage.owner import require_owner
@@ -184,17 +184,19 @@ class Lane:
         self._keep_count(at_once=True)
 
     def _silence(self, act: Callable[[], object]) -> OutOfReach | None:
-        """Do `act` at all processes; why the storage did not answer one of them. Raises what else goes wrong here."""
+        """Do `act` at all processes; why the storage did not answer one of them. Raises what else goes wrong here.
+
+        Those that waited in vain for the one without an answer are out of reach as well.
+        """
         problem, place = None, str(self.workdir) if isinstance(self.workdir, BucketPath) else ""
         try:
             act()
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
             problem = storage_problem(error, place) or error
         silences = self._team.gather(str(problem) if isinstance(problem, OutOfReach) else "")
-        silence = next(filter(None, silences), "")
-        # An error of another kind may come of waiting for the one that had no answer.
-        if problem and (not silence or isinstance(problem, InputError)):
+        if problem and not isinstance(problem, OutOfReach):
             raise problem
+        silence = next(filter(None, silences), "")
         return OutOfReach(silence) if silence else None
 
     def close(self) -> None:
