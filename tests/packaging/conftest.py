@@ -44,13 +44,14 @@ def outside(wheel, tmp_path_factory):
     place = tmp_path_factory.mktemp("outside")
     venv.create(place / "env", symlinks=True)
     python = place / "env/bin/python"
+    # With the checkout on its path, pip would take an egg-info there for an installed package.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     purelib = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     ).strip()
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True, env=environ)
     Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     work = place / "work"
     work.mkdir()
 

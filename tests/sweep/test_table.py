@@ -2,13 +2,11 @@
 
 import io
 import json
-import os
-import pty
 import re
-import threading
 
 import pytest
 
+from tests.terminal import Terminal
 from trm_jax.sweep.plan import Run
 from trm_jax.sweep.progress import Progress, look
 from trm_jax.sweep.state import DIVERGED, DONE, RUNNING, State
@@ -81,26 +79,12 @@ def test_a_stream_that_takes_no_more_does_not_end_the_sweep(runs, state):
 
 
 def test_a_terminal_gets_a_table(runs, state):
-    ours, theirs = pty.openpty()
-    shown = bytearray()
-
-    def read():
-        try:
-            while chunk := os.read(ours, 4096):
-                shown.extend(chunk)
-        except OSError:  # how Linux says that nobody holds the other end any more
-            pass
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    with open(theirs, "w") as stream:
+    with Terminal() as terminal, open(terminal.name, "w") as stream:
         display = Display(runs, state, stream)
         state.entries["second"].state = DONE
         display.say("second: done")
         display.close()
-    reader.join()
-    os.close(ours)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    text = terminal.text
     assert re.search(r"second +1 +running +50/100 +0.0500 +0:50", text)
     assert re.search(r"second +1 +done +50/100 +0.0500 +\r", text)
     assert "1 of 3 done, 1 running, 1 waiting" in text and "2 of 3 done, 1 waiting" in text and "second: done" in text

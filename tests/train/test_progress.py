@@ -1,15 +1,13 @@
 """What a person sees: a bar on a terminal, a line a minute in a log."""
 
 import io
-import os
-import pty
 import re
-import threading
 import time
 
 import pytest
 
 from tests import tiny
+from tests.terminal import Terminal
 from trm_jax.train.progress import Progress, duration
 
 EVAL = {"kind": "eval", "step": 6, "exact_accuracy": 0.25, "accuracy": 0.5, "count": 12}
@@ -69,24 +67,10 @@ def test_evaluations_and_messages_get_lines_of_their_own(clock):
 
 def test_a_terminal_gets_a_bar(trm, tmp_path):
     """A whole run with a terminal as standard error."""
-    ours, theirs = pty.openpty()
-    shown = bytearray()
-
-    def read():
-        try:
-            while chunk := os.read(ours, 4096):
-                shown.extend(chunk)
-        except OSError:  # how Linux says that nobody holds the other end any more
-            pass
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    result = trm.run("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments(), terminal=os.ttyname(theirs))
-    os.close(theirs)
-    reader.join()
-    os.close(ours)
+    with Terminal() as terminal:
+        result = trm.run("train", "demo", "--workdir", tmp_path / "run", *tiny.arguments(), terminal=terminal.name)
     assert result.code == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    text = terminal.text
     assert "━" in text and "12/12" in text and "left" in text
     assert re.search(r"loss \d+\.\d{3}", text)
     assert "step 6: held-out exact accuracy" in text and "step 12: held-out exact accuracy" in text
