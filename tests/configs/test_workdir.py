@@ -78,7 +78,10 @@ def test_settings_that_came_or_went_since(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"3", b'"text"', b'{"model": '])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe\x00", b"[]", b"3", b'"text"', b'{"model": ', b'{"name": "mine", "scripts": {"test": "x"}}'],
+)
 def test_a_config_file_that_is_none(tmp_path, content):
     (tmp_path / CONFIG_FILE).write_bytes(content)
     for attempt in (lambda: load_config(tmp_path), lambda: claim(tmp_path, tiny.page()).__enter__()):
@@ -86,6 +89,37 @@ def test_a_config_file_that_is_none(tmp_path, content):
             attempt()
         assert "\n" not in str(caught.value)
     assert (tmp_path / CONFIG_FILE).read_bytes() == content
+
+
+def test_a_config_file_of_something_else(tmp_path):
+    (tmp_path / CONFIG_FILE).write_text('{"my": "web config"}')
+    said = f"{tmp_path / CONFIG_FILE} is no config of a run; restore it or use another workdir"
+    with pytest.raises(InputError, match=f"^{re.escape(said)}$"), claim(tmp_path, tiny.page()):
+        pass
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "goodput.json", "curve.png", "checkpoints/3/x"])
+@pytest.mark.parametrize("how", [{}, {"write_last": True}])
+def test_files_that_a_run_would_take_for_its_own(tmp_path, name, how):
+    """A run goes on from its checkpoints and replaces its other files: they must be of that run."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    first = name.partition("/")[0]
+    said = f"{tmp_path} holds {first} but no config.json; restore it or choose another --workdir"
+    with pytest.raises(InputError, match=re.escape(said)), claim(tmp_path, tiny.page(), **how):
+        pass
+    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / CONFIG_FILE).exists()
+
+
+def test_files_that_do_not_make_it_a_run(tmp_path):
+    """What a sweep, a kill before the config was written or a broken-off import leaves; and files of a person."""
+    half = tmp_path / "checkpoints" / "0.orbax-checkpoint-tmp"
+    half.mkdir(parents=True)
+    for name in ("log.txt", ".lock", ".config.json.7.tmp", "notes.md"):
+        (tmp_path / name).write_text("")
+    with claim(tmp_path, tiny.page()):
+        pass
+    assert resolve.flatten(load_config(tmp_path)) == resolve.flatten(tiny.page())
 
 
 @pytest.mark.parametrize("content", ['{"model": {"hiden_size": 3}}', '{"model": 3}', '{"seed": "x"}'])

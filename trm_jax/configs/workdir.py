@@ -14,11 +14,15 @@ from trm_jax.configs.resolve import changed_since, flatten, override, to_json
 from trm_jax.errors import InputError
 from trm_jax.storage.owner import OWNER_FILE, require_owner, take_over
 from trm_jax.storage.paths import AnyPath, BucketPath, require_access, write_whole
+from trm_jax.train.clock import GOODPUT_FILE
+from trm_jax.train.writers import METRICS_FILE, RUN_FILE
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.txt"  # what a run printed, where a sweep has started it
 _LOCK_FILE = ".lock"
 _NOT_OF_THE_RUN = {LOG_FILE, _LOCK_FILE, OWNER_FILE}
+_CHECKPOINTS = "checkpoints"  # as trm_jax.train.lane has it, whose import would take Orbax along
+_REPLACED_BY_A_RUN = {METRICS_FILE, RUN_FILE, GOODPUT_FILE, "curve.png", "tensorboard"}
 
 
 def _read(workdir: AnyPath) -> dict:
@@ -27,8 +31,9 @@ def _read(workdir: AnyPath) -> dict:
         saved = json.loads(content)
     except ValueError as error:  # not JSON, or not even text
         raise InputError(f"{workdir / CONFIG_FILE} is not JSON ({error}); restore it or use another workdir") from None
-    if not isinstance(saved, dict):
-        raise InputError(f"{workdir / CONFIG_FILE} holds no settings; restore it or use another workdir")
+    sections = [key for key, value in defaults().items() if isinstance(value, ConfigDict)]
+    if not isinstance(saved, dict) or not any(isinstance(saved.get(section), dict) for section in sections):
+        raise InputError(f"{workdir / CONFIG_FILE} is no config of a run; restore it or use another workdir")
     return saved
 
 
@@ -49,10 +54,10 @@ def load_config(workdir: AnyPath) -> ConfigDict:
 def claim(workdir: AnyPath, config: ConfigDict, *, write_last: bool = False):
     """Make `workdir` the folder of a run of `config`, alone, for as long as the context lasts.
 
-    Raises InputError when it holds a run of another config, or another process works in it; in a bucket this process
-    takes it over from that one, which stops. A run that fails before it leaves anything behind (its data set is
-    missing, say) does not keep the folder. `write_last` makes it a run only when the context ends well: nobody then
-    takes a half-made one for a new one.
+    Raises InputError when it holds a run of another config or of none, or another process works in it; in a bucket
+    this process takes it over from that one, which stops. A run that fails before it leaves anything behind (its data
+    set is missing, say) does not keep the folder. `write_last` makes it a run only when the context ends well: nobody
+    then takes a half-made one for a new one.
     """
     with (_owned if isinstance(workdir, BucketPath) else _locked)(workdir, config):
         _require_same(workdir, config)
@@ -80,13 +85,30 @@ def claim(workdir: AnyPath, config: ConfigDict, *, write_last: bool = False):
 
 
 def _require_same(workdir: AnyPath, config: ConfigDict) -> None:
-    """Raise InputError when `workdir` holds a run of another config."""
+    """Raise InputError when `workdir` holds a run of another config, or what a run would take for its own.
+
+    A run writes its config before all else, an import after its checkpoint.
+    """
     if not (workdir / CONFIG_FILE).exists():
+        if found := _of_a_run(workdir):
+            raise InputError(
+                f"{workdir} holds {', '.join(found)} but no {CONFIG_FILE}; restore it or choose another --workdir"
+            )
         return
     changes = changed_since(config, _read(workdir))
     if changes:
         listed = ", ".join(f"{k} is {old!r} there and {new!r} here" for k, (old, new) in list(changes.items())[:5])
         raise InputError(f"{workdir} holds another run: {listed}; use another --workdir or remove that one")
+
+
+def _of_a_run(workdir: AnyPath) -> list[str]:
+    """What lies in `workdir` that a run would go on from or replace."""
+    names = {entry.name for entry in workdir.iterdir()}
+    found = names & _REPLACED_BY_A_RUN
+    # One that is half written has another name; it is cleared away by the next.
+    if _CHECKPOINTS in names and any(entry.name.isdigit() for entry in (workdir / _CHECKPOINTS).iterdir()):
+        found.add(_CHECKPOINTS)
+    return sorted(found)
 
 
 @contextmanager
