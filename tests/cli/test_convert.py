@@ -90,9 +90,18 @@ def misshapen(arrays):
     arrays["model.inner.L_level.layers.0.mlp.down_proj.weight"] = np.zeros((64, 255), np.float32)
 
 
+def infinite(arrays):
+    arrays["model.inner.H_init"][3] = np.inf
+
+
 @pytest.mark.parametrize(
     "damage, name",
-    [(missing, "lm_head.weight"), (unknown, "something.weight"), (misshapen, "layers.0.mlp.down_proj.weight")],
+    [
+        (missing, "missing entry lm_head.weight"),
+        (unknown, "unknown entry something.weight"),
+        (misshapen, "layers.0.mlp.down_proj.weight has shape"),
+        (infinite, "H_init holds values that are not finite"),
+    ],
 )
 def test_files_whose_entries_are_wrong(trm, exported, tmp_path, damage, name):
     arrays = load_file(exported)
@@ -100,7 +109,7 @@ def test_files_whose_entries_are_wrong(trm, exported, tmp_path, damage, name):
     save_file(arrays, tmp_path / "damaged.safetensors")
     result = trm.run(*command(tmp_path / "damaged.safetensors", tmp_path / "run"))
     assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
-    assert name in result.err
+    assert result.err.startswith(f"error: {tmp_path}/damaged.safetensors: ") and name in result.err
     assert not (tmp_path / "run").exists()
 
 

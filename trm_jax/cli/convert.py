@@ -70,7 +70,10 @@ def run_import(args) -> int:
             )
     found = dataclasses.asdict(model)
     config = resolve.override(config, {f"model.{k}": v for k, v in found.items() if k in config.model})
-    params = torch_format.import_state_dict(state_dict, model)
+    try:
+        params = torch_format.import_state_dict(state_dict, model)
+    except InputError as error:
+        raise InputError(f"{args.file}: {error}") from None
     if (args.workdir / CONFIG_FILE).exists():
         raise InputError(f"{args.workdir} holds a run already; choose another --workdir")
     with claim(args.workdir, config, write_last=True):

@@ -59,8 +59,8 @@ def prefix_of(state_dict: dict) -> str:
 def import_state_dict(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> dict:
     """Official state dict -> our params. Raises InputError naming every missing, unknown or misshapen entry.
 
-    So is one whose numbers the model cannot hold exactly (float64). Narrower ones (bfloat16) keep their values, and are
-    exported in the model's float32.
+    So is one whose numbers the model cannot hold exactly (float64) or are not finite. Narrower ones (bfloat16) keep
+    their values, and are exported in the model's float32.
     """
     given = {_strip(name): array for name, array in state_dict.items()}
     names = _names(cfg)
@@ -85,6 +85,9 @@ def import_state_dict(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> dict
         if not np.can_cast(array.dtype, spec.dtype):
             kept = np.dtype(spec.dtype).name
             problems.append(f"{official} is {array.dtype}, of which {kept} would lose digits; save it as {kept}")
+            return None
+        if not np.isfinite(array).all():
+            problems.append(f"{official} holds values that are not finite")
             return None
         return np.ascontiguousarray(array.T if transposed else array).astype(spec.dtype)
 
@@ -135,6 +138,8 @@ def infer_config(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> TRMConfig
     ids, ndim = table.shape if table is not None else (1, 0)
     positions = "learned" if learned else ("none" if mlp_t or cfg.pos_encodings == "learned" else cfg.pos_encodings)
     emb_len = cfg.puzzle_emb_len if ndim else 0
+    projections = ("L_level.layers.0.mlp.gate_up_proj.weight", *[mixer] * mlp_t)
+    widths = [(given[name].shape[1], given[name].shape[0] // 2) for name in projections]
     found = {
         "vocab_size": vocab,
         "hidden_size": hidden,
@@ -145,9 +150,7 @@ def infer_config(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> TRMConfig
         "puzzle_emb_ndim": ndim,
         "puzzle_emb_len": emb_len,
         "seq_len": total - emb_len,
-        "expansion": _infer_expansion(
-            given["L_level.layers.0.mlp.gate_up_proj.weight"].shape[0] // 2, hidden, cfg.expansion
-        ),
+        "expansion": _infer_expansion(widths, cfg.expansion),
         "dtype": str(given["H_init"].dtype),
     }
     try:
@@ -156,6 +159,11 @@ def infer_config(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> TRMConfig
         raise InputError(f"the state dict and the settings it does not hold make no model: {error}") from None
 
 
-def _infer_expansion(inner: int, hidden: int, expansion: float) -> float:
-    """`expansion` where it gives the inner width found; else the one that does (widths are rounded up to 256)."""
-    return expansion if swiglu_width(hidden, expansion) == inner else inner * 3 / (2 * hidden)
+def _infer_expansion(widths: list[tuple[int, int]], expansion: float) -> float:
+    """`expansion` where it gives the inner widths found, of (outer, inner); else the largest that does not exceed them.
+
+    Widths are rounded up to 256, so several do.
+    """
+    if all(swiglu_width(outer, expansion) == inner for outer, inner in widths):
+        return expansion
+    return min(inner * 3 / (2 * outer) for outer, inner in widths)
