@@ -73,6 +73,16 @@ def test_files_and_folders(root):
     assert sorted(path.name for path in root.iterdir()) == ["a", "d", "f"]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
+@pytest.mark.parametrize("path", ["/proc/x", "/proc/x/file"])
+def test_a_place_that_takes_no_files(path):
+    said = f"cannot write {path}: No such file or directory; choose another place"
+    with pytest.raises(InputError, match=f"^{said}$"):
+        write_whole(Path(path), b"")
+    with pytest.raises(InputError, match=f"^{said}$"), replacement(Path(path)) as file, file.open("w"):
+        pass
+
+
 def test_a_folder_that_a_browser_has_made(gcs):
     gcs.put("folder/", b"")
     folder = as_path("gs://bucket/folder")

@@ -13,7 +13,7 @@ from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import changed_since, flatten, override, to_json
 from trm_jax.errors import InputError
 from trm_jax.storage.owner import OWNER_FILE, require_owner, take_over
-from trm_jax.storage.paths import AnyPath, BucketPath, require_access, write_whole
+from trm_jax.storage.paths import AnyPath, BucketPath, making, require_access, write_whole
 from trm_jax.train.clock import GOODPUT_FILE
 from trm_jax.train.writers import METRICS_FILE, RUN_FILE
 
@@ -115,7 +115,8 @@ def _of_a_run(workdir: AnyPath) -> list[str]:
 def _locked(workdir: Path, config: ConfigDict):
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir} is a file; --workdir wants a folder")
-    workdir.mkdir(parents=True, exist_ok=True)
+    with making(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / _LOCK_FILE, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -161,10 +161,20 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 
 @contextmanager
+def making(path: Path) -> Iterator[None]:
+    """Where a file or folder of this machine is made. Raises InputError in a folder that takes none, such as /proc,
+    which says that nothing is there; other errors of the operating system pass."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from None
+
+
+@contextmanager
 def replacement(path: AnyPath) -> Iterator[Path]:
     """A file of this machine to be written: once the context ends well it stands at `path`, in one step.
 
-    Makes the folder of `path`.
+    Makes the folder of `path`. Raises InputError as `making` does.
     """
     if isinstance(path, BucketPath):
         with tempfile.TemporaryDirectory(prefix="trm_") as folder:
@@ -172,11 +182,12 @@ def replacement(path: AnyPath) -> Iterator[Path]:
             yield written
             bucket.upload(written, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with making(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
