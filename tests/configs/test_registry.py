@@ -106,7 +106,18 @@ def test_evaluations_that_do_not_divide_the_run():
     assert steps(9, eval__every_steps=4) == [4, 8, 9]
     assert steps(8, eval__every_steps=4) == [4, 8]
     assert steps(3, eval__every_steps=4) == [3]
+    assert steps(8, eval__every_steps=1) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert steps(8138, eval__every_epochs=0) == [8138]
     batch = {"train__batch_size": 300, "eval__every_epochs": 1}  # 3 batches an epoch, 100 puzzles left over
     assert steps(33, **batch, train__epochs=10) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 33]
     assert steps(34, **batch, train__steps=34) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 34]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"eval.every_steps": 1}, {"eval.every_epochs": 1, "train.batch_size": 1000, "data.train_puzzles": 1000}]
+)
+def test_more_evaluations_than_could_be_listed(changes):
+    cfg = resolve.freeze(resolve.override(defaults(), {**changes, "train.steps": 10**9}))
+    found = cfg.evaluation_steps(1000, 1.0, 10**9)
+    assert len(found) == 10**9 and 10**9 in found and 123_456_789 in found
+    assert 0 not in found and 10**9 + 1 not in found

@@ -55,7 +55,7 @@ def positive(text: str) -> int:
     """An argument that counts: a whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    return whole(text)
 
 
 def whole(text: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 GUIDE_DEVICE = "v4-64"
 COMPILED_MARK = "*"  # of figures that are no estimates
 _SHOWN_NAMES = 4
+_LEAST, _MOST = 1e-6, 1e9  # of what is given in place of the table's figures
 _WIDEST = 200  # of a table
 _COLUMNS = ("steps", "parameters", "training\nFLOPs", "evalua-\ntions", "their\nFLOPs", "GB a chip,\nestimated",
             "training", "evalua-\ntions", "dollars")  # fmt: skip
@@ -57,15 +57,15 @@ def add_parser(subparsers) -> None:
 
 def share(text: str) -> float:
     value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share of the peak, more than 0 and at most 1")
+    if not _LEAST <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share of the peak, from {_LEAST:g} to 1")
     return value
 
 
 def amount(text: str) -> float:
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not _LEAST <= value <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number from {_LEAST:g} to {_MOST:g}")
     return value
 
 

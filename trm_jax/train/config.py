@@ -5,6 +5,8 @@ Their values come from one page, `trm_jax/configs/defaults.py`; nothing here has
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from trm_jax.data.seeds import check_seed
@@ -15,6 +17,7 @@ from trm_jax.models import TRMConfig
 from trm_jax.optim import OPTIMIZERS
 
 LOSS_SCALINGS = ("auto", "none", "dynamic")
+MAX_STEPS = 10**9  # a thousand a second would take eleven days
 LONG_WARMUP = 0.45  # share of the steps from which on a person is told: about half
 
 
@@ -149,6 +152,24 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationSteps(Collection):
+    """Steps in ascending order: those of a range, which may be too many to be listed, and the last one behind it."""
+
+    before: range
+    last: int
+
+    def __contains__(self, step: object) -> bool:
+        return step in self.before or step == self.last
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.before
+        yield self.last
+
+    def __len__(self) -> int:
+        return len(self.before) + 1
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what a run computes and what it leaves behind."""
 
@@ -187,14 +208,16 @@ class RunConfig:
 
     def total_steps(self, groups: int, mean_examples_per_puzzle: float) -> int:
         """Optimiser steps: `train.steps`, `train.examples` / batch, or int(epochs * groups * mean examples / batch)."""
-        if self.train.steps:
-            return self.train.steps
         examples = self.train.examples or self.train.epochs * groups * mean_examples_per_puzzle
-        steps = int(examples / self.train.batch_size)
+        steps = self.train.steps or int(examples / self.train.batch_size)
         _require(
             steps > 0,
             f"the budget of {examples:,.0f} examples is less than one batch of {self.train.batch_size}; raise "
             "train.epochs or train.examples, or set train.steps",
+        )
+        _require(
+            steps <= MAX_STEPS,
+            f"the budget of {steps:,} steps is more than {MAX_STEPS:,}; lower train.steps, epochs or examples",
         )
         return steps
 
@@ -227,7 +250,7 @@ class RunConfig:
             return steps
         return total_steps
 
-    def evaluation_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> frozenset[int]:
+    def evaluation_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> EvaluationSteps:
         """The steps after which the run is evaluated: the end of each interval, and the last step.
 
         An interval of epochs drops what is less than a batch, as in the official code, so the intervals fall behind
@@ -235,13 +258,14 @@ class RunConfig:
         with it.
         """
         every = self.eval_interval_steps(groups, mean_examples_per_puzzle, total_steps)
-        numbers = range(1, total_steps // every + 1)
+        count = total_steps // every
         if self.eval.every_epochs and not self.eval.every_steps:
             epochs = self.eval.every_epochs
-            ends = [n for n in numbers if self._steps_of(n * epochs, groups, mean_examples_per_puzzle) < total_steps]
-        else:
-            ends = numbers
-        return frozenset(n * every for n in ends) | {total_steps}
+            numbers = range(1, count + 1)
+            count = bisect_left(
+                numbers, total_steps, key=lambda n: self._steps_of(n * epochs, groups, mean_examples_per_puzzle)
+            )
+        return EvaluationSteps(range(every, min(count * every + 1, total_steps), every), total_steps)
 
     def _steps_of(self, epochs: int, groups: int, mean_examples_per_puzzle: float) -> int:
         return int(epochs * groups * mean_examples_per_puzzle / self.train.batch_size)
