@@ -153,6 +153,9 @@ watch_alone() {
   if ! (set -C && echo $$ >"$here.pid") 2>/dev/null; then
     ! other=$(watcher) || refuse "process $other watches $name already; see $again --status"
     echo $$ >"$here.pid"
+    sleep 0.2 # another may have found the same leftover: the last to write has it
+    other=$(cat "$here.pid")
+    [[ $other == "$$" ]] || refuse "process $other watches $name already; see $again --status"
   fi
   trap 'rm -rf "$scratch" "$here.pid" "$here.tar.gz"' EXIT
 }

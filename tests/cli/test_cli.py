@@ -1,6 +1,7 @@
 """The command line: what it lists and shows, and what it says to input that is wrong."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -237,3 +238,27 @@ def test_a_reader_that_leaves_is_no_error(command):
         process.stdout.close()
         error = process.stderr.read()
     assert process.returncode == 0 and "Traceback" not in error, error
+
+
+def test_training_goes_on_unread(tmp_path):
+    """`trm train ... 2>&1 | head -1`: nobody hears of the rest, and all of it is done."""
+    argv = [sys.executable, "-m", "trm_jax", "train", "demo", "--workdir", tmp_path / "run", *tiny.arguments()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline().startswith("demo: ")
+        process.stdout.close()
+    assert process.returncode == 0 and tiny.steps(tmp_path / "run")[-1] == 12
+
+
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("<&- >&- 2>&-", 0), (">/dev/full", 2)])
+def test_standard_streams_that_cannot_be_used(closed, code):
+    command = f'exec "{sys.executable}" -m trm_jax list {closed}'
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
+
+
+def test_letters_that_the_terminal_lacks(tmp_path):
+    (tmp_path / "one.csv").write_text("source,question,answer,rating\nmé,1.34341221434321,1234341221434321,0\n")
+    argv = [sys.executable, "-m", "trm_jax", "data", "sudoku", "show", tmp_path / "one.csv"]
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(argv, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert result.returncode == 0 and "m?, rating 0" in result.stdout, result.stderr

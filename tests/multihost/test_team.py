@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.multihost.fleet import free_port
-from trm_jax.errors import InputError
+from trm_jax.errors import InputError, OutOfReach
 from trm_jax.train.meeting import OthersMissing, meet
 from trm_jax.train.multihost import require_same
-from trm_jax.train.team import Team
+from trm_jax.train.team import Elsewhere, Team
 
 
 def together(count: int, work) -> list:
@@ -51,6 +51,22 @@ def test_the_first_shares_what_only_it_makes():
 
     assert together(3, lambda team: team.share(make)) == [{"steps": [1, 2]}] * 3
     assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(OutOfReach("no answer"), OutOfReach), (InputError("no"), InputError), (KeyError("x"), Elsewhere)],
+)
+def test_what_the_first_cannot_make_is_missed_by_all_who_then_go_on_together(error, kind):
+    def make():
+        raise error
+
+    def work(team: Team):
+        with pytest.raises(type(error) if team.first else kind) as raised:
+            team.share(make)
+        return team.gather([team.index, str(raised.value).startswith(str(error))])
+
+    assert together(3, work) == [[[process, True] for process in range(3)]] * 3
 
 
 @settings(max_examples=10)

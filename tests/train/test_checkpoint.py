@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests import faults, tiny
+from trm_jax.configs.workdir import claim
 from trm_jax.errors import InputError
 from trm_jax.train.checkpoint import Checkpoints, fingerprint, pick_step
 from trm_jax.train.config import CheckpointConfig
@@ -155,6 +156,32 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(finished, trm, tmp_pat
     tiny.assert_same_end(finished, workdir)
 
 
+@pytest.mark.parametrize("content", ["", '{"exact_acc', "[1]", '{"exact_accuracy": null}', "\udcff"])
+def test_a_score_that_cannot_be_read_is_no_score(finished, trm, tmp_path, content):
+    workdir = copy_of(finished, tmp_path)
+    (newest(workdir) / "metrics" / "metrics").write_text(content, errors="surrogateescape")
+    result = trm.run("eval", workdir, "--checkpoint", "best")
+    assert result.code == 0 and "\ncheckpoint 6 of" in result.out, result.err
+    note = f"note: the score of checkpoint {workdir}/checkpoints/12 cannot be read; it is not taken for best"
+    assert note in result.out
+    result = trm.run(*command(workdir))
+    assert result.code == 0 and note in result.err, result.err
+    tiny.assert_same_end(finished, workdir)
+
+
+def test_a_model_without_a_puzzle_table_is_saved_and_restored(trm, tmp_path):
+    """Orbax saves no array without elements."""
+    run, without = tmp_path / "run", {"model.puzzle_emb_ndim": 0, "model.puzzle_emb_len": 0}
+    assert tiny.train_here(run, without, stop=tiny.StopAfter(run, 5)).step < 12
+    assert tiny.train_here(run, without).step == 12
+    file = tmp_path / "model.safetensors"
+    assert trm.run("export", run, file).code == 0
+    result = trm.run("import", file, "--config", "demo", "--workdir", tmp_path / "imported", *tiny.arguments(without))
+    assert result.code == 0, result.err
+    scores = [trm.run("eval", tmp_path / name).out.splitlines()[1:] for name in ("run", "imported")]
+    assert scores[0] == scores[1] and "exact accuracy" in scores[0][0]
+
+
 def test_two_damaged_checkpoints(finished, trm, tmp_path):
     workdir = copy_of(finished, tmp_path)
     for step in (9, 12):
@@ -197,8 +224,8 @@ def test_eval_of_a_damaged_checkpoint_names_the_others(finished, trm, tmp_path):
 def test_checkpoints_of_another_model_are_refused(finished, trm, tmp_path, change):
     """Their folder moved into the workdir of another run."""
     workdir = tmp_path / "other"
-    workdir.mkdir()
-    shutil.copytree(finished / "checkpoints", workdir / "checkpoints")
+    with claim(workdir, tiny.page(change)):
+        shutil.copytree(finished / "checkpoints", workdir / "checkpoints")
     result = trm.run(*command(workdir, change))
     assert result.code == 2 and "Traceback" not in result.err
     array = {"model.L_layers": "ema/layers/1/attn/out"}.get(next(iter(change)), "carry/z_H")

@@ -13,8 +13,10 @@ from tests import tiny
 from tests.gcs.server import Gcs
 from tests.gcs.storage import Fault
 from trm_jax.storage.paths import as_path
-from trm_jax.train import clock
+from trm_jax.train import clock, loop
+from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.clock import Clock, NoCount, goodput, read_goodput, resumed, spent, to_json
+from trm_jax.train.programs import Programs
 from trm_jax.train.writers import BucketJsonlWriter
 
 ZERO = dict.fromkeys(clock.KINDS, 0.0)
@@ -85,6 +87,28 @@ def test_compilation_is_taken_out_of_what_it_falls_into():
     }  # fmt: skip
     now.now += 1
     assert own.seconds()["train"] == 8.0, "what was too much is not carried over"
+
+
+def test_the_rate_of_a_log_line_is_over_the_time_that_trained(monkeypatch, tmp_path):
+    """Here a step takes a second, an evaluation a hundred and a save ten; neither falls on a log line."""
+    now = Time()
+
+    def taking(seconds, act):
+        def after(*args, **kwargs):
+            now.now += seconds
+            return act(*args, **kwargs)
+
+        return after
+
+    monkeypatch.setattr(loop, "Clock", lambda: Clock(now))
+    monkeypatch.setattr(Programs, "train_step", taking(1.0, Programs.train_step))
+    monkeypatch.setattr(Programs, "scores", taking(100.0, Programs.scores))
+    monkeypatch.setattr(Checkpoints, "save", taking(10.0, Checkpoints.save))
+    changes = {"eval.every_steps": 5, "checkpoint.every_steps": 3, "log.every_steps": 4}
+    tiny.train_here(tmp_path, changes, devices=2)  # of which each step is waited for
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["clock"]["steps_per_s"] for line in lines if line["kind"] == "train"]
+    assert rates[1:] == [1.0, 1.0], rates  # into the first falls a compilation, of which this clock knows nothing
 
 
 def test_a_real_compilation():

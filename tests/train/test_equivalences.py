@@ -174,9 +174,10 @@ def test_after_its_curriculum_a_run_is_the_fixed_models(tmp_path):
     fixed = {**finished, "train.curriculum_epochs": 0}
     assert [stage[0] for stage in stages(tiny.config(finished), 12, 16.0)] == [0, 1, 2]  # over before step 3
     tiny.train_here(tmp_path / "grown", finished, stop=tiny.StopAfter(tmp_path / "grown", 3))
-    for name in ("one", "other"):
-        shutil.copytree(tmp_path / "grown" / "checkpoints", tmp_path / name / "checkpoints")
-        shutil.copy(tmp_path / "grown" / "metrics.jsonl", tmp_path / name / "metrics.jsonl")
+    for name, changes in (("one", finished), ("other", fixed)):
+        with claim(tmp_path / name, tiny.page(changes)):
+            shutil.copytree(tmp_path / "grown" / "checkpoints", tmp_path / name / "checkpoints")
+            shutil.copy(tmp_path / "grown" / "metrics.jsonl", tmp_path / name / "metrics.jsonl")
     tiny.train_here(tmp_path / "one", finished)
     tiny.train_here(tmp_path / "other", fixed)
     tiny.assert_same_end(tmp_path / "one", tmp_path / "other")
@@ -212,6 +213,21 @@ def test_an_overflow_is_survived(stepped):
         after = step(after, batch)
     assert after.first_bad_step == -1 and after.sums["skipped"] < 40
     assert not np.array_equal(after.params["weights"]["lm_head"], state.params["weights"]["lm_head"])
+
+
+def test_after_an_overflow_the_learning_rate_is_that_of_the_step():
+    """Lion moves each weight by the learning rate; of ten steps of warm-up the first overflows."""
+    changes = {"model.dtype": "float16", "optim.name": "lion", "optim.warmup_steps": 10, "optim.weight_decay": 0.0}
+    cfg, source = tiny.config(changes), tiny.data()[0]
+    step, state = jax.jit(make_train_step(cfg, 12)), initial_state(cfg, jax.random.key(0))
+    batches = [source.batch(number, np.arange(8), seed=0, batch_size=8) for number in range(2)]
+    state = step(state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**40))), batches[0])
+    assert state.sums["skipped"] == 1
+    after = step(state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**10))), batches[1])
+    assert after.sums["skipped"] == 1
+    moved = jax.tree.map(lambda new, old: jnp.abs(new - old).max(), after.params["weights"], state.params["weights"])
+    # Weights of size 1 are rounded to 6e-8.
+    np.testing.assert_allclose(max(jax.tree.leaves(moved)), 0.2 * cfg.optim.lr, atol=1e-7)
 
 
 def test_the_scale_grows_after_a_time_without_overflow(stepped):

@@ -11,6 +11,7 @@ import traceback
 from contextlib import suppress
 
 import trm_jax
+from trm_jax.cli import streams
 from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage.bucket import problem as storage_problem
@@ -88,10 +89,8 @@ def report_failure(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    if isinstance(error, BrokenPipeError):
-        # The reader (head, less) has left; leave quietly as other tools do.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+    if isinstance(error, BrokenPipeError) and streams.reader_left():
+        return EXIT_DONE  # quietly, as other tools do: head or less has seen enough
     if not isinstance(error, InputError):
         error = storage_problem(error) or error
     problem = str(error) if isinstance(error, InputError | OutOfReach) else environment_problem(error)
@@ -128,13 +127,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         code = args.run(args)
-        sys.stdout.flush()  # here, where a reader that has left is dealt with
-        return code
     except (Exception, KeyboardInterrupt) as error:
-        return report_failure(error)
+        code = report_failure(error)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        streams.drop_unread()
+    except OSError as error:
+        code = report_failure(error)
+        streams.drop_unread()
+    return code
 
 
 def entry() -> None:
+    streams.mend()
+    if sys.argv[1:2] in (["train"], ["sweep"]):
+        streams.outlive_readers()
     drop_stray_tracebacks()
     keep_libtpu_quiet()
     sys.exit(main())

@@ -74,7 +74,8 @@ class Run:
     @property
     def examples_per_s(self) -> float | None:
         """Median over the log lines but the first, which holds the compilation."""
-        speeds = [record["clock"]["examples_per_s"] for record in self.training[1:] if "clock" in record]
+        clocks = [record.get("clock", {}) for record in self.training[1:]]
+        speeds = [clock["examples_per_s"] for clock in clocks if "examples_per_s" in clock]
         return statistics.median(speeds) if speeds else None
 
     @property

@@ -114,7 +114,7 @@ def require_access(folder: str | os.PathLike, *, write: bool) -> None:
         probe = folder / f".access_{uuid.uuid4().hex}"
         try:
             probe.write_bytes(b"may a run write here and delete?")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # the answer to a first request may have been lost
         except bucket.NoAccess as error:
             raise bucket.NoAccess(str(error).replace(str(probe), str(folder))) from None
 

@@ -174,11 +174,12 @@ class Runner:
             if failed and unit.failures < self._retries:
                 failures = unit.failures + 1
                 # The last try of a pack: if it is too large for the memory, its runs by themselves may not be.
-                parts = [[run] for run in failed] if failures == self._retries else [failed]
+                parts = [[run] for run in failed] if failures == self._retries else _as_far(failed)
                 again = [Unit(part, unit.attempts, failures) for part in parts]
                 self._again(again, pause_s, f"again in {pause_s:g} s, retry {failures} of {self._retries}")
             if stopped:
-                self._again([Unit(stopped, unit.attempts, unit.failures)], pause_s, f"again in {pause_s:g} s")
+                again = [Unit(part, unit.attempts, unit.failures) for part in _as_far(stopped)]
+                self._again(again, pause_s, f"again in {pause_s:g} s")
         self._save()
 
     def _again(self, units: list[Unit], pause_s: float, how: str) -> None:
@@ -195,6 +196,11 @@ class Runner:
         entry.exact_accuracy = look(run).exact_accuracy
         score = "" if state != DONE or entry.exact_accuracy is None else f"exact accuracy {entry.exact_accuracy:.4f}"
         self._say(": ".join([run.label, ", ".join(part for part in (state, score, error) if part)]))
+
+
+def _as_far(runs: list[Run]) -> list[list[Run]]:
+    """The runs of a pack, those together that have come equally far: one that diverged holds no other back."""
+    return [unit.runs for unit in pack.units(runs, len(runs))]
 
 
 def _failure(code: int, words: str) -> tuple[str, str]:

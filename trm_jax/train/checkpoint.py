@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,40 @@ def fingerprint(tree) -> dict[str, int]:
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
     values = jax.device_get(_fingerprint(list(leaves)))
     return {path_name(path): int(value) for path, value in zip(paths, values, strict=True)}
+
+
+def _without_empty(tree):
+    """The tree with None for each array that has no elements (the table of a model without one): Orbax saves none."""
+    return jax.tree.map(lambda x: x if x.size else None, tree)
+
+
+def _with_empty(abstract, tree):
+    """The opposite: the arrays of `tree`, and those that `abstract` says have no elements."""
+
+    def one(want, found):
+        return (
+            found if want.size else jax.jit(partial(jnp.zeros, want.shape, want.dtype), out_shardings=want.sharding)()
+        )
+
+    return jax.tree.map(one, abstract, tree)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, for which a score that cannot be read is as good as one that is not there."""
+
+    def __init__(self, folder: epath.Path, say: Callable[[str], None], **how):
+        self._tell = say
+        super().__init__(folder, **how)  # which reads all scores
+
+    def metrics(self, step: int) -> dict | None:
+        try:
+            found = super().metrics(step)
+        except ValueError:  # torn, or not text
+            found = {}
+        if found is None or isinstance(found, dict) and isinstance(found.get(BEST_METRIC), int | float):
+            return found
+        self._tell(f"note: the score of checkpoint {self.directory}/{step} cannot be read; it is not taken for best")
+        return None
 
 
 class Checkpoints:
@@ -104,7 +139,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(timeout_secs=_WRITTEN_WITHIN_S),
         )
         self._handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=self._handlers)
+        self._manager = _Manager(self.folder, self._say, options=options, item_handlers=self._handlers)
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending: as process 0 sees them, for a file system may lag."""
@@ -126,6 +161,7 @@ class Checkpoints:
             ):
                 return False
             self._manager.delete(step)
+        state = _without_empty(state)
         meta = {**meta, "fingerprint": fingerprint(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
         return self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
@@ -151,7 +187,7 @@ class Checkpoints:
         """
         problem = None
         try:
-            state, meta = self._read(step, abstract)
+            state, meta = self._read(step, _without_empty(abstract))
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
             problem = error
         # Every process raises alike, or some would take for damaged what others could not reach.
@@ -167,7 +203,7 @@ class Checkpoints:
         damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:
             raise ValueError(f"the contents of {', '.join(damaged[:3])} are not what was saved")
-        return state, meta
+        return _with_empty(abstract, state), meta
 
     def _read(self, step: int, abstract) -> tuple:
         # By the handlers and not by the manager, at whose barrier the others would wait for one that cannot read.

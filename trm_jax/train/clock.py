@@ -67,6 +67,11 @@ class Clock:
         self._settle()
         return dict(self._seconds)
 
+    def training_s(self) -> float:
+        """Seconds so far that went into steps and into waiting for their batches: what a rate of steps is over."""
+        self._settle()
+        return self._seconds["train"] + self._seconds["data"]
+
 
 def resumed(saved: Mapping[str, float], before: Mapping, step: int, began_unix_s: float) -> dict[str, float]:
     """What a life begins with that goes on at `step`: the seconds `saved` in the checkpoint, and what is lost since.

@@ -22,7 +22,7 @@ from trm_jax.train import clock
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.config import RunConfig
 from trm_jax.train.step import log_record
-from trm_jax.train.team import Team
+from trm_jax.train.team import Elsewhere, Team
 from trm_jax.train.tensorboard import tensorboard_writer
 from trm_jax.train.writers import (
     METRICS_FILE,
@@ -68,8 +68,8 @@ class Lane:
     def begin(self, step: int, meta: dict, facts: dict, own_clock: clock.Clock) -> None:
         """Go on at `step` from a checkpoint with `meta`; `facts` are kept in run.json."""
         self._began = time.monotonic() - meta["elapsed_s"]
-        self._last_step, self._last_time = step, time.monotonic()
         self._clock_of_process = own_clock
+        self._last_step, self._last_trained_s = step, own_clock.training_s()
         if self._team.first:
             self._go_on_counting(step, meta.get("seconds", {}))
             write_whole(self.workdir / RUN_FILE, json.dumps(facts, indent=2).encode() + b"\n")
@@ -141,11 +141,10 @@ class Lane:
             "(model.dtype)"
         )
 
-    def log_training(self, step: int, sums: dict) -> dict:
-        """Write the record of the sums since the one before."""
-        now = time.monotonic()
-        rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = step, now
+    def log_training(self, step: int, sums: dict, trained_s: float) -> dict:
+        """Write the record of the sums since the one before; trained_s: `Clock.training_s` when `step` was made."""
+        rate = (step - self._last_step) / max(trained_s - self._last_trained_s, 1e-9)
+        self._last_step, self._last_trained_s = step, trained_s
         record = log_record(step, sums, self.cfg)
         speed = {"steps_per_s": rate, "examples_per_s": rate * self.cfg.train.batch_size}
         record["clock"] = self._clock() | speed
@@ -157,7 +156,6 @@ class Lane:
         record = {"kind": "eval", "step": step, **scores, "eval_set": eval_set, "clock": self._clock()}
         self.evaluated[step] = record
         self._writers.write(record)
-        self._last_time = time.monotonic()  # the evaluation's time is not the next training line's
         return record
 
     def save(self, step: int, state, *, must: bool) -> None:
@@ -194,10 +192,13 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
             problem = storage_problem(error, place) or error
         silences = self._team.gather(str(problem) if isinstance(problem, OutOfReach) else "")
-        if problem and not isinstance(problem, OutOfReach):
+        if problem and not isinstance(problem, OutOfReach | Elsewhere):
             raise problem
-        silence = next(filter(None, silences), "")
-        return OutOfReach(silence) if silence else None
+        if silence := next(filter(None, silences), ""):
+            return OutOfReach(silence)
+        if problem:
+            raise problem
+        return None
 
     def close(self) -> None:
         try:

@@ -141,7 +141,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         lane.begin(start, meta, _facts(lane.cfg, programs, info, programs.evaluate.total), clock)
         closing.callback(lane.close)
 
-    pending = None  # (step, sums, first_bad_step) still on the device: fetched one logging step late
+    pending = None  # (step, trained_s, sums, first_bad_step), the last two on the device: fetched one log line late
     stopping = save_asked = False
     saved_at = time.monotonic()
 
@@ -174,18 +174,22 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         nonlocal pending
         if pending is None:
             return
-        step, sums, bad_steps = jax.device_get(pending)
+        step, trained_s, *sums_and_bad_steps = pending
+        waiting = not pending[-1].is_ready()
+        sums, bad_steps = jax.device_get(sums_and_bad_steps)
+        if waiting:  # the step has ended now; otherwise about when it was asked for
+            trained_s = clock.training_s()
         pending = None
         give_up(bad_steps)
         for lane, own in zip(lanes, programs.lanes_of(sums), strict=True):
             if not lane.diverged:
-                show(lane, lane.log_training(int(step), own))
+                show(lane, lane.log_training(step, own, trained_s))
 
     def take_sums(step):
         nonlocal state, pending
         write_pending()
         # first_bad_step is copied: the state it belongs to is donated to the next step.
-        pending = (step, state.sums, state.first_bad_step + 0)
+        pending = (step, clock.training_s(), state.sums, state.first_bad_step + 0)
         state = programs.without_sums(state)
 
     def save(step):

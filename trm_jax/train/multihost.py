@@ -210,7 +210,7 @@ def require_one_folder(team: Team, workdir: AnyPath) -> None:
         time.sleep(0.2)
     everyone = team.gather(found)
     if team.first:
-        file.unlink()
+        file.unlink(missing_ok=True)  # in a bucket the answer to a first request may have been lost
     if not all(everyone):
         raise InputError(
             f"{workdir} of {team.members[everyone.index(False)]} is not that of process 0; give a folder on a file "

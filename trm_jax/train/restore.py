@@ -60,6 +60,8 @@ def save_imported(cfg: RunConfig, workdir: AnyPath, params: dict) -> None:
         ema_also={name: params["weights"] for name in state.ema_also},
     )
     checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.checkpoint)
-    checkpoints.save(0, state, {"elapsed_s": 0.0})
-    checkpoints.wait()
-    checkpoints.close()
+    try:
+        checkpoints.save(0, state, {"elapsed_s": 0.0})
+        checkpoints.wait()
+    finally:
+        checkpoints.close()

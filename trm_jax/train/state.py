@@ -52,6 +52,12 @@ def _optimizer(cfg: RunConfig) -> optax.GradientTransformation:
     return make(cfg.optim.name, warmup_cosine(0.0, 0, 1))
 
 
+def _name(decay: float) -> str:
+    """Of which float() gives back the decay; short where that will do: "0", "0.999"."""
+    short = f"{decay:g}"
+    return short if float(short) == decay else repr(decay)
+
+
 def initial_state(cfg: RunConfig, key: jax.Array) -> TrainState:
     """The state before the first step; `key` is that of the run's seed."""
     params = trm.init(jax.random.fold_in(key, 0), cfg.model)
@@ -64,7 +70,7 @@ def initial_state(cfg: RunConfig, key: jax.Array) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema=average() if cfg.optim.ema_decay else {},
-        ema_also={f"{decay:g}": average() for decay in cfg.optim.other_decays},
+        ema_also={_name(decay): average() for decay in cfg.optim.other_decays},
         opt_state=_optimizer(cfg).init(params["weights"]),
         loss_scale=scale if cfg.scales_loss else (),
         carry=trm.initial_carry(cfg.model, cfg.train.batch_size),

@@ -111,8 +111,9 @@ def make_train_step(
         n = numbers or numbers_of(cfg, total_steps)
         params, step = state.params, state.step + 1
         schedules = [optim.warmup_cosine(lr, n.warmup_steps, total_steps, n.min_lr_ratio) for lr in (n.lr, n.table_lr)]
-        tx = optim.make(o.name, schedules[0], b1=n.beta1, b2=n.beta2, weight_decay=n.weight_decay)
         lr, table_lr = (schedule(step) for schedule in schedules)
+        # The rate of this step: the optimiser's own count leaves out the updates that overflowed.
+        tx = optim.make(o.name, lambda _: lr, b1=n.beta1, b2=n.beta2, weight_decay=n.weight_decay)
         scale = state.loss_scale.scale if cfg.scales_loss else 1.0
 
         carry = trm.refill(params["buffers"], state.carry, batch)

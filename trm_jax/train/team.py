@@ -19,11 +19,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from trm_jax.errors import InputError, OutOfReach
+from trm_jax.storage.bucket import problem as storage_problem
+
 EXIT_LOST = 69  # another process is gone; the same command goes on from the last checkpoint
 LOST_AFTER_S = 30.0
 _BEAT_EVERY_S = 2.0
 _CLOSED_WITHIN_S = 5.0
 _READ_WITHIN_S = 0.5  # the others have read what they were told last
+_RAISED = (OutOfReach, InputError)  # by `share` at every process
+
+
+class Elsewhere(RuntimeError):
+    """Process 0 could not do what all wait for; its own error says why."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +162,25 @@ class Team:
         return values
 
     def share(self, make: Callable[[], object]):
-        """What `make` returns at process 0, at every process; the others do not call it."""
-        return self.gather(make() if self.first else None)[0]
+        """What `make` returns at process 0, at every process; the others do not call it.
+
+        Where it raises, all do, for they must go on alike: the others InputError and OutOfReach like process 0, and
+        Elsewhere for any other error.
+        """
+        made = problem = None
+        if self.first:
+            try:
+                made = make()
+            except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
+                problem = error
+        told = problem and (storage_problem(problem) or problem)
+        kind = next((i for i, kind in enumerate(_RAISED) if isinstance(told, kind)), len(_RAISED))
+        made, said = self.gather([made, told and [kind, str(told) or type(told).__name__]])[0]
+        if problem:
+            raise problem
+        if said:
+            raise (*_RAISED, Elsewhere)[said[0]](f"{said[1]}, says {self.members[0]}")
+        return made
 
     # What they agree on.
 
