@@ -1,6 +1,7 @@
 """`trm export` and `trm import`: a run goes out in the official format and comes back as it was."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ def exported(trm, solver, tmp_path_factory):
     file = tmp_path_factory.mktemp("exported") / "run.safetensors"
     result = trm.run("export", solver.workdir, file)
     assert result.code == 0, result.err
-    assert result.out == f"wrote {len(load_file(file))} arrays of step 200 to {file}\n"
+    wrote, following = result.out.splitlines()
+    assert wrote == f"wrote {len(load_file(file))} arrays of step 200 to {file}"
+    assert following.startswith(f"next: trm import {file} --config demo --workdir DIR --set ")
     return file
 
 
@@ -43,18 +46,19 @@ def test_the_live_weights_if_asked(trm, solver, tmp_path):
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_there_and_back_scores_the_same(trm, solver, exported, tmp_path, ending):
-    file = exported
+    imported = command(exported, tmp_path / "the back")
     if ending == "pt":
         pytest.importorskip("torch")
-        file = tmp_path / "run.pt"
-        assert trm.run("export", solver.workdir, file).code == 0
-    result = trm.run(*command(file, tmp_path / "back"))
+        following = trm.run("export", solver.workdir, tmp_path / "run.pt").out.splitlines()[-1]
+        imported = [word.replace("DIR", str(tmp_path / "the back")) for word in shlex.split(following)[2:]]
+    result = trm.run(*imported)
     assert result.code == 0, result.err
-    original, back = trm.run("eval", solver.workdir), trm.run("eval", tmp_path / "back")
+    assert f"next: trm eval '{tmp_path}/the back'   or: trm solve '{tmp_path}/the back' PUZZLE" in result.out
+    original, back = trm.run("eval", solver.workdir), trm.run("eval", tmp_path / "the back")
     assert scores(back.out) == scores(original.out) and len(scores(back.out)) == 3
-    assert trm.run("solve", tmp_path / "back", solver.puzzles[0]).code == 0
+    assert trm.run("solve", tmp_path / "the back", solver.puzzles[0]).code == 0
     again = tmp_path / "again.safetensors"
-    assert trm.run("export", tmp_path / "back", again).code == 0
+    assert trm.run("export", tmp_path / "the back", again).code == 0
     tiny.assert_same_state(load_file(again), load_file(exported))
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import resource
+import shlex
 import socket
 import subprocess
 import sys
@@ -81,7 +82,8 @@ def test_the_table_ends_with_remedies_that_can_be_pasted(capsys, monkeypatch, tm
     lines = capsys.readouterr().out.splitlines()
     assert "  environment: unset JAX_DISABLE_JIT" in lines
     assert f"  data: trm data sudoku build --output-dir {tmp_path}" in lines
-    assert lines[-1] == "2 problems; mend and ask again: trm doctor"
+    again = shlex.join(["trm", "doctor", "--workdir", str(file), "--data", f"{file}.csv"])
+    assert lines[-1] == f"2 problems; mend and ask again: {again}"
 
 
 def test_a_variable_that_keeps_jax_from_starting(doctor):

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 
 import pytest
 
@@ -109,10 +110,20 @@ def test_compare(trm, solver, tmp_path):
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     words = " ".join(result.out.split())
     assert "what differs" in words and "150 of 300" in words and "200" in words
-    assert f"curves: {tmp_path / 'both.png'}" in result.out and "next: trm report" in result.out
+    # They were scored on different puzzles: one report cannot be on both.
+    assert result.out.endswith(f"curves: {tmp_path / 'both.png'}\nnext: trm report {solver.workdir}\n")
     assert "optimiser lion" in words
     assert "mind: these runs were scored on different puzzles" in result.err
     assert "mind: runs trained side by side in one program, so their times are not their own" in result.err
+
+
+def test_the_report_that_follows_a_comparison(here, tmp_path):
+    write_run(tmp_path / "a b", "sudoku4")
+    write_run(tmp_path / "half", "sudoku4", evaluations=5)
+    assert here("compare", "a b").out.endswith("next: trm report 'a b'\n")
+    following = here("compare", "a b", "half").out.splitlines()[-1]
+    assert following == "next: trm report 'a b' half --unfinished"
+    assert here(*shlex.split(following)[2:]).code == 0
 
 
 def test_what_cannot_be_compared(refused, tmp_path):

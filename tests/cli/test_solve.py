@@ -27,7 +27,8 @@ def test_a_puzzle_on_the_command_line(trm, solver):
 
 def test_an_answer_that_is_wrong(trm, solver):
     result = trm.run("solve", solver.workdir, IMPOSSIBLE)
-    assert result.code == 1 and not result.err
+    assert result.code == 1
+    assert result.err == f"next: trm solve {solver.workdir} {IMPOSSIBLE} --gif thinking.gif\n"
     assert "row 1 holds" in result.out or "became" in result.out
     assert "solved: valid" not in result.out
 
@@ -81,6 +82,7 @@ def test_pictures(trm, solver, tmp_path):
     result = trm.run("solve", solver.workdir, "--example", "--steps", 5, "--png", png, "--gif", gif)
     assert result.code in (0, 1), result.err
     assert f"picture: {png}" in result.out and f"thinking: {gif}" in result.out
+    assert result.err == f"next: trm eval {solver.workdir}\n"
     with Image.open(png) as picture:
         assert picture.format == "PNG" and min(picture.size) > 100
     with Image.open(gif) as animation:

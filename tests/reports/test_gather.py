@@ -55,8 +55,8 @@ def test_missing_members_are_named(tmp_path):
 
 def test_no_runs_says_what_was_looked_for_and_what_makes_them(tmp_path):
     said = refusal(group_study, "exp07", tmp_path / "nowhere")
-    assert "looked for exp07a, baseline, exp07c" in said and "trm sweep exp07" in said
-    assert str(tmp_path / "nowhere") in said
+    assert "looked for exp07a, baseline, exp07c" in said
+    assert said.endswith(f"make them with trm sweep exp07 --root {tmp_path}/nowhere")
 
 
 def test_unfinished_runs_are_left_out_and_named_or_taken_on_request(tmp_path):
@@ -77,7 +77,18 @@ def test_only_unfinished_runs_are_refused(tmp_path):
     write_run(tmp_path / "half", "exp07c", evaluations=4)
     said = refusal(group_study, "exp07", tmp_path)
     assert "no finished run of exp07" in said and "half (step 3,255 of 8,138)" in said and "--unfinished" in said
+    assert f"go on with trm sweep exp07 --root {tmp_path}, or" in said
     assert "--unfinished" in refusal(selection_study, [], [tmp_path / "half"], tmp_path)
+
+
+def test_runs_without_an_evaluation_are_refused_though_unfinished_ones_were_asked_for(tmp_path):
+    write_run(tmp_path / "begun", "exp07c", evaluations=0)
+    for said in (
+        refusal(group_study, "exp07", tmp_path, unfinished=True),
+        refusal(selection_study, [], [tmp_path / "begun"], tmp_path, unfinished=True),
+    ):
+        assert said.startswith("no run") and "has an evaluation: left out, no evaluation yet: " in said
+        assert "--unfinished" not in said
 
 
 def test_runs_scored_on_different_puzzles_are_refused(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
+from typing import Any
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
@@ -44,11 +46,38 @@ def add_set(parser) -> None:
     )
 
 
+def settings(args) -> list[str]:
+    """What was given with --set, as it was."""
+    return [text for group in args.set for text in group]
+
+
 def changes(args) -> dict[str, str]:
     """The settings given with --set."""
     from trm_jax.configs.resolve import parse_assignments
 
-    return parse_assignments([text for group in args.set for text in group])
+    return parse_assignments(settings(args))
+
+
+def set_again(assignments: list[str]) -> list[str]:
+    """The words of a command line that set these again: ['optim.lr=1'] -> ['--set', 'optim.lr=1']."""
+    return ["--set", *assignments] if assignments else []
+
+
+def options_again(*options: tuple[str, Any, Any]) -> list[str]:
+    """The words of a command line that give options (flag, value, default) again: those that are not the default.
+
+    A value of True stands for a flag without one.
+    """
+    words = []
+    for flag, value, default in options:
+        if value != default:
+            words += [flag] if value is True else [flag, str(value)]
+    return words
+
+
+def command(*words: object) -> str:
+    """A `trm` command line that can be pasted into a shell."""
+    return shlex.join(["trm", *map(str, words)])
 
 
 def positive(text: str) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, any_path, console
+from trm_jax.cli.arguments import add_command, any_path, command, console
 from trm_jax.errors import InputError
 
 
@@ -30,7 +29,7 @@ def run(args) -> int:
 
     from trm_jax.configs.runs import open_run
     from trm_jax.evals.curves import curve_png
-    from trm_jax.reports.overlay import compared
+    from trm_jax.reports.overlay import compared, reportable
     from trm_jax.reports.runs import load_run
 
     if len(set(args.runs)) < len(args.runs):
@@ -47,5 +46,7 @@ def run(args) -> int:
     for note in notes:
         print(f"mind: {note}", file=sys.stderr)
     print(f"curves: {args.output}")
-    print(f"next: trm report {shlex.join(runs)}")
+    if together := reportable(runs):
+        unfinished = not all(runs[name].folder.done for name in together)
+        print(f"next: {command('report', *together, *['--unfinished'] * unfinished)}")
     return 0

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from trm_jax.cli.arguments import add_command, add_set, any_path, changes, check_free
+from typing import TYPE_CHECKING
+
+from trm_jax.cli.arguments import add_command, add_set, any_path, changes, check_free, command, set_again
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from trm_jax.storage.paths import AnyPath
 
 
 def add_parser(subparsers) -> None:
@@ -47,7 +54,17 @@ def run_export(args) -> int:
     state_dict = torch_format.export_state_dict(opened.params, opened.cfg.model, prefix)
     torch_files.write(args.file, state_dict)
     print(f"wrote {len(state_dict)} arrays of step {opened.step} to {args.file}")
+    print(f"next: {_import_again(args.file, opened.config)}")
     return 0
+
+
+def _import_again(file: AnyPath, config: ConfigDict) -> str:
+    """The command that makes a run like that of `config` from its exported weights."""
+    from trm_jax.configs import registry, resolve
+
+    changed = resolve.diff(config, registry.get(config.name))
+    settings = [f"{key}={new}" for key, (_, new) in changed.items() if key.startswith(("model.", "data."))]
+    return command("import", file, "--config", config.name, "--workdir", "DIR", *set_again(settings))
 
 
 def run_import(args) -> int:
@@ -79,5 +96,5 @@ def run_import(args) -> int:
     with claim(args.workdir, config, write_last=True):
         save_imported(resolve.freeze(config), args.workdir.resolve(), params)
     print(f"imported {len(state_dict)} arrays into {args.workdir}")
-    print(f"next: trm eval {args.workdir}   or: trm solve {args.workdir} PUZZLE")
+    print(f"next: {command('eval', args.workdir)}   or: {command('solve', args.workdir, 'PUZZLE')}")
     return 0

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from trm_jax.cli.arguments import add_command, add_set, changes, console
+from trm_jax.cli.arguments import add_command, add_set, changes, command, console, options_again, set_again, settings
 from trm_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trm_jax.cli.health import Check
 
 POD_OPTIONS, POD_FLAGS = ("name", "type", "zone", "project", "version"), ("spot", "dirty")
+WORKDIR, DEVICE_TIMEOUT_S = "runs", 120.0
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -46,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("words", nargs="*", metavar="NAME|GROUP|PATTERN", help="experiments that are to run here")
     add_set(parser)
     parser.add_argument(
-        "--workdir", default="runs", metavar="DIR", help="where runs will be written (default: %(default)s)"
+        "--workdir", default=WORKDIR, metavar="DIR", help="where runs will be written (default: %(default)s)"
     )
     parser.add_argument(
         "--data", metavar="PATH", help="a data set to check: a CSV file or a folder of CSV files or arrays, or gs://..."
@@ -59,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--device-timeout",
         type=seconds,
-        default=120.0,
+        default=DEVICE_TIMEOUT_S,
         metavar="SECONDS",
         help="how long JAX may take to find its devices (default: %(default)g)",
     )
@@ -113,7 +114,14 @@ def run(args: argparse.Namespace) -> int:
         environ=environ,
         device_timeout_s=args.device_timeout,
     )
-    again = shlex.join(["trm", "doctor", *args.words])
+    options = options_again(
+        ("--workdir", args.workdir, WORKDIR),
+        ("--data", args.data, None),
+        ("--bucket", args.bucket, None),
+        ("--coordinator", args.coordinator, None),
+        ("--device-timeout", args.device_timeout, DEVICE_TIMEOUT_S),
+    )
+    again = command("doctor", *args.words, *options, *set_again(settings(args)))
     return _report(args, examine(subject), again, f"trm train {args.words[0] if args.words else 'demo'}")
 
 
@@ -137,14 +145,13 @@ def _run_pod(args) -> int:
 
     options = [f"--{name}={value}" for name in ("bucket", *POD_OPTIONS) if (value := getattr(args, name))]
     options += [f"--{name}" for name in POD_FLAGS if getattr(args, name)]
-    settings = [text for group in args.set for text in group]
-    arguments = [*args.words, *options, *(["--", *settings] if settings else [])]
+    assignments = settings(args)
+    arguments = [*args.words, *options, *(["--", *assignments] if assignments else [])]
     shell = Shell(dict(os.environ), rehearsal=args.dry_run)
     os.environ["JAX_PLATFORMS"] = "cpu"  # plans need no device
     checks = list(examine_pod(arguments, shell, checkout()))
     if not args.dry_run:
-        words = ["trm", "doctor", *args.words, "--pod", *options]
-        again = shlex.join([*words, "--set", *settings] if settings else words)
+        again = command("doctor", *args.words, "--pod", *options, *set_again(assignments))
         return _report(args, checks, again, shlex.join([LAUNCHER, *arguments]))
     print("\n".join(shell.said))
     broken = [check for check in checks if check.name == "launcher" and check.status == "fail"]

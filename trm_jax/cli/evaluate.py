@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from trm_jax.cli.arguments import add_command, add_set, changes, positive
+from trm_jax.cli.arguments import add_command, add_set, changes, command, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.storage.paths import append_line
 
@@ -78,5 +78,6 @@ def run(args) -> int:
         "average (stopping at the first q_halt > 0; not the reference's way)"
     )
     append_line(args.run_dir / "evals.jsonl", json.dumps(record))
-    print(f"next: trm solve {args.run_dir} PUZZLE --png answer.png --gif thinking.gif", file=sys.stderr)
+    pictures = ("--png", "answer.png", "--gif", "thinking.gif")
+    print(f"next: {command('solve', args.run_dir, 'PUZZLE', *pictures)}", file=sys.stderr)
     return 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trm_jax.cli.arguments import add_command, add_set, changes, console, positive
+from trm_jax.cli.arguments import add_command, add_set, changes, command, console, positive, set_again, settings
 from trm_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,7 +96,8 @@ def run(args) -> int:
         print(f"{name}, counted once, is also {', '.join(others)}")
     for note in _notes(names, plans, device):
         print(f"note: {note}")
-    print(f"next: trm sweep {shlex.join(args.words)}" + (" --dry-run" if len(plans) > 1 else ""))
+    look_first = ["--dry-run"] * (len(plans) > 1)
+    print(f"next: {command('sweep', *args.words, *set_again(settings(args)), *look_first)}")
     return 0
 
 

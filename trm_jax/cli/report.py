@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import shlex
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, any_path
+from trm_jax.cli.arguments import add_command, any_path, command, options_again
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
+
+DEFAULT_ROOT = Path("runs")
 
 
 def _level(text: str) -> float:
@@ -38,7 +39,7 @@ def add_parser(subparsers) -> None:
         run,
     )
     parser.add_argument("what", nargs="+", metavar="GROUP|NAME|RUN", help="groups, experiments, run folders; patterns")
-    parser.add_argument("--root", type=any_path, default=Path("runs"), help="where the runs are (default: runs)")
+    parser.add_argument("--root", type=any_path, default=DEFAULT_ROOT, help="where the runs are (default: runs)")
     parser.add_argument("--output", type=any_path, metavar="DIR", help="folder to write to (default: reports/NAME)")
     parser.add_argument("--unfinished", action="store_true", help="take unfinished runs as they are, and mark them")
     parser.add_argument(
@@ -78,13 +79,10 @@ def run(args) -> int:
 def _command(args, group: str | None) -> str:
     """The command that makes one page."""
     words = [group] if group else args.what
-    words = ["trm", "report", *words, *(["--root", str(args.root)] if args.root != Path("runs") else [])]
-    words += ["--unfinished"] * args.unfinished
+    options = options_again(("--root", args.root, DEFAULT_ROOT), ("--unfinished", args.unfinished, False))
     if args.levels:
-        words += ["--levels", *(f"{level:g}" for level in args.levels)]
-    if args.output:
-        words += ["--output", str(args.output)]
-    return shlex.join(words)
+        options += ["--levels", *(f"{level:g}" for level in args.levels)]
+    return command("report", *words, *options, *options_again(("--output", args.output, None)))
 
 
 def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[AnyPath]]:

@@ -6,7 +6,7 @@ import csv
 import os
 import sys
 
-from trm_jax.cli.arguments import add_command, any_path, positive
+from trm_jax.cli.arguments import add_command, any_path, command, options_again, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
@@ -86,7 +86,18 @@ def run(args) -> int:
         at = int(halted[0]) + 1 if len(halted) else None
         thinking_gif(args.gif, questions[0], answers[0], q=sure, halted_at=at)
         print(f"thinking: {args.gif}")
+    print(f"next: {_following(args, puzzles[0])}", file=sys.stderr)
     return 0 if solved == len(questions) else 1
+
+
+def _following(args, puzzle) -> str:
+    """How the model comes to its (first) answer, or how often it is right, once that has been seen."""
+    which = options_again(("--checkpoint", args.checkpoint, "latest"), ("--live", args.live, False))
+    if args.gif:
+        return command("eval", args.run_dir, *which)
+    same = "--example" if args.example else "".join(map(str, puzzle)).replace("0", ".")
+    which += options_again(("--steps", args.steps, None))
+    return command("solve", args.run_dir, same, *which, "--gif", "thinking.gif")
 
 
 def read_puzzles(source: str):

@@ -8,7 +8,17 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, add_set, any_path, changes, console, positive
+from trm_jax.cli.arguments import (
+    add_command,
+    add_set,
+    any_path,
+    changes,
+    console,
+    options_again,
+    positive,
+    set_again,
+    settings,
+)
 from trm_jax.errors import InputError
 
 DEFAULT_ROOT = Path("runs")
@@ -189,17 +199,14 @@ def command(args) -> str:
     """The command line that goes on with this sweep."""
     from trm_jax.sweep.plan import shown
 
-    parts = ["sweep", *args.words]
-    for flag, value, default in (
+    options = options_again(
         ("--seeds", args.seeds, None),
         ("--root", args.root, DEFAULT_ROOT),
         ("--jobs", args.jobs, 1),
         ("--retries", args.retries, 2),
         ("--pack", args.pack, 1),
-    ):
-        parts += [flag, str(value)] * (value != default)
-    settings = [text for group in args.set for text in group]
-    return shown([*parts, *["--set", *settings] * bool(settings), *["--local"] * args.local])
+    )
+    return shown(["sweep", *args.words, *options, *set_again(settings(args)), *["--local"] * args.local])
 
 
 def _summarise(args, runs, state, stop) -> int:

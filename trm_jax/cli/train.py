@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import zlib
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, add_set, any_path, changes, local_path, positive
+from trm_jax.cli.arguments import add_command, add_set, any_path, changes, command, local_path, positive
 from trm_jax.errors import InputError
 
 
@@ -132,12 +131,12 @@ def _train(args, cfg, config, workdir: Path, team, stop) -> int:
     if not team.first:
         return EXIT_STOPPED if outcome.stopped_by else 0
     _draw_curve(workdir, cfg.name)
-    again = ["trm", "train", args.name, *["--local"] * args.local]
+    again = ["train", args.name, *["--local"] * args.local]
     again += [part for key, value in changes(args).items() for part in ("--set", f"{key}={value}")]
-    again += ["--workdir", str(workdir)]
+    again += ["--workdir", workdir]
     if outcome.stopped_by:
         print(f"stopped by {outcome.stopped_by} and saved at step {outcome.step} of {outcome.total_steps}")
-        print(f"next: {shlex.join(again)}   (goes on from there)")
+        print(f"next: {command(*again)}   (goes on from there)")
         return EXIT_STOPPED
     score = outcome.last_eval
     print(
@@ -147,7 +146,7 @@ def _train(args, cfg, config, workdir: Path, team, stop) -> int:
     print(f"curves: {workdir / 'curve.png'}   metrics: {workdir / 'metrics.jsonl'}")
     lost = f", {duration(outcome.seconds['lost'])} lost to crashes" if outcome.seconds["lost"] >= 1 else ""
     print(f"goodput: {goodput(outcome.seconds):.0%} of {duration(spent(outcome.seconds))} trained{lost}")
-    print(f"next: trm eval {workdir}   or: trm solve {workdir} PUZZLE")
+    print(f"next: {command('eval', workdir)}   or: {command('solve', workdir, 'PUZZLE')}")
     return 0
 
 

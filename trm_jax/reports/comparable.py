@@ -60,11 +60,15 @@ def require_comparable(name: str, runs: list[Run], varied: Iterable[str]) -> Non
             )
 
 
+def scored_on(run: Run) -> str:
+    """The puzzles of the run's evaluation of record."""
+    return f"eval_set {run.final.get('eval_set', 'unknown')[:12]} of {run.final.get('count', 0):,} puzzles"
+
+
 def require_one_eval_set(name: str, runs: list[Run]) -> None:
     scored = defaultdict(list)
     for run in runs:
-        digest, count = run.final.get("eval_set", "unknown")[:12], run.final.get("count", 0)
-        scored[f"eval_set {digest} of {count:,} puzzles"].append(run.place)
+        scored[scored_on(run)].append(run.place)
     if len(scored) > 1:
         raise InputError(
             f"the runs of {name} were scored on different puzzles, so their accuracies do not compare: "

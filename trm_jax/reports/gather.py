@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,14 @@ from trm_jax.reports.comparable import (
 from trm_jax.reports.runs import load_run
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import listed
+from trm_jax.storage.paths import AnyPath, BucketPath
 
+_SWEPT = Path("runs")  # where `trm sweep` puts runs unless told otherwise
 # Groups that answer a question together; the page of each shows the runs of the other where it needs them.
 COMPANIONS = {"exp02a": "exp02b", "exp02b": "exp02a", "exp04a": "exp04b", "exp04b": "exp04a"}
 
 
-def group_study(name: str, root: Path, *, unfinished: bool = False, levels: tuple[float, ...] = ()) -> Study:
+def group_study(name: str, root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()) -> Study:
     """The group's study from the runs under `root`, with its companion's where that can be compared.
 
     Raises InputError when there is nothing to report or the runs do not compare.
@@ -48,7 +51,7 @@ def group_study(name: str, root: Path, *, unfinished: bool = False, levels: tupl
     return replace(study, companion=companion)
 
 
-def _of_group(name: str, pool: list[RunFolder], root: Path, unfinished: bool) -> Study:
+def _of_group(name: str, pool: list[RunFolder], root: AnyPath, unfinished: bool) -> Study:
     group = registry.groups()[name]
     notes: list[str] = []
     arms, found = [], 0
@@ -66,25 +69,39 @@ def _of_group(name: str, pool: list[RunFolder], root: Path, unfinished: bool) ->
     telling = telling_settings(group.varied, arms)
     arms = [replace(arm, varied=telling) for arm in arms]
     if not any(arm.runs for arm in arms):
-        _refuse_nothing(name, root, [registry.run_name(arm.name) for arm in arms], found, notes)
+        _refuse_nothing(name, root, [registry.run_name(arm.name) for arm in arms], found, notes, unfinished)
     runs = [run for arm in arms for run in arm.runs]
     require_comparable(name, runs, group.varied)
     require_distinct(arms)
     missing = [arm.label for arm in arms if not arm.runs]
     if missing:
-        notes.insert(0, f"not run (or not finished): {', '.join(missing)}; trm sweep {name} runs what is missing")
+        makes = _what_makes([name], root)
+        notes.insert(0, f"not run (or not finished): {', '.join(missing)}; {makes} runs what is missing")
     notes += setting_notes(runs)
     return Study(name, group.question, group.varied, tuple(arms), tuple(notes), unlike_guide(name, runs))
 
 
-def _refuse_nothing(name: str, root: Path, names: list[str], found: int, notes: list[str]) -> None:
+def _refuse_nothing(name: str, root: AnyPath, names: list[str], found: int, notes: list[str], unfinished: bool) -> None:
+    makes = _what_makes([name], root)
     if found:
-        raise InputError(
-            f"no finished run of {name} in {root}: {_some(notes)}; go on with trm sweep {name}, or report what there "
-            "is with --unfinished"
-        )
+        raise _none_fit(f" of {name} in {root}", notes, unfinished, f"go on with {makes}")
     looked = ", ".join(dict.fromkeys(names))
-    raise InputError(f"no runs of {name} in {root}: looked for {looked}; make them with trm sweep {name}")
+    raise InputError(f"no runs of {name} in {root}: looked for {looked}; make them with {makes}")
+
+
+def _what_makes(words: list[str], root: AnyPath) -> str:
+    """The command that trains experiments or groups under `root`; a sweep takes no bucket."""
+    if isinstance(root, BucketPath):
+        return shlex.join(["trm", "train", "NAME", "--workdir", f"{root}/NAME"])
+    elsewhere = ["--root", str(root)] if root != _SWEPT else []
+    return shlex.join(["trm", "sweep", *words, *elsewhere])
+
+
+def _none_fit(where: str, notes: list[str], unfinished: bool, go_on: str) -> InputError:
+    """For runs of which none can be reported."""
+    if unfinished:
+        return InputError(f"no run{where} has an evaluation: {_some(notes)}; {go_on}")
+    return InputError(f"no finished run{where}: {_some(notes)}; {go_on}, or report what there is with --unfinished")
 
 
 def _some(notes: list[str]) -> str:
@@ -93,7 +110,7 @@ def _some(notes: list[str]) -> str:
 
 
 def selection_study(
-    names: list[str], folders: list[Path], root: Path, *, unfinished: bool = False, levels: tuple[float, ...] = ()
+    names: list[str], folders: list[Path], root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()
 ) -> Study:
     """A study of experiments by name (their runs under `root`) and of run folders: an arm for each setting."""
     notes: list[str] = []
@@ -105,10 +122,10 @@ def selection_study(
     found = list({run.path.resolve(): run for run in found}.values())
     if not found:
         where = f"{', '.join(sorted(wanted))} in {root}" if names else f"anything in {listed(list(map(str, folders)))}"
-        raise InputError(f"no runs of {where}; make them with trm sweep {' '.join(names) or 'NAME'}")
+        raise InputError(f"no runs of {where}; make them with {_what_makes(names or ['NAME'], root)}")
     runs = _finished(found, unfinished, notes)
     if not runs:
-        raise InputError(f"no finished run: {_some(notes)}; report what there is with --unfinished")
+        raise _none_fit("", notes, unfinished, "train one further")
     by_settings = defaultdict(list)
     for run in runs:
         by_settings[tuple(sorted(deciding(run).items()))].append(run)
@@ -124,7 +141,7 @@ def selection_study(
     arms = [replace(arm, varied=telling_settings(varied, arms)) for arm in arms]
     absent = sorted(wanted - {registry.run_name(run.name) for run in runs if run.name in registry.catalogue()})
     if absent:
-        notes.insert(0, f"not run (or not finished): {', '.join(absent)}; trm sweep {' '.join(absent)} runs them")
+        notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
     loaded = [run for arm in arms for run in arm.runs]
     require_one_eval_set("the selection", loaded)
     return Study("selection", "How do these runs compare?", varied, tuple(arms), tuple(notes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trm_jax.configs.resolve import FREE_TO_CHANGE
+from trm_jax.reports.comparable import scored_on
 from trm_jax.reports.content import Table
 from trm_jax.reports.runs import Run, seconds_at
 from trm_jax.reports.study import largest_pack
@@ -26,6 +27,12 @@ def compared(runs: Mapping[str, Run]) -> tuple[Table, list[str]]:
     return Table(columns, rows, "exact accuracy: of the last evaluation; loss: of the last log line"), _notes(runs)
 
 
+def reportable(runs: Mapping[str, Run]) -> list[str]:
+    """The names of those that one report can be on: evaluated, on the puzzles of the first that was."""
+    scored = {name: scored_on(run) for name, run in runs.items() if run.evaluations}
+    return [name for name, puzzles in scored.items() if puzzles == next(iter(scored.values()))]
+
+
 def _figures(run: Run, clock) -> tuple[str, ...]:
     seconds = seconds_at(run.records[-1]) if run.records else None
     total = run.folder.total_steps
@@ -43,7 +50,7 @@ def _differing(run: Run, keys: list[str]) -> str:
 
 def _notes(runs: Mapping[str, Run]) -> list[str]:
     notes = []
-    if len({run.final.get("eval_set") for run in runs.values() if run.evaluations}) > 1:
+    if len({scored_on(run) for run in runs.values() if run.evaluations}) > 1:
         notes.append("these runs were scored on different puzzles, so their accuracies do not compare")
     if len({(run.facts.get("device_kind"), run.facts.get("devices")) for run in runs.values()}) > 1:
         notes.append("these runs were on different devices, so their times do not compare")
