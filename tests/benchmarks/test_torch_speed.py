@@ -31,7 +31,11 @@ def compare(tmp_path: Path, *arguments: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("mixer", "peak"), [(["model.mlp_t=true"], 0.0), (["model.mlp_t=false", "model.pos_encodings=rope"], 0.5)]
+    ("mixer", "peak"),
+    [
+        (["model.mlp_t=true"], 0.0),
+        pytest.param(["model.mlp_t=false", "model.pos_encodings=rope"], 0.5, marks=pytest.mark.slow),
+    ],
 )
 def test_figures_of_a_tiny_run(tmp_path, mixer, peak):
     """The program refuses to report when the first losses differ, so a report means that both sides agreed."""

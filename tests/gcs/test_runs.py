@@ -99,7 +99,7 @@ def test_a_run_in_a_bucket_is_like_one_on_a_disk(trm, gcs, reference, run, tmp_p
     ("name", "passed"),
     [
         ("/.metrics.jsonl.part", 1),  # the second sync sends its records
-        ("/checkpoints/6/state/", 3),
+        pytest.param("/checkpoints/6/state/", 3, marks=pytest.mark.slow),
         pytest.param("/metrics.jsonl", 2, marks=pytest.mark.slow),  # they are joined to the file
         pytest.param("/goodput.json", 1, marks=pytest.mark.slow),
         pytest.param("/tensorboard/", 0, marks=pytest.mark.slow),
@@ -147,8 +147,10 @@ def test_who_comes_last_has_the_run(trm, gcs, reference, tmp_path):
     ("name", "said"),
     [
         ("/metrics.jsonl", "no permission to write to gs://bucket/{}/metrics.jsonl (403); gcloud storage buckets add-"),
-        ("/checkpoints/6/state/", "no permission to use gs://bucket (403); gcloud storage buckets add-iam-policy-b"),
-        pytest.param("/checkpoints/6/_CHECK", "no permission to use gs://bucket (403); ", marks=pytest.mark.slow),
+        *(
+            pytest.param(f"/checkpoints/6/{name}", "no permission to use gs://bucket (403); ", marks=pytest.mark.slow)
+            for name in ("state/", "_CHECK")
+        ),
     ],
 )
 def test_a_permission_that_is_taken_away_on_the_way(trm, gcs, reference, tmp_path, name, said):

@@ -113,7 +113,9 @@ def compiled_step(cfg):
     [
         {"model.mlp_t": True, "model.pos_encodings": "none"},
         {"model.mlp_t": True, "model.pos_encodings": "none", "train.accumulation": 4},
-        {"model.mlp_t": True, "model.pos_encodings": "none", "model.remat": "block"},
+        pytest.param(
+            {"model.mlp_t": True, "model.pos_encodings": "none", "model.remat": "block"}, marks=pytest.mark.slow
+        ),
         {"model.mlp_t": False, "model.pos_encodings": "rope"},
         {"model.mlp_t": False, "model.pos_encodings": "rope", "model.remat": "block"},
     ],

@@ -141,7 +141,10 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+LESS_COMMON = ("a changed number", "truncated metadata", "an empty folder", "empty folders")
+
+
+@pytest.mark.parametrize("damage", [pytest.param(d, marks=[pytest.mark.slow] * (d in LESS_COMMON)) for d in DAMAGES])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(finished, trm, tmp_path, damage):
     workdir = copy_of(finished, tmp_path)
     DAMAGES[damage](newest(workdir))
@@ -156,17 +159,31 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(finished, trm, tmp_pat
     tiny.assert_same_end(finished, workdir)
 
 
-@pytest.mark.parametrize("content", ["", '{"exact_acc', "[1]", '{"exact_accuracy": null}', "\udcff"])
-def test_a_score_that_cannot_be_read_is_no_score(finished, trm, tmp_path, content):
+def test_a_score_that_cannot_be_read_is_no_score(finished, trm, tmp_path):
     workdir = copy_of(finished, tmp_path)
-    (newest(workdir) / "metrics" / "metrics").write_text(content, errors="surrogateescape")
+    faults.truncate(newest(workdir) / "metrics" / "metrics")
     result = trm.run("eval", workdir, "--checkpoint", "best")
     assert result.code == 0 and "\ncheckpoint 6 of" in result.out, result.err
-    note = f"note: the score of checkpoint {workdir}/checkpoints/12 cannot be read; it is not taken for best"
+    note = f"note: the score of checkpoint {workdir}/checkpoints/12 is damaged; it is not taken for best"
     assert note in result.out
     result = trm.run(*command(workdir))
     assert result.code == 0 and note in result.err, result.err
     tiny.assert_same_end(finished, workdir)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"exact_accuracy": null}', b"\xff"])
+def test_the_best_is_among_those_with_a_score(tmp_path, content):
+    checkpoints = Checkpoints(str(tmp_path), policy(keep_last=3, keep_best=1))
+    for step, score in enumerate((0.5, 0.9, 0.7), 1):
+        checkpoints.save(step, {"w": np.full(3, step)}, {}, {"exact_accuracy": score})
+    checkpoints.close()
+    (tmp_path / "2" / "metrics" / "metrics").write_bytes(content)
+    for how in (None, policy(keep_last=3, keep_best=1)):
+        told = []
+        checkpoints = Checkpoints(str(tmp_path), how, told.append)
+        assert checkpoints.best_step() == 3 and checkpoints.steps() == [1, 2, 3]
+        checkpoints.close()
+        assert told == [f"note: the score of checkpoint {tmp_path}/2 is damaged; it is not taken for best"]
 
 
 def test_a_model_without_a_puzzle_table_is_saved_and_restored(trm, tmp_path):

@@ -266,6 +266,7 @@ def test_a_damaged_file_starts_the_count_anew_with_one_line(tmp_path):
     assert count["lives"] == 1 and count["stopped_at"] == 12 and count["seconds"]["train"] > 0
 
 
+@pytest.mark.slow
 def test_in_a_bucket_it_is_brought_up_to_date_beside_training(monkeypatch):
     """At a line of the log, here without the minute in between; a storage that is slow holds nothing up."""
     monkeypatch.setattr(BucketJsonlWriter, "EVERY_S", 0.0)

@@ -34,7 +34,7 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(note)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_program_is_compiled_once(compiled, tmp_path, devices):
     """With logging, evaluations and checkpoints, in a first part of a run and in the rest of it after a restart."""
     changes = {"optim.warmup_steps": 1000}

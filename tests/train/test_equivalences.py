@@ -35,7 +35,7 @@ def assert_near(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
             assert np.median(np.abs(one[name] - other[name])) < 1e-7
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_four_parts_of_twelve_are_one_batch_of_48(tmp_path, devices):
     changes = {**SLOWLY, "train.batch_size": 48, "train.steps": 6}
     tiny.train_here(tmp_path / "whole", changes)
@@ -45,6 +45,7 @@ def test_four_parts_of_twelve_are_one_batch_of_48(tmp_path, devices):
         assert other == {k: pytest.approx(v, rel=1e-4, abs=1e-6) if isinstance(v, float) else v for k, v in one.items()}
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_in_smaller_parts(tmp_path):
     """What a person does whose accelerator runs out of memory."""
     tiny.train_here(tmp_path, SLOWLY, stop=tiny.StopAfter(tmp_path, 3))

@@ -77,7 +77,7 @@ class _Manager(ocp.CheckpointManager):
     """Orbax's, for which a score that cannot be read is as good as one that is not there."""
 
     def __init__(self, folder: epath.Path, say: Callable[[str], None], **how):
-        self._tell = say
+        self._tell, self._told = say, set()
         super().__init__(folder, **how)  # which reads all scores
 
     def metrics(self, step: int) -> dict | None:
@@ -87,7 +87,9 @@ class _Manager(ocp.CheckpointManager):
             found = {}
         if found is None or isinstance(found, dict) and isinstance(found.get(BEST_METRIC), int | float):
             return found
-        self._tell(f"note: the score of checkpoint {self.directory}/{step} cannot be read; it is not taken for best")
+        if step not in self._told:
+            self._told.add(step)
+            self._tell(f"note: the score of checkpoint {self.directory}/{step} is damaged; it is not taken for best")
         return None
 
 
