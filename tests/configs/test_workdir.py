@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,15 @@ def test_a_config_file_with_settings_that_are_none(tmp_path, content):
         load_config(tmp_path)
     with pytest.raises(InputError), claim(tmp_path, tiny.page()):
         pass
+
+
+def test_a_folder_in_a_folder_whose_name_is_not_utf8(tmp_path, monkeypatch):
+    (tmp_path / "caf\udce9").mkdir()
+    monkeypatch.chdir(tmp_path / "caf\udce9")
+    for attempt in (lambda: load_config(Path("run")), lambda: claim(Path("run"), tiny.page()).__enter__()):
+        with pytest.raises(InputError, match="the name is not UTF-8"):
+            attempt()
+    assert not Path("run").exists()
 
 
 def test_a_folder_without_a_run(tmp_path):

@@ -44,6 +44,8 @@ def test_a_text_names_a_path_of_this_machine_or_of_a_bucket():
     [
         ("", "the path is empty"),
         ("gs://", "gs:// names no bucket; write gs://BUCKET/..."),
+        ("a/caf\udce9", r"a/caf\udce9: the name is not UTF-8; choose another, or set LC_ALL=C.UTF-8"),
+        ("gs://b/\udce9", r"gs://b/\udce9: the name is not UTF-8; choose another, or set LC_ALL=C.UTF-8"),
         ("s3://b/a", "s3://b/a is neither a path of this machine nor gs://BUCKET/...; copy it to one of them"),
     ],
 )

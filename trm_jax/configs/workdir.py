@@ -13,7 +13,7 @@ from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import changed_since, flatten, override, to_json
 from trm_jax.errors import InputError
 from trm_jax.storage.owner import OWNER_FILE, require_owner, take_over
-from trm_jax.storage.paths import AnyPath, BucketPath, making, require_access, write_whole
+from trm_jax.storage.paths import AnyPath, BucketPath, making, require_access, require_utf8, write_whole
 from trm_jax.train.clock import GOODPUT_FILE
 from trm_jax.train.writers import METRICS_FILE, RUN_FILE
 
@@ -39,6 +39,7 @@ def _read(workdir: AnyPath) -> dict:
 
 def load_config(workdir: AnyPath) -> ConfigDict:
     """The config of the run in `workdir`."""
+    require_utf8(workdir.resolve())
     if not (workdir / CONFIG_FILE).exists():
         raise InputError(
             f"{workdir} is not a run (it has no {CONFIG_FILE}); make one: trm train demo --workdir {workdir}"
@@ -59,6 +60,7 @@ def claim(workdir: AnyPath, config: ConfigDict, *, write_last: bool = False):
     set is missing, say) does not keep the folder. `write_last` makes it a run only when the context ends well: nobody
     then takes a half-made one for a new one.
     """
+    require_utf8(workdir.resolve())
     with (_owned if isinstance(workdir, BucketPath) else _locked)(workdir, config):
         _require_same(workdir, config)
         new = not (workdir / CONFIG_FILE).exists()

@@ -86,12 +86,13 @@ AnyPath = Path | BucketPath
 
 
 def as_path(text: str | os.PathLike) -> AnyPath:
-    """The path that `text` names. Raises InputError for no path and for other places."""
+    """The path that `text` names. Raises InputError for no path, for other places and for names not in UTF-8."""
     if isinstance(text, BucketPath):
         return text
     text = os.fspath(text)
     if not text:
         raise InputError("the path is empty")
+    require_utf8(text)
     if "://" not in text:
         return Path(text)
     if not text.startswith(_SCHEME):
@@ -100,6 +101,16 @@ def as_path(text: str | os.PathLike) -> AnyPath:
     if len(path.parts) < 2:
         raise InputError(f"{text} names no bucket; write gs://BUCKET/...")
     return path
+
+
+def require_utf8(path: str | os.PathLike) -> None:
+    """Raise InputError for a name whose bytes are not UTF-8: it cannot be printed, and checkpoints refuse it."""
+    text = os.fspath(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        raise InputError(f"{shown}: the name is not UTF-8; choose another, or set LC_ALL=C.UTF-8") from None
 
 
 def require_access(folder: str | os.PathLike, *, write: bool) -> None:
