@@ -106,6 +106,12 @@ def test_assignments_that_are_none(text):
         resolve.parse_assignments([text])
 
 
+@pytest.mark.parametrize("text", ["name=mine", " name =mine"])
+def test_the_name_is_not_set(text):
+    with pytest.raises(InputError, match="^--set name: an experiment keeps its name; call its run what you like with"):
+        resolve.parse_assignments([text])
+
+
 def test_the_last_assignment_counts():
     assert resolve.parse_assignments(["a.b=1", "a.c=x=y", "a.b=2"]) == {"a.b": "2", "a.c": "x=y"}
 

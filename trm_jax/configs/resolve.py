@@ -82,6 +82,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InputError(f"--set {text!r}: write it as section.name=value, for example --set train.steps=1000")
+        if key.strip() == "name":
+            raise InputError("--set name: an experiment keeps its name; call its run what you like with --workdir")
         changes[key.strip()] = value
     return changes
 
