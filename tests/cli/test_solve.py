@@ -1,6 +1,8 @@
 """`trm solve`: puzzles from everywhere, answers that are checked, pictures."""
 
+import os
 import re
+import threading
 
 import pytest
 from PIL import Image
@@ -42,9 +44,15 @@ def files(solver, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["puzzles.txt", "puzzles.csv", "-"])
+@pytest.mark.parametrize("name", ["puzzles.txt", "puzzles.csv", "pipe", "-"])
 def test_files_and_standard_input(trm, solver, files, name):
-    if name == "-":
+    if name == "pipe":  # as `trm solve RUN <(head -3 puzzles.txt)` names one
+        os.mkfifo(files / name)
+        writer = threading.Thread(target=(files / name).write_text, args=[(files / "puzzles.txt").read_text()])
+        writer.start()
+        result = trm.run("solve", solver.workdir, files / name)
+        writer.join()
+    elif name == "-":
         result = trm.run("solve", solver.workdir, "-", stdin=(files / "puzzles.txt").read_text())
     else:
         result = trm.run("solve", solver.workdir, files / name)
@@ -124,6 +132,7 @@ def test_puzzles_that_are_wrong(trm, solver, puzzle, words):
         ),
         (b"................\n12345...........\n", "puzzles line 2: character 5 is '5'"),
         (b"question\n................\nabcdefghijklmnop\n", "puzzles line 3: character 1 is 'a'"),
+        (b"source,answer\na,................\n", "puzzles line 1: no column question in source, answer"),
         (b"source,question\na,................\nb\n", "puzzles line 3 has no question"),
         (b"\n\n", "puzzles holds no puzzle"),
         (b"source,question\n", "puzzles holds no puzzle"),
@@ -137,6 +146,11 @@ def test_files_that_are_wrong(trm, solver, tmp_path, content, words):
     assert words in result.err
 
 
+def test_a_folder_is_no_file_of_puzzles(trm, solver, tmp_path):
+    result = trm.run("solve", solver.workdir, tmp_path)
+    assert (result.code, result.err) == (2, f"error: {tmp_path} is a folder; name a file of puzzles\n")
+
+
 def test_standard_input_that_is_wrong(trm, solver):
     result = trm.run("solve", solver.workdir, "-", stdin=f"{solver.puzzles[0]}\n12\n")
     assert (result.code, result.out) == (2, "")
@@ -144,5 +158,8 @@ def test_standard_input_that_is_wrong(trm, solver):
 
 
 def test_pictures_of_another_kind(trm, solver):
-    result = trm.run("solve", solver.workdir, solver.puzzles[0], "--png", "answer.jpeg")
-    assert result.code == 2 and "error: cannot write a PNG to answer.jpeg" in result.err
+    """They are refused before anything is solved."""
+    for option, kind in (("--png", "PNG"), ("--gif", "GIF")):
+        result = trm.run("solve", solver.workdir, solver.puzzles[0], option, "answer.jpeg")
+        said = f"error: cannot write a {kind} to answer.jpeg: let the name end in .{kind.lower()}\n"
+        assert (result.code, result.out, result.err) == (2, "", said)

@@ -96,6 +96,12 @@ def test_an_evaluation_file_alone(folder):
     assert load_eval(GENERATED).digest == load(GENERATED)[1].digest
     with pytest.raises(InputError, match="one file: name the folder"):
         load(cfg)
+    absent = folder / "absent.csv"
+    said = f"^{absent} does not exist: `trm data sudoku build --output-dir {folder}` makes"
+    with pytest.raises(InputError, match=said):
+        load_eval(dataclasses.replace(cfg, path=str(absent)))
+    with pytest.raises(InputError, match="one file: name the folder"):
+        load(dataclasses.replace(cfg, path=str(absent)))
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,8 @@ def test_a_checkpoint_that_torch_wrote(tmp_path):
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         torch_files.read(tmp_path / "absent.safetensors")
+    with pytest.raises(InputError, match="is a folder; name a file of weights"):
+        torch_files.read(tmp_path)
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(b"\x08\0\0\0\0\0\0\0{")
     with pytest.raises(InputError, match="torn.safetensors is not a safetensors file"):

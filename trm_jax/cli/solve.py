@@ -41,10 +41,14 @@ def run(args) -> int:
     import numpy as np
 
     from trm_jax.evals.boards import check_answer
+    from trm_jax.evals.drawing import require_suffix
     from trm_jax.evals.render import board_png, board_text, thinking_gif
 
     if bool(args.puzzle) == args.example:
         raise InputError("give one of PUZZLE, a file, - for standard input, or --example")
+    for picture, suffix in ((args.png, ".png"), (args.gif, ".gif")):
+        if picture:
+            require_suffix(picture, suffix)
     puzzles = [] if args.example else read_puzzles(args.puzzle)
     # One device is enough for puzzles by hand, and it spares the padding to a multiple of several.
     import jax
@@ -106,7 +110,9 @@ def read_puzzles(source: str):
 
     if source == "-":
         name, content = "standard input", sys.stdin.buffer.read()
-    elif "://" in source or os.path.isfile(source):  # not by Path: it raises for a name too long for a file
+    elif os.path.isdir(source):
+        raise InputError(f"{source} is a folder; name a file of puzzles")
+    elif "://" in source or os.path.exists(source):  # not by Path: it raises for a name too long for a file
         name, content = source, _content(as_path(source))
     elif set(source) <= set("0123456789."):
         return [parse_board(source, "the puzzle")]
@@ -114,13 +120,16 @@ def read_puzzles(source: str):
         raise InputError(f"{source!r} is neither a file nor a puzzle of digits and dots")
     lines = content.decode("utf-8-sig", errors="replace").splitlines()
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if numbered and "question" in (header := _fields(numbered[0][1])):
+    header = _fields(numbered[0][1]) if numbered else []
+    if "question" in header:
         column = header.index("question")
         rows = [(number, _fields(line)) for number, line in numbered[1:]]
         short = next((number for number, row in rows if len(row) <= column), None)
         if short:
             raise InputError(f"{name} line {short} has no question")
         numbered = [(number, row[column]) for number, row in rows]
+    elif len(header) > 1:
+        raise InputError(f"{name} line {numbered[0][0]}: no column question in {', '.join(header)}")
     if not numbered:
         raise InputError(f"{name} holds no puzzle")
     return [parse_board(text, f"{name} line {number}") for number, text in numbered]

@@ -20,6 +20,11 @@ _PROVED_WHOLE = 500_000  # rows; of a longer file only those in use are solved
 Row = tuple[str, str, str, str]
 
 
+def names_csv(path: AnyPath) -> bool:
+    """Whether a path names one file, which may be missing, and not a folder of them."""
+    return path.is_file() or path.suffix == ".csv" and not path.is_dir()
+
+
 def read_csv(
     path: str | AnyPath,
     *,

@@ -16,7 +16,7 @@ import numpy as np
 from trm_jax.data import hub
 from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split
 from trm_jax.data.boards import Boards, check_size
-from trm_jax.data.csv_files import read_csv
+from trm_jax.data.csv_files import names_csv, read_csv
 from trm_jax.data.dataset import Batch, DatasetInfo, PoolTrain
 from trm_jax.data.disjoint import require_disjoint
 from trm_jax.data.generator import distinct_puzzles
@@ -125,7 +125,7 @@ def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> SudokuE
     """
     if cfg.source == "csv":
         path = _place(cfg)
-        return evaluation(_read(path if path.is_file() else _folder(cfg) / cfg.test_file, cfg, "test", progress))
+        return evaluation(_read(path if names_csv(path) else path / cfg.test_file, cfg, "test", progress))
     if cfg.source == "hub":
         return evaluation(_read(hub.download(cfg.hub_repo, cfg.test_file), cfg, "test", progress))
     if cfg.source == "arrays":
@@ -203,8 +203,8 @@ def _place(cfg: SudokuConfig) -> AnyPath:
 
 def _folder(cfg: SudokuConfig) -> AnyPath:
     folder = _place(cfg)
-    if folder.is_file():
-        raise InputError(f"data.path={folder} is one file: name the folder that holds train.csv and test.csv")
+    if names_csv(folder):
+        raise InputError(f"data.path={folder} names one file: name the folder that holds train.csv and test.csv")
     return folder
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from trm_jax.data.arrays import ArraySplit, read_split, write_json, write_split
 from trm_jax.data.boards import SIZES, Boards
-from trm_jax.data.csv_files import read_csv, write_csv
+from trm_jax.data.csv_files import names_csv, read_csv, write_csv
 from trm_jax.data.prove import prove
 from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
@@ -79,7 +79,7 @@ def read_splits(path: str | AnyPath, *, progress: Progress | None = None) -> dic
     Of arrays every variant is proven, and the originals (first of each group) are returned.
     """
     path = as_path(path)
-    if path.is_file() or path.suffix == ".csv":
+    if names_csv(path):
         return {path.stem: read_csv(path, progress=progress)}
     if any((path / name / "dataset.json").is_file() for name in SPLITS):
         splits = {}

@@ -32,14 +32,19 @@ UNSURE_FILL: Color = (250, 176, 92)
 SOLVED: Color = (26, 127, 55)
 
 
+def require_suffix(path: AnyPath, suffix: str) -> None:
+    """Raise InputError if the name of a picture does not end in `suffix`."""
+    if path.suffix.lower() != suffix:
+        raise InputError(f"cannot write a {suffix[1:].upper()} to {path}: let the name end in {suffix}")
+
+
 def write_picture(path: str | AnyPath, suffix: str, data: bytes) -> None:
     """Put `data` at `path` in one step, making its folder.
 
     Raises InputError if the name does not end in `suffix` or the file cannot be written.
     """
     path = as_path(path)
-    if path.suffix.lower() != suffix:
-        raise InputError(f"cannot write a {suffix[1:].upper()} to {path}: let the name end in {suffix}")
+    require_suffix(path, suffix)
     try:
         write_whole(path, data)
     except OSError as error:

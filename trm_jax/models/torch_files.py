@@ -26,6 +26,8 @@ def read(path: AnyPath) -> dict[str, np.ndarray]:
 
     bfloat16 stays bfloat16. Torch files are read with `weights_only`, so nothing in them is executed.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file of weights")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix == ".safetensors":
