@@ -197,6 +197,9 @@ def test_programs_at_once_are_those_that_overlapped_in_the_sweep(tmp_path):
     assert company() == "2 runs in a program; 2 programs at once by the sweep's record"
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": entries[1:]}))
     assert company() == "2 runs in a program; 1 program at once by the sweep's record", "one ended when the next began"
+    # Two runs of one pack, of which the one was written down a second later.
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": [entries[1], entries[1] | {"ended": "2026-01-01T10:21"}]}))
+    assert company() == "2 runs in a program; 1 program at once by the sweep's record"
     (tmp_path / "sweep.json").write_text("{")
     assert company().endswith("the sweep's record of programs at once cannot be read")
 

@@ -111,7 +111,11 @@ def programs_at_once(runs: Sequence[Run]) -> int | None:
     most = 0
     for root in {folder.parent for folder in folders}:
         entries = state.read(root)
-        spans = {(e.command, e.started, e.ended) for e in entries.values() if e.started and e.ended}
+        ends = {}  # of each program: the runs of a pack are written down one after the other
+        for e in entries.values():
+            if e.started and e.ended:
+                ends[e.command, e.started] = max(e.ended, ends.get((e.command, e.started), ""))
+        spans = [(command, started, ended) for (command, started), ended in ends.items()]
         ours = {entries[folder.name].command for folder in folders if folder.parent == root and folder.name in entries}
         for command, started, ended in spans:
             if command in ours:

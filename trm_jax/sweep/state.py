@@ -55,7 +55,9 @@ class State:
         self.entries: dict[str, Entry] = {}
         for run in runs:
             entry = kept.pop(run.label, None) or Entry(run.name, run.seed, str(run.folder), "")
-            entry.seed, entry.folder, entry.command = run.seed, str(run.folder), shown(run.arguments)
+            entry.seed, entry.folder = run.seed, str(run.folder)
+            if not entry.started:  # otherwise it says how the run was trained: alone, or in which pack
+                entry.command = shown(run.arguments)
             self.entries[run.label] = entry
         self.entries |= kept
         for entry in self.entries.values():
