@@ -51,7 +51,7 @@ exit codes of all commands:
 
 # What the operating system says when nothing is wrong with the program: (errno, what to do about it).
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full; free some space or choose another --workdir, then run the same command again",
+    errno.ENOSPC: "the disk is full; free some space, then run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space, then run the same command again",
     errno.EACCES: "no permission; choose a folder you may write to",
     errno.EPERM: "no permission; choose a folder you may write to",

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import making
 from trm_jax.sweep.plan import Run, shown
 
 STATE_FILE, LOCK_FILE = "sweep.json", ".sweep.lock"
@@ -105,7 +106,8 @@ def alone(root: Path) -> Iterator[None]:
     """
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file; --root wants a folder")
-    root.mkdir(parents=True, exist_ok=True)
+    with making(root):
+        root.mkdir(parents=True, exist_ok=True)
     with open(root / LOCK_FILE, "ab+", buffering=0) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
