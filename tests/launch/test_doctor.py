@@ -258,7 +258,7 @@ def test_what_is_not_committed(sound, tmp_path):
     found = troubles(sound, repository=checkout)
     assert found["code"][:2] == ("fail", "trm_jax/new.py not committed") and "--dirty" in found["code"][2]
     assert not troubles(sound, *ARGUMENTS, "--dirty", repository=checkout)
-    assert list(troubles(sound, *ARGUMENTS, "--", "name=--dirty", repository=checkout)) == ["code"]
+    assert list(troubles(sound, *ARGUMENTS, "--", "log.wandb_project=--dirty", repository=checkout)) == ["code"]
     commit(checkout)
     assert not troubles(sound, repository=checkout)
     (checkout / "launch" / "worker.sh").write_text("")  # git's line about it begins with a space

@@ -106,3 +106,9 @@ def test_a_root_that_is_a_file(tmp_path):
     with pytest.raises(InputError, match="root is a file; --root wants a folder"):
         with alone(tmp_path / "root"):
             raise AssertionError("it was taken for a folder")
+
+
+def test_a_root_that_cannot_be_made():
+    with pytest.raises(InputError, match="cannot write /proc/root_of_sweeps: "):
+        with alone(Path("/proc/root_of_sweeps")):
+            raise AssertionError("it was made")
