@@ -89,7 +89,8 @@ run() {
   echo "$(date -u +%FT%TZ) $id: python -m trm_jax ${argv[*]@Q}"
   python=$(environment)/bin/python
   trap 'asked=1' INT
-  # $! is the run once there is one: whoever asks before that ends this here, and there will be none.
+  # $! is the run once there is one: whoever asks before that ends this here, and there will be none. Nor can a run be
+  # asked that has just ended: its exit code is still to be written.
   trap 'asked=1; [[ $! != "$tee" ]] || exit 1; kill -TERM $! 2>/dev/null || true' HUP TERM
   "$python" -m trm_jax "${argv[@]}" &
   child=$!

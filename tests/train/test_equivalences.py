@@ -263,6 +263,12 @@ def test_float16_trains_with_a_scaled_loss(tmp_path):
     assert all({"loss_scale", "skipped"} <= record.keys() for record in records)
 
 
+def test_averages_are_named_by_all_digits_of_their_decay():
+    cfg = tiny.config({"optim.ema_also": "0,0.99,0.9999999,0.99999951"})
+    state = jax.eval_shape(lambda: initial_state(cfg, jax.random.key(0)))
+    assert set(state.ema_also) == {"0", "0.9999999", "0.99999951"}, "0.99 is the average of record"
+
+
 def test_several_averages_in_one_run(tmp_path):
     """Averaging does not touch the training, so each is what a run of its own would have; "0" is the live weights."""
     tiny.train_here(tmp_path / "many", {"optim.ema_also": "0,0.5,0.99"})

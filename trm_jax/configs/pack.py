@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from trm_jax.configs.resolve import flatten, freeze
+from trm_jax.train.writers import CHECKPOINTS
 
 # Settings that are mere numbers inside the program (`trm_jax.train.step.Numbers`), and those that decide its data's
 # order and initial weights. Averaging or not is a matter of structure, its rate is a number.
@@ -43,7 +44,7 @@ def structure(config: ConfigDict) -> tuple:
 
 
 def _checkpoint_steps(workdir: Path) -> set[int]:
-    folder = workdir / "checkpoints"
+    folder = workdir / CHECKPOINTS
     found = {int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()} if folder.is_dir() else set()
     return found or {0}
 

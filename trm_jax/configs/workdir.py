@@ -15,13 +15,12 @@ from trm_jax.errors import InputError
 from trm_jax.storage.owner import OWNER_FILE, require_owner, take_over
 from trm_jax.storage.paths import AnyPath, BucketPath, making, require_access, require_utf8, write_whole
 from trm_jax.train.clock import GOODPUT_FILE
-from trm_jax.train.writers import METRICS_FILE, RUN_FILE
+from trm_jax.train.writers import CHECKPOINTS, METRICS_FILE, RUN_FILE
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.txt"  # what a run printed, where a sweep has started it
 _LOCK_FILE = ".lock"
 _NOT_OF_THE_RUN = {LOG_FILE, _LOCK_FILE, OWNER_FILE}
-_CHECKPOINTS = "checkpoints"  # as trm_jax.train.lane has it, whose import would take Orbax along
 _REPLACED_BY_A_RUN = {METRICS_FILE, RUN_FILE, GOODPUT_FILE, "curve.png", "tensorboard"}
 
 
@@ -108,8 +107,8 @@ def _of_a_run(workdir: AnyPath) -> list[str]:
     names = {entry.name for entry in workdir.iterdir()}
     found = names & _REPLACED_BY_A_RUN
     # One that is half written has another name; it is cleared away by the next.
-    if _CHECKPOINTS in names and any(entry.name.isdigit() for entry in (workdir / _CHECKPOINTS).iterdir()):
-        found.add(_CHECKPOINTS)
+    if CHECKPOINTS in names and any(entry.name.isdigit() for entry in (workdir / CHECKPOINTS).iterdir()):
+        found.add(CHECKPOINTS)
     return sorted(found)
 
 

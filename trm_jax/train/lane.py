@@ -25,6 +25,7 @@ from trm_jax.train.step import log_record
 from trm_jax.train.team import Elsewhere, Team
 from trm_jax.train.tensorboard import tensorboard_writer
 from trm_jax.train.writers import (
+    CHECKPOINTS,
     METRICS_FILE,
     RUN_FILE,
     BucketJsonlWriter,
@@ -33,8 +34,6 @@ from trm_jax.train.writers import (
     jsonl_writer,
     read_jsonl,
 )
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)

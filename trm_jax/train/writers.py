@@ -20,6 +20,7 @@ from trm_jax.storage.paths import AnyPath, BucketPath
 
 METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
+CHECKPOINTS = "checkpoints"  # the folder of them; named here, where Orbax need not be imported for it
 
 
 class Writer(Protocol):
