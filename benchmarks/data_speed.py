@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trm_jax.data.canonical import canonical_forms, invariants
-from trm_jax.data.generator import distinct_puzzles, generate
-from trm_jax.data.prove import prove
-from trm_jax.data.solver import solve
-from trm_jax.data.stream import batches
-from trm_jax.data.sudoku import training
-from trm_jax.data.symmetry import variants
+from trm_jax.data.loader import batches
+from trm_jax.tasks.sudoku.canonical import canonical_forms, invariants
+from trm_jax.tasks.sudoku.generator import distinct_puzzles, generate
+from trm_jax.tasks.sudoku.prove import prove
+from trm_jax.tasks.sudoku.solver import solve
+from trm_jax.tasks.sudoku.source import training
+from trm_jax.tasks.sudoku.symmetry import variants
 
 BATCH = 768
 

@@ -18,7 +18,7 @@ import time
 import jax
 
 from trm_jax.configs import registry, resolve
-from trm_jax.data import sudoku
+from trm_jax.tasks.sudoku import source as sudoku
 from trm_jax.train.programs import Programs
 
 

@@ -78,7 +78,7 @@ def jax_side(cfg, batch: dict, total_steps: int) -> tuple[Side, dict[str, np.nda
     import jax
 
     from trm_jax import compiler
-    from trm_jax.models.torch_format import export_state_dict
+    from trm_jax.models.convert.torch_format import export_state_dict
     from trm_jax.train.state import initial_state
     from trm_jax.train.step import make_train_step
 

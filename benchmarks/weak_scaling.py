@@ -31,8 +31,8 @@ def work(experiment: str, share: int, steps: int, rounds: int) -> None:
     import jax
 
     from trm_jax.configs import registry, resolve
-    from trm_jax.data import sudoku
-    from trm_jax.train import multihost
+    from trm_jax.distributed import multihost
+    from trm_jax.tasks.sudoku import source as sudoku
     from trm_jax.train.programs import Programs
 
     def report(error: BaseException) -> int:

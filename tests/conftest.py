@@ -34,3 +34,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def boards_of():
+    """boards_of(size): 60 generated and proven puzzles, made once."""
+    from trm_jax.tasks.sudoku.generator import distinct_puzzles
+
+    made = {}
+
+    def get(size):
+        if size not in made:
+            extra = 2 if size == 4 else 0
+            (made[size],) = distinct_puzzles((60,), size=size, seed=3, extra_clues=extra)
+        return made[size]
+
+    return get

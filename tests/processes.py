@@ -146,12 +146,12 @@ def _serve() -> None:
     import trm_jax.cli.health.devices
     import trm_jax.configs.registry
     import trm_jax.configs.workdir
-    import trm_jax.data.sudoku
+    import trm_jax.distributed.multihost
     import trm_jax.evals.curves
-    import trm_jax.evals.render
-    import trm_jax.models.torch_format
+    import trm_jax.models.convert.torch_format
+    import trm_jax.tasks.sudoku.render
+    import trm_jax.tasks.sudoku.source
     import trm_jax.train.loop
-    import trm_jax.train.multihost
     import trm_jax.train.restore
     from trm_jax.cli.main import parser
 

@@ -16,8 +16,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.workdir import claim
-from trm_jax.data import sudoku
 from trm_jax.models.params import path_name
+from trm_jax.tasks.sudoku import source as sudoku
 from trm_jax.train.loop import CHECKPOINTS, Outcome, train
 from trm_jax.train.stopping import StopRequest
 

@@ -4,7 +4,7 @@ import pytest
 
 from trm_jax.cli.main import main
 from trm_jax.configs import registry, resolve
-from trm_jax.data import sudoku
+from trm_jax.tasks.sudoku import source as sudoku
 
 PUZZLES = 120
 

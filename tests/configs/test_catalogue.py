@@ -6,7 +6,7 @@ import pytest
 
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.defaults import defaults
-from trm_jax.data import sudoku
+from trm_jax.tasks.sudoku import source as sudoku
 
 # Group, what its columns set, and per member: its name, the values, what the guide expects. "=" marks the centre.
 TABLE = """

@@ -7,9 +7,9 @@ import pytest
 
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.defaults import defaults
-from trm_jax.data.sudoku import SudokuConfig
 from trm_jax.errors import InputError
 from trm_jax.models import TRMConfig
+from trm_jax.tasks.sudoku.source import SudokuConfig
 
 PAGE = resolve.flatten(defaults())
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from trm_jax.data.arrays import StoredPool, keep_groups, read_split, write_split
-from trm_jax.data.canonical import canonical_forms
-from trm_jax.data.sudoku import SudokuConfig, load, load_eval
-from trm_jax.data.sudoku_files import array_boards, board_arrays, read_splits, write_splits
-from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.canonical import canonical_forms
+from trm_jax.tasks.sudoku.files import array_boards, board_arrays, read_splits, write_splits
+from trm_jax.tasks.sudoku.source import SudokuConfig, load, load_eval
+from trm_jax.tasks.sudoku.symmetry import variants
 
 
 @pytest.fixture

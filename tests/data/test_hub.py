@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trm_jax.data.csv_files import write_csv
+from trm_jax.tasks.sudoku.csv_files import write_csv
 
 COMMIT = "a" * 40
 REPO = "someone/sudoku"
@@ -81,7 +81,7 @@ def hub(tmp_path, boards_of):
 
 SCRIPT = """
 import json, sys
-from trm_jax.data.sudoku import SudokuConfig, load
+from trm_jax.tasks.sudoku.source import SudokuConfig, load
 from trm_jax.errors import InputError, OutOfReach
 try:
     train, test = load(SudokuConfig(**json.loads(sys.argv[1])))
@@ -108,7 +108,7 @@ def load_in_a_process(tmp_path, endpoint, **environment):
 
 def test_both_files_are_fetched_proven_and_cached(tmp_path, hub, boards_of):
     endpoint, seen, files, _ = hub
-    from trm_jax.data.sudoku import evaluation
+    from trm_jax.tasks.sudoku.source import evaluation
 
     expected = [40, 20, evaluation(boards_of(6).take(np.arange(40, 60))).digest]
     assert json.loads(load_in_a_process(tmp_path, endpoint)) == expected
@@ -155,8 +155,8 @@ def test_a_hub_in_trouble_may_be_well_the_next_time(tmp_path, hub, status):
 
 
 def test_without_the_extra_the_pip_command_is_named(monkeypatch):
-    from trm_jax.data.sudoku import SudokuConfig, load
     from trm_jax.errors import InputError
+    from trm_jax.tasks.sudoku.source import SudokuConfig, load
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"pip install 'trm_jax\[hub\]'"):

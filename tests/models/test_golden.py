@@ -18,7 +18,7 @@ from trm_jax import sharding
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import freeze
 from trm_jax.models import TRMConfig, trm
-from trm_jax.models import torch_format as official
+from trm_jax.models.convert import torch_format as official
 from trm_jax.train.config import RunConfig
 from trm_jax.train.state import initial_state, state_shardings, zero_sums
 from trm_jax.train.step import make_train_step

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import assume, given, settings
 
 from trm_jax.errors import InputError
-from trm_jax.models import TRMConfig, torch_files, torch_format, trm
+from trm_jax.models import TRMConfig, trm
+from trm_jax.models.convert import torch_files, torch_format
 
 
 def with_bits(rng, shape, dtype=np.float32) -> np.ndarray:

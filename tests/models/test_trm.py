@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from trm_jax.losses import act_loss
-from trm_jax.models import IGNORE, TRMConfig, attention, torch_format, trm
+from trm_jax.models import IGNORE, TRMConfig, attention, trm
 from trm_jax.models import params as P
+from trm_jax.models.convert import torch_format
 
 B = 4
 CFG = TRMConfig(

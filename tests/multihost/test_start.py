@@ -5,8 +5,8 @@ import signal
 import pytest
 
 from tests.multihost.fleet import Fleet, free_port
+from trm_jax.distributed import multihost
 from trm_jax.errors import InputError
-from trm_jax.train import multihost
 
 
 def refused(fleet: Fleet, code: int = 2) -> list[str]:

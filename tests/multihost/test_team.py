@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.multihost.fleet import free_port
+from trm_jax.distributed.meeting import OthersMissing, meet
+from trm_jax.distributed.multihost import require_same
+from trm_jax.distributed.team import Elsewhere, Team
 from trm_jax.errors import InputError, OutOfReach
-from trm_jax.train.meeting import OthersMissing, meet
-from trm_jax.train.multihost import require_same
-from trm_jax.train.team import Elsewhere, Team
 
 
 def together(count: int, work) -> list:

@@ -13,9 +13,9 @@ import pytest
 
 from trm_jax import compiler
 from trm_jax.configs import registry, resolve
-from trm_jax.data import sudoku
 from trm_jax.models import params, trm
 from trm_jax.planning import memory
+from trm_jax.tasks.sudoku import source as sudoku
 from trm_jax.train.curriculum import stages
 from trm_jax.train.programs import Programs
 from trm_jax.train.state import evaluation_params, initial_state

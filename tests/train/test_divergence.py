@@ -6,7 +6,7 @@ import pytest
 
 from tests import tiny
 from trm_jax import sharding
-from trm_jax.data import stream
+from trm_jax.data import loader as stream
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.loop import Diverged
 from trm_jax.train.state import initial_state, state_shardings, with_shardings

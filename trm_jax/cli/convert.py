@@ -46,7 +46,7 @@ def add_parser(subparsers) -> None:
 
 
 def run_export(args) -> int:
-    from trm_jax.models import torch_files, torch_format
+    from trm_jax.models.convert import torch_files, torch_format
 
     check_free(args.file, args.force)
     opened = open_run(args)
@@ -72,7 +72,7 @@ def run_import(args) -> int:
 
     from trm_jax.configs import registry, resolve
     from trm_jax.configs.workdir import CONFIG_FILE, claim
-    from trm_jax.models import torch_files, torch_format
+    from trm_jax.models.convert import torch_files, torch_format
     from trm_jax.train.restore import save_imported
 
     config = resolve.override(registry.get(args.config), changes(args))

@@ -105,7 +105,7 @@ def _add_source(parser: argparse.ArgumentParser, *, only_generator: bool = False
 
 
 def _config(args, **fixed):
-    from trm_jax.data.sudoku import SudokuConfig
+    from trm_jax.tasks.sudoku.source import SudokuConfig
 
     names = {"subsample_size": "train_puzzles", "test": "test_puzzles"}
     known = ("source", "path", "test_file", "hub_repo", "size", "subsample_size", "test", "min_rating",
@@ -141,7 +141,7 @@ class _Progress:
 
 def _splits(path: AnyPath) -> dict:
     """The proven boards of every split at a path: a CSV file, a folder of them, or a folder of arrays."""
-    from trm_jax.data import sudoku_files
+    from trm_jax.tasks.sudoku import files as sudoku_files
 
     progress = _Progress("proving")
     try:
@@ -151,7 +151,7 @@ def _splits(path: AnyPath) -> dict:
 
 
 def _write(args, train, test) -> None:
-    from trm_jax.data import sudoku_files
+    from trm_jax.tasks.sudoku import files as sudoku_files
 
     for path in sudoku_files.targets(args.output_dir, args.format):
         check_free(path, args.force)
@@ -168,7 +168,8 @@ def _write(args, train, test) -> None:
 
 
 def _build(args) -> int:
-    from trm_jax.data import sudoku, sudoku_files
+    from trm_jax.tasks.sudoku import files as sudoku_files
+    from trm_jax.tasks.sudoku import source as sudoku
 
     args.format = args.format or ("arrays" if args.num_aug else "csv")
     for path in sudoku_files.targets(args.output_dir, args.format):
@@ -192,7 +193,7 @@ def _check_variants(args) -> None:
 
 
 def _verify(args) -> int:
-    from trm_jax.data.disjoint import require_disjoint
+    from trm_jax.tasks.sudoku.disjoint import require_disjoint
 
     splits = _splits(args.path)
     for name, boards in splits.items():
@@ -208,7 +209,7 @@ def _stats(args) -> int:
     if args.generated == (args.path is not None):
         raise InputError("give either a path or --generated")
     if args.generated:
-        from trm_jax.data import sudoku
+        from trm_jax.tasks.sudoku import source as sudoku
 
         progress = _Progress("generating")
         try:
@@ -261,7 +262,7 @@ def _export(args) -> int:
 
 
 def _show(args) -> int:
-    from trm_jax.data.boards import format_grid, format_line
+    from trm_jax.tasks.sudoku.boards import format_grid, format_line
 
     splits = _splits(args.path)
     for name, boards in splits.items():

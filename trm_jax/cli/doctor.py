@@ -83,7 +83,7 @@ def seconds(text: str) -> float:
 
 
 def endpoint(text: str) -> str:
-    from trm_jax.train import meeting
+    from trm_jax.distributed import meeting
 
     try:
         meeting.endpoint(text)

@@ -30,8 +30,8 @@ def add_parser(subparsers) -> None:
 
 
 def run(args) -> int:
-    from trm_jax.data import sudoku
     from trm_jax.evals.runner import Evaluator
+    from trm_jax.tasks.sudoku import source as sudoku
     from trm_jax.train.progress import Progress
 
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}

@@ -40,9 +40,9 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     import numpy as np
 
-    from trm_jax.evals.boards import check_answer
-    from trm_jax.evals.drawing import require_suffix
-    from trm_jax.evals.render import board_png, board_text, thinking_gif
+    from trm_jax.tasks.sudoku.check import check_answer
+    from trm_jax.tasks.sudoku.drawing import require_suffix
+    from trm_jax.tasks.sudoku.render import board_png, board_text, thinking_gif
 
     if bool(args.puzzle) == args.example:
         raise InputError("give one of PUZZLE, a file, - for standard input, or --example")
@@ -106,7 +106,7 @@ def _following(args, puzzle) -> str:
 
 def read_puzzles(source: str):
     """Boards [cells] uint8 from a literal puzzle, a text or CSV file, or '-'. Raises InputError naming the line."""
-    from trm_jax.data.boards import parse_board
+    from trm_jax.tasks.sudoku.boards import parse_board
 
     if source == "-":
         name, content = "standard input", sys.stdin.buffer.read()
@@ -151,7 +151,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _first_held_out(cfg):
-    from trm_jax.data import sudoku
+    from trm_jax.tasks.sudoku import source as sudoku
 
     return sudoku.load_eval(cfg.data).inputs[0].astype("uint8") - 1
 

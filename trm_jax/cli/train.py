@@ -55,7 +55,7 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     from trm_jax.configs import registry, resolve
     from trm_jax.configs.workdir import claim
-    from trm_jax.train.multihost import require_one_folder, require_same
+    from trm_jax.distributed.multihost import require_one_folder, require_same
     from trm_jax.train.stopping import StopRequest
     from trm_jax.train.writers import require_wandb
 
@@ -77,8 +77,8 @@ def run(args) -> int:
 def _team(args, stop):
     """The processes that train together: those that are told of or found, this one alone otherwise."""
     from trm_jax.cli.main import report_failure
-    from trm_jax.train import multihost
-    from trm_jax.train.team import Team
+    from trm_jax.distributed import multihost
+    from trm_jax.distributed.team import Team
 
     told = args.multihost or args.coordinator or args.processes > 1 or args.process >= 0
     if not (told or multihost.expected()):
@@ -93,11 +93,11 @@ def _train(args, cfg, config, workdir: Path, team, stop) -> int:
 
     from trm_jax.cli.main import EXIT_STOPPED
     from trm_jax.configs.registry import alternatives
-    from trm_jax.data import sudoku
+    from trm_jax.distributed.multihost import require_same
     from trm_jax.models import params, trm
+    from trm_jax.tasks.sudoku import source as sudoku
     from trm_jax.train.clock import goodput, spent
     from trm_jax.train.loop import Diverged, train
-    from trm_jax.train.multihost import require_same
     from trm_jax.train.progress import duration
 
     data = sudoku.load(cfg.data)
@@ -117,7 +117,7 @@ def _train(args, cfg, config, workdir: Path, team, stop) -> int:
         f"{cfg.train.batch_size} on "
         f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
         f"{f' of {team.count} processes' * (team.count > 1)}; "
-        f"{info.groups:,} training puzzles, {len(data[1].inputs):,} held out; workdir {workdir}",
+        f"{info.groups:,} training puzzles, {len(data[1]):,} held out; workdir {workdir}",
         file=sys.stderr,
     )
     others = alternatives(args.name)
@@ -165,7 +165,7 @@ def run_pack(args) -> int:
     from trm_jax.configs.defaults import defaults
     from trm_jax.configs.pack import structure
     from trm_jax.configs.workdir import claim
-    from trm_jax.data import sudoku
+    from trm_jax.tasks.sudoku import source as sudoku
     from trm_jax.train.loop import Job, train_side_by_side
     from trm_jax.train.stopping import StopRequest
     from trm_jax.train.writers import require_wandb

@@ -12,10 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from trm_jax.configs.defaults import defaults
-from trm_jax.data.boards import check_size
-from trm_jax.data.sudoku import SudokuConfig
 from trm_jax.errors import InputError
 from trm_jax.models import TRMConfig
+from trm_jax.tasks.sudoku.boards import check_size
+from trm_jax.tasks.sudoku.source import SudokuConfig
 from trm_jax.train import config as run_config
 
 

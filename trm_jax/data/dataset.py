@@ -28,7 +28,7 @@ class DatasetInfo:
     seq_len: int  # S
     num_puzzle_ids: int  # rows of the puzzle table
     groups: int  # originals; an epoch visits each once
-    mean_examples_per_puzzle: float
+    mean_examples_per_puzzle: float = 1.0
 
 
 class Pool(Protocol):
@@ -60,13 +60,16 @@ class TrainSource(Protocol):
 
 
 class EvalSource(Protocol):
-    """A whole evaluation set in memory."""
+    """An evaluation set of `len` examples."""
 
     info: DatasetInfo
-    inputs: np.ndarray  # [N, S] int32
-    labels: np.ndarray  # [N, S] int32, -100 = ignored
-    puzzle_ids: np.ndarray  # [N] int32
     digest: str  # identifies the content
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices` [b]."""
+        ...
 
 
 @dataclass(frozen=True)

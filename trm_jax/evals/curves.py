@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trm_jax.errors import InputError
-from trm_jax.evals.drawing import write_picture
 from trm_jax.storage.paths import AnyPath
+from trm_jax.tasks.sudoku.drawing import write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

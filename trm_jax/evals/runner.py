@@ -92,7 +92,7 @@ class Evaluator:
     ):
         sharding.check_batch(mesh, rules, batch_size, "eval.batch_size")
         self.data = data
-        self.total = min(max_examples or len(data.inputs), len(data.inputs))
+        self.total = min(max_examples or len(data), len(data))
         self.batch_size = batch_size = rows_of_batch(batch_size, self.total, mesh)
         self.num_steps = num_steps or cfg.halt_max_steps
         self._sharding = sharding.batch_sharding(mesh, rules)
@@ -109,12 +109,7 @@ class Evaluator:
         rows = index * self.batch_size + self._slots
         counted = rows < self.total
         rows = np.where(counted, rows, 0)
-        local = {
-            "inputs": self.data.inputs[rows],
-            "labels": self.data.labels[rows],
-            "puzzle_ids": self.data.puzzle_ids[rows],
-            "counted": counted,
-        }
+        local = {**self.data.rows(rows), "counted": counted}
         batch = sharding.put_batch(self._sharding, local, self.batch_size)
         return batch, batch.pop("counted")
 

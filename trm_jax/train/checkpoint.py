@@ -17,12 +17,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from trm_jax.distributed.team import Team
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.models.params import path_name
 from trm_jax.storage.bucket import out_of_reach
 from trm_jax.storage.paths import require_access
 from trm_jax.train.config import CheckpointConfig
-from trm_jax.train.team import Team
 
 # Orbax and its helpers log every save, and every error that they raise as well, with a traceback for each thread that
 # it passes; the run's own lines say what a person needs.

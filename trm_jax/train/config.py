@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from trm_jax.data.seeds import check_seed
-from trm_jax.data.sudoku import SudokuConfig
 from trm_jax.errors import InputError
 from trm_jax.losses import TOKEN_LOSSES
 from trm_jax.models import TRMConfig
 from trm_jax.optim import OPTIMIZERS
+from trm_jax.tasks.sudoku.source import SudokuConfig
 
 LOSS_SCALINGS = ("auto", "none", "dynamic")
 MAX_STEPS = 10**9  # a thousand a second would take eleven days

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from trm_jax.distributed.team import Elsewhere, Team
 from trm_jax.errors import OutOfReach
 from trm_jax.storage.beside import Beside, reason
 from trm_jax.storage.bucket import problem as storage_problem
@@ -22,7 +23,6 @@ from trm_jax.train import clock
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.config import RunConfig
 from trm_jax.train.step import log_record
-from trm_jax.train.team import Elsewhere, Team
 from trm_jax.train.tensorboard import tensorboard_writer
 from trm_jax.train.writers import (
     CHECKPOINTS,

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import trm_jax
-from trm_jax.data import stream
+from trm_jax.data import loader as stream
+from trm_jax.distributed.team import Team
 from trm_jax.models import params, trm
 from trm_jax.train import cost
 from trm_jax.train.checkpoint import newest_common
@@ -22,7 +23,6 @@ from trm_jax.train.lane import CHECKPOINTS, Job, Lane
 from trm_jax.train.programs import Programs
 from trm_jax.train.progress import Progress
 from trm_jax.train.stopping import StopRequest
-from trm_jax.train.team import Team
 
 __all__ = ["CHECKPOINTS", "Diverged", "Job", "Outcome", "train", "train_side_by_side"]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from trm_jax.cli.health.check import Check, Subject
-from trm_jax.train.meeting import endpoint, meeting_port
+from trm_jax.distributed.meeting import endpoint, meeting_port
 
 PATIENCE_S = 5.0
 

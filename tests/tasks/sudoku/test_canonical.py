@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trm_jax.data.boards import Boards, complete
-from trm_jax.data.canonical import canonical_forms, invariants
-from trm_jax.data.disjoint import overlap, require_disjoint
-from trm_jax.data.solver import solve
-from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import Boards, complete
+from trm_jax.tasks.sudoku.canonical import canonical_forms, invariants
+from trm_jax.tasks.sudoku.disjoint import overlap, require_disjoint
+from trm_jax.tasks.sudoku.solver import solve
+from trm_jax.tasks.sudoku.symmetry import variants
 
 SIZES = (4, 6, 9)
 
@@ -74,7 +74,7 @@ def solve_all_4x4():
 
 
 def test_there_are_36_classes_of_minimal_4x4_puzzles():
-    from trm_jax.data.generator import distinct_puzzles
+    from trm_jax.tasks.sudoku.generator import distinct_puzzles
 
     assert len(distinct_puzzles((36,), size=4, seed=0)[0]) == 36
     with pytest.raises(InputError, match="found only 36 puzzles of size 4"):

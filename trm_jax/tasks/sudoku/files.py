@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from trm_jax.data.arrays import ArraySplit, read_split, write_json, write_split
-from trm_jax.data.boards import SIZES, Boards
-from trm_jax.data.csv_files import names_csv, read_csv, write_csv
-from trm_jax.data.prove import prove
-from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
+from trm_jax.tasks.sudoku.boards import SIZES, Boards
+from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv, write_csv
+from trm_jax.tasks.sudoku.prove import prove
+from trm_jax.tasks.sudoku.symmetry import variants
 
 SPLITS = ("train", "test")
 Progress = Callable[[int, int], None]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from trm_jax.data.stream import batches
-from trm_jax.data.sudoku import training
+from trm_jax.data.loader import batches
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.source import training
 
 SETTINGS = {"seed": 4, "batch_size": 24}
 

@@ -1,7 +1,7 @@
 """The official PyTorch checkpoint format: names, shapes and layouts, there and back bit for bit.
 
 A state dict maps names such as `model.inner.L_level.layers.0.mlp.gate_up_proj.weight` to arrays; linears are stored
-[out, in]. Everything here is NumPy: reading a file is `trm_jax.models.torch_files`.
+[out, in]. Everything here is NumPy: reading a file is `trm_jax.models.convert.torch_files`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Several processes that train one run: they agree on when to stop or save, and notice when one is lost.
 
-Process 0 is the hub of a star of TCP connections (trm_jax/train/meeting.py makes it), over which lines of JSON go.
+Process 0 is the hub of a star of TCP connections (meeting.py makes it), over which lines of JSON go.
 
 A process that ends without having said so is lost to the others at once (its connection closes), one that is stopped or
 cut off after `LOST_AFTER_S`. They cannot go on without it: each says who it was and exits.

@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from trm_jax.data.boards import complete
-from trm_jax.data.csv_files import read_csv, write_csv
-from trm_jax.data.disjoint import overlap
-from trm_jax.data.sudoku import SudokuConfig, load, load_boards, load_eval, training
-from trm_jax.data.sudoku_files import write_splits
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import complete
+from trm_jax.tasks.sudoku.csv_files import read_csv, write_csv
+from trm_jax.tasks.sudoku.disjoint import overlap
+from trm_jax.tasks.sudoku.files import write_splits
+from trm_jax.tasks.sudoku.source import SudokuConfig, load, load_boards, load_eval, training
 
 GENERATED = SudokuConfig(size=6, train_puzzles=30, test_puzzles=20, augmentations=5)
 

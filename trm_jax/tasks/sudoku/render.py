@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trm_jax.errors import InputError
-from trm_jax.evals.boards import as_boards, board_size, box_shape, check_answer
-from trm_jax.evals.drawing import (
+from trm_jax.storage.paths import AnyPath
+from trm_jax.tasks.sudoku.check import as_boards, board_size, box_shape, check_answer
+from trm_jax.tasks.sudoku.drawing import (
     CONFLICT,
     INK,
     MUTED,
@@ -26,7 +27,6 @@ from trm_jax.evals.drawing import (
     sized_font,
     wrapped,
 )
-from trm_jax.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from trm_jax.data.boards import Boards
-from trm_jax.data.canonical import canonical_forms, invariants
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import Boards
+from trm_jax.tasks.sudoku.canonical import canonical_forms, invariants
 
 
 def overlap(train: Boards, test: Boards) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trm_jax.errors import InputError
-from trm_jax.evals.boards import board_size, box_shape, check_answer
 from trm_jax.storage.paths import AnyPath, as_path, write_whole
+from trm_jax.tasks.sudoku.check import board_size, box_shape, check_answer
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont

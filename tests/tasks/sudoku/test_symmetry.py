@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm_jax.data.boards import BOX_HEIGHT, complete
-from trm_jax.data.solver import solve
-from trm_jax.data.symmetry import variants
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, complete
+from trm_jax.tasks.sudoku.solver import solve
+from trm_jax.tasks.sudoku.symmetry import variants
 
 SIZES = (4, 6, 9)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from trm_jax.errors import InputError
-from trm_jax.evals.drawing import (
+from trm_jax.tasks.sudoku.drawing import (
     CHANGED,
     CHANGED_FILL,
     CLUE_FILL,
@@ -21,7 +21,7 @@ from trm_jax.evals.drawing import (
     TRACK,
     UNSURE_FILL,
 )
-from trm_jax.evals.render import board_png, board_text, thinking_gif, thinking_strip_png
+from trm_jax.tasks.sudoku.render import board_png, board_text, thinking_gif, thinking_strip_png
 
 ANSWER = {
     4: np.array([int(digit) for digit in "1234341221434321"]),

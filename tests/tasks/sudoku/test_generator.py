@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from trm_jax.data.boards import complete
-from trm_jax.data.canonical import canonical_forms
-from trm_jax.data.generator import distinct_puzzles, generate
-from trm_jax.data.solver import solve
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import complete
+from trm_jax.tasks.sudoku.canonical import canonical_forms
+from trm_jax.tasks.sudoku.generator import distinct_puzzles, generate
+from trm_jax.tasks.sudoku.solver import solve
 
 
 def minimal(questions, size):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from trm_jax.data.boards import complete, conflicts, format_grid, format_line, parse_board, units
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import complete, conflicts, format_grid, format_line, parse_board, units
 
 SOLVED_4 = "1234341221434321"
 SOLVED_6 = "123456456123231564564231312645645312"

@@ -25,10 +25,10 @@ import jax
 from jax.experimental import multihost_utils
 
 import trm_jax
+from trm_jax.distributed.meeting import OthersMissing, endpoint, listen, meet
+from trm_jax.distributed.team import Team
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath
-from trm_jax.train.meeting import OthersMissing, endpoint, listen, meet
-from trm_jax.train.team import Team
 
 DEFAULT_PORT = 8476
 ALONE = "TRM_ALONE"  # set to anything: this process is not one of several, whatever the host belongs to

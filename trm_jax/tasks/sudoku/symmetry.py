@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trm_jax.data.boards import BOX_HEIGHT
 from trm_jax.data.hashing import below, key_of, shuffle
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT
 
 
 @njit(cache=True, nogil=True)

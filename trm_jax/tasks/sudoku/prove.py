@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from trm_jax.data.boards import Boards, complete, conflicts
-from trm_jax.data.solver import solve
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import Boards, complete, conflicts
+from trm_jax.tasks.sudoku.solver import solve
 
 _CHUNK = 2048
 

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
-from trm_jax.data.boards import Boards, check_size, complete, units
-from trm_jax.data.canonical import canonical_forms
 from trm_jax.data.hashing import below, key_of, shuffle
-from trm_jax.data.solver import NO_KEY, NO_TALLY, NOTHING, search, solve, workspace
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import Boards, check_size, complete, units
+from trm_jax.tasks.sudoku.canonical import canonical_forms
+from trm_jax.tasks.sudoku.solver import NO_KEY, NO_TALLY, NOTHING, search, solve, workspace
 
 _WALK = 32  # puzzles that one walk gives; walks never serve two splits
 _STEPS = 5_000  # neighbours that a walk tries before it is given up

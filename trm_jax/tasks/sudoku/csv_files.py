@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from trm_jax.data.boards import BAD, DIGIT_OF_BYTE, SIZES, Boards, format_line, parse_board
-from trm_jax.data.prove import check_rules, prove
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
+from trm_jax.tasks.sudoku.boards import BAD, DIGIT_OF_BYTE, SIZES, Boards, format_line, parse_board
+from trm_jax.tasks.sudoku.prove import check_rules, prove
 
 COLUMNS = ("source", "question", "answer", "rating")
 _BLOCK = 65_536  # rows held as text at a time: the hub's training file has 3.8 million

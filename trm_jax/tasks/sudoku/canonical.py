@@ -14,8 +14,8 @@ import itertools
 import numpy as np
 from numba import njit
 
-from trm_jax.data.boards import BOX_HEIGHT, units
 from trm_jax.data.hashing import mix
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, units
 
 
 @functools.cache

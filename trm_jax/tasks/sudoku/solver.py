@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trm_jax.data.boards import units
 from trm_jax.data.hashing import below
+from trm_jax.tasks.sudoku.boards import units
 
 _DEAD, _SOLVED = -1, -2
 NO_KEY = np.uint64(0)  # guess digits in rising order

@@ -15,18 +15,18 @@ import numpy as np
 
 from trm_jax.data import hub
 from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split
-from trm_jax.data.boards import Boards, check_size
-from trm_jax.data.csv_files import names_csv, read_csv
 from trm_jax.data.dataset import Batch, DatasetInfo, PoolTrain
-from trm_jax.data.disjoint import require_disjoint
-from trm_jax.data.generator import distinct_puzzles
 from trm_jax.data.hashing import permutation, stream_key
-from trm_jax.data.prove import check_rules, prove
 from trm_jax.data.seeds import check_seed
-from trm_jax.data.sudoku_files import SPLITS, array_boards, originals
-from trm_jax.data.symmetry import variants
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
+from trm_jax.tasks.sudoku.boards import Boards, check_size
+from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv
+from trm_jax.tasks.sudoku.disjoint import require_disjoint
+from trm_jax.tasks.sudoku.files import SPLITS, array_boards, originals
+from trm_jax.tasks.sudoku.generator import distinct_puzzles
+from trm_jax.tasks.sudoku.prove import check_rules, prove
+from trm_jax.tasks.sudoku.symmetry import variants
 
 SOURCES = ("generated", "csv", "hub", "arrays")
 _TRAIN_DRAW, _TEST_DRAW = 11, 12  # streams of random numbers
@@ -86,6 +86,17 @@ class SudokuEval:
     puzzle_ids: np.ndarray  # [N] int32, all 0
     ratings: np.ndarray  # [N] int32
     digest: str  # hash of inputs and labels
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices` [b]."""
+        return {
+            "inputs": self.inputs[indices],
+            "labels": self.labels[indices],
+            "puzzle_ids": self.puzzle_ids[indices],
+        }
 
 
 def info_of(boards: Boards) -> DatasetInfo:

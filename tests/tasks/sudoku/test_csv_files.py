@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from trm_jax.data import csv_files
-from trm_jax.data.boards import format_line
-from trm_jax.data.csv_files import read_csv, write_csv
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku import csv_files
+from trm_jax.tasks.sudoku.boards import format_line
+from trm_jax.tasks.sudoku.csv_files import read_csv, write_csv
 
 HEADER = "source,question,answer,rating"
 

@@ -3,13 +3,13 @@ import itertools
 import numpy as np
 import pytest
 
-from trm_jax.data.boards import complete, parse_board
-from trm_jax.data.solver import solve
+from trm_jax.tasks.sudoku.boards import complete, parse_board
+from trm_jax.tasks.sudoku.solver import solve
 
 
 def brute_force_count(board, size, limit):
     """Solutions of a small board by trying every digit in every blank, rules checked at each step."""
-    from trm_jax.data.boards import conflicts
+    from trm_jax.tasks.sudoku.boards import conflicts
 
     blanks = np.flatnonzero(board == 0)
     boards = board[None]
@@ -71,7 +71,7 @@ def test_contradicting_clues_have_no_solution():
 
 
 def test_real_puzzles(shared):
-    from trm_jax.data.csv_files import read_csv
+    from trm_jax.tasks.sudoku.csv_files import read_csv
 
     boards = read_csv(shared / "data" / "sudoku_extreme_1k" / "train.csv")
     solutions, counts, ratings = solve(boards.questions, 9)

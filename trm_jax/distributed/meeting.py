@@ -12,8 +12,8 @@ import socket
 import time
 from collections.abc import Callable
 
+from trm_jax.distributed.team import Line, Member, Team
 from trm_jax.errors import InputError, OutOfReach
-from trm_jax.train.team import Line, Member, Team
 
 
 class OthersMissing(OutOfReach):

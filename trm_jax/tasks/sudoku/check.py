@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trm_jax.data.boards import BOX_HEIGHT, SIZES, check_size, units
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZES, check_size, units
 
 
 @dataclass(frozen=True)

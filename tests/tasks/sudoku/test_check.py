@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trm_jax.errors import InputError
-from trm_jax.evals.boards import as_boards, board_size, box_shape, check_answer, conflicting_cells
+from trm_jax.tasks.sudoku.check import as_boards, board_size, box_shape, check_answer, conflicting_cells
 
 SOLVED = {
     4: "1234341221434321",

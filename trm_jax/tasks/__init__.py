@@ -1,0 +1,100 @@
+"""Tasks: where puzzles come from, how answers are scored, how both are shown. A new task is one folder here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource, TrainSource
+from trm_jax.errors import InputError
+
+# Setting data.task -> where its `Task` is; imported when it is asked for.
+BUILT_IN = {"sudoku": "trm_jax.tasks.sudoku:TASK"}
+Progress = Callable[[int, int], None]  # (done, total)
+
+
+class Task(Protocol):
+    """One kind of puzzle. Whatever is specific to it is asked for here; nothing else knows which task is at hand.
+
+    S = tokens of a sequence. Everything raises InputError for what a person can mend.
+    """
+
+    Config: type  # frozen dataclass: the settings of section `data`, each with a default
+    headline: str  # the score that picks the best checkpoint and stands in tables, for example "exact_accuracy"
+
+    def info(self, cfg: Any) -> DatasetInfo:
+        """The numbers of the data set as far as the settings tell them, without reading a puzzle.
+
+        groups is 0 where only the data tell how many there are.
+        """
+        ...
+
+    def eval_size(self, cfg: Any) -> int:
+        """Examples of one evaluation as far as the settings tell; 0 where only the data do."""
+        ...
+
+    def load(self, cfg: Any, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
+        """Training data addressed by step, and the evaluation set; checked, with no puzzle in both."""
+        ...
+
+    def load_eval(self, cfg: Any, *, progress: Progress | None = None) -> EvalSource:
+        """The evaluation set alone, for puzzles that come without training data."""
+        ...
+
+    def batch_spec(self, cfg: Any) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+        """Name -> (shape without the batch axis, dtype) of a batch's arrays."""
+        ...
+
+    def score(self, cfg: Any, answers, batch, counted) -> Mapping[str, Any]:
+        """On the device: sums of scores over the rows where `counted` [B] holds, float32 scalars, "count" among them.
+
+        answers [B, S] int32 tokens; batch: the rows they answer, as `batch_spec` says.
+        """
+        ...
+
+    def finish(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """On the host: the scores from fetched sums, `headline` among them; empty when nothing was counted."""
+        ...
+
+    def local(self, cfg: Any) -> Mapping[str, Any]:
+        """Settings of section `data` that make a run of seconds: fewer puzzles, from no network."""
+        ...
+
+    def read(self, cfg: Any, text: str) -> np.ndarray:
+        """Puzzles written by a person: inputs [N, S] int32."""
+        ...
+
+    def check(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
+        """What is wrong with an answer [S] to inputs [S], a line each; empty for a right one. Needs no label."""
+        ...
+
+    def show(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
+        """An answer [S] to inputs [S] as text for a terminal."""
+        ...
+
+    # Optional: a task without them draws nothing.
+    # png(cfg, path, inputs, answer, *, confidence=None, caption="")          one picture
+    # gif(cfg, path, inputs, frames, *, q=None, halted_at=None)               the answers of every step, [steps, S]
+
+
+def get(name: str) -> Task:
+    """The task called `name`, or the one at "module:ATTRIBUTE", which need not be of this package."""
+    return load_attribute(name, BUILT_IN, "data.task")
+
+
+def load_attribute(name: str, known: Mapping[str, str], setting: str) -> Any:
+    """What `known` or "module:ATTRIBUTE" says a name stands for. `setting`: where the name was given, for the error."""
+    place = known.get(name, name)
+    module, colon, attribute = place.partition(":")
+    if not colon:
+        raise InputError(f"{setting} is {name!r}; choose one of {', '.join(known)}, or give MODULE:ATTRIBUTE")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{setting} is {name!r}, which cannot be imported ({error})") from None
+
+
+__all__ = ["Batch", "DatasetInfo", "EvalSource", "Progress", "Task", "TrainSource", "get", "load_attribute"]
