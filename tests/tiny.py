@@ -17,7 +17,6 @@ from trm_jax.configs import registry, resolve
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.workdir import claim
 from trm_jax.models.params import path_name
-from trm_jax.tasks.sudoku import source as sudoku
 from trm_jax.train.loop import CHECKPOINTS, Outcome, train
 from trm_jax.train.stopping import StopRequest
 
@@ -100,8 +99,8 @@ def arguments(changes: dict | None = None) -> list[str]:
 
 
 @cache
-def _data(cfg: sudoku.SudokuConfig):
-    return sudoku.load(cfg)
+def _data(task, cfg):
+    return task.load(cfg)
 
 
 def config(changes: dict | None = None):
@@ -111,7 +110,8 @@ def config(changes: dict | None = None):
 
 def data(changes: dict | None = None):
     """Its (training source, evaluation source)."""
-    return _data(config(changes).data)
+    cfg = config(changes)
+    return _data(cfg.task, cfg.data)
 
 
 def train_here(workdir: Path, changes: dict | None = None, *, devices: int = 1, stop=None, lines=None) -> Outcome:
@@ -121,10 +121,9 @@ def train_here(workdir: Path, changes: dict | None = None, *, devices: int = 1, 
         with claim(workdir, settings):
             return train(
                 resolve.freeze(settings),
-                data(changes),
                 workdir,
-                config=settings.to_dict(),
-                stop=StopRequest() if stop is None else stop,
+                data=data(changes),
+                stop=stop,
                 stream_to=shown,
                 devices=jax.devices()[:devices],
             )

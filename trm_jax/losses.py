@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trm_jax.models.trm import IGNORE
-
+IGNORE = -100  # label of a token that is neither trained nor scored
 TOKEN_LOSSES = ("stablemax", "softmax")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from trm_jax.errors import InputError
+from trm_jax.models.params import TABLE_ROWS, ParamSpec, is_spec, path_name
 
 MESH_AXES = ("data", "fsdp", "tensor")
 MeshAxes = str | tuple[str, ...] | None
@@ -59,22 +60,27 @@ def _axis_size(mesh: Mesh, axes: MeshAxes) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def named_sharding(mesh: Mesh, rules: Rules, logical: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
-    """Sharding of one array. A dimension that its mesh axes do not divide stays whole."""
-    spec = []
-    for name, size in zip(logical, shape, strict=True):
-        axes = getattr(rules, name) if name else None
-        spec.append(axes if axes and size % _axis_size(mesh, axes) == 0 else None)
-    return NamedSharding(mesh, PartitionSpec(*spec))
+def shardings(mesh: Mesh, rules: Rules, specs):
+    """Where the arrays of a tree of `ParamSpec` lie. Raises InputError for a dimension that its axes do not divide.
 
+    A small table is whole on every device; a large one is padded so that devices can share it (`params.table_rows`).
+    """
 
-def tree_shardings(mesh: Mesh, rules: Rules, logical_tree, abstract_tree):
-    """Shardings of a tree from its logical axes and abstract values."""
-    leaves, treedef = jax.tree.flatten(abstract_tree)
-    logical = treedef.flatten_up_to(logical_tree)
-    return treedef.unflatten(
-        [named_sharding(mesh, rules, axes, leaf.shape) for axes, leaf in zip(logical, leaves, strict=True)]
-    )
+    def one(path, spec: ParamSpec) -> NamedSharding:
+        cut = []
+        for name, size in zip(spec.axes, spec.shape, strict=True):
+            axes = getattr(rules, name) if name else None
+            small = name == "puzzles" and size < TABLE_ROWS
+            ways = 1 if small else _axis_size(mesh, axes)
+            if size % ways:
+                raise InputError(
+                    f"{path_name(path)} {list(spec.shape)} cannot be shared by {ways} devices along its axis of {size}; "
+                    "change mesh.fsdp or mesh.tensor, or the model's sizes"
+                )
+            cut.append(axes if ways > 1 else None)
+        return NamedSharding(mesh, PartitionSpec(*cut))
+
+    return jax.tree_util.tree_map_with_path(one, specs, is_leaf=is_spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -108,3 +114,9 @@ def put_batch(sharding: NamedSharding, batch: dict, batch_size: int) -> dict:
         name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
         for name, rows in batch.items()
     }
+
+
+def put_whole(mesh: Mesh, tree):
+    """Small arrays that every process has alike, whole on every device."""
+    whole = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), whole, lambda _: np.asarray(x)), tree)

@@ -30,23 +30,16 @@ def add_parser(subparsers) -> None:
 
 
 def run(args) -> int:
+    from trm_jax import compiler
     from trm_jax.evals.runner import Evaluator
-    from trm_jax.tasks.sudoku import source as sudoku
     from trm_jax.train.progress import Progress
 
+    compiler.use_cache()
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
-    cfg = opened.cfg
-    data = sudoku.load_eval(cfg.data)
-    evaluator = Evaluator(
-        cfg.model,
-        data,
-        mesh=opened.mesh,
-        rules=opened.rules,
-        batch_size=cfg.eval.batch_size,
-        max_examples=cfg.eval.max_examples,
-        num_steps=args.steps or 0,
-    )
+    cfg, headline = opened.cfg, opened.cfg.task.headline
+    data = cfg.task.load_eval(cfg.data)
+    evaluator = Evaluator(cfg, data, opened.mesh, args.steps or 0)
     progress = Progress(f"eval {args.run_dir.name}", evaluator.num_batches)
 
     def on_batch(done, total):
@@ -58,25 +51,25 @@ def run(args) -> int:
         progress.step(evaluator.num_batches)
     finally:
         progress.close()
+    steps = args.steps or getattr(cfg.model, "halt_max_steps", 1)
     record = {
         "kind": "eval",
         "step": opened.step,
         "weights": opened.weights,
         "eval_set": data.digest,
-        "supervision_steps": evaluator.num_steps,
+        "supervision_steps": steps,
         **scores,
     }
-    print(
-        f"checkpoint {opened.step} of {args.run_dir}, {record['weights']} weights, "
-        f"{evaluator.num_steps} supervision steps"
-    )
-    print(f"exact accuracy   {scores['exact_accuracy']:.4f}  on {scores['count']} puzzles")
-    print(f"token accuracy   {scores['accuracy']:.4f}")
-    print(f"q_halt accuracy  {scores['q_halt_accuracy']:.4f}")
-    print(
-        f"with early exit  {scores['early_exit_exact_accuracy']:.4f}  after {scores['early_exit_steps']:.1f} steps on "
-        "average (stopping at the first q_halt > 0; not the reference's way)"
-    )
+    print(f"checkpoint {opened.step} of {args.run_dir}, {opened.weights} weights, {steps} supervision steps")
+    print(f"{headline.replace('_', ' '):<17}{scores[headline]:.4f}  on {scores['count']} puzzles")
+    for name, value in scores.items():
+        if name not in (headline, "count") and isinstance(value, float) and not name.startswith("early_exit"):
+            print(f"{name.replace('_', ' '):<17}{value:.4f}")
+    if "early_exit_steps" in scores:
+        print(
+            f"with early exit  {scores[f'early_exit_{headline}']:.4f}  after {scores['early_exit_steps']:.1f} steps on "
+            "average (stopping at the first q_halt > 0; not the reference's way)"
+        )
     append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     pictures = ("--png", "answer.png", "--gif", "thinking.gif")
     print(f"next: {command('solve', args.run_dir, 'PUZZLE', *pictures)}", file=sys.stderr)

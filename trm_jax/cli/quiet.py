@@ -30,6 +30,9 @@ def drop_stray_tracebacks() -> None:
             report(ignored)
 
     sys.unraisablehook = unraisablehook
+    # Orbax and its helpers log every save, and every error that they raise as well, with a traceback for each thread
+    # that it passes; the run's own lines say what a person needs.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     # The same ones again, as asyncio and the collector of garbage see them.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

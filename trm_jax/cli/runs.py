@@ -35,13 +35,14 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     """Load the run that `args` names. `devices` limits the mesh (default: all)."""
     from trm_jax import sharding
     from trm_jax.configs import resolve, workdir
-    from trm_jax.models import params, trm
+    from trm_jax.models import params
     from trm_jax.train.restore import load_params
 
     saved = workdir.load_config(args.run_dir)
     config = resolve.override(saved, changes or {})
     cfg, trained = resolve.freeze(config), resolve.freeze(saved)
-    if params.abstract(trm.param_specs(cfg.model)) != params.abstract(trm.param_specs(trained.model)):
+    ours, theirs = (params.abstract(c.family.specs(c.model)) for c in (cfg, trained))
+    if ours != theirs:
         raise InputError(f"--set makes this another model than the one trained in {args.run_dir}; change no sizes")
     # Using a model needs no more than data parallelism, whatever mesh it was trained on.
     mesh = sharding.make_mesh(devices=devices)

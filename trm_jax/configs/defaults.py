@@ -1,51 +1,38 @@
 """Every setting of a run, with its default: the users' `baseline`. Units stand in the names.
 
+Sections `data` and `model` are those of the chosen task and family (`SudokuConfig`, `TRMConfig`).
+
 Experiments are small differences from this page (`trm show NAME --diff baseline`).
 """
 
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
 from ml_collections import ConfigDict
 
+from trm_jax import tasks
+from trm_jax.models import family as families
 
-def defaults() -> ConfigDict:
-    """The locked baseline: Sudoku-Extreme, 1,000 puzzles with 1,000 augmentations, a TRM of 5,028,866 parameters."""
+SHAPE = ("vocab_size", "seq_len", "num_puzzle_ids")  # of a model: what its task tells it
+
+
+def _section(name: str, chosen: str, config: type) -> dict[str, Any]:
+    """The settings of a task or a family with their defaults, which stand (and are explained) in its Config."""
+    settings = {f.name: f.default for f in fields(config) if f.default is not MISSING and f.name not in SHAPE}
+    return {name: chosen, **settings}
+
+
+def defaults(task: str = "sudoku", family: str = "trm") -> ConfigDict:
+    """The locked page. For Sudoku and TRM it is the baseline: Sudoku-Extreme, 1,000 puzzles with 1,000 augmentations, a
+    model of 5,028,866 parameters."""
     config = ConfigDict(
         {
             "name": "baseline",
             "seed": 0,
-            "model": {
-                "hidden_size": 512,
-                "num_heads": 8,  # attention only; unused with mlp_t
-                "L_layers": 2,
-                "H_cycles": 3,
-                "L_cycles": 6,
-                "expansion": 4.0,
-                "mlp_t": True,
-                "pos_encodings": "none",  # rope | learned | none
-                "rope_theta": 10000.0,
-                "rms_eps": 1e-5,
-                "puzzle_emb_ndim": 512,
-                "puzzle_emb_len": 16,
-                "halt_max_steps": 16,
-                "halt_exploration_prob": 0.1,
-                "dtype": "bfloat16",  # float32 | bfloat16 | float16: of activations; weights are float32
-                "attention_impl": "dense",
-                "remat": "none",  # none | dots | block: what the backward pass recomputes
-            },
-            "data": {
-                "source": "hub",  # generated | csv | hub | arrays
-                "path": "",  # csv and arrays: the folder
-                "train_file": "train.csv",
-                "test_file": "test.csv",
-                "hub_repo": "sapientinc/sudoku-extreme",
-                "size": 9,  # 4 | 6 | 9
-                "train_puzzles": 1000,  # drawn by the seed; 0 = all
-                "test_puzzles": 0,  # 0 = all
-                "augmentations": 1000,  # per puzzle, computed on the fly
-                "min_rating": 0,  # generator: guesses of the solver
-                "max_rating": -1,  # -1 = no bound
-                "extra_clues": 0,  # generator: clues put back into a minimal puzzle
-                "seed": 0,
-            },
+            "data": _section("task", task, tasks.get(task).Config),
+            "model": _section("family", family, families.get(family).Config),
             "optim": {
                 "name": "adam_atan2",  # adam_atan2 | adamw | lion
                 "lr": 1e-4,
@@ -72,6 +59,7 @@ def defaults() -> ConfigDict:
                 "curriculum_L_start": 2,
                 "curriculum_H_start": 1,
                 "loss": "stablemax",  # stablemax | softmax
+                "deterministic": True,  # on a GPU: operations that give the same bits every time, which may cost speed
             },
             "eval": {
                 "every_epochs": 5000,
@@ -83,7 +71,7 @@ def defaults() -> ConfigDict:
                 "every_steps": 500,
                 "every_minutes": 10.0,  # and whenever so long has passed since the last one; 0 = never for that reason
                 "keep_last": 2,
-                "keep_best": 1,  # by exact_accuracy
+                "keep_best": 1,  # by the task's headline score
                 "keep_every_steps": 0,  # 0 = none besides those
             },
             "log": {

@@ -11,12 +11,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from trm_jax.configs.defaults import defaults
+from trm_jax import tasks
+from trm_jax.configs.defaults import SHAPE, defaults
 from trm_jax.errors import InputError
-from trm_jax.models import TRMConfig
-from trm_jax.tasks.sudoku.boards import check_size
-from trm_jax.tasks.sudoku.source import SudokuConfig
+from trm_jax.models import family as families
 from trm_jax.train import config as run_config
+
+CHOICES = (("data", "task"), ("model", "family"))  # settings that decide what else their section holds
 
 
 def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
@@ -61,8 +62,18 @@ def _convert(key: str, value: Any, old: Any) -> Any:
 
 
 def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
-    """A copy with dotted keys set. Raises InputError for an unknown key (with the nearest ones) or a wrong type."""
+    """A copy with dotted keys set. Raises InputError for an unknown key (with the nearest ones) or a wrong type.
+
+    Another task or family brings a section of its own: its settings begin at their defaults.
+    """
     config = config.copy_and_resolve_references()
+    task, family = (str(changes.get(f"{section}.{name}", config[section][name])) for section, name in CHOICES)
+    if (task, family) != tuple(config[section][name] for section, name in CHOICES):
+        fresh = defaults(task, family)
+        with config.unlocked():
+            for section, name in CHOICES:
+                if config[section][name] != fresh[section][name]:
+                    config[section] = fresh[section]
     known = flatten(config)
     for key, value in changes.items():
         if key not in known:
@@ -95,7 +106,16 @@ def diff(config: ConfigDict, base: ConfigDict | dict) -> dict[str, tuple[Any, An
 
 
 # Settings that may change when a run goes on: they decide how it is run and watched, not what it computes.
-FREE_TO_CHANGE = ("name", "checkpoint.", "log.", "mesh.", "eval.batch_size", "train.accumulation", "model.remat")
+FREE_TO_CHANGE = (
+    "name",
+    "checkpoint.",
+    "log.",
+    "mesh.",
+    "eval.batch_size",
+    "train.accumulation",
+    "train.deterministic",
+    "model.remat",
+)
 
 
 def changed_since(config: ConfigDict, saved: dict) -> dict[str, tuple[Any, Any]]:
@@ -103,24 +123,34 @@ def changed_since(config: ConfigDict, saved: dict) -> dict[str, tuple[Any, Any]]
 
     A setting that did not exist yet when it was saved has its default there; one that exists no more is a difference.
     """
-    saved = flatten(defaults()) | flatten(saved)
+    saved = {"data.task": "sudoku", "model.family": "trm", **flatten(saved)}
+    task, family = (saved[".".join(choice)] for choice in CHOICES)
+    saved = flatten(defaults(task, family)) | saved
     gone = {k: (saved[k], None) for k in saved.keys() - flatten(config).keys()}
     return {k: v for k, v in (diff(config, saved) | gone).items() if not k.startswith(FREE_TO_CHANGE)}
 
 
 def freeze(config: ConfigDict) -> run_config.RunConfig:
     """ConfigDict -> RunConfig. Raises InputError for values that cannot be built."""
-    sections = {f.name: f.type for f in fields(run_config.RunConfig)}
-    data = SudokuConfig(**config.data.to_dict())
-    check_size(data.size)
+    task, family = tasks.get(config.data.task), families.get(config.model.family)
+    data = task.Config(**_without(config.data, "task"))
+    info = task.info(data)
+    shape = {name: getattr(info, name) for name in SHAPE}
     try:
-        model = TRMConfig(vocab_size=data.size + 2, seq_len=data.size**2, **config.model.to_dict())
+        model = family.Config(**shape, **_without(config.model, "family"))
     except ValueError as error:
         raise InputError(f"model.{error}") from None
-    parts = {}
-    for name in ("optim", "train", "eval", "checkpoint", "log", "mesh"):
-        parts[name] = getattr(run_config, sections[name])(**config[name].to_dict())
-    return run_config.RunConfig(name=config.name, seed=config.seed, model=model, data=data, **parts)
+    sections = {f.name: f.type for f in fields(run_config.RunConfig)}
+    parts = {
+        name: getattr(run_config, sections[name])(**config[name].to_dict())
+        for name in ("optim", "train", "eval", "checkpoint", "log", "mesh")
+    }
+    page = config.to_dict()
+    return run_config.RunConfig(config.name, config.seed, task, data, family, model, page=page, **parts)
+
+
+def _without(section: ConfigDict, name: str) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != name}
 
 
 def to_json(config: ConfigDict) -> str:
@@ -129,14 +159,6 @@ def to_json(config: ConfigDict) -> str:
 
 # A debug run of any config: everything that costs time is small, everything else stays what it was.
 LOCAL = {
-    "model.hidden_size": 64,
-    "model.num_heads": 4,
-    "model.puzzle_emb_ndim": 64,
-    "model.L_cycles": 2,
-    "model.H_cycles": 2,
-    "model.halt_max_steps": 4,
-    "data.train_puzzles": 64,
-    "data.test_puzzles": 64,
     "optim.warmup_steps": 5,
     "train.batch_size": 32,
     "train.steps": 30,
@@ -149,8 +171,8 @@ LOCAL = {
 
 
 def local(config: ConfigDict) -> ConfigDict:
-    """Shrink a config to a run of seconds; a hub data set becomes generated puzzles of the same size."""
-    changes = dict(LOCAL)
-    if config.data.source == "hub":
-        changes["data.source"] = "generated"
-    return override(config, changes)
+    """Shrink a config to a run of seconds, whose puzzles come from no network."""
+    cfg = freeze(config)
+    sections = {"data": cfg.task.local(cfg.data), "model": cfg.family.LOCAL}
+    small = {f"{section}.{name}": value for section, changes in sections.items() for name, value in changes.items()}
+    return override(config, {**LOCAL, **small})

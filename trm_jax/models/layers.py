@@ -29,7 +29,7 @@ def _dot(x, w, contract_x: tuple[int, ...], contract_w: tuple[int, ...]):
     return lax.dot_general(x, w, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
-# A weight w [in, out] applied to rows x [..., in] (axis -1) or columns x [in, N] (axis 0), so that no activation is
+# A weight w [in, ...out] applied to rows x [..., in] (axis -1) or columns x [in, N] (axis 0), so that no activation is
 # ever transposed. Rows are not made a matrix: a batch axis that several devices share cannot be merged behind another
 # axis, so every device would compute the whole batch. All three return float32.
 
@@ -57,7 +57,7 @@ def _weight_grad(x, g, axis: int):
 
 @jax.custom_vjp
 def linear(x: jax.Array, w: jax.Array) -> jax.Array:
-    """`x [..., in] @ w [in, out]` in x's dtype with float32 accumulation."""
+    """x [..., in] times w [in, *out] -> [..., *out] in x's dtype, accumulated in float32."""
     return _project(x, w.astype(x.dtype), -1).astype(x.dtype)
 
 
@@ -67,7 +67,10 @@ def _linear_fwd(x, w):
 
 def _linear_bwd(kept, g):
     x, w = kept
-    return _project_back(g, w.astype(g.dtype), -1).astype(x.dtype), _weight_grad(x, g, -1).astype(w.dtype)
+    out = w.ndim - 1
+    dx = _dot(g, w.astype(g.dtype), tuple(range(g.ndim - out, g.ndim)), tuple(range(1, w.ndim)))
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), _dot(x, g, rows, rows).astype(w.dtype)
 
 
 linear.defvjp(_linear_fwd, _linear_bwd)
@@ -97,7 +100,8 @@ rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 
 def _halves(gate_up, dtype):
     # Two products of half the width instead of one whose result is cut in two: cutting the weight is cheap.
-    return jnp.split(gate_up.astype(dtype), 2, axis=1)
+    gate_up = gate_up.astype(dtype)
+    return gate_up[:, 0], gate_up[:, 1]
 
 
 def _gated(gate, up):
@@ -147,7 +151,7 @@ def _swiglu_bwd(axis, kept, g):
     )
     w_gate, w_up = _halves(gate_up, dtype)
     dx = (_project_back(g_gate, w_gate, axis) + _project_back(g_up, w_up, axis)).astype(dtype)
-    d_gate_up = jnp.concatenate([_weight_grad(x, g_gate, axis), _weight_grad(x, g_up, axis)], axis=1)
+    d_gate_up = jnp.stack([_weight_grad(x, g_gate, axis), _weight_grad(x, g_up, axis)], axis=1)
     d_down = _weight_grad(inner, g, axis)
     return dx, d_gate_up.astype(gate_up.dtype), d_down.astype(down.dtype)
 
@@ -156,7 +160,10 @@ _swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
 
 
 def swiglu(params: dict, x: jax.Array, axis: int = -1) -> jax.Array:
-    """`down(silu(gate) * up)` over the last axis of x [..., width], or over its first, x [width, ...]."""
+    """`down(silu(gate) * up)` over the last axis of x [..., width], or over its first, x [width, ...].
+
+    params: gate_up [width, 2, inner] (an axis for the two, so that a mesh can cut `inner`), down [inner, width].
+    """
     columns = x.reshape(x.shape[0], -1) if axis == 0 else x
     return _swiglu(columns, params["gate_up"], params["down"], axis).reshape(x.shape)
 
@@ -177,15 +184,41 @@ def apply_rope(x: jax.Array, cos, sin) -> jax.Array:
     return (x32 * cos[:, None, :] + rotated * sin[:, None, :]).astype(x.dtype)
 
 
-REMAT_POLICIES = ("none", "dots", "block")
+REMAT_POLICIES = ("none", "block")
 
 
 def remat(fn, mode: str):
-    """What the backward pass keeps of `fn`: everything (none), products only (dots) or inputs only (block)."""
-    if mode == "none":
-        return fn
-    policy = jax.checkpoint_policies.dots_saveable if mode == "dots" else None
-    return partial(jax.checkpoint, policy=policy, prevent_cse=False)(fn)
+    """What the backward pass keeps of `fn`: what it needs (none) or its inputs only (block)."""
+    return fn if mode == "none" else jax.checkpoint(fn, prevent_cse=False)
+
+
+# Above so many tokens a one-hot product costs more than a scatter.
+_ONE_HOT_TOKENS = 256
+
+
+@jax.custom_vjp
+def embed_tokens(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows [..., D] of table [V, D] at tokens [...]; gradients of equal tokens are summed in float32.
+
+    In a small vocabulary by a product with one-hot vectors: a GPU would add them up in any order.
+    """
+    return jnp.take(table, tokens, axis=0)
+
+
+def _embed_fwd(table, tokens):
+    return embed_tokens(table, tokens), (table, tokens)
+
+
+def _embed_bwd(kept, g):
+    table, tokens = kept
+    if table.shape[0] > _ONE_HOT_TOKENS:
+        return jnp.zeros_like(table).at[tokens].add(g.astype(table.dtype)), None
+    one_hot = jax.nn.one_hot(tokens, table.shape[0], dtype=g.dtype)
+    rows = tuple(range(tokens.ndim))
+    return _dot(one_hot, g, rows, rows).astype(table.dtype), None
+
+
+embed_tokens.defvjp(_embed_fwd, _embed_bwd)
 
 
 def inverse_sqrt(n: int) -> float:

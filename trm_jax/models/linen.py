@@ -18,7 +18,7 @@ from trm_jax.models import trm
 
 
 class TRM(nn.Module):
-    """One supervision step as a module, with the parameters that `trm.param_specs(cfg)` declares.
+    """One supervision step as a module, with the parameters that `trm.specs(cfg)` declares.
 
     Collections: "params" (the trained weights), "buffers" (the fixed initial latents), "puzzle_emb" (the puzzle
     table, to be trained by an optimiser of its own). The random stream "halt" is drawn from only in training with
@@ -28,7 +28,7 @@ class TRM(nn.Module):
     cfg: trm.TRMConfig
 
     def setup(self):
-        specs = trm.param_specs(self.cfg)
+        specs = trm.specs(self.cfg)
         self.weights = {name: self.param(name, partial(P.init, spec)) for name, spec in specs["weights"].items()}
         self.buffers = {name: self._fixed("buffers", name, spec) for name, spec in specs["buffers"].items()}
         self.puzzle_table = self._fixed("puzzle_emb", "table", specs["puzzle_emb"])
@@ -39,9 +39,9 @@ class TRM(nn.Module):
     def __call__(self, carry: trm.Carry, batch: dict, *, train: bool = False) -> tuple[trm.Carry, trm.Output]:
         """As `trm.step`: refill halted rows from `batch`, think, say, decide who has finished."""
         explores = train and self.cfg.halt_exploration_prob > 0 and self.cfg.halt_max_steps > 1
-        key = self.make_rng("halt") if explores else None
+        min_steps = trm.noise(self.cfg, self.make_rng("halt"), carry.steps.size) if explores else 0
         params = {"weights": self.weights, "buffers": self.buffers, "puzzle_emb": self.puzzle_table}
-        return trm.step(params, self.cfg, carry, batch, key, train=train)
+        return trm.step(params, self.cfg, carry, batch, min_steps, train=train)
 
     @nn.nowrap
     def initial_carry(self, batch_size: int) -> trm.Carry:

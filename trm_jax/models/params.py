@@ -1,9 +1,10 @@
-"""One declaration per parameter: shape, logical axes, initialiser and dtype, used many ways.
+"""One declaration per array: shape, logical axes, initialiser, kind and dtype, used many ways.
 
-A model is a nested dict of `ParamSpec`. From it come the initial values (`init`), the abstract shapes
-(`abstract`), the logical axes from which shardings are made (`logical_axes`) and the counts (`count`).
+A model is a nested dict of `ParamSpec`. From it come the initial values (`init`), the abstract shapes (`abstract`), the
+shardings (`trm_jax.sharding`), the optimiser of each array (`trm_jax.optim`) and the counts (`count`).
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
@@ -32,26 +34,30 @@ def constant(value: float) -> Initializer:
     return lambda key, shape, dtype: jnp.full(shape, value, dtype)
 
 
+# What the optimiser does with an array: the first four are trained by gradient, `rows` are a table of which few rows
+# have a gradient at a time, `frozen` is not trained.
+KINDS = ("matrix", "embedding", "head", "vector", "rows", "frozen")
+
+
 @dataclass(frozen=True)
 class ParamSpec:
-    """Declaration of one array: `shape`, one logical axis name (or None) per dimension, `init`, `dtype`."""
+    """Declaration of one array: `shape`, one logical axis name (or None) per dimension, `init`, `kind`, `dtype`."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Initializer
+    kind: str = "matrix"
     dtype: Any = jnp.float32
 
     def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
         if len(self.shape) != len(self.axes):
             raise ValueError(f"{len(self.shape)} dimensions but {len(self.axes)} axis names: {self}")
 
 
-def _is_spec(x) -> bool:
+def is_spec(x) -> bool:
     return isinstance(x, ParamSpec)
-
-
-def _map(fn, specs):
-    return jax.tree.map(fn, specs, is_leaf=_is_spec)
 
 
 def path_name(path) -> str:
@@ -66,26 +72,40 @@ def init(specs, key: jax.Array):
         name_hash = zlib.crc32(path_name(path).encode())
         return spec.init(jax.random.fold_in(key, name_hash), spec.shape, spec.dtype)
 
-    return jax.tree_util.tree_map_with_path(one, specs, is_leaf=_is_spec)
+    return jax.tree_util.tree_map_with_path(one, specs, is_leaf=is_spec)
 
 
 def abstract(specs):
     """`jax.ShapeDtypeStruct` per parameter."""
-    return _map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), specs)
-
-
-def logical_axes(specs):
-    """Tuple of logical axis names per parameter; `trm_jax.sharding.Rules` turns them into mesh axes."""
-    return _map(lambda s: s.axes, specs)
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), specs, is_leaf=is_spec)
 
 
 def count(tree) -> int:
     """Number of scalars in a tree of specs, abstract values or arrays."""
-    leaves = jax.tree.leaves(tree, is_leaf=_is_spec)
-    total = 0
-    for leaf in leaves:
-        size = 1
-        for dim in leaf.shape:
-            size *= dim
-        total += size
-    return total
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree, is_leaf=is_spec))
+
+
+TABLE_ROWS = 256  # a table of so many rows or more is padded to a multiple of this, which every mesh divides
+
+
+def table_rows(ids: int) -> int:
+    """Rows of a table for so many ids: padded where a mesh shares it, however many devices there are."""
+    return ids if ids < TABLE_ROWS else -(-ids // TABLE_ROWS) * TABLE_ROWS
+
+
+@struct.dataclass
+class Lookup:
+    """A table in training: the gradient by the rows that were looked up is that by `delta`, as large as they are.
+
+    A gradient by the table itself would be as large as the table.
+    """
+
+    table: jax.Array  # [N, E]
+    delta: jax.Array  # [B, E] zeros
+
+
+def look_up(table: jax.Array | Lookup, ids: jax.Array) -> jax.Array:
+    """Rows [B, E] of a table of kind `rows` at ids [B]."""
+    if isinstance(table, Lookup):
+        return jnp.take(jax.lax.stop_gradient(table.table), ids, axis=0) + table.delta
+    return jnp.take(table, ids, axis=0)

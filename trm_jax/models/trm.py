@@ -4,18 +4,20 @@ B = batch, S = puzzle tokens, P = prefix tokens of the puzzle embedding, T = P +
 
     params = trm.init(jax.random.key(0), cfg)
     carry = trm.initial_carry(cfg, batch_size)
-    carry, out = trm.step(params, cfg, carry, batch, key, train=True)   # one supervision step
+    carry, out = trm.step(params, cfg, carry, batch, train=True)   # one supervision step
 
 `params` is a dict of three trees: "weights" (trained, averaged), "buffers" (the fixed initial latents) and
 "puzzle_emb" (the puzzle table [ids, ndim], which has an optimiser of its own).
+
+This module is a `trm_jax.models.family.Family`: training, evaluation, linen and users all compose `step`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import chex
 import einops
@@ -24,12 +26,15 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from trm_jax.losses import IGNORE, act_loss
 from trm_jax.models import params as P
 from trm_jax.models import target
 from trm_jax.models.attention import IMPLEMENTATIONS, attention
+from trm_jax.models.family import Rows
 from trm_jax.models.layers import (
     REMAT_POLICIES,
     apply_rope,
+    embed_tokens,
     inverse_sqrt,
     linear,
     remat,
@@ -39,7 +44,6 @@ from trm_jax.models.layers import (
     swiglu_width,
 )
 
-IGNORE = -100  # label of a token that is neither trained nor scored
 DTYPES = ("float32", "bfloat16", "float16")
 POSITIONS = ("rope", "learned", "none")
 
@@ -55,28 +59,28 @@ class TRMConfig:
     seq_len: int
     num_puzzle_ids: int = 1
     hidden_size: int = 512
-    num_heads: int = 8
+    num_heads: int = 8  # attention only; unused with mlp_t
     L_layers: int = 2
     H_cycles: int = 3
     L_cycles: int = 6
     expansion: float = 4.0
-    mlp_t: bool = False  # mix tokens by an MLP over the sequence axis instead of attention
-    pos_encodings: str = "rope"
+    mlp_t: bool = True  # mix tokens by an MLP over the sequence axis instead of attention
+    pos_encodings: str = "none"  # rope | learned | none
     rope_theta: float = 10000.0
     rms_eps: float = 1e-5
     puzzle_emb_ndim: int = 512
     puzzle_emb_len: int = 16
     halt_max_steps: int = 16
     halt_exploration_prob: float = 0.1
-    dtype: str = "bfloat16"
+    dtype: str = "bfloat16"  # float32 | bfloat16 | float16: of activations; weights are float32
     attention_impl: str = "dense"
-    remat: str = "none"
+    remat: str = "none"  # none | block: what the backward pass recomputes
 
     def __post_init__(self):
         for name, options in (
             ("dtype", DTYPES),
             ("pos_encodings", POSITIONS),
-            ("attention_impl", IMPLEMENTATIONS),
+            ("attention_impl", tuple(IMPLEMENTATIONS)),
             ("remat", REMAT_POLICIES),
         ):
             if getattr(self, name) not in options:
@@ -126,12 +130,12 @@ def with_cycles(cfg: TRMConfig, L_cycles: int, H_cycles: int) -> TRMConfig:
 def _swiglu_specs(width: int, expansion: float, axis: str) -> dict:
     inner = swiglu_width(width, expansion)
     return {
-        "gate_up": P.ParamSpec((width, 2 * inner), (axis, "mlp"), P.truncated_normal(inverse_sqrt(width))),
+        "gate_up": P.ParamSpec((width, 2, inner), (axis, None, "mlp"), P.truncated_normal(inverse_sqrt(width))),
         "down": P.ParamSpec((inner, width), ("mlp", axis), P.truncated_normal(inverse_sqrt(inner))),
     }
 
 
-def param_specs(cfg: TRMConfig) -> dict:
+def specs(cfg: TRMConfig) -> dict:
     """The declaration of every array of the model: {"weights", "buffers", "puzzle_emb"}."""
     D, V = cfg.hidden_size, cfg.vocab_size
     by_width = P.truncated_normal(inverse_sqrt(D))
@@ -142,31 +146,35 @@ def param_specs(cfg: TRMConfig) -> dict:
             specs["mlp_t"] = _swiglu_specs(cfg.total_len, cfg.expansion, "tokens")
         else:
             specs["attn"] = {
-                "qkv": P.ParamSpec((D, 3 * D), ("embed", "heads"), by_width),
+                "qkv": P.ParamSpec((D, 3, D), ("embed", None, "heads"), by_width),
                 "out": P.ParamSpec((D, D), ("heads", "embed"), by_width),
             }
         return specs
 
     weights = {
-        "embed_tokens": P.ParamSpec((V, D), ("vocab", "embed"), by_width),
+        "embed_tokens": P.ParamSpec((V, D), ("vocab", "embed"), by_width, "embedding"),
         "layers": {str(i): layer() for i in range(cfg.L_layers)},
-        "lm_head": P.ParamSpec((D, V), ("embed", "vocab"), by_width),
+        "lm_head": P.ParamSpec((D, V), ("embed", "vocab"), by_width, "head"),
         # q starts at "do not halt": zero weights, bias -5.
         "q_head": {
-            "kernel": P.ParamSpec((D, 2), ("embed", None), P.constant(0.0)),
-            "bias": P.ParamSpec((2,), (None,), P.constant(-5.0)),
+            "kernel": P.ParamSpec((D, 2), ("embed", None), P.constant(0.0), "head"),
+            "bias": P.ParamSpec((2,), (None,), P.constant(-5.0), "vector"),
         },
     }
     if cfg.pos_encodings == "learned":
-        weights["embed_pos"] = P.ParamSpec((cfg.total_len, D), ("tokens", "embed"), by_width)
-    latent = P.ParamSpec((D,), ("embed",), P.truncated_normal(1.0), cfg.compute_dtype)
-    table = P.ParamSpec((cfg.num_puzzle_ids, cfg.puzzle_emb_ndim), ("puzzles", None), P.constant(0.0))
-    return {"weights": weights, "buffers": {"H_init": latent, "L_init": latent}, "puzzle_emb": table}
+        weights["embed_pos"] = P.ParamSpec((cfg.total_len, D), ("tokens", "embed"), by_width, "embedding")
+    latent = P.ParamSpec((D,), (None,), P.truncated_normal(1.0), "frozen", cfg.compute_dtype)
+    table = (P.table_rows(cfg.num_puzzle_ids), cfg.puzzle_emb_ndim)
+    return {
+        "weights": weights,
+        "buffers": {"H_init": latent, "L_init": latent},
+        "puzzle_emb": P.ParamSpec(table, ("puzzles", None), P.constant(0.0), "rows"),
+    }
 
 
 def init(key: jax.Array, cfg: TRMConfig) -> dict:
     """Random initial parameters {"weights", "buffers", "puzzle_emb"}."""
-    return P.init(param_specs(cfg), key)
+    return P.init(specs(cfg), key)
 
 
 @struct.dataclass
@@ -191,19 +199,21 @@ class Output:
     q_continue: jax.Array  # [B] float32 (kept for the official weights; unused by the loss)
 
 
+def carry_specs(cfg: TRMConfig, batch_size: int) -> Carry:
+    """The declaration of the carry; at first every row is halted, so that the first step takes the whole batch."""
+
+    def array(*shape, dtype=jnp.int32, first=0):
+        axes = ("batch", *[None] * len(shape))
+        return P.ParamSpec((batch_size, *shape), axes, P.constant(first), "frozen", dtype)
+
+    latent = array(cfg.total_len, cfg.hidden_size, dtype=cfg.compute_dtype)
+    tokens = array(cfg.seq_len)
+    return Carry(latent, latent, array(), array(dtype=bool, first=True), tokens, tokens, array())
+
+
 def initial_carry(cfg: TRMConfig, batch_size: int) -> Carry:
-    """A carry in which every row is halted, so that the first step takes the whole batch."""
-    # Two arrays, not one used twice: a donated carry must not hold the same buffer under two names.
-    z_H, z_L = (jnp.zeros((batch_size, cfg.total_len, cfg.hidden_size), cfg.compute_dtype) for _ in range(2))
-    tokens = partial(jnp.zeros, (batch_size, cfg.seq_len), jnp.int32)
-    row = partial(jnp.zeros, (batch_size,), jnp.int32)
-    return Carry(z_H, z_L, row(), jnp.ones((batch_size,), bool), tokens(), tokens(), row())
-
-
-def carry_axes() -> Carry:
-    """Logical axes of the carry's arrays."""
-    latent, tokens, row = ("batch", None, None), ("batch", None), ("batch",)
-    return Carry(latent, latent, row, row, tokens, tokens, row)
+    """A carry in which every row is halted."""
+    return P.init(carry_specs(cfg, batch_size), jax.random.key(0))
 
 
 def refill(buffers: dict, carry: Carry, batch: dict) -> Carry:
@@ -227,7 +237,7 @@ def embed(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs: jax.Arr
     """Input embedding [B, T, D] of tokens [B, S] behind the puzzle's prefix; puzzle_rows [B, ndim]."""
     D, dtype = cfg.hidden_size, cfg.compute_dtype
     # Looked up before it is cast, so that the gradients of the rows of one token are summed in float32.
-    x = jnp.take(weights["embed_tokens"], inputs, axis=0).astype(dtype)
+    x = embed_tokens(weights["embed_tokens"], inputs).astype(dtype)
     if cfg.puzzle_emb_len:
         room = cfg.puzzle_emb_len * D - cfg.puzzle_emb_ndim
         prefix = jnp.pad(puzzle_rows.astype(dtype), ((0, 0), (0, room)))
@@ -238,7 +248,7 @@ def embed(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs: jax.Arr
 
 
 def _attention_block(layer: dict, cfg: TRMConfig, h: jax.Array) -> jax.Array:
-    q, k, v = einops.rearrange(linear(h, layer["qkv"]), "b t (three h k) -> three b t h k", three=3, h=cfg.num_heads)
+    q, k, v = einops.rearrange(linear(h, layer["qkv"]), "b t three (h k) -> three b t h k", h=cfg.num_heads)
     if cfg.pos_encodings == "rope":
         cos, sin = rope_tables(cfg.total_len, cfg.head_dim, cfg.rope_theta)
         q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
@@ -295,43 +305,128 @@ def forward(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs, z_H, 
     return z_H, z_L, Output(logits, q[:, 0], q[:, 1])
 
 
-def advance(
-    cfg: TRMConfig, carry: Carry, z_H, z_L, q_halt, key: jax.Array | None, *, train: bool, exploration=None
-) -> Carry:
+def noise(cfg: TRMConfig, key: jax.Array, batch_size: int, exploration: float | jax.Array | None = None) -> jax.Array:
+    """The random part of a training step: the least number of supervision steps of each row, [B] int32.
+
+    With probability `exploration` (default: the config's) it is drawn from [2, halt_max_steps], else it is 0. A row's
+    draw does not depend on the other rows, so a batch can be computed in parts.
+    """
+    exploration = cfg.halt_exploration_prob if exploration is None else exploration
+    explore_key, length_key = jax.random.split(key)
+    explore = jax.random.uniform(explore_key, (batch_size,)) < exploration
+    at_least = jax.random.randint(length_key, (batch_size,), 2, max(cfg.halt_max_steps, 2) + 1)
+    return jnp.where(explore, at_least, 0)
+
+
+def advance(cfg: TRMConfig, carry: Carry, z_H, z_L, q_halt, min_steps: jax.Array | int, *, train: bool) -> Carry:
     """Close a supervision step: latents detached, counters on, and which rows are finished.
 
-    In evaluation a row always runs `halt_max_steps` steps. In training it also ends where q_halt > 0, but with
-    probability `exploration` (default: the config's) not before a random number of steps in [2, halt_max_steps].
+    In evaluation a row always runs `halt_max_steps` steps. In training it also ends where q_halt > 0, but not before
+    `min_steps` [B].
     """
-    if exploration is None:
-        exploration = cfg.halt_exploration_prob
     steps = carry.steps + 1
     halted = steps >= cfg.halt_max_steps
     if train and cfg.halt_max_steps > 1:
-        halted |= q_halt > 0
-        if not isinstance(exploration, float | int) or exploration > 0:
-            explore_key, length_key = jax.random.split(key)
-            explore = jax.random.uniform(explore_key, steps.shape) < exploration
-            at_least = jax.random.randint(length_key, steps.shape, 2, cfg.halt_max_steps + 1)
-            halted &= steps >= jnp.where(explore, at_least, 0)
+        halted = (halted | (q_halt > 0)) & (steps >= min_steps)
     z_H, z_L = lax.stop_gradient((z_H, z_L))
     return carry.replace(z_H=z_H, z_L=z_L, steps=steps, halted=halted)
 
 
 def step(
-    params: dict, cfg: TRMConfig, carry: Carry, batch: dict, key: jax.Array | None = None, *, train: bool = False
+    params: dict, cfg: TRMConfig, carry: Carry, batch: dict, min_steps: jax.Array | int = 0, *, train: bool = False
 ) -> tuple[Carry, Output]:
     """One supervision step: refill halted rows from `batch`, think, say, decide who has finished.
 
     batch: {"inputs" [B, S] int32, "labels" [B, S] int32, "puzzle_ids" [B] int32}. A loss takes its labels from
-    the carry that comes back, not from `batch`: rows that had not halted kept their own. `key` is needed in
+    the carry that comes back, not from `batch`: rows that had not halted kept their own. min_steps: of `noise`, in
     training with exploration.
     """
     chex.assert_shape([batch["inputs"], batch["labels"]], (carry.steps.shape[0], cfg.seq_len))
     carry = refill(params["buffers"], carry, batch)
-    rows = jnp.take(params["puzzle_emb"], carry.puzzle_ids, axis=0)
+    rows = P.look_up(params["puzzle_emb"], carry.puzzle_ids)
     z_H, z_L, out = forward(params["weights"], rows, cfg, carry.inputs, carry.z_H, carry.z_L)
-    return advance(cfg, carry, z_H, z_L, out.q_halt, key, train=train), out
+    return advance(cfg, carry, z_H, z_L, out.q_halt, min_steps, train=train), out
+
+
+def loss(params: dict, cfg: TRMConfig, carry: Carry, batch: dict, min_steps: jax.Array, token_loss: str):
+    """(loss, carry, sums, rows) of one supervision step, as `trm_jax.models.family.Family` says.
+
+    The loss is summed over the sequences; the sums are over the sequences that ended with this step.
+    """
+    carry, out = step(params, cfg, carry, batch, min_steps, train=True)
+    total, parts = act_loss(out.logits, out.q_halt, carry.labels, token_loss)
+    answers = jnp.argmax(out.logits, -1)
+    sums = {
+        **parts,
+        **_halting_sums(answers, out.q_halt, carry.steps, carry.labels, carry.halted),
+        "halt_steps": _histogram(carry.steps, carry.halted, cfg.halt_max_steps),
+    }
+    working_on = {"inputs": carry.inputs, "labels": carry.labels, "puzzle_ids": carry.puzzle_ids}
+    return total, carry, sums, Rows(answers, working_on, carry.halted, {"puzzle_emb": carry.puzzle_ids})
+
+
+def think(params: dict, cfg: TRMConfig, batch: dict, num_steps: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Answers [num_steps, B, S] int32 and q_halt [num_steps, B] after each supervision step from a fresh start.
+
+    No row stops early: the reference evaluates every sequence at exactly halt_max_steps steps, which 0 stands for.
+    """
+    num_steps = num_steps or cfg.halt_max_steps
+    cfg = dataclasses.replace(cfg, halt_max_steps=num_steps)
+
+    def one(carry, _):
+        carry, out = step(params, cfg, carry, batch)
+        return carry, (jnp.argmax(out.logits, -1).astype(jnp.int32), out.q_halt)
+
+    _, thoughts = lax.scan(one, initial_carry(cfg, batch["inputs"].shape[0]), length=num_steps)
+    return thoughts
+
+
+def evaluate(
+    params: dict, cfg: TRMConfig, batch: dict, counted: jax.Array, score: Callable, num_steps: int = 0
+) -> dict:
+    """Sums of scores at `num_steps` steps over the rows where `counted` [B] holds; score: of `Task.score`.
+
+    Besides the reference's scores: those of rows that stop at their first q_halt > 0 (our extension), as "early_exit_",
+    and how many rows would stop at each step, "halt_steps" [num_steps] (the last one counts those that never would).
+    """
+    answers, q_halt = think(params, cfg, batch, num_steps)
+    num_steps = answers.shape[0]
+    first = jnp.argmax((q_halt > 0).at[-1].set(True), axis=0)
+    scores = score(answers[-1], batch, counted)
+    early = score(answers[first, jnp.arange(first.size)], batch, counted)
+    steps = jnp.full(counted.shape, num_steps)
+    return {
+        **scores,
+        **{f"early_exit_{name}": value for name, value in early.items() if name != "count"},
+        **_halting_sums(answers[-1], q_halt[-1], steps, batch["labels"], counted),
+        "early_exit_steps": jnp.sum(jnp.where(counted, first + 1, 0), dtype=jnp.float32),
+        "halt_steps": _histogram(first + 1, counted, num_steps),
+    }
+
+
+def _halting_sums(answers, q_halt, steps, labels, counted) -> dict:
+    """ "q_halt_accuracy": where q_halt >= 0 agrees with "every valid token is right"; "steps": supervision steps."""
+    valid = labels != IGNORE
+    exact = ((answers == labels) | ~valid).all(-1)
+    counted = counted & valid.any(-1)
+    sums = {"q_halt_accuracy": (q_halt >= 0) == exact, "steps": steps}
+    return {name: jnp.sum(jnp.where(counted, x, 0).astype(jnp.float32)) for name, x in sums.items()}
+
+
+def _histogram(steps, counted, halt_max: int) -> jax.Array:
+    """How many of the sequences where `counted` [B] holds ended at step 1, 2, ... halt_max: float32 [halt_max]."""
+    ends = (steps[:, None] == jnp.arange(1, halt_max + 1)) & counted[:, None]
+    return ends.sum(0, dtype=jnp.float32)
+
+
+def finish(sums: Mapping, count: float, sequences: float = 0) -> dict:
+    """Fetched sums as the figures of a record: losses per sequence trained, scores per sequence counted."""
+    record = {name: float(sums[name] / sequences) for name in ("lm_loss", "q_loss") if sequences}
+    means = [name for name in ("q_halt_accuracy", "steps", "early_exit_steps") if name in sums]
+    if count:
+        record |= {name: float(sums[name] / count) for name in means}
+        record["halt_steps"] = [int(ended) for ended in sums["halt_steps"]]
+    return record
 
 
 def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
@@ -350,3 +445,20 @@ def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
     head = 2 * S * D * cfg.vocab_size + 2 * D * 2
     forward_only = cfg.H_cycles * cycle + head
     return forward_only, forward_only + 2 * (cycle + head)
+
+
+def flops(cfg: TRMConfig) -> tuple[int, int]:
+    """Analytic matmul FLOPs of one sequence: (one training step, one evaluation)."""
+    forward_only, both = matmul_flops(cfg)
+    return both, cfg.halt_max_steps * forward_only
+
+
+Config = TRMConfig
+LOCAL = {
+    "hidden_size": 64,
+    "num_heads": 4,
+    "puzzle_emb_ndim": 64,
+    "L_cycles": 2,
+    "H_cycles": 2,
+    "halt_max_steps": 4,
+}

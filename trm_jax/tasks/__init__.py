@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
+from trm_jax import named
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource, TrainSource
-from trm_jax.errors import InputError
 
 # Setting data.task -> where its `Task` is; imported when it is asked for.
 BUILT_IN = {"sudoku": "trm_jax.tasks.sudoku:TASK"}
@@ -82,19 +81,7 @@ class Task(Protocol):
 
 def get(name: str) -> Task:
     """The task called `name`, or the one at "module:ATTRIBUTE", which need not be of this package."""
-    return load_attribute(name, BUILT_IN, "data.task")
+    return named.load(name, BUILT_IN, "data.task")
 
 
-def load_attribute(name: str, known: Mapping[str, str], setting: str) -> Any:
-    """What `known` or "module:ATTRIBUTE" says a name stands for. `setting`: where the name was given, for the error."""
-    place = known.get(name, name)
-    module, colon, attribute = place.partition(":")
-    if not colon:
-        raise InputError(f"{setting} is {name!r}; choose one of {', '.join(known)}, or give MODULE:ATTRIBUTE")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{setting} is {name!r}, which cannot be imported ({error})") from None
-
-
-__all__ = ["Batch", "DatasetInfo", "EvalSource", "Progress", "Task", "TrainSource", "get", "load_attribute"]
+__all__ = ["Batch", "DatasetInfo", "EvalSource", "Progress", "Task", "TrainSource", "get"]

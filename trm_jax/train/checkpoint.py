@@ -7,7 +7,8 @@ before it is used.
 
 from __future__ import annotations
 
-import logging
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -17,18 +18,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from trm_jax.distributed.team import Team
+from trm_jax.distributed.process_group import ProcessGroup
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.models.params import path_name
+from trm_jax.sharding import replicated
 from trm_jax.storage.bucket import out_of_reach
 from trm_jax.storage.paths import require_access
 from trm_jax.train.config import CheckpointConfig
+from trm_jax.train.state import TrainState
 
-# Orbax and its helpers log every save, and every error that they raise as well, with a traceback for each thread that
-# it passes; the run's own lines say what a person needs.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-BEST_METRIC = "exact_accuracy"
 _WRITTEN_WITHIN_S = 300  # by all processes, else the save has failed: one of them may have no answer from its storage
 
 
@@ -62,6 +60,11 @@ def _without_empty(tree):
     return jax.tree.map(lambda x: x if x.size else None, tree)
 
 
+def _fields(state: TrainState | dict) -> dict:
+    """A state as a dict of its parts, of which Orbax restores as many as are asked for."""
+    return state if isinstance(state, dict) else {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+
+
 def _with_empty(abstract, tree):
     """The opposite: the arrays of `tree`, and those that `abstract` says have no elements."""
 
@@ -76,8 +79,8 @@ def _with_empty(abstract, tree):
 class _Manager(ocp.CheckpointManager):
     """Orbax's, for which a score that cannot be read is as good as one that is not there."""
 
-    def __init__(self, folder: epath.Path, say: Callable[[str], None], **how):
-        self._tell, self._told = say, set()
+    def __init__(self, folder: epath.Path, headline: str, say: Callable[[str], None], **how):
+        self._headline, self._tell, self._told = headline, say, set()
         super().__init__(folder, **how)  # which reads all scores
 
     def metrics(self, step: int) -> dict | None:
@@ -85,7 +88,7 @@ class _Manager(ocp.CheckpointManager):
             found = super().metrics(step)
         except ValueError:  # torn, or not text
             found = {}
-        if found is None or isinstance(found, dict) and isinstance(found.get(BEST_METRIC), int | float):
+        if found is None or isinstance(found, dict) and isinstance(found.get(self._headline), int | float):
             return found
         if step not in self._told:
             self._told.add(step)
@@ -102,31 +105,32 @@ class Checkpoints:
     def __init__(
         self,
         folder: str,
+        headline: str,
         policy: CheckpointConfig | None = None,
         say: Callable[[str], None] = print,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ):
-        """`policy` None opens for reading only; `say` takes lines that a person should see; all processes of the
-        `team` save and restore together."""
+        """headline: the score by which the best one is told; `policy` None opens for reading only; `say` takes lines
+        that a person should see; all processes of the `group` save and restore together."""
         self.folder = epath.Path(folder)
-        self._say = say
-        self._team = team or Team()
-        self._read_only = policy is None
+        self._headline, self._policy, self._say = headline, policy, say
+        self._group = group or ProcessGroup()
         if str(folder).startswith("gs://"):
-            require_access(self.folder, write=not self._read_only)
-        self._open(policy)
-        self._policy = policy
+            require_access(self.folder, write=policy is not None)
+        self._open()
 
-    def _open(self, policy: CheckpointConfig | None) -> None:
-        keep = None
+    def _rank(self, metrics: dict) -> float:
+        value = metrics[self._headline]
+        return -value if self._headline.endswith("loss") else value
+
+    def _open(self) -> None:
+        policy, keep, read_only = self._policy, None, self._policy is None
         if policy is not None:
             rules = [preservation_policy.LatestN(policy.keep_last)]
             if policy.keep_best:
                 rules.append(
                     preservation_policy.BestN(
-                        get_metric_fn=lambda metrics: metrics[BEST_METRIC],
-                        n=policy.keep_best,
-                        keep_checkpoints_without_metrics=False,
+                        get_metric_fn=self._rank, n=policy.keep_best, keep_checkpoints_without_metrics=False
                     )
                 )
             if policy.keep_every_steps:
@@ -134,31 +138,31 @@ class Checkpoints:
             keep = preservation_policy.AnyPreservationPolicy(rules)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
-            create=not self._read_only,
-            read_only=self._read_only,
-            cleanup_tmp_directories=not self._read_only,
-            best_fn=lambda metrics: metrics[BEST_METRIC],
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            best_fn=self._rank,
             async_options=ocp.AsyncOptions(timeout_secs=_WRITTEN_WITHIN_S),
         )
         self._handlers = {"state": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self._manager = _Manager(self.folder, self._say, options=options, item_handlers=self._handlers)
+        self._manager = _Manager(self.folder, self._headline, self._say, options=options, item_handlers=self._handlers)
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending: as process 0 sees them, for a file system may lag."""
-        return self._team.share(lambda: sorted(self._manager.all_steps(read=True)))
+        return self._group.share(lambda: sorted(self._manager.all_steps(read=True)))
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
 
-    def save(self, step: int, state, meta: Mapping, metrics: Mapping[str, float] | None = None) -> bool:
-        """Start saving; False when there is a checkpoint of this step already.
+    def save(self, step: int, state: TrainState, meta: Mapping, score: float | None = None) -> bool:
+        """Start saving; False when there is a checkpoint of this step already. score: the headline, once evaluated.
 
-        One that was saved without metrics, because a stop cut its evaluation short, gives way to one with them.
+        One that was saved without a score, because a stop cut its evaluation short, gives way to one with it.
         """
-        if self._team.share(lambda: step in self._manager.all_steps()):
-            self._manager.wait_until_finished()  # it may be the one under way, whose metrics are not written yet
+        if self._group.share(lambda: step in self._manager.all_steps()):
+            self._manager.wait_until_finished()  # it may be the one under way, whose score is not written yet
             # The only checkpoint is not given up: a kill before its successor is durable would lose everything.
-            if not metrics or self._team.share(
+            if score is None or self._group.share(
                 lambda: bool(self._manager.metrics(step)) or len(self._manager.all_steps()) == 1
             ):
                 return False
@@ -166,64 +170,83 @@ class Checkpoints:
         state = _without_empty(state)
         meta = {**meta, "fingerprint": fingerprint(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
-        return self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
+        metrics = None if score is None else {self._headline: score}
+        return self._manager.save(step, args=args, metrics=metrics, force=True)
 
-    def _check_model(self, step: int, abstract) -> None:
-        """Raise InputError when checkpoint `step` does not hold the arrays that `abstract` asks for."""
-        found = self._handlers["state"].metadata(self.folder / str(step) / "state").tree
-        found, want = (
-            {path_name(path): f"{jnp.dtype(a.dtype)} {list(a.shape)}" for path, a in leaves}
-            for leaves in map(jax.tree_util.tree_leaves_with_path, (found, abstract))
-        )
-        for name in sorted(want):
-            if want[name] != found.get(name):
+    def _as_stored(self, step: int, abstract: dict) -> dict:
+        """`abstract` with the shapes in which checkpoint `step` holds its arrays: versions cut axes differently.
+
+        Raises InputError when it does not hold the arrays that are asked for.
+        """
+        tree = self._handlers["state"].metadata(self.folder / str(step) / "state").tree
+        found = {path_name(path): array for path, array in jax.tree_util.tree_leaves_with_path(tree)}
+
+        def one(path, want):
+            name = path_name(path)
+            there = found.get(name)
+            shape = () if there is None else tuple(there.shape)
+            cut = len(shape) != want.ndim and shape[:1] == want.shape[:1] and math.prod(shape) == want.size
+            if there is None or jnp.dtype(there.dtype) != want.dtype or not (cut or shape == want.shape):
+                said = "absent" if there is None else f"{jnp.dtype(there.dtype)} {list(there.shape)}"
                 raise InputError(
-                    f"checkpoint {self.folder}/{step} is of another model: {name} is {found.get(name, 'absent')} there "
-                    f"and {want[name]} here; use its own config, or another workdir"
+                    f"checkpoint {self.folder}/{step} is of another model: {name} is {said} there and "
+                    f"{want.dtype} {list(want.shape)} here; use its own config, or another workdir"
                 )
+            whole = replicated(want.sharding.mesh)
+            return want if shape == want.shape else jax.ShapeDtypeStruct(shape, want.dtype, sharding=whole)
+
+        return jax.tree_util.tree_map_with_path(one, abstract)
 
     def restore(self, step: int, abstract) -> tuple:
-        """(state, meta) of checkpoint `step`, laid out as `abstract` says: a TrainState or a dict of its parts.
+        """(state, meta) of checkpoint `step`, laid out as `abstract` says: a TrainState or a dict of parts of one.
 
         Raises whatever is wrong with the checkpoint.
         """
         problem = None
         try:
-            state, meta = self._read(step, _without_empty(abstract))
+            state, meta = self._read(step, _without_empty(_fields(abstract)))
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
             problem = error
         # Every process raises alike, or some would take for damaged what others could not reach.
         kind = InputError if isinstance(problem, InputError) else OutOfReach if out_of_reach(problem) else ValueError
-        said = self._team.gather(problem and [kind.__name__, str(problem) or type(problem).__name__])
+        said = self._group.gather(problem and [kind.__name__, str(problem) or type(problem).__name__])
         for kind in (OutOfReach, InputError, ValueError):
-            for member, one in zip(self._team.members, said, strict=True):
+            for index, one in enumerate(said):
                 if one and one[0] == kind.__name__:
-                    if problem and self._team.index == member.index:
+                    if problem and self._group.index == index:
                         raise problem
-                    raise kind(one[1] if kind is InputError else f"{one[1]}, says {member}")
+                    raise kind(one[1] if kind is InputError else f"{one[1]}, says {self._group.members[index]}")
         want = meta["fingerprint"]
         damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:
             raise ValueError(f"the contents of {', '.join(damaged[:3])} are not what was saved")
-        return _with_empty(abstract, state), meta
+        state = _with_empty(_fields(abstract), state)
+        return (state if isinstance(abstract, dict) else TrainState(**state)), meta
 
     def _read(self, step: int, abstract) -> tuple:
         # By the handlers and not by the manager, at whose barrier the others would wait for one that cannot read.
-        self._check_model(step, abstract)
-        how = ocp.checkpoint_utils.construct_restore_args(abstract)
-        args = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=isinstance(abstract, dict))
+        stored = self._as_stored(step, abstract)
+        how = ocp.checkpoint_utils.construct_restore_args(stored)
+        args = ocp.args.PyTreeRestore(stored, restore_args=how, partial_restore=True)
         folder = self.folder / str(step)
         meta = self._handlers["meta"].restore(folder / "meta", args=ocp.args.JsonRestore())
-        return self._handlers["state"].restore(folder / "state", args=args), meta
+        state = self._handlers["state"].restore(folder / "state", args=args)
 
-    def restore_latest(self, abstract, at_most: int | None = None) -> tuple | None:
-        """(step, state, meta) of the newest checkpoint (of step `at_most` or before) that can be read, or None.
+        def reshaped(want, array):
+            if array.shape == want.shape:
+                return array
+            return jax.jit(partial(jnp.reshape, shape=want.shape), out_shardings=want.sharding)(array)
+
+        return jax.tree.map(reshaped, abstract, state), meta
+
+    def restore_latest(self, abstract: TrainState) -> tuple | None:
+        """(step, state, meta) of the newest checkpoint that can be read, or None.
 
         A damaged one is renamed to `damaged-STEP` with one line that says so; when all are damaged, InputError. When
         the storage cannot be reached, its error: such a checkpoint is not damaged.
         """
         damaged = []
-        for step in reversed([s for s in self.steps() if at_most is None or s <= at_most]):
+        for step in reversed(self.steps()):
             try:
                 state, meta = self.restore(step, abstract)
             except InputError:
@@ -245,7 +268,7 @@ class Checkpoints:
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
-        if not steps or self._read_only:
+        if not steps or self._policy is None:
             return
         self._manager.close()
 
@@ -256,13 +279,8 @@ class Checkpoints:
                     target.rmtree()
                 (self.folder / str(step)).rename(target)
 
-        self._team.share(rename)
-        self._open(self._policy)
-
-    def forget_after(self, step: int) -> None:
-        """Delete the checkpoints of later steps: the run goes on from `step` and makes them again."""
-        for later in [s for s in self.steps() if s > step]:
-            self._manager.delete(later)
+        self._group.share(rename)
+        self._open()
 
     def wait(self) -> None:
         """Block until every save is on disk; raises what went wrong with one."""
@@ -286,25 +304,3 @@ def pick_step(checkpoints: Checkpoints, which: str) -> int:
     if which in named:
         return named[which]
     raise InputError(f"no checkpoint {which!r} in {checkpoints.folder}; there are {', '.join(map(str, steps))}")
-
-
-def newest_common(runs: list[Checkpoints], abstract) -> tuple | None:
-    """(step, states, metas) of the newest step of which every run has a checkpoint that can be read.
-
-    None when no run has one. Raises InputError when some have but no step is common to all.
-    """
-    at_most = None
-    while True:
-        found = [run.restore_latest(abstract, at_most) for run in runs]
-        if not any(found):
-            return None
-        steps = {restored[0] if restored else None for restored in found}
-        if len(steps) == 1:
-            steps, states, metas = zip(*found, strict=True)
-            for run in runs:
-                run.forget_after(steps[0])
-            return steps[0], list(states), list(metas)
-        if None in steps:
-            folders = ", ".join(str(run.folder) for run in runs)
-            raise InputError(f"no step is common to the checkpoints in {folders}; train these runs one by one")
-        at_most = min(steps)

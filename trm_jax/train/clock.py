@@ -1,6 +1,7 @@
 """Where a run's time goes, over all its lives: what trained, and what did not (goodput).
 
-Seconds by kind: `train` (steps that count), `compile`, `data` (waiting for a batch), `evaluation`, `checkpoint` (what
+Seconds by kind: `train` (steps that count), `compile`, `data` (reading the puzzles, waiting for a batch), `evaluation`,
+`checkpoint` (what
 it holds up, not what it does besides), `setup` (restoring, first states), `lost` (steps made again after a crash, and
 all else since the checkpoint that was gone back to) and `down` (between two lives: from the last moment that is known
 of the one to the beginning of the other).
@@ -8,6 +9,7 @@ of the one to the beginning of the other).
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,22 +22,26 @@ from trm_jax.storage.paths import AnyPath
 GOODPUT_FILE = "goodput.json"
 SPENT = ("train", "compile", "data", "evaluation", "checkpoint", "setup")
 KINDS = (*SPENT, "lost", "down")
-_compiled_s = 0.0  # by XLA in this process
+_compiled_s = 0.0  # by XLA in this process, since its first clock
 
 
-def _count_compilation(event: str, duration_s: float, **_) -> None:
-    global _compiled_s
-    if event == "/jax/core/compile/backend_compile_duration":
-        _compiled_s += duration_s
+@functools.cache
+def _count_compilations() -> None:
+    """Listen to JAX from now on; not when this is imported, which must change nothing."""
 
+    def count(event: str, duration_s: float, **_) -> None:
+        global _compiled_s
+        if event == "/jax/core/compile/backend_compile_duration":
+            _compiled_s += duration_s
 
-jax.monitoring.register_event_duration_secs_listener(_count_compilation)
+    jax.monitoring.register_event_duration_secs_listener(count)
 
 
 class Clock:
     """Adds up the seconds of one process from now on; one thing is done at a time."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
+        _count_compilations()
         self._now = now
         self._seconds = dict.fromkeys(SPENT, 0.0)
         self._doing, self._since, self._compiled = "setup", now(), _compiled_s

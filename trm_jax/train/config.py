@@ -1,20 +1,21 @@
 """A run's settings as frozen dataclasses: what the training code reads, after the edge has checked it.
 
-Their values come from one page, `trm_jax/configs/defaults.py`; nothing here has a default.
+Their values come from one page, `trm_jax/configs/defaults.py`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
 from trm_jax.losses import TOKEN_LOSSES
-from trm_jax.models import TRMConfig
+from trm_jax.models.family import Family
 from trm_jax.optim import OPTIMIZERS
-from trm_jax.tasks.sudoku.source import SudokuConfig
+from trm_jax.tasks import Task
 
 LOSS_SCALINGS = ("auto", "none", "dynamic")
 MAX_STEPS = 10**9  # a thousand a second would take eleven days
@@ -84,6 +85,7 @@ class TrainConfig:
     curriculum_L_start: int
     curriculum_H_start: int
     loss: str
+    deterministic: bool
 
     def __post_init__(self):
         _one_of("train.loss", self.loss, TOKEN_LOSSES)
@@ -175,35 +177,47 @@ class RunConfig:
 
     name: str
     seed: int
-    model: TRMConfig
-    data: SudokuConfig
+    task: Task
+    data: Any  # the task's config
+    family: Family
+    model: Any  # the family's config
     optim: OptimConfig
     train: TrainConfig
     eval: EvalConfig
     checkpoint: CheckpointConfig
     log: LogConfig
     mesh: MeshConfig
+    page: dict = field(default_factory=dict, compare=False)  # the settings that this was made from, as a nested dict
 
     def __post_init__(self):
         check_seed("seed", self.seed)
-        if self.train.curriculum_epochs:
-            for name, start in (("L", self.train.curriculum_L_start), ("H", self.train.curriculum_H_start)):
-                end = getattr(self.model, f"{name}_cycles")
-                _require(
-                    start <= end,
-                    f"train.curriculum_{name}_start {start} is more than model.{name}_cycles {end}, where it ends",
-                )
+        if self.train.halt_exploration_end != -1 and not hasattr(self.model, "halt_exploration_prob"):
+            raise InputError("train.halt_exploration_end is set, but this model does not explore; leave it at -1")
+        for name, start in self.curriculum_start.items():
+            end = getattr(self.model, name, None)
+            _require(end is not None, "train.curriculum_epochs is set, but this model has no cycles; leave it at 0")
+            _require(
+                start <= end,
+                f"train.curriculum_{name[0]}_start {start} is more than model.{name} {end}, where it ends",
+            )
+
+    @property
+    def curriculum_start(self) -> dict[str, int]:
+        """The settings of the model that a curriculum raises, and where they begin; empty without one."""
+        train = self.train
+        starts = {"L_cycles": train.curriculum_L_start, "H_cycles": train.curriculum_H_start}
+        return starts if train.curriculum_epochs else {}
 
     @property
     def scales_loss(self) -> bool:
         """Whether the loss is scaled: small gradients would vanish in float16."""
         chosen = self.optim.loss_scaling
-        return chosen == "dynamic" or chosen == "auto" and self.model.dtype == "float16"
+        return chosen == "dynamic" or chosen == "auto" and getattr(self.model, "dtype", "") == "float16"
 
     @property
     def exploration(self) -> tuple[float, float]:
         """The exploration probability at the first step and at the end of the run."""
-        start, end = self.model.halt_exploration_prob, self.train.halt_exploration_end
+        start, end = getattr(self.model, "halt_exploration_prob", 0.0), self.train.halt_exploration_end
         return start, start if end == -1 else end
 
     def total_steps(self, groups: int, mean_examples_per_puzzle: float) -> int:

@@ -1,100 +1,235 @@
-"""The training loop, top to bottom: programs, states, resume, steps."""
+"""The training loop, top to bottom: data, compiled functions, state, steps."""
 
 from __future__ import annotations
 
 import platform
 import time
+import zlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import jax
 import numpy as np
 
 import trm_jax
-from trm_jax.data import loader as stream
-from trm_jax.distributed.team import Team
-from trm_jax.models import params, trm
-from trm_jax.train import cost
-from trm_jax.train.checkpoint import newest_common
+from trm_jax.data import loader
+from trm_jax.distributed.process_group import Elsewhere, ProcessGroup
+from trm_jax.distributed.rendezvous import require_same
+from trm_jax.errors import OutOfReach
+from trm_jax.evals.runner import Evaluator
+from trm_jax.models import params
+from trm_jax.storage.beside import reason
+from trm_jax.storage.bucket import problem as storage_problem
+from trm_jax.storage.paths import AnyPath, BucketPath
+from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.clock import Clock
+from trm_jax.train.compiled import Compiled
 from trm_jax.train.config import RunConfig
-from trm_jax.train.lane import CHECKPOINTS, Job, Lane
-from trm_jax.train.programs import Programs
+from trm_jax.train.curriculum import train_flops
 from trm_jax.train.progress import Progress
+from trm_jax.train.recorder import Diverged, Recorder
+from trm_jax.train.state import evaluation_params
 from trm_jax.train.stopping import StopRequest
+from trm_jax.train.writers import CHECKPOINTS
 
-__all__ = ["CHECKPOINTS", "Diverged", "Job", "Outcome", "train", "train_side_by_side"]
-
-
-class Diverged(RuntimeError):
-    """The loss or a gradient stopped being finite."""
+__all__ = ["CHECKPOINTS", "Diverged", "Outcome", "train"]
 
 
 @dataclass
 class Outcome:
-    """How training ended: `step` of `total_steps`; stopped by signal `stopped_by`, diverged, or done (both empty)."""
+    """How training ended: at `step` of `total_steps`; `stopped_by` a signal, or done (empty)."""
 
     step: int
     total_steps: int
     stopped_by: str = ""
-    diverged: str = ""
     last_eval: dict = field(default_factory=dict)
-    seconds: dict = field(default_factory=dict)  # of all its lives, by what they were spent on; at process 0
+    seconds: dict = field(default_factory=dict)  # since the run first started, by what they were spent on; at process 0
 
 
 def train(
     cfg: RunConfig,
-    data,
-    workdir: Path,
+    workdir: AnyPath,
     *,
-    config: dict,
-    stop: StopRequest,
+    stop: StopRequest | None = None,
+    data=None,
     stream_to=None,
     devices=None,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> Outcome:
     """Train (or go on training) in `workdir` until the budget is spent or `stop` is set.
 
-    data: (train source, evaluation source). config: the resolved settings as a nested dict, for writers that keep it.
-    devices: those the mesh spans (default: all). team: the processes that train it together (default: this one).
-    Raises Diverged, and InputError for what a person can mend.
-    """
-    jobs = [Job(cfg, config, workdir)]
-    [outcome] = train_side_by_side(jobs, data, stop=stop, stream_to=stream_to, devices=devices, team=team)
-    if outcome.diverged:
-        raise Diverged(outcome.diverged)
-    return outcome
-
-
-def train_side_by_side(
-    jobs: list[Job], data, *, stop: StopRequest, stream_to=None, devices=None, team: Team | None = None
-) -> list[Outcome]:
-    """The same for several runs that differ in numbers only, as one vectorised program: an outcome for each.
-
-    They go in step, each with its own folder, records and checkpoints. One that diverges is trained no more.
+    data: (train source, evaluation source); by default the task loads them. devices: those the mesh spans (default:
+    all). group: the processes that train it together (default: this one). Raises Diverged, which names the step; its
+    last good checkpoint is kept. Raises InputError for what a person can mend.
     """
     with ExitStack() as closing:  # whatever goes wrong, the terminal, the files and the checkpoints are left in order
-        return _train(jobs, data, stop, stream_to, devices, team or Team(), closing)
+        return _train(cfg, workdir, stop or StopRequest(), data, stream_to, devices, group or ProcessGroup(), closing)
 
 
-def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
+def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, closing: ExitStack) -> Outcome:
+    # 1. The data, and the compiled functions.
+    clock = Clock()
+    with clock.doing("data"):
+        train_data, eval_data = data or _load(cfg, group, stream_to)
+    info = train_data.info
+    compiled = Compiled(cfg, info, devices)
+    total_steps, mesh = compiled.total_steps, compiled.mesh
+    evaluate = Evaluator(cfg, eval_data, mesh)
+    evaluation_steps = cfg.evaluation_steps(info.groups, info.mean_examples_per_puzzle, total_steps)
+
+    # 2. What a person sees, and what is kept.
+    progress = Progress(cfg.name, total_steps, cfg.task.headline, stream=stream_to, quiet=not group.first)
+    closing.callback(progress.close)
+    facts = _facts(cfg, compiled, info, len(eval_data))
+    progress.say(_opening_line(facts, group, len(eval_data), workdir))
+    for warning in cfg.warnings(total_steps):
+        progress.say(f"note: {warning}")
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline, cfg.checkpoint, progress.say, group)
+    closing.callback(checkpoints.close)
+    recorder = Recorder(cfg, workdir, clock, group, progress.say)
+    closing.callback(recorder.close)
+
+    # 3. The state: the newest good checkpoint, or the beginning.
+    step, state, meta = checkpoints.restore_latest(compiled.abstract) or (0, compiled.first_state(), {})
+    if step:
+        progress.say(f"going on from step {step} of {total_steps}")
+    progress.start(step)
+    recorder.begin(step, meta, facts)
+    saved_at = time.monotonic()
+
+    def evaluation_due() -> bool:
+        return step in evaluation_steps and step not in recorder.evaluated
+
+    def run_evaluation() -> None:
+        """Score the weights; given up without a record when the run is told to stop."""
+        progress.record(recorder.settle())
+        with clock.doing("evaluation"):
+            scores = {}
+            for name, of_name in evaluation_params(state).items():
+                found = evaluate(of_name, lambda done, total: group.stop_agreed(stop.name))
+                if found is None:
+                    return
+                scores |= {f"{cfg.task.headline}_{name}": found[cfg.task.headline]} if name else found
+        progress.record(recorder.log_evaluation(step, scores, eval_data.digest))
+
+    def save(must: bool) -> None:
+        """Start a checkpoint. A storage that does not answer is told of, and training goes on: to end it would lose
+        more. When the run `must` be saved, because it ends here, OutOfReach is raised."""
+        progress.record(recorder.settle())  # raises Diverged: a bad state must not replace a good one
+        score = recorder.evaluated.get(step, {}).get(cfg.task.headline)
+        with clock.doing("checkpoint"):
+            if silence := _attempt(group, checkpoints.wait, workdir):
+                progress.say(f"note: {reason(silence)}; there is no checkpoint of the save before step {step}")
+            # Records first: what was logged up to here must not be lost with the process.
+            for act in (recorder.sync, lambda: checkpoints.save(step, state, recorder.meta(), score)):
+                if silence := _attempt(group, act, workdir):
+                    if must:
+                        raise silence
+                    progress.say(f"note: {reason(silence)}; training goes on from step {step}, and saves later")
+                    return
+
+    # 4. The steps.
+    if evaluation_due():  # a stop fell into this evaluation
+        run_evaluation()
+        if not evaluation_due():
+            save(must=False)
+    clock.go_on_with("data")
+    stopping = False
+    try:
+        for rows in _batches(cfg, train_data, compiled, step):
+            clock.go_on_with("train")
+            if stopping := group.stop_agreed(stop.name):
+                break
+            state, sums = compiled.train_step(state, step, rows)
+            step += 1
+            recorder.take(step, sums)
+            at_log = step % cfg.log.every_steps == 0 or step == total_steps
+            if at_log:
+                progress.record(recorder.log(step))
+            if due := evaluation_due():
+                run_evaluation()
+            evaluated = due and not evaluation_due()
+            long_ago = time.monotonic() - saved_at > 60 * (cfg.checkpoint.every_minutes or float("inf"))
+            asked = (at_log or group.count == 1) and group.agree(long_ago)
+            if evaluated or asked or step % cfg.checkpoint.every_steps == 0 or step == total_steps:
+                save(must=step == total_steps)
+                saved_at = time.monotonic()
+            progress.step(step)
+            clock.go_on_with("data")
+        clock.go_on_with("train")
+        if stopping:
+            save(must=True)
+        progress.record(recorder.settle())
+    except Diverged as error:
+        recorder.write_goodput(stopped_at=step)
+        raise Diverged(error.step, f"{workdir / CHECKPOINTS}" if checkpoints.steps() else "") from None
+
+    # 5. The end.
+    with clock.doing("checkpoint"):
+        checkpoints.wait()
+    recorder.write_goodput(stopped_at=step)
+    unfinished = step < total_steps or evaluation_due()
+    last = recorder.evaluated[max(recorder.evaluated)] if recorder.evaluated else {}
+    seconds = recorder.seconds() if group.first else {}
+    return Outcome(step, total_steps, group.stop_reason if unfinished else "", last, seconds)
+
+
+def _load(cfg: RunConfig, group: ProcessGroup, stream_to):
+    """The task's data, read with a bar where that takes long; all processes must find the same."""
+    bars: list[Progress] = []
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(Progress("reading puzzles", total, stream=stream_to, quiet=not group.first, line_every_s=10.0))
+        bars[0].step(done)
+
+    try:
+        train_data, eval_data = cfg.task.load(cfg.data, progress=progress)
+    finally:
+        for bar in bars:
+            bar.close()
+    slots = np.arange(min(cfg.train.batch_size, 256))
+    first = train_data.batch(0, slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
+    seen = {"training data": zlib.crc32(first["inputs"].tobytes()), "evaluation data": eval_data.digest}
+    require_same(group, seen, "give every host the same data set")
+    return train_data, eval_data
+
+
+def _batches(cfg: RunConfig, train_data, compiled: Compiled, start: int):
+    counted_in_steps = cfg.train.steps or cfg.train.examples or cfg.eval.every_steps
+    return loader.batches(
+        train_data,
+        seed=cfg.seed,
+        batch_size=cfg.train.batch_size,
+        slots=compiled.slots,
+        start_step=start,
+        stop_step=compiled.total_steps,
+        epochs_per_interval=None if counted_in_steps else cfg.eval.every_epochs or None,
+    )
+
+
+def _facts(cfg: RunConfig, compiled: Compiled, info, held_out: int) -> dict:
     """What a reader of the run wants to know of its program and machine."""
-    specs = trm.param_specs(cfg.model)
+    specs, mesh = cfg.family.specs(cfg.model), compiled.mesh
+    step_flops, eval_flops = cfg.family.flops(cfg.model)
     examples_per_epoch = info.groups * info.mean_examples_per_puzzle
+    scored = min(cfg.eval.max_examples or held_out, held_out)
+    tables = [spec for spec in specs.values() if params.is_spec(spec) and spec.kind == "rows"]
     return {
         "name": cfg.name,
         "seed": cfg.seed,
-        "total_steps": programs.total_steps,
+        "headline": cfg.task.headline,
+        "total_steps": compiled.total_steps,
         "batch_size": cfg.train.batch_size,
         "parameters": params.count(specs["weights"]),
-        "puzzle_table": params.count(specs["puzzle_emb"]),
+        "puzzle_table": params.count(tables),
         "groups": info.groups,
-        "train_flops": cost.train_flops(cfg, programs.total_steps, examples_per_epoch),
-        "eval_flops": cost.eval_flops(cfg, num_puzzles),
-        "flops_per_step": cost.step_flops(cfg),
-        "device_kind": programs.mesh.devices.flat[0].device_kind,
-        "devices": programs.mesh.size,
+        "train_flops": train_flops(cfg, compiled.total_steps, examples_per_epoch),
+        "eval_flops": scored * eval_flops,
+        "flops_per_step": cfg.train.batch_size * step_flops,
+        "device_kind": mesh.devices.flat[0].device_kind,
+        "devices": mesh.size,
         "processes": jax.process_count(),
         "backend": jax.default_backend(),
         "versions": {
@@ -103,177 +238,33 @@ def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
             "jaxlib": jax.lib.__version__,
             "python": platform.python_version(),
         },
-        "pack": len(programs.cfgs),
     }
 
 
-def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing: ExitStack) -> list[Outcome]:
-    clock = Clock()
-    train_data, eval_data = data
-    info = train_data.info
-    cfg = jobs[0].cfg  # in all but numbers and folders they are alike
+def _opening_line(facts: dict, group: ProcessGroup, held_out: int, workdir: AnyPath) -> str:
+    devices = f"{facts['devices']} {facts['device_kind']} device{'s' * (facts['devices'] > 1)}"
+    return (
+        f"{facts['name']}: {facts['parameters']:,} parameters, {facts['total_steps']:,} steps of "
+        f"{facts['batch_size']} on {devices}{f' of {group.count} processes' * (group.count > 1)}; "
+        f"{facts['groups']:,} training puzzles, {held_out:,} held out; workdir {workdir}"
+    )
 
-    # 1. The compiled functions, and where everything lies.
-    programs = Programs([job.cfg for job in jobs], data, devices)
-    total_steps = programs.total_steps
-    evaluation_steps = cfg.evaluation_steps(info.groups, info.mean_examples_per_puzzle, total_steps)
 
-    # 2. The state: the newest good checkpoint, or the beginning.
-    title = cfg.name if len(jobs) == 1 else f"{len(jobs)} runs"
-    progress = Progress(title, total_steps, stream=stream_to, quiet=not team.first)
-    closing.callback(progress.close)
-    for warning in dict.fromkeys(line for job in jobs for line in job.cfg.warnings(total_steps)):
-        progress.say(f"note: {warning}")
-    lanes = []
-    for job in jobs:
-        lanes.append(Lane(job, progress.say, team))
-        closing.callback(lanes[-1].checkpoints.close)
-    restored = newest_common([lane.checkpoints for lane in lanes], programs.abstract)
-    if restored:
-        start, states, metas = restored
-        state = programs.join(states)
-        progress.say(f"going on from step {start} of {total_steps}")
-    else:
-        start, metas = 0, [{"elapsed_s": 0.0}] * len(lanes)
-        state = programs.first_state()
-    progress.start(start)
-    for lane, meta in zip(lanes, metas, strict=True):
-        lane.begin(start, meta, _facts(lane.cfg, programs, info, programs.evaluate.total), clock)
-        closing.callback(lane.close)
+def _attempt(group: ProcessGroup, act: Callable[[], object], workdir: AnyPath) -> OutOfReach | None:
+    """Do `act` at all processes; why the storage did not answer one of them. Raises what else goes wrong here.
 
-    pending = None  # (step, trained_s, sums, first_bad_step), the last two on the device: fetched one log line late
-    stopping = save_asked = False
-    saved_at = time.monotonic()
-
-    def told_to_stop():
-        """Called once a step and once a batch of an evaluation, by every process alike."""
-        nonlocal stopping, save_asked
-        if stop:
-            team.ask("stop", stop.name)
-        if team.first and cfg.checkpoint.every_minutes and not save_asked:
-            if time.monotonic() - saved_at > 60 * cfg.checkpoint.every_minutes:
-                team.ask("save")
-        events = team.tick()
-        stopping, save_asked = "stop" in events, save_asked or "save" in events
-        return stopping
-
-    def alive():
-        return [lane for lane in lanes if not lane.diverged]
-
-    def show(lane, record):
-        progress.record(record, "" if len(lanes) == 1 else lane.workdir.name)
-
-    def give_up(bad_steps):
-        for lane, bad in zip(lanes, np.ravel(bad_steps), strict=True):
-            if bad >= 0 and not lane.diverged:
-                lane.give_up(int(bad))
-                if len(lanes) > 1:
-                    progress.say(f"{lane.workdir.name}: {lane.diverged}")
-
-    def write_pending():
-        nonlocal pending
-        if pending is None:
-            return
-        step, trained_s, *sums_and_bad_steps = pending
-        waiting = not pending[-1].is_ready()
-        sums, bad_steps = jax.device_get(sums_and_bad_steps)
-        if waiting:  # the step has ended now; otherwise about when it was asked for
-            trained_s = clock.training_s()
-        pending = None
-        give_up(bad_steps)
-        for lane, own in zip(lanes, programs.lanes_of(sums), strict=True):
-            if not lane.diverged:
-                show(lane, lane.log_training(step, own, trained_s))
-
-    def take_sums(step):
-        nonlocal state, pending
-        write_pending()
-        # first_bad_step is copied: the state it belongs to is donated to the next step.
-        pending = (step, clock.training_s(), state.sums, state.first_bad_step + 0)
-        state = programs.without_sums(state)
-
-    def save(step):
-        nonlocal saved_at
-        saved_at = time.monotonic()
-        write_pending()
-        give_up(jax.device_get(state.first_bad_step))  # a bad state must not replace a good one
-        with clock.doing("checkpoint"):
-            for lane, own in zip(lanes, programs.split(state), strict=True):
-                if not lane.diverged:
-                    lane.save(step, own, must=stopping or step == total_steps)
-
-    def run_evaluation(step):
-        write_pending()
-        give_up(jax.device_get(state.first_bad_step))
-        if not alive():
-            return
-        with clock.doing("evaluation"):
-            scores = programs.scores(state, on_batch=lambda done, total: told_to_stop())
-        for lane, own in zip(lanes, scores or [], strict=bool(scores)):
-            if not lane.diverged:
-                show(lane, lane.log_evaluation(step, own, eval_data.digest))
-
-    def evaluated(step):
-        return all(step in lane.evaluated for lane in alive())
-
-    def evaluation_due(step):
-        return step in evaluation_steps and not evaluated(step)
-
-    # 3. The steps.
-    step = start
-    interval = cfg.eval.every_epochs or None
-    counted_in_steps = cfg.train.steps or cfg.train.examples or cfg.eval.every_steps
-    streams = {
-        seed: stream.batches(
-            train_data,
-            seed=seed,
-            batch_size=cfg.train.batch_size,
-            slots=programs.slots,
-            start_step=start,
-            stop_step=total_steps,
-            epochs_per_interval=None if counted_in_steps else interval,
-        )
-        for seed in dict.fromkeys(lane.cfg.seed for lane in lanes)
-    }
-    if evaluation_due(start):  # a stop fell into this evaluation
-        run_evaluation(start)
-        if evaluated(start):
-            save(start)
-    clock.go_on_with("data")
-    for batches in zip(*streams.values(), strict=True):
-        clock.go_on_with("train")
-        if told_to_stop() or not alive():
-            break
-        by_seed = dict(zip(streams, batches, strict=True))
-        state = programs.train_step(state, step, [by_seed[lane.cfg.seed] for lane in lanes])
-        step += 1
-        if step % cfg.log.every_steps == 0 or step == total_steps:
-            take_sums(step)
-        if evaluation_due(step):
-            run_evaluation(step)
-        if evaluated(step) or step % cfg.checkpoint.every_steps == 0 or save_asked or step == total_steps:
-            save_asked = False
-            save(step)
-        progress.step(step)
-        clock.go_on_with("data")
-    clock.go_on_with("train")
-    if stopping and alive():
-        save(step)
-    write_pending()
-    with clock.doing("checkpoint"):
-        for lane in lanes:
-            lane.checkpoints.wait()
-    for lane in lanes:
-        lane.write_goodput(stopped_at=step)
-    unfinished = step < total_steps or not evaluated(total_steps)
-    return [
-        Outcome(
-            step,
-            total_steps,
-            stopped_by=team.reason("stop") if unfinished and not lane.diverged else "",
-            diverged=lane.diverged,
-            last_eval=lane.evaluated[max(lane.evaluated)] if lane.evaluated else {},
-            seconds=lane.seconds() if team.first else {},
-        )
-        for lane in lanes
-    ]
+    Those that waited in vain for the one without an answer are out of reach as well.
+    """
+    problem, place = None, str(workdir) if isinstance(workdir, BucketPath) else ""
+    try:
+        act()
+    except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
+        problem = storage_problem(error, place) or error
+    silences = group.gather(str(problem) if isinstance(problem, OutOfReach) else "")
+    if problem and not isinstance(problem, OutOfReach | Elsewhere):
+        raise problem
+    if silence := next(filter(None, silences), ""):
+        return OutOfReach(silence)
+    if problem:
+        raise problem
+    return None

@@ -13,20 +13,21 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds % 60:02}" if hours else f"{minutes}:{seconds % 60:02}"
 
 
-def _numbers(record: dict) -> str:
-    parts = []
-    for name, label in (("loss", "loss"), ("exact_accuracy", "exact"), ("steps", "think steps")):
-        if name in record:
-            parts.append(f"{label} {record[name]:.3f}" if name != "steps" else f"{label} {record[name]:.1f}")
-    return "  ".join(parts)
-
-
 class Progress:
     """Progress of a run of `total` steps."""
 
-    def __init__(self, name: str, total: int, *, stream=None, line_every_s: float = 60.0, quiet: bool = False):
-        """`quiet`: show nothing; another process does."""
-        self._quiet = quiet
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        headline: str = "",
+        *,
+        stream=None,
+        line_every_s: float = 60.0,
+        quiet: bool = False,
+    ):
+        """headline: the score shown; `quiet`: show nothing; another process does."""
+        self._quiet, self._headline = quiet, headline
         self._stream = stream or sys.stderr
         self._total = total
         self._line_every_s = line_every_s
@@ -68,19 +69,19 @@ class Progress:
             self._stream.write(f"{line}\n")  # at once: print sends the end alone where Python is told not to buffer
             self._stream.flush()
 
-    def record(self, record: dict, name: str = "") -> None:
-        """Take note of a record for the bar's or line's numbers; evaluations get a line of their own.
+    def _numbers(self, record: dict) -> str:
+        shown = {"loss": "loss {:.3f}", self._headline: f"{self._headline} {{:.3f}}", "steps": "think steps {:.1f}"}
+        return "  ".join(form.format(record[name]) for name, form in shown.items() if name in record)
 
-        `name` tells runs apart that train side by side.
-        """
+    def record(self, record: dict | None) -> None:
+        """Take note of a record for the bar's or line's numbers; evaluations get a line of their own."""
+        if record is None:
+            return
         if record["kind"] == "eval":
-            self.say(
-                f"{name}{': ' if name else ''}step {record['step']}: "
-                f"held-out exact accuracy {record['exact_accuracy']:.4f}, "
-                f"token accuracy {record['accuracy']:.4f} on {record['count']} puzzles"
-            )
+            name = self._headline
+            self.say(f"step {record['step']}: held-out {name} {record[name]:.4f} on {record['count']} puzzles")
         else:
-            self._latest = _numbers(record)
+            self._latest = self._numbers(record)
 
     def step(self, step: int) -> None:
         """Called after every step; cheap."""

@@ -12,8 +12,8 @@ from trm_jax.storage.bucket import out_of_reach
 from trm_jax.storage.paths import AnyPath
 from trm_jax.train.checkpoint import Checkpoints, pick_step
 from trm_jax.train.config import RunConfig
-from trm_jax.train.lane import CHECKPOINTS
-from trm_jax.train.state import initial_state, state_shardings, with_shardings
+from trm_jax.train.state import abstract_state, initial_state, shardings_of
+from trm_jax.train.writers import CHECKPOINTS
 
 
 def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: bool = False) -> tuple[dict, int]:
@@ -23,11 +23,10 @@ def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: boo
     or it is damaged.
     """
 
-    checkpoints = Checkpoints(workdir / CHECKPOINTS)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline)
     try:
         step = pick_step(checkpoints, which)
-        abstract, shardings = state_shardings(cfg, mesh, sharding.Rules())
-        full = with_shardings(abstract, shardings)
+        full = abstract_state(cfg, mesh)
         try:
             state, _ = checkpoints.restore(step, {"params": full.params, "ema": full.ema})
         except InputError:
@@ -51,17 +50,17 @@ def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: boo
 def save_imported(cfg: RunConfig, workdir: AnyPath, params: dict) -> None:
     """Make `params` the state of a run at step 0, weights and average alike, with a fresh optimiser and carry."""
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    _, shardings = state_shardings(cfg, mesh, sharding.Rules())
-    state = jax.jit(partial(initial_state, cfg), out_shardings=shardings)(jax.random.key(cfg.seed))
-    params = jax.device_put(params, shardings.params)
+    lies = shardings_of(abstract_state(cfg, mesh))
+    state = jax.jit(partial(initial_state, cfg), out_shardings=lies)(jax.random.key(cfg.seed))
+    params = jax.device_put(params, lies.params)
     state = state.replace(
         params=params,
         ema=params["weights"] if cfg.optim.ema_decay else {},
         ema_also={name: params["weights"] for name in state.ema_also},
     )
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.checkpoint)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline, cfg.checkpoint)
     try:
-        checkpoints.save(0, state, {"elapsed_s": 0.0})
+        checkpoints.save(0, state, {})
         checkpoints.wait()
     finally:
         checkpoints.close()

@@ -235,3 +235,14 @@ class Writers:
     def close(self) -> None:
         for writer in self._writers:
             writer.close()
+
+
+def open_writers(workdir, resume_step, *, tensorboard, wandb_project, name, settings, say):
+    from trm_jax.train.tensorboard import tensorboard_writer
+
+    writers = [jsonl_writer(workdir / METRICS_FILE, resume_step, say)]
+    if tensorboard:
+        writers.append(tensorboard_writer(workdir / "tensorboard", resume_step, say))
+    if wandb_project:
+        writers.append(WandbWriter(workdir, wandb_project, name, settings))
+    return Writers(writers)

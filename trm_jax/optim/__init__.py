@@ -1,0 +1,11 @@
+"""Optimisers: one for the weights, chosen by name and by the kind of each parameter, and one for tables of rows.
+
+Learning rates follow the reference's counting: update number t starts at 1 and warms up with t / warmup.
+"""
+
+from trm_jax.optim.adam_atan2 import scale_by_adam_atan2
+from trm_jax.optim.build import OPTIMIZERS, build
+from trm_jax.optim.rows import sparse_sign_sgd
+from trm_jax.optim.schedules import warmup_cosine
+
+__all__ = ["OPTIMIZERS", "build", "scale_by_adam_atan2", "sparse_sign_sgd", "warmup_cosine"]

@@ -1,0 +1,13 @@
+"""Learning rates."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+
+def warmup_cosine(t, lr, warmup_steps, total_steps: int, min_ratio=1.0):
+    """Learning rate of update t = 1, 2, ...: linear warm-up, then cosine to `min_ratio * lr` (1.0 = constant)."""
+    t = jnp.asarray(t, jnp.float32)
+    progress = (t - warmup_steps) / jnp.maximum(1, total_steps - warmup_steps)
+    cosine = min_ratio + jnp.maximum(0.0, (1 - min_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+    return lr * jnp.where(t < warmup_steps, t / jnp.maximum(1, warmup_steps), cosine)
