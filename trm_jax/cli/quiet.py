@@ -30,8 +30,10 @@ def drop_stray_tracebacks() -> None:
             report(ignored)
 
     sys.unraisablehook = unraisablehook
-    # The same ones again, as asyncio and the collector of garbage see them.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # The same ones again, as asyncio and the collector of garbage see them. And the clients of buckets log each error
+    # that they raise, with a traceback, and each place in which there are no credentials.
+    for name in ("asyncio", "gcsfs", "google.auth"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 

@@ -8,32 +8,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
 
 from trm_jax.distributed.team import Elsewhere, Team
 from trm_jax.errors import OutOfReach
-from trm_jax.storage.beside import Beside, reason
 from trm_jax.storage.bucket import problem as storage_problem
-from trm_jax.storage.owner import require_owner
-from trm_jax.storage.paths import BucketPath, write_whole
+from trm_jax.storage.output import open_output
+from trm_jax.storage.paths import write_whole
 from trm_jax.train import clock
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.config import RunConfig
 from trm_jax.train.step import log_record
-from trm_jax.train.tensorboard import tensorboard_writer
-from trm_jax.train.writers import (
-    CHECKPOINTS,
-    METRICS_FILE,
-    RUN_FILE,
-    BucketJsonlWriter,
-    WandbWriter,
-    Writers,
-    jsonl_writer,
-    read_jsonl,
-)
+from trm_jax.train.writers import CHECKPOINTS, METRICS_FILE, RUN_FILE, Writers, open_writers, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,7 @@ class Lane:
         self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say, team=team)
         self.evaluated: dict[int, dict] = {}
         self.diverged = ""  # why it is trained no more
-        self._writers, self._beside = Writers([]), Beside(say)
+        self._writers, self._goodput = Writers(), None
 
     def begin(self, step: int, meta: dict, facts: dict, own_clock: clock.Clock) -> None:
         """Go on at `step` from a checkpoint with `meta`; `facts` are kept in run.json."""
@@ -100,33 +88,26 @@ class Lane:
 
     def _count(self, stopped_at: int | None = None) -> str:
         """What GOODPUT_FILE should hold now."""
-        self._counted_at = time.monotonic()
         return clock.to_json(self.seconds(), self._lives, time.time(), stopped_at)
 
     def write_goodput(self, stopped_at: int | None = None) -> None:
         """Bring GOODPUT_FILE up to now. stopped_at: the step, when the run ends in order."""
-        if self._counts:
-            self._beside.wait()  # what is sent there is older
-            write_whole(self.workdir / clock.GOODPUT_FILE, self._count(stopped_at).encode())
+        if self._counts and self._goodput is None:
+            self._goodput = open_output(self.workdir, clock.GOODPUT_FILE, self._count(stopped_at).encode(), self._say)
+        elif self._counts:
+            self._goodput.replace(self._count(stopped_at).encode())
+            self._goodput.sync()
 
-    def _keep_count(self, at_once: bool = False) -> None:
+    def _keep_count(self) -> None:
         """The same as often as costs nothing: what is lost to a crash is known only up to there."""
-        if not isinstance(self.workdir, BucketPath):
-            self.write_goodput()
-        elif self._counts and (at_once or time.monotonic() - self._counted_at >= BucketJsonlWriter.EVERY_S):
-            self._beside.start(partial(self._send_goodput, self._count()))
-
-    def _send_goodput(self, content: str) -> None:
-        require_owner(self.workdir)
-        write_whole(self.workdir / clock.GOODPUT_FILE, content.encode())
+        if self._counts:
+            self._goodput.replace(self._count().encode())
 
     def _open_writers(self, resume_step: int) -> Writers:
-        log, writers = self.cfg.log, [jsonl_writer(self.workdir / METRICS_FILE, resume_step, self._say)]
-        if log.tensorboard:
-            writers.append(tensorboard_writer(self.workdir / "tensorboard", resume_step, self._say))
-        if log.wandb_project:
-            writers.append(WandbWriter(self.workdir, log.wandb_project, self.cfg.name, self._job.config))
-        return Writers(writers)
+        log = self.cfg.log
+        which = {"tensorboard": log.tensorboard, "wandb_project": log.wandb_project}
+        run = {"name": self.cfg.name, "settings": self._job.config}
+        return open_writers(self.workdir, resume_step, **which, **run, say=self._say)
 
     def _clock(self) -> dict:
         return {"elapsed_s": time.monotonic() - self._began, "peak_memory_bytes": peak_memory_bytes()}
@@ -170,26 +151,26 @@ class Lane:
             self.checkpoints.save(step, state, meta, metrics)
 
         if silence := self._silence(self.checkpoints.wait):
-            self._say(f"note: {reason(silence)}; there is no checkpoint of the save before step {step}")
+            self._say(f"note: {silence.reason}; there is no checkpoint of the save before step {step}")
         # Records first: what was logged up to here must not be lost with the process.
         for act in (self._writers.sync, checkpoint):
             if silence := self._silence(act):
                 if must:
                     raise silence
-                self._say(f"note: {reason(silence)}; training goes on from step {step}, and saves later")
+                self._say(f"note: {silence.reason}; training goes on from step {step}, and saves later")
                 return
-        self._keep_count(at_once=True)
+        self._keep_count()
 
     def _silence(self, act: Callable[[], object]) -> OutOfReach | None:
         """Do `act` at all processes; why the storage did not answer one of them. Raises what else goes wrong here.
 
         Those that waited in vain for the one without an answer are out of reach as well.
         """
-        problem, place = None, str(self.workdir) if isinstance(self.workdir, BucketPath) else ""
+        problem = None
         try:
             act()
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
-            problem = storage_problem(error, place) or error
+            problem = storage_problem(error, self.workdir) or error
         silences = self._team.gather(str(problem) if isinstance(problem, OutOfReach) else "")
         if problem and not isinstance(problem, OutOfReach | Elsewhere):
             raise problem
@@ -203,4 +184,5 @@ class Lane:
         try:
             self._writers.close()
         finally:
-            self._beside.close()
+            if self._goodput:
+                self._goodput.close()
