@@ -84,7 +84,7 @@ def jax_side(cfg, batch: dict, total_steps: int) -> tuple[Side, dict[str, np.nda
 
     device = jax.devices()[0]
     state = jax.jit(partial(initial_state, cfg))(jax.random.key(cfg.seed))
-    weights = export_state_dict(jax.tree.map(lambda x: np.asarray(x, np.float32), state.params), cfg.model)
+    weights = export_state_dict(jax.tree.map(lambda x: np.asarray(x, np.float32), state.params))
     batch = jax.device_put(batch, device)
     began = time.perf_counter()
     step = jax.jit(make_train_step(cfg, total_steps), donate_argnums=0, compiler_options=compiler.options())

@@ -130,7 +130,7 @@ class Follower:
         return state, seen
 
     def named(self, weights) -> dict:
-        return official.export_state_dict({"weights": weights}, self.cfg.model)
+        return official.export_state_dict({"weights": weights})
 
     def gradients(self, before, after) -> dict:
         """Gradients of loss / B that a step used, from Adam's first moment: (m' - b1 m) / (1 - b1)."""
@@ -193,7 +193,7 @@ def test_ten_steps(follower, name, num_devices):
             np.testing.assert_allclose(one["sums"][ours.get(theirs, theirs)], value, rtol=1e-4, err_msg=theirs)
         # Not asked of later steps, but they stay there: the losses' agreement is no accident.
         assert relative(one["logits"], golden.arrays[f"step{t}/logits"]) <= 1e-4
-    final = official.export_state_dict(state.params, run.cfg.model)
+    final = official.export_state_dict(state.params)
     show(
         f"{name} on {num_devices}",
         logits=relative(seen[0]["logits"], golden.arrays["step1/logits"]),

@@ -99,11 +99,11 @@ def configs(draw) -> TRMConfig:
 @given(configs(), st.sampled_from(["model.inner.", "_orig_mod.model.inner.", ""]), st.booleans())
 def test_import_then_export_is_the_identity(cfg, prefix, on_device):
     given = official(cfg, prefix=prefix)
-    assert torch_format.prefix_of(given) == prefix
+    assert torch_format.unwrap(given)[1] == prefix
     params = torch_format.import_state_dict(given, cfg)
     if on_device:
         params = jax.tree.map(jnp.asarray, params)
-    assert_identical(torch_format.export_state_dict(params, cfg, prefix), given)
+    assert_identical(torch_format.export_state_dict(params, prefix), given)
     expected = jax.eval_shape(lambda: trm.init(jax.random.key(0), cfg))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
 
@@ -128,7 +128,7 @@ def test_settings_are_read_from_the_arrays(cfg):
     assert dataclasses.replace(found, **widths) == dataclasses.replace(
         cfg, **widths, halt_max_steps=found.halt_max_steps
     )
-    assert_identical(torch_format.export_state_dict(torch_format.import_state_dict(given, found), found), given)
+    assert_identical(torch_format.export_state_dict(torch_format.import_state_dict(given, found)), given)
 
 
 def test_every_problem_is_named_at_once():
@@ -175,7 +175,7 @@ def test_files_there_and_back(tmp_path, ending, dtype):
     torch_files.write(path, given)
     assert_identical(torch_files.read(path), given)
     params = torch_format.import_state_dict(torch_files.read(path), cfg)
-    torch_files.write(path, torch_format.export_state_dict(params, cfg, torch_format.prefix_of(given)))
+    torch_files.write(path, torch_format.export_state_dict(params, torch_format.unwrap(given)[1]))
     assert_identical(torch_files.read(path), given)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no half-written file stays
 
@@ -224,10 +224,10 @@ def test_missing_torch_names_the_command(tmp_path, monkeypatch):
 
 def test_numbers_that_would_lose_digits_are_refused_and_narrower_ones_kept():
     cfg = TRMConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, puzzle_emb_ndim=16, puzzle_emb_len=1)
-    given = torch_format.export_state_dict(trm.init(jax.random.key(0), cfg), cfg)
+    given = torch_format.export_state_dict(trm.init(jax.random.key(0), cfg))
     name = next(n for n in given if n.endswith("lm_head.weight"))
     with pytest.raises(InputError, match="lm_head.weight is float64, of which float32 would lose digits"):
         torch_format.import_state_dict({**given, name: given[name].astype(np.float64)}, cfg)
     narrow = {**given, name: given[name].astype(ml_dtypes.bfloat16)}
-    back = torch_format.export_state_dict(torch_format.import_state_dict(narrow, cfg), cfg)
+    back = torch_format.export_state_dict(torch_format.import_state_dict(narrow, cfg))
     np.testing.assert_array_equal(back[name], narrow[name].astype(np.float32))

@@ -77,9 +77,9 @@ def test_gradient_is_that_of_every_call_of_the_last_cycle(cfg, reference_loss):
     """
     params, batch = make_params(cfg, q_scale=1.0), make_batch(0)
     ours = jax.jit(jax.grad(lambda p: loss_of(p, cfg, trm.initial_carry(cfg, B), batch)))(params)
-    ours = torch_format.export_state_dict(ours, cfg, prefix="")
+    ours = torch_format.export_state_dict(ours, prefix="")
 
-    state = torch_format.export_state_dict(params, cfg, prefix="")
+    state = torch_format.export_state_dict(params, prefix="")
     network = {name: array for name, array in state.items() if name.startswith("L_level.")}
     per_cycle = cfg.L_cycles + 1
     copies = [network] * (cfg.H_cycles * per_cycle)

@@ -32,8 +32,9 @@ def add_parser(subparsers) -> None:
         subparsers,
         "import",
         "make a run from official weights",
-        "Make a run from an official state dict (.pt, .pth or without ending; .safetensors). Sizes are read from\n"
-        "the file; cycles, heads, positions and data come from experiment --config and --set.\n"
+        "Make a run from an official state dict (.pt, .pth or without ending; .safetensors), also one inside a\n"
+        "checkpoint of a training program. Sizes are read from the file; cycles, heads, positions and data come from\n"
+        "experiment --config and --set.\n"
         "The run can be evaluated, used to solve, and trained further.",
         "  trm import official.pt --config baseline_768 --workdir runs/official\n"
         "  trm import official.safetensors --config demo --workdir runs/x --set model.L_cycles=4\n",
@@ -42,6 +43,7 @@ def add_parser(subparsers) -> None:
     imp.add_argument("file", type=any_path)
     imp.add_argument("--config", required=True, help="experiment that the weights belong to")
     imp.add_argument("--workdir", type=any_path, required=True)
+    imp.add_argument("--key", default="", help="which weights, where the file holds several (ema, say)")
     add_set(imp)
 
 
@@ -51,7 +53,7 @@ def run_export(args) -> int:
     check_free(args.file, args.force)
     opened = open_run(args)
     prefix = torch_format.PREFIX if args.prefix is None else args.prefix
-    state_dict = torch_format.export_state_dict(opened.params, opened.cfg.model, prefix)
+    state_dict = torch_format.export_state_dict(opened.params, prefix)
     torch_files.write(args.file, state_dict)
     print(f"wrote {len(state_dict)} arrays of step {opened.step} to {args.file}")
     print(f"next: {_import_again(args.file, opened.config)}")
@@ -76,25 +78,34 @@ def run_import(args) -> int:
     from trm_jax.train.restore import save_imported
 
     config = resolve.override(registry.get(args.config), changes(args))
-    state_dict = torch_files.read(args.file)
     asked = resolve.freeze(config).model
-    model = torch_format.infer_config(state_dict, asked)
-    for name in ("vocab_size", "seq_len", "num_puzzle_ids"):
-        if getattr(model, name) != getattr(asked, name):
-            raise InputError(
-                f"{args.file} has {name} {getattr(model, name)}, the data of {args.config} has {getattr(asked, name)}; "
-                "choose the config of its data set (seq_len: or its model.puzzle_emb_len, with --set)"
-            )
-    found = dataclasses.asdict(model)
-    config = resolve.override(config, {f"model.{k}": v for k, v in found.items() if k in config.model})
     try:
+        state_dict, place = torch_format.unwrap(torch_files.read(args.file), args.key)
+        model = torch_format.infer_config(state_dict, asked)
+        _require_same_data(model, asked, args.config)
         params = torch_format.import_state_dict(state_dict, model)
     except InputError as error:
-        raise InputError(f"{args.file}: {error}") from None
+        raise error if str(args.file) in str(error) else InputError(f"{args.file}: {error}") from None
+    found = dataclasses.asdict(model)
+    config = resolve.override(config, {f"model.{k}": v for k, v in found.items() if k in config.model})
     if (args.workdir / CONFIG_FILE).exists():
         raise InputError(f"{args.workdir} holds a run already; choose another --workdir")
     with claim(args.workdir, config, write_last=True):
         save_imported(resolve.freeze(config), args.workdir.resolve(), params)
-    print(f"imported {len(state_dict)} arrays into {args.workdir}")
+    under = f" under {place.removesuffix('.')}" if place else ""
+    print(f"imported {len(state_dict)} arrays{under} into {args.workdir}")
     print(f"next: {command('eval', args.workdir)}   or: {command('solve', args.workdir, 'PUZZLE')}")
     return 0
+
+
+def _require_same_data(model, asked, config: str) -> None:
+    """Raise InputError unless the weights are for boards as `config` has them: both are TRMConfigs."""
+    mend = {
+        "vocab_size": "choose the config of its data set",
+        "seq_len": "choose the config of its data set, or its model.puzzle_emb_len with --set",
+        "num_puzzle_ids": "its puzzle table belongs to another data set: choose the config of that one",
+    }
+    for name, how in mend.items():
+        theirs, ours = getattr(model, name), getattr(asked, name)
+        if theirs != ours:
+            raise InputError(f"{name} is {theirs} in the weights and {ours} in the data of {config}; {how}")

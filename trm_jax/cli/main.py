@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
-import os
 import sys
 import traceback
 from contextlib import suppress
@@ -13,7 +12,7 @@ from contextlib import suppress
 import trm_jax
 from trm_jax.cli import streams
 from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
-from trm_jax.errors import InputError, OutOfReach
+from trm_jax.errors import InputError, OutOfReach, causes, tensorstore_code
 from trm_jax.storage.bucket import problem as storage_problem
 
 # 69 and 70 are EX_UNAVAILABLE and EX_SOFTWARE of sysexits.h: Python's own code for an uncaught exception, 1, would say
@@ -60,25 +59,17 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EFBIG: "a file would be larger than the limit on file sizes (ulimit -f); raise it",
 }
-_PHRASES = {os.strerror(number): number for number in _REMEDIES}
-
-
-def _causes(error: BaseException):
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def environment_problem(error: BaseException) -> str | None:
     """One line for an error that the machine, not the program, is to blame for; None for any other.
 
-    Libraries below wrap a full disk or a missing permission in errors of their own, so the text is read as well.
+    It is known by the number that the operating system gave it, in an OSError or in what TensorStore makes of one.
+    Texts say nothing: a TPU or a network may lack a permission as well, and that is tried again.
     """
-    for cause in _causes(error):
-        number = cause.errno if isinstance(cause, OSError) else None
-        if number not in _REMEDIES:
-            number = next((n for phrase, n in _PHRASES.items() if phrase in str(cause)), None)
-        if number is not None:
+    for cause in causes(error):
+        number = cause.errno if isinstance(cause, OSError) else tensorstore_code(cause, "os_error_code")
+        if number in _REMEDIES:
             where = getattr(cause, "filename", None)
             return f"{where}: {_REMEDIES[number]}" if where else _REMEDIES[number]
     return None

@@ -30,11 +30,10 @@ def drop_stray_tracebacks() -> None:
             report(ignored)
 
     sys.unraisablehook = unraisablehook
-    # Orbax and its helpers log every save, and every error that they raise as well, with a traceback for each thread
-    # that it passes; the run's own lines say what a person needs.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # The same ones again, as asyncio and the collector of garbage see them.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # The same ones again, as asyncio and the collector of garbage see them. Orbax (absl) and the clients of buckets log
+    # each error that they raise as well, with a traceback for each thread that it passes.
+    for name in ("asyncio", "absl", "gcsfs", "google.auth"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from contextlib import contextmanager
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import changed_since, flatten, override, to_json
 from trm_jax.errors import InputError
-from trm_jax.storage.owner import OWNER_FILE, require_owner, take_over
-from trm_jax.storage.paths import AnyPath, BucketPath, making, require_access, require_utf8, write_whole
+from trm_jax.storage.owner import LOCK_FILE, OWNER_FILE, owned, require_owner
+from trm_jax.storage.paths import AnyPath, require_utf8, write_whole
 from trm_jax.train.clock import GOODPUT_FILE
 from trm_jax.train.writers import CHECKPOINTS, METRICS_FILE, RUN_FILE
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.txt"  # what a run printed, where a sweep has started it
-_LOCK_FILE = ".lock"
-_NOT_OF_THE_RUN = {LOG_FILE, _LOCK_FILE, OWNER_FILE}
+_NOT_OF_THE_RUN = {LOG_FILE, LOCK_FILE, OWNER_FILE}
 _REPLACED_BY_A_RUN = {METRICS_FILE, RUN_FILE, GOODPUT_FILE, "curve.png", "tensorboard"}
 
 
@@ -60,16 +57,11 @@ def claim(workdir: AnyPath, config: ConfigDict, *, write_last: bool = False):
     then takes a half-made one for a new one.
     """
     require_utf8(workdir.resolve())
-    with (_owned if isinstance(workdir, BucketPath) else _locked)(workdir, config):
-        _require_same(workdir, config)
+    with owned(workdir, lambda: _require_same(workdir, config)):
         new = not (workdir / CONFIG_FILE).exists()
 
-        def still_ours():
-            if isinstance(workdir, BucketPath):
-                require_owner(workdir)
-
         def write():
-            still_ours()
+            require_owner(workdir)
             write_whole(workdir / CONFIG_FILE, to_json(config).encode() + b"\n")
 
         if not write_last:
@@ -80,7 +72,7 @@ def claim(workdir: AnyPath, config: ConfigDict, *, write_last: bool = False):
                 write()
         except Exception:
             if new and {entry.name for entry in workdir.iterdir()} - _NOT_OF_THE_RUN == {CONFIG_FILE}:
-                still_ours()
+                require_owner(workdir)
                 (workdir / CONFIG_FILE).unlink()
             raise
 
@@ -110,39 +102,3 @@ def _of_a_run(workdir: AnyPath) -> list[str]:
     if CHECKPOINTS in names and any(entry.name.isdigit() for entry in (workdir / CHECKPOINTS).iterdir()):
         found.add(CHECKPOINTS)
     return sorted(found)
-
-
-@contextmanager
-def _locked(workdir: Path, config: ConfigDict):
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir} is a file; --workdir wants a folder")
-    with making(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / _LOCK_FILE, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another process is working in {workdir}; wait for it or use another --workdir") from None
-        yield
-
-
-@contextmanager
-def _owned(workdir: BucketPath, config: ConfigDict):
-    require_access(workdir, write=True)
-    if workdir.is_file():
-        raise InputError(f"{workdir} is a file; --workdir wants a folder")
-    _require_same(workdir, config)  # a command that is wrong must not stop the run that it means
-    take_over(workdir)
-    yield
-
-
-def taken(workdir: Path) -> bool:
-    """Whether a process is at work in `workdir`."""
-    if not (workdir / _LOCK_FILE).exists():
-        return False
-    with open(workdir / _LOCK_FILE, "r+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

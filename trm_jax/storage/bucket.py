@@ -7,24 +7,23 @@ remember listings that another process has changed since.
 
 from __future__ import annotations
 
-import logging
+import errno
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trm_jax.errors import InputError, OutOfReach
+from trm_jax.errors import InputError, OutOfReach, causes, tensorstore_code
 
 if TYPE_CHECKING:
-    from trm_jax.storage.paths import BucketPath
+    from trm_jax.storage.paths import AnyPath, BucketPath
 
 _PATIENCE_S, _ATTEMPTS = 60.0, 3  # a request that takes longer has failed
 _CONTENT_TYPE = "application/octet-stream"
 _PART_BYTES = 16 * 2**20  # what is read or sent in one request at most
 
 _CLIENTS = ("gcsfs.", "aiohttp.", "google.auth.")  # whose errors are always about a bucket
-_REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
 PASSING = (408, 429, *range(500, 600))  # of HTTP: the same request may be answered the next time
 
@@ -36,49 +35,51 @@ class NoAccess(InputError):
 # What errors mean.
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__  # Orbax wraps what tensorstore says
-
-
 def _kind(error: BaseException) -> str:
     """ "unknown": who asks is not known; "refused": may not; "silent": no answer; "" for any other error."""
-    module, silent = type(error).__module__, (OutOfReach, ConnectionError, TimeoutError)
-    code, text = str(getattr(error, "code", "") or ""), str(error)
+    module, text = type(error).__module__, str(error)
     if module == "google.auth.exceptions":
         # A metadata server that is away comes wrapped, as if the credentials were bad.
         passing = any(
-            type(cause).__name__ == "TransportError" or getattr(cause, "retryable", False) for cause in _causes(error)
+            type(cause).__name__ == "TransportError" or getattr(cause, "retryable", False) for cause in causes(error)
         )
         return "silent" if passing else "unknown"
-    if code == "401" or text.startswith(_REFUSED[1]):
+    code = str(getattr(error, "code", None) or tensorstore_code(error, "http_response_code"))
+    # TensorStore's; others, such as XLA, use the same words of their own troubles.
+    status = text.partition(":")[0] if type(error) is ValueError and "gs://" in text else ""
+    if code == "401" or status == "UNAUTHENTICATED":
         return "unknown"
-    if code == "403" or text.startswith(("Forbidden", _REFUSED[0])):
+    if code == "403" or status == "PERMISSION_DENIED" or (isinstance(error, OSError) and text.startswith("Forbidden")):
         return "refused"
-    if isinstance(error, silent) or module.startswith(("aiohttp.", "requests.")):
-        return "silent"
-    if code.isdigit() and int(code) in PASSING or text.startswith(_SILENT):
-        return "silent"
-    return ""
+    no_reply = isinstance(error, OutOfReach | ConnectionError | TimeoutError) or tensorstore_code(error, "curl_code")
+    passing = status in _SILENT or (code.isdigit() and int(code) in PASSING)
+    return "silent" if no_reply or passing or module.startswith(("aiohttp.", "requests.")) else ""
 
 
 def out_of_reach(error: BaseException) -> bool:
-    """Whether the storage did not answer or did not let us in: nothing is known of the data then."""
-    return any(_kind(cause) or isinstance(cause, PermissionError) for cause in _causes(error))
+    """Whether the storage did not answer or did not let us in, or there was no room: nothing is known of the data."""
+    denied = (errno.EACCES, errno.EPERM)
+    return any(
+        _kind(cause)
+        or isinstance(cause, PermissionError | MemoryError)
+        or tensorstore_code(cause, "os_error_code") in denied
+        or str(cause).startswith(_SILENT)
+        for cause in causes(error)
+    )
 
 
-def problem(error: BaseException, place: str = "") -> NoAccess | OutOfReach | None:
+def problem(error: BaseException, place: AnyPath | None = None) -> NoAccess | OutOfReach | None:
     """What to tell a person of an error that a library met in a bucket; None when it is about something else.
 
-    place: in a bucket, where the library was at work, for errors that name none; "" when that is not known.
+    place: where the library was at work, for errors that name no bucket; None when that is not known.
     """
-    for cause in _causes(error):
+    where = str(place) if str(place).startswith("gs://") else ""
+    for cause in causes(error):
         if isinstance(cause, OutOfReach | NoAccess):
             return cause
         named = re.search(r"(?:gs://|/storage/v1/b/)([a-z0-9][\w.-]+)", str(cause))
-        if (named or place or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):
-            return _told(kind, f"gs://{named[1]}" if named else place or "gs://BUCKET", "use", cause)
+        if (named or where or type(cause).__module__.startswith(_CLIENTS)) and (kind := _kind(cause)):
+            return _told(kind, f"gs://{named[1]}" if named else where or "gs://BUCKET", "use", cause)
     return None
 
 
@@ -102,9 +103,6 @@ def _told(kind: str, place: str, doing: str, error: BaseException) -> NoAccess |
 def _client():
     from gcsfs.core import GCSFileSystem  # not its wrapper, which asks for the kind of every bucket first
 
-    # They log each error that they raise, with a traceback, and each place in which there are no credentials.
-    for name in ("gcsfs", "google.auth"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     return GCSFileSystem(requests_timeout=_PATIENCE_S, use_listings_cache=False)
 
 
@@ -119,7 +117,7 @@ def _request(method: str, url: str, *names: str, **how):
 
 
 def _raise(error: BaseException, place: str, doing: str) -> None:
-    kind = next(filter(None, map(_kind, _causes(error))), "")
+    kind = next(filter(None, map(_kind, causes(error))), "")
     if kind:
         raise _told(kind, place, doing, error) from None
     raise error
@@ -170,10 +168,9 @@ def look(place: BucketPath) -> dict | None:
         return None
 
 
-def get(place: BucketPath, start: int = 0) -> tuple[bytes, int]:
-    """(content from byte `start` on, generation) of an object. Raises FileNotFoundError."""
-    ranged = {"headers": {"Range": f"bytes={start}-"}} if start else {}
-    headers, content = _ask("read", place, "GET", alt="media", **ranged)
+def get(place: BucketPath) -> tuple[bytes, int]:
+    """(content, generation) of an object. Raises FileNotFoundError."""
+    headers, content = _ask("read", place, "GET", alt="media")
     return content, int(headers["X-Goog-Generation"])
 
 
@@ -216,32 +213,6 @@ def upload(file: Path, place: BucketPath) -> None:
         _client().put_file(str(file), str(place), chunksize=_PART_BYTES)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
         _raise(error, str(place), "write to")
-
-
-def append(place: BucketPath, generation: int, size: int, part: BucketPath, content: bytes) -> int:
-    """Append to an object of that `generation` and `size` in bytes, in one step; gives the new generation.
-
-    Nothing but `content` is sent: it becomes the object `part`, which the storage joins to the end of the other.
-    `part` is left to be overwritten or deleted. Raises FileExistsError or FileNotFoundError when another process
-    has written to `place`.
-    """
-    while True:
-        added = {"name": part.key, "objectPreconditions": {"ifGenerationMatch": str(put(part, content))}}
-        how = {"json": {"sourceObjects": [{"name": place.key}, added], "destination": {"contentType": _CONTENT_TYPE}}}
-        url, condition = "b/{}/o/{}/compose", {"ifGenerationMatch": str(generation)}
-        try:
-            return int(_ask("write to", place, "POST", url, json_out=True, **condition, **how)["generation"])
-        except (FileExistsError, FileNotFoundError):
-            # Perhaps an answer was lost on the way, of this attempt or of one before it that began like it.
-            found = look(place)
-            if not found or int(found["size"]) <= size:
-                raise
-            there, generation = get(place, size)
-            if not content.startswith(there):
-                raise
-            size, content = size + len(there), content[len(there) :]
-            if not content:
-                return generation
 
 
 def delete(place: BucketPath) -> None:

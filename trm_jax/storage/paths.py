@@ -171,6 +171,11 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         yield copy
 
 
+def local_folder(path: AnyPath) -> Path:
+    """A folder of this machine for what belongs into `path`: itself or, of one in a bucket, a new one."""
+    return Path(tempfile.mkdtemp(prefix="trm_")) if isinstance(path, BucketPath) else path
+
+
 @contextmanager
 def making(path: Path) -> Iterator[None]:
     """Where a file or folder of this machine is made. Raises InputError in a folder that takes none, such as /proc,

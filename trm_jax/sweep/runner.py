@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trm_jax.configs.workdir import LOG_FILE, taken
+from trm_jax.configs.workdir import LOG_FILE
+from trm_jax.storage.owner import taken
 from trm_jax.sweep import pack
 from trm_jax.sweep.plan import Run, Unit, shown
 from trm_jax.sweep.process import Process, describe, end_of

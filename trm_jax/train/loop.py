@@ -19,9 +19,8 @@ from trm_jax.distributed.rendezvous import require_same
 from trm_jax.errors import OutOfReach
 from trm_jax.evals.runner import Evaluator
 from trm_jax.models import params
-from trm_jax.storage.beside import reason
 from trm_jax.storage.bucket import problem as storage_problem
-from trm_jax.storage.paths import AnyPath, BucketPath
+from trm_jax.storage.paths import AnyPath
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.clock import Clock
 from trm_jax.train.compiled import Compiled
@@ -120,14 +119,15 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
         score = recorder.evaluated.get(step, {}).get(cfg.task.headline)
         with clock.doing("checkpoint"):
             if silence := _attempt(group, checkpoints.wait, workdir):
-                progress.say(f"note: {reason(silence)}; there is no checkpoint of the save before step {step}")
+                progress.say(f"note: {silence.reason}; there is no checkpoint of the save before step {step}")
             # Records first: what was logged up to here must not be lost with the process.
             for act in (recorder.sync, lambda: checkpoints.save(step, state, recorder.meta(), score)):
                 if silence := _attempt(group, act, workdir):
                     if must:
                         raise silence
-                    progress.say(f"note: {reason(silence)}; training goes on from step {step}, and saves later")
+                    progress.say(f"note: {silence.reason}; training goes on from step {step}, and saves later")
                     return
+        recorder.keep_count()
 
     # 4. The steps.
     if evaluation_due():  # a stop fell into this evaluation
@@ -255,11 +255,11 @@ def _attempt(group: ProcessGroup, act: Callable[[], object], workdir: AnyPath) -
 
     Those that waited in vain for the one without an answer are out of reach as well.
     """
-    problem, place = None, str(workdir) if isinstance(workdir, BucketPath) else ""
+    problem = None
     try:
         act()
     except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
-        problem = storage_problem(error, place) or error
+        problem = storage_problem(error, workdir) or error
     silences = group.gather(str(problem) if isinstance(problem, OutOfReach) else "")
     if problem and not isinstance(problem, OutOfReach | Elsewhere):
         raise problem

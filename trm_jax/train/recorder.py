@@ -13,9 +13,8 @@ import numpy as np
 
 from trm_jax.distributed.process_group import ProcessGroup
 from trm_jax.evals.runner import finish
-from trm_jax.storage.beside import Beside
-from trm_jax.storage.owner import require_owner
-from trm_jax.storage.paths import AnyPath, BucketPath, write_whole
+from trm_jax.storage.output import open_output
+from trm_jax.storage.paths import AnyPath, write_whole
 from trm_jax.train import clock
 from trm_jax.train.config import RunConfig
 from trm_jax.train.writers import METRICS_FILE, RUN_FILE, Writers, open_writers, read_jsonl
@@ -114,7 +113,7 @@ class Recorder:
         self._cfg, self._workdir, self._clock, self._group = cfg, workdir, clock_, group
         self._say: Callable[[str], None] = say
         self.evaluated: dict[int, dict] = {}
-        self._writers, self._beside, self._counts = Writers([]), Beside(say), False
+        self._writers, self._goodput, self._counts = Writers(), None, False
 
     def begin(self, step: int, meta: dict, facts: dict) -> None:
         """Go on at `step` from a checkpoint with `meta` ({} for a new run); `facts` are kept in run.json."""
@@ -171,7 +170,7 @@ class Recorder:
         speed = {"steps_per_s": rate, "examples_per_s": rate * self._cfg.train.batch_size}
         record["clock"] = self._now() | speed
         self._writers.write(record)
-        self._keep_count()
+        self.keep_count()
         return record
 
     def settle(self) -> dict | None:
@@ -215,32 +214,25 @@ class Recorder:
         now = self._clock.seconds()
         return {kind: earlier + now.get(kind, 0.0) for kind, earlier in self._earlier_s.items()}
 
-    def _count(self, stopped_at: int | None = None) -> str:
-        self._counted_at = time.monotonic()
-        return clock.to_json(self.seconds(), self._lives, time.time(), stopped_at)
+    def _count(self, stopped_at: int | None = None) -> bytes:
+        return clock.to_json(self.seconds(), self._lives, time.time(), stopped_at).encode()
 
     def write_goodput(self, stopped_at: int | None = None) -> None:
         """Bring GOODPUT_FILE up to now. stopped_at: the step, when the run ends in order."""
-        if self._counts:
-            self._beside.wait()  # what is sent there is older
-            write_whole(self._workdir / clock.GOODPUT_FILE, self._count(stopped_at).encode())
+        if self._counts and self._goodput is None:
+            self._goodput = open_output(self._workdir, clock.GOODPUT_FILE, self._count(stopped_at), self._say)
+        elif self._counts:
+            self._goodput.replace(self._count(stopped_at))
+            self._goodput.sync()
 
-    _KEPT_EVERY_S = 60.0  # in a bucket
-
-    def _keep_count(self) -> None:
+    def keep_count(self) -> None:
         """The same as often as costs nothing: what is lost to a crash is known only up to there."""
-        if not isinstance(self._workdir, BucketPath):
-            self.write_goodput()
-        elif self._counts and time.monotonic() - self._counted_at >= self._KEPT_EVERY_S:
-            content = self._count()
-            self._beside.start(lambda: self._send_goodput(content))
-
-    def _send_goodput(self, content: str) -> None:
-        require_owner(self._workdir)
-        write_whole(self._workdir / clock.GOODPUT_FILE, content.encode())
+        if self._counts:
+            self._goodput.replace(self._count())
 
     def close(self) -> None:
         try:
             self._writers.close()
         finally:
-            self._beside.close()
+            if self._goodput:
+                self._goodput.close()

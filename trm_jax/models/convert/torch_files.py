@@ -21,10 +21,11 @@ def _torch():
     return torch
 
 
-def read(path: AnyPath) -> dict[str, np.ndarray]:
-    """Name -> array. `.safetensors` files are told by their ending, everything else is a torch state dict.
+def read(path: AnyPath) -> dict:
+    """Name -> array or, as training programs save it, nested dicts of arrays and of other things.
 
-    bfloat16 stays bfloat16. Torch files are read with `weights_only`, so nothing in them is executed.
+    `.safetensors` files are told by their ending, everything else is a torch file. bfloat16 stays bfloat16. Torch files
+    are read with `weights_only`, so nothing in them is executed.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file of weights")
@@ -45,14 +46,21 @@ def read(path: AnyPath) -> dict[str, np.ndarray]:
         loaded = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is not a torch state dict ({reason})") from None
-    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise InputError(
+            f"{path} is not a torch state dict ({reason}); save the weights alone: torch.save(model.state_dict(), FILE)"
+        ) from None
+    if not isinstance(loaded, dict):
         raise InputError(f"{path} is not a state dict: it must map names to tensors")
-    return {name: _to_numpy(torch, tensor) for name, tensor in loaded.items()}
+    return _to_numpy(torch, loaded)
 
 
-def _to_numpy(torch, tensor) -> np.ndarray:
-    tensor = tensor.detach().contiguous()
+def _to_numpy(torch, value):
+    """Tensors in nested dicts as arrays; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: _to_numpy(torch, inner) for name, inner in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().contiguous()
     if tensor.dtype == torch.bfloat16:  # NumPy has none of its own: move the bits
         return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()

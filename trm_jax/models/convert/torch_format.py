@@ -7,6 +7,8 @@ A state dict maps names such as `model.inner.L_level.layers.0.mlp.gate_up_proj.w
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -14,108 +16,139 @@ import numpy as np
 from trm_jax.errors import InputError
 from trm_jax.models import params as P
 from trm_jax.models.layers import swiglu_width
-from trm_jax.models.trm import TRMConfig, param_specs
+from trm_jax.models.trm import TRMConfig, specs
 
-COMPILED_PREFIX = "_orig_mod."  # torch.compile adds it
 PREFIX = "model.inner."
+_WRAPPERS = ("module.", "_orig_mod.", PREFIX)  # of parallel and of compiled modules, and the official one
+_NAMES = {
+    "weights/embed_tokens": "embed_tokens.embedding_weight",
+    "weights/embed_pos": "embed_pos.embedding_weight",
+    "weights/lm_head": "lm_head.weight",
+    "weights/q_head/kernel": "q_head.weight",
+    "weights/q_head/bias": "q_head.bias",
+    "buffers/H_init": "H_init",
+    "buffers/L_init": "L_init",
+    "puzzle_emb": "puzzle_emb.weights",
+}
+_NAMES_IN_A_LAYER = {
+    "mlp/gate_up": "mlp.gate_up_proj.weight",
+    "mlp/down": "mlp.down_proj.weight",
+    "mlp_t/gate_up": "mlp_t.gate_up_proj.weight",
+    "mlp_t/down": "mlp_t.down_proj.weight",
+    "attn/qkv": "self_attn.qkv_proj.weight",
+    "attn/out": "self_attn.o_proj.weight",
+}
 
 
-def _names(cfg: TRMConfig) -> dict[str, tuple[str, bool]]:
-    """Our parameter path -> (official name without prefix, whether it is transposed)."""
-    names = {
-        "weights/embed_tokens": ("embed_tokens.embedding_weight", False),
-        "weights/lm_head": ("lm_head.weight", True),
-        "weights/q_head/kernel": ("q_head.weight", True),
-        "weights/q_head/bias": ("q_head.bias", False),
-        "buffers/H_init": ("H_init", False),
-        "buffers/L_init": ("L_init", False),
-    }
-    if cfg.puzzle_emb_ndim:
-        names["puzzle_emb"] = ("puzzle_emb.weights", False)
-    if cfg.pos_encodings == "learned":
-        names["weights/embed_pos"] = ("embed_pos.embedding_weight", False)
-    modules = {"mlp": ("mlp", "gate_up", "down"), "mlp_t": ("mlp_t", "gate_up", "down")}
-    modules["attn"] = ("self_attn", "qkv", "out")
-    projections = {"gate_up": "gate_up_proj", "down": "down_proj", "qkv": "qkv_proj", "out": "o_proj"}
-    for i in range(cfg.L_layers):
-        for ours in ("mlp_t", "mlp") if cfg.mlp_t else ("attn", "mlp"):
-            theirs, *matrices = modules[ours]
-            for matrix in matrices:
-                official = f"L_level.layers.{i}.{theirs}.{projections[matrix]}.weight"
-                names[f"weights/layers/{i}/{ours}/{matrix}"] = (official, True)
-    return names
+def _official(path) -> str:
+    """Our parameter path -> official name without prefix."""
+    name = P.path_name(path)
+    if name in _NAMES:
+        return _NAMES[name]
+    _, _, layer, matrix = name.split("/", 3)
+    return f"L_level.layers.{layer}.{_NAMES_IN_A_LAYER[matrix]}"
 
 
-def _strip(name: str) -> str:
-    return name.removeprefix(COMPILED_PREFIX).removeprefix(PREFIX)
+def _is_linear(official: str) -> bool:
+    """Linears are [out, in] there; here the input axis comes first and the output may be several axes."""
+    return official.endswith(".weight")
 
 
-def prefix_of(state_dict: dict) -> str:
-    """The prefix that the names of an official state dict share, to be given back to `export_state_dict`."""
-    name = next((n for n in state_dict if n.endswith("H_init")), PREFIX + "H_init")
-    return name.removesuffix("H_init")
+def _state_dicts(loaded: Mapping, where: str = "") -> Iterator[tuple[str, dict]]:
+    """(what stands before its names, bare name -> array) of each state dict in nested dicts."""
+    arrays = {str(name): value for name, value in loaded.items() if hasattr(value, "shape")}
+    prefixes = tuple(n.removesuffix("H_init") for n in arrays if n == "H_init" or n.endswith(".H_init"))
+    others = {name: array for name, array in arrays.items() if not name.startswith(prefixes)}
+    for prefix in prefixes:
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        yield where + prefix, own | others  # others are unknown entries, and told as such
+    for name, value in loaded.items():
+        if isinstance(value, Mapping):
+            yield from _state_dicts(value, f"{where}{name}.")
 
 
-def import_state_dict(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> dict:
-    """Official state dict -> our params. Raises InputError naming every missing, unknown or misshapen entry.
+def unwrap(loaded: Mapping, key: str = "") -> tuple[dict[str, np.ndarray], str]:
+    """(bare official name -> array, what stood before the names) of the state dict in what a file holds.
+
+    Found in dicts as training programs write them ({"model": ..., "step": ...}) and behind any prefix (`module.`,
+    `_orig_mod.`). key: the place of the one that is meant, where there are several ("ema").
+    Raises InputError, which names the places, when there is none or more than one.
+    """
+    found = dict(_state_dicts(loaded))
+    if not found:
+        listed = ", ".join(map(str, list(loaded)[:5])) or "nothing"
+        raise InputError(f"not an official TRM state dict: no entry H_init; there are {listed}")
+    meant = [place for place in found if not key or f"{place}.".startswith(f"{key}.")]
+    if len(meant) == 1:
+        return found[meant[0]], meant[0]
+    places = ", ".join(_without_wrappers(place) or place.partition(".")[0] for place in found)
+    raise InputError(f"there are state dicts under {places}: choose one with --key")
+
+
+def _without_wrappers(place: str) -> str:
+    while place.endswith(_WRAPPERS):
+        place = next(place.removesuffix(end) for end in _WRAPPERS if place.endswith(end))
+    return place.removesuffix(".")
+
+
+def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
+    """Official state dict, wrapped or bare -> our params. Raises InputError naming missing, unknown and misshapen
+    entries.
 
     So is one whose numbers the model cannot hold exactly (float64) or are not finite. Narrower ones (bfloat16) keep
     their values, and are exported in the model's float32.
     """
-    given = {_strip(name): array for name, array in state_dict.items()}
-    names = _names(cfg)
-    specs = param_specs(cfg)
-    problems = []
-    known = {official for official, _ in names.values()}
-    problems += [f"unknown entry {name}" for name in sorted(set(given) - known)]
-    problems += [f"missing entry {name}" for name in sorted(known - set(given))]
+    given, _ = unwrap(state_dict)
+    problems, known = [], set()
 
     def one(path, spec):
-        key = P.path_name(path)
-        if key not in names:  # the zero-wide table of a model without puzzle embedding
+        if not math.prod(spec.shape):  # the zero-wide table of a model without puzzle embedding
             return np.zeros(spec.shape, spec.dtype)
-        official, transposed = names[key]
-        want = spec.shape[::-1] if transposed else spec.shape
+        official = _official(path)
+        known.add(official)
+        linear = _is_linear(official)
+        want = (math.prod(spec.shape[1:]), spec.shape[0]) if linear else tuple(spec.shape)
         array = given.get(official)
         if array is None:
-            return None
-        if tuple(array.shape) != tuple(want):
-            problems.append(f"{official} has shape {tuple(array.shape)}, the model has {tuple(want)}")
-            return None
-        if not np.can_cast(array.dtype, spec.dtype):
+            problems.append(f"missing entry {official}")
+        elif tuple(array.shape) != want:
+            problems.append(f"{official} has shape {tuple(array.shape)}, the model has {want}")
+        elif not np.can_cast(array.dtype, spec.dtype):
             kept = np.dtype(spec.dtype).name
             problems.append(f"{official} is {array.dtype}, of which {kept} would lose digits; save it as {kept}")
-            return None
-        if not np.isfinite(array).all():
+        elif not np.isfinite(array).all():
             problems.append(f"{official} holds values that are not finite")
-            return None
-        return np.ascontiguousarray(array.T if transposed else array).astype(spec.dtype)
+        else:
+            ours = array.T.reshape(spec.shape) if linear else array
+            return np.ascontiguousarray(ours).astype(spec.dtype)
+        return None
 
-    params = jax.tree_util.tree_map_with_path(one, specs, is_leaf=lambda x: isinstance(x, P.ParamSpec))
+    params = jax.tree_util.tree_map_with_path(one, P.abstract(specs(cfg)))
+    problems += [f"unknown entry {name}" for name in sorted(set(given) - known)]
     if problems:
-        raise InputError("the state dict does not fit the model: " + "; ".join(problems))
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise InputError("the state dict does not fit the model: " + "; ".join(problems[:8]) + more)
     return params
 
 
-def export_state_dict(params: dict, cfg: TRMConfig, prefix: str = PREFIX) -> dict[str, np.ndarray]:
+def export_state_dict(params: dict, prefix: str = PREFIX) -> dict[str, np.ndarray]:
     """Our params -> official state dict (NumPy arrays, linears [out, in])."""
-    names = _names(cfg)
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        key = P.path_name(path)
-        if key in names:
-            official, transposed = names[key]
-            array = np.asarray(leaf)
-            out[prefix + official] = np.ascontiguousarray(array.T if transposed else array)
+        array = np.asarray(leaf)
+        if array.size:
+            official = _official(path)
+            theirs = array.reshape(len(array), -1).T if _is_linear(official) else array
+            out[prefix + official] = np.ascontiguousarray(theirs)
     return out
 
 
-def infer_config(state_dict: dict[str, np.ndarray], cfg: TRMConfig) -> TRMConfig:
+def infer_config(state_dict: Mapping, cfg: TRMConfig) -> TRMConfig:
     """`cfg` with every setting that the arrays themselves tell: sizes, depth, block kind, compute dtype.
 
     Cycles, heads and rotary or no positions leave no trace in a state dict and are taken from `cfg`.
     """
-    given = {_strip(name): array for name, array in state_dict.items()}
+    given, _ = unwrap(state_dict)
     needed = ("embed_tokens.embedding_weight", "H_init", "L_level.layers.0.mlp.gate_up_proj.weight")
     for name in needed:
         if name not in given:
