@@ -12,9 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each part may import itself and the parts before its own line.
 LAYERS = (
     ("errors",),
+    ("named", "losses"),  # an InputError and jax alone
     ("storage",),
     ("models",),
-    ("losses", "optim", "metrics", "sharding", "compiler", "data"),
+    ("optim", "sharding", "compiler", "data"),
     ("tasks",),
     ("distributed",),
     ("evals",),  # scores models, whoever trained them; the training loop calls it
@@ -128,7 +129,7 @@ def test_importing_the_models_is_cheap():
     heavy = "ml_collections orbax grain numba matplotlib tensorboardX rich PIL torch safetensors huggingface_hub wandb"
     assert not {name.split(".")[0] for name in extra} & set(heavy.split())
     ours = {name.split(".")[1] for name in extra if name.startswith("trm_jax.")}
-    assert ours == {"models", "errors", "storage"}
+    assert ours == {"models", "errors", "storage", "losses", "named"}
     assert "trm_jax.models.linen" not in extra
 
 
@@ -137,12 +138,40 @@ def test_models_still_work_without_touching_a_device():
     touched = in_fresh_python(
         "import jax\n"
         "from trm_jax.models import TRMConfig, params, trm\n"
-        "specs = trm.param_specs(TRMConfig(vocab_size=11, seq_len=81, mlp_t=True))\n"
+        "specs = trm.specs(TRMConfig(vocab_size=11, seq_len=81, mlp_t=True))\n"
         "assert params.count(specs['weights']) == 5028866\n"
         "params.abstract(specs)\n"
         "print(str(jax._src.xla_bridge.backends_are_initialized()).lower())"
     )
     assert touched is False
+
+
+HOST_STATE = """
+import json, logging, os, signal, sys, jax
+from jax._src import monitoring
+import flax, optax, orbax.checkpoint, grain, numba, ml_collections, gcsfs, scipy.stats, PIL.Image, rich.progress
+import matplotlib.figure, tensorboardX, safetensors.numpy, huggingface_hub
+
+def state():
+    loggers = logging.root.manager.loggerDict.items()
+    return {
+        "log levels": {name: x.level for name, x in loggers if isinstance(x, logging.Logger) and x.level},
+        "listeners": [len(monitoring.get_event_listeners()), len(monitoring.get_event_duration_listeners())],
+        "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)],
+        "environment": dict(os.environ),
+        "hooks": [str(sys.unraisablehook), str(sys.excepthook)],
+        "jax": {name: str(value) for name, value in jax.config.values.items()},
+    }
+"""
+
+
+def test_importing_changes_nothing_in_the_host_program():
+    """Whatever is imported of the package; what the libraries below it do at their import is theirs."""
+    names = [".".join(module_of(p)) for p in sources() if part_of(module_of(p)) not in ("", "__main__", "experiments")]
+    before, after = in_fresh_python(
+        f"{HOST_STATE}\nbefore = state()\nimport {', '.join(names)}\nprint(json.dumps([before, state()]))"
+    )
+    assert after == before
 
 
 def test_command_line_modules_do_not_import_jax():

@@ -47,35 +47,50 @@ def test_mesh_of_impossible_sizes(devices, sizes):
 def test_rules_place_a_model(devices):
     """The batch and the table are split over data and fsdp, weights over fsdp and tensor, the rest is whole."""
     mesh = make_mesh(2, 2, 2, devices=devices)
-    cfg = TRMConfig(vocab_size=11, seq_len=81, hidden_size=64, puzzle_emb_ndim=64, num_puzzle_ids=12, mlp_t=True)
-    specs = trm.param_specs(cfg)
-    placed = sharding.tree_shardings(mesh, Rules(), params.logical_axes(specs), params.abstract(specs))
+    cfg = TRMConfig(vocab_size=11, seq_len=81, hidden_size=64, puzzle_emb_ndim=64, num_puzzle_ids=300, mlp_t=True)
+    placed = sharding.shardings(mesh, Rules(), trm.specs(cfg))
     layer = placed["weights"]["layers"]["0"]
-    assert layer["mlp"]["gate_up"].spec == PartitionSpec("fsdp", "tensor")
+    assert layer["mlp"]["gate_up"].spec == PartitionSpec("fsdp", None, "tensor")
     assert layer["mlp"]["down"].spec == PartitionSpec("tensor", "fsdp")
-    assert layer["mlp_t"]["gate_up"].spec == PartitionSpec(None, "tensor")
+    assert layer["mlp_t"]["gate_up"].spec == PartitionSpec(None, None, "tensor")
     assert placed["weights"]["q_head"]["bias"].spec == PartitionSpec(None)
     assert placed["puzzle_emb"].spec == PartitionSpec(("data", "fsdp"), None)
-    carry = sharding.tree_shardings(mesh, Rules(), trm.carry_axes(), jax.eval_shape(lambda: trm.initial_carry(cfg, 16)))
+    carry = sharding.shardings(mesh, Rules(), trm.carry_specs(cfg, 16))
     assert carry.z_H.spec == PartitionSpec(("data", "fsdp"), None, None)
     assert carry.halted.spec == PartitionSpec(("data", "fsdp"))
 
 
-def test_a_dimension_that_does_not_divide_stays_whole(devices):
+def placed_alone(mesh, rules, axes, shape):
+    return sharding.shardings(mesh, rules, {"x": params.ParamSpec(shape, axes, params.constant(0.0))})["x"].spec
+
+
+def test_a_dimension_that_does_not_divide_is_refused(devices):
+    mesh = make_mesh(1, 8, 1, devices=devices)
+    with pytest.raises(InputError, match=r"x \[12, 5\] cannot be shared by 8 devices along its axis of 12"):
+        placed_alone(mesh, Rules(), ("embed", None), (12, 5))
+
+
+@pytest.mark.parametrize("ids", [256, 300, 876_406])
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_a_large_table_is_padded_and_shared_whatever_the_devices(devices, ids, num_devices):
+    rows = params.table_rows(ids)
+    assert ids <= rows < ids + 256 and rows % 32 == 0
+    mesh = make_mesh(num_devices, devices=devices[:num_devices])
+    spec = placed_alone(mesh, Rules(), ("puzzles", None), (rows, 5))
+    assert spec == PartitionSpec(("data", "fsdp") if num_devices > 1 else None, None)
+
+
+def test_a_small_table_is_whole_by_declaration(devices):
     mesh = make_mesh(8, devices=devices)
-    assert sharding.named_sharding(mesh, Rules(), ("puzzles", None), (12, 5)).spec == PartitionSpec(None, None)
-    assert sharding.named_sharding(mesh, Rules(), ("puzzles", None), (16, 5)).spec == PartitionSpec(
-        ("data", "fsdp"), None
-    )
+    assert params.table_rows(255) == 255
+    assert placed_alone(mesh, Rules(), ("puzzles", None), (255, 5)) == PartitionSpec(None, None)
 
 
 def test_rules_are_data(devices):
     mesh = make_mesh(2, 2, 2, devices=devices)
     rules = Rules(batch="data", mlp=("fsdp", "tensor"), vocab="tensor", embed=None)
     assert sharding.batch_sharding(mesh, rules).spec == PartitionSpec("data")
-    assert sharding.named_sharding(mesh, rules, ("embed", "mlp"), (64, 512)).spec == PartitionSpec(
-        None, ("fsdp", "tensor")
-    )
+    assert placed_alone(mesh, rules, ("embed", "mlp"), (64, 512)) == PartitionSpec(None, ("fsdp", "tensor"))
     sharding.check_batch(mesh, rules, 6, "train.batch_size")  # two ways only
 
 

@@ -18,6 +18,7 @@ from trm_jax.configs.defaults import defaults
 from trm_jax.configs.workdir import claim
 from trm_jax.models.params import path_name
 from trm_jax.train.loop import CHECKPOINTS, Outcome, train
+from trm_jax.train.step import hparams_of, make_train_step
 from trm_jax.train.stopping import StopRequest
 
 # Every setting, so that nothing here changes when an experiment does.
@@ -112,6 +113,13 @@ def data(changes: dict | None = None):
     """Its (training source, evaluation source)."""
     cfg = config(changes)
     return _data(cfg.task, cfg.data)
+
+
+def train_step(cfg, total_steps: int | None = None):
+    """The compiled training step of a frozen config: (state, batch) -> (state, sums)."""
+    total_steps = total_steps or cfg.train.steps
+    hparams, step = hparams_of(cfg, total_steps), jax.jit(make_train_step(cfg, total_steps))
+    return lambda state, batch: step(state, batch, hparams)
 
 
 def train_here(workdir: Path, changes: dict | None = None, *, devices: int = 1, stop=None, lines=None) -> Outcome:

@@ -10,8 +10,9 @@ import pytest
 from tests import tiny
 from trm_jax import sharding
 from trm_jax.errors import InputError
-from trm_jax.evals.runner import Evaluator, think
+from trm_jax.evals.runner import Evaluator
 from trm_jax.models import trm
+from trm_jax.models.trm import think
 from trm_jax.train.state import evaluation_params, initial_state
 
 CFG = tiny.config()
@@ -32,9 +33,10 @@ def evaluation():
     return tiny.data()[1]
 
 
-def evaluator(data, devices: int = 1, batch_size: int = 8, **how) -> Evaluator:
+def evaluator(data, devices: int = 1, batch_size: int = 8, max_examples: int = 0, **how) -> Evaluator:
     mesh = sharding.make_mesh(devices=jax.devices()[:devices])
-    return Evaluator(CFG.model, data, mesh=mesh, rules=sharding.Rules(), batch_size=batch_size, **how)
+    settings = dataclasses.replace(CFG.eval, batch_size=batch_size, max_examples=max_examples)
+    return Evaluator(dataclasses.replace(CFG, eval=settings), data, mesh, **how)
 
 
 def by_hand(params, data, rows: slice, steps: int) -> dict:
@@ -82,7 +84,7 @@ def test_padding_rows_are_not_counted(params, evaluation, devices, batch_size):
     """12 puzzles in batches that do not fit; every figure is as by hand, counts exactly."""
     scores = evaluator(evaluation, devices, batch_size)(params)
     expected = by_hand(params, evaluation, slice(None), 3)
-    assert scores.keys() == expected.keys()
+    assert scores.keys() == expected.keys() | {"early_exit_accuracy"}
     assert scores["count"] == 12 and scores["steps"] == 3
     for name in ("exact_accuracy", "q_halt_accuracy", "early_exit_exact_accuracy", "early_exit_steps"):
         assert scores[name] * 12 == pytest.approx(expected[name] * 12, abs=1e-9)
@@ -148,7 +150,7 @@ def test_averaged_weights_with_the_live_table(evaluation):
     other = trm.init(jax.random.key(9), CFG.model)["weights"]
     table = jnp.asarray(np.random.default_rng(1).normal(size=(1, 32)), jnp.float32)
     state = state.replace(params={**state.params, "puzzle_emb": table}, ema=other)
-    params = evaluation_params(state)
+    params = evaluation_params(state)[""]
     expected = {"weights": other, "buffers": state.params["buffers"], "puzzle_emb": table}
     tiny.assert_same_state(_flat(params), _flat(expected))
     batch = {"inputs": evaluation.inputs, "labels": evaluation.labels, "puzzle_ids": evaluation.puzzle_ids}
@@ -162,7 +164,7 @@ def test_averaged_weights_with_the_live_table(evaluation):
 def test_without_an_average_the_live_weights_are_evaluated():
     cfg = tiny.config({"optim.ema_decay": 0.0})
     state = initial_state(cfg, jax.random.key(0))
-    assert state.ema == {} and evaluation_params(state)["weights"] is state.params["weights"]
+    assert state.ema == {} and evaluation_params(state)[""]["weights"] is state.params["weights"]
 
 
 def _flat(tree) -> dict:

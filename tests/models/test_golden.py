@@ -20,8 +20,8 @@ from trm_jax.configs.resolve import freeze
 from trm_jax.models import TRMConfig, trm
 from trm_jax.models.convert import torch_format as official
 from trm_jax.train.config import RunConfig
-from trm_jax.train.state import initial_state, state_shardings, zero_sums
-from trm_jax.train.step import make_train_step
+from trm_jax.train.state import abstract_state, initial_state, shardings_of
+from trm_jax.train.step import hparams_of, make_train_step
 
 STEPS = 10
 TABLE = "model.inner.puzzle_emb.weights"
@@ -95,13 +95,12 @@ class Follower:
 
     def __init__(self, golden: Golden, num_devices: int = 1):
         self.golden, self.cfg = golden, golden.config()
-        mesh, rules = sharding.make_mesh(devices=jax.devices()[:num_devices]), sharding.Rules()
-        _, lies = state_shardings(self.cfg, mesh, rules)
-        self.lies = lies
+        mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
+        self.lies, whole = shardings_of(abstract_state(self.cfg, mesh)), sharding.replicated(mesh)
         self.step = jax.jit(
             make_train_step(self.cfg, STEPS),
-            in_shardings=(lies, sharding.batch_sharding(mesh, rules)),
-            out_shardings=lies,
+            in_shardings=(self.lies, sharding.batch_sharding(mesh, sharding.Rules()), whole),
+            out_shardings=(self.lies, whole),
         )
         # The training step keeps its logits to itself; this is the same function from the same state.
         self.say = jax.jit(lambda params, carry, batch: trm.step(params, self.cfg.model, carry, batch, train=True)[1])
@@ -113,10 +112,10 @@ class Follower:
         """(state after step t, what was seen): logits, q_halt, loss summed over the batch, flags, sums."""
         batch = self.golden.batch(t)
         # Put where the step's own results lie: arrays that lie elsewhere would have it compiled again.
-        state = jax.device_put(state.replace(sums=zero_sums(self.cfg)), self.lies)
+        state = jax.device_put(state, self.lies)
         out = self.say(state.params, state.carry, batch)
-        state = self.step(state, batch)
-        sums = jax.device_get(state.sums)
+        state, sums = self.step(state, batch, hparams_of(self.cfg, STEPS))
+        sums = jax.device_get(sums)
         seen = {"logits": out.logits, "q_halt": out.q_halt, "loss": sums["lm_loss"] + 0.5 * sums["q_loss"]}
         return state, seen | {"sums": sums, "halted": state.carry.halted, "steps": state.carry.steps}
 

@@ -29,7 +29,7 @@ def sudoku(**changes) -> TRMConfig:
     ],
 )
 def test_counts_of_the_published_models(changes, count):
-    assert params.count(trm.param_specs(sudoku(**changes))["weights"]) == count
+    assert params.count(trm.specs(sudoku(**changes))["weights"]) == count
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_initial_values(small):
     """Linears have deviation 1/sqrt(fan_in), truncated at two of the underlying normal's; the rest is fixed."""
     cfg, values = small
     weights = values["weights"]
-    declared = params.abstract(trm.param_specs(cfg))
+    declared = params.abstract(trm.specs(cfg))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), values) == jax.tree.map(lambda x: (x.shape, x.dtype), declared)
     linears = [weights["lm_head"]]
     linears += [m[w] for layer in weights["layers"].values() for m in layer.values() for w in ("gate_up", "down")]
@@ -76,13 +76,15 @@ def test_adding_a_parameter_changes_no_other_initial_value():
     assert (np.asarray(other["a"]) != few["a"]).all()
 
 
-def test_axes_and_abstract_values_mirror_the_specs(small):
+def test_axes_kinds_and_abstract_values_mirror_the_specs(small):
     cfg, _ = small
-    specs = trm.param_specs(cfg)
-    axes = params.logical_axes(specs)
-    assert axes["weights"]["layers"]["0"]["mlp"]["gate_up"] == ("embed", "mlp")
-    assert axes["weights"]["layers"]["0"]["mlp_t"]["gate_up"] == ("tokens", "mlp")
-    assert axes["puzzle_emb"] == ("puzzles", None)
+    specs = trm.specs(cfg)
+    layer = specs["weights"]["layers"]["0"]
+    assert layer["mlp"]["gate_up"].axes == ("embed", None, "mlp")
+    assert layer["mlp_t"]["gate_up"].axes == ("tokens", None, "mlp")
+    assert specs["puzzle_emb"].axes == ("puzzles", None) and specs["puzzle_emb"].kind == "rows"
+    kinds = {spec.kind for spec in jax.tree.leaves(specs["weights"], is_leaf=params.is_spec)}
+    assert kinds == {"matrix", "embedding", "head", "vector"}
     assert params.count(specs) == params.count(params.abstract(specs))
 
 

@@ -6,25 +6,22 @@ import jax
 import pytest
 
 from tests import tiny
-from trm_jax import compiler, sharding
-from trm_jax.train.state import state_shardings, with_shardings
-from trm_jax.train.step import make_train_step
+from trm_jax import sharding
+from trm_jax.train.compiled import jit_train_step
+from trm_jax.train.state import abstract_state
+from trm_jax.train.step import hparams_of
 
 DEVICES = 4
 
 
 def flops_of_one(cfg, num_devices):
-    mesh, rules = sharding.make_mesh(devices=jax.devices()[:num_devices]), sharding.Rules()
-    abstract, lies = state_shardings(cfg, mesh, rules)
-    batch_lies = sharding.batch_sharding(mesh, rules)
-    array = partial(jax.ShapeDtypeStruct, sharding=batch_lies)
-    tokens = array((cfg.train.batch_size, cfg.model.seq_len), "int32")
-    batch = {"inputs": tokens, "labels": tokens, "puzzle_ids": array((cfg.train.batch_size,), "int32")}
-    step = jax.jit(
-        make_train_step(cfg, 100), in_shardings=(lies, batch_lies), out_shardings=lies,
-        compiler_options=compiler.options(),
-    )  # fmt: skip
-    return step.lower(with_shardings(abstract, lies), batch).compile().cost_analysis()["flops"]
+    mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
+    abstract = abstract_state(cfg, mesh)
+    array = partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh, sharding.Rules()))
+    spec = cfg.task.batch_spec(cfg.data)
+    batch = {name: array((cfg.train.batch_size, *shape), dtype) for name, (shape, dtype) in spec.items()}
+    step = jit_train_step(cfg, 100, cfg.model, abstract, mesh)
+    return step.lower(abstract, batch, hparams_of(cfg, 100)).compile().cost_analysis()["flops"]
 
 
 @pytest.mark.parametrize("changes", [{"model.mlp_t": True, "model.pos_encodings": "none"}, {"model.mlp_t": False}])

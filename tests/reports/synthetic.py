@@ -86,7 +86,7 @@ def write_group(root: Path, group: str, *, seeds: int = 1, skip: tuple[str, ...]
 
 
 def _facts(cfg, total_steps: int, groups: int) -> dict:
-    specs = trm.param_specs(cfg.model)
+    specs = trm.specs(cfg.model)
     return {
         "name": cfg.name,
         "seed": cfg.seed,

@@ -16,10 +16,10 @@ from trm_jax.configs import registry, resolve
 from trm_jax.models import params, trm
 from trm_jax.planning import memory
 from trm_jax.tasks.sudoku import source as sudoku
+from trm_jax.train.compiled import Compiled
 from trm_jax.train.curriculum import stages
-from trm_jax.train.programs import Programs
 from trm_jax.train.state import evaluation_params, initial_state
-from trm_jax.train.step import make_train_step
+from trm_jax.train.step import hparams_of, make_train_step
 
 FULL = [group for name, group in registry.groups().items() if not name.startswith("mini_")]
 GROUP_OF = {experiment.name: group for group in FULL for experiment in group.experiments}
@@ -87,18 +87,17 @@ def outcome(cfg, q_halt: float) -> tuple:
     q_halt: what is added to the bias of the halting head, which makes a new model want to go on.
     """
     data = data_of(cfg.data)
-    programs = Programs([cfg], data, jax.devices()[:1])
-    assert programs.total_steps >= STEPS
-    state, losses = programs.first_state(), []
+    compiled = Compiled(cfg, data[0].info, jax.devices()[:1])
+    assert compiled.total_steps >= STEPS
+    state, losses = compiled.first_state(), []
     state.params["weights"]["q_head"]["bias"] += jnp.array([q_halt, 0.0])
     for step in range(STEPS):
-        batch = data[0].batch(step, programs.slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
-        state = programs.train_step(state, step, [batch])
-        losses.append(float(state.sums["lm_loss"] + state.sums["q_loss"]))
-    assert int(state.step) == STEPS and int(state.first_bad_step) == -1
-    assert np.all(np.isfinite(losses)) and np.all(np.diff(losses) > 0)  # they are sums
+        batch = data[0].batch(step, compiled.slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
+        state, sums = compiled.train_step(state, step, batch)
+        losses.append(float(sums["lm_loss"] + sums["q_loss"]))
+    assert int(state.step) == STEPS and np.all(np.isfinite(losses))
     content = hashlib.sha256()
-    for leaf in jax.tree.leaves(evaluation_params(state)):
+    for leaf in jax.tree.leaves(evaluation_params(state)[""]):
         content.update(np.asarray(leaf).tobytes())
     return tuple(losses), content.hexdigest()
 
@@ -118,7 +117,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         if installed_xla_knows(quick):
-            patch.setattr(compiler, "options", lambda: quick)
+            patch.setattr(compiler, "options", lambda deterministic: quick)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
 
@@ -149,12 +148,13 @@ def traced(cfg) -> list:
     rows = jax.ShapeDtypeStruct((cfg.train.batch_size, cfg.model.seq_len), jnp.int32)
     batch = {"inputs": rows, "labels": rows, "puzzle_ids": jax.ShapeDtypeStruct((cfg.train.batch_size,), jnp.int32)}
     results = []
-    for _, *cycles in stages(cfg, total_steps, puzzles):
-        after = jax.eval_shape(make_train_step(cfg, total_steps, tuple(cycles)), state, batch)
+    hparams = hparams_of(cfg, total_steps)
+    for _, model in stages(cfg, total_steps, puzzles):
+        after, _ = jax.eval_shape(make_train_step(cfg, total_steps, model), state, batch, hparams)
         assert jax.tree.structure(after) == jax.tree.structure(state)
         same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), after, state)
         assert all(jax.tree.leaves(same))
-        results.append((tuple(cycles), after))
+        results.append(((model.L_cycles, model.H_cycles), after))
     return results
 
 
@@ -174,7 +174,7 @@ def test_the_full_step_is_traced(name):
         else [(model.L_cycles, model.H_cycles)]
     )
     # One chip of 141 GB holds the state; a step of every row fits the 32 chips of 32 GB of the users' slice.
-    weights = params.count(trm.param_specs(model)["weights"])
+    weights = params.count(trm.specs(model)["weights"])
     copies = 4 - (name == "exp08a") - (cfg.optim.name == "lion")  # weights, average, two moments
     alone = memory.state_bytes(cfg, memory.abstract_mesh(cfg, 1))
     latents = 2 * state.carry.z_H.size * state.carry.z_H.dtype.itemsize
@@ -195,7 +195,7 @@ def test_the_parameters_of_the_sizes():
 
     for experiment in registry.groups()["exp01"].experiments:
         model = resolve.freeze(registry.get(experiment.name)).model
-        assert params.count(trm.param_specs(model)["weights"]) == expected(model.hidden_size)
+        assert params.count(trm.specs(model)["weights"]) == expected(model.hidden_size)
     assert expected(512) == 5_028_866
 
 

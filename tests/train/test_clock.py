@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.gcs.server import Gcs
 from tests.gcs.storage import Fault
+from trm_jax.evals.runner import Evaluator
 from trm_jax.storage.paths import as_path
 from trm_jax.train import clock, loop
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.clock import Clock, NoCount, goodput, read_goodput, resumed, spent, to_json
-from trm_jax.train.programs import Programs
+from trm_jax.train.compiled import Compiled
 from trm_jax.train.writers import BucketJsonlWriter
 
 ZERO = dict.fromkeys(clock.KINDS, 0.0)
@@ -101,8 +102,8 @@ def test_the_rate_of_a_log_line_is_over_the_time_that_trained(monkeypatch, tmp_p
         return after
 
     monkeypatch.setattr(loop, "Clock", lambda: Clock(now))
-    monkeypatch.setattr(Programs, "train_step", taking(1.0, Programs.train_step))
-    monkeypatch.setattr(Programs, "scores", taking(100.0, Programs.scores))
+    monkeypatch.setattr(Compiled, "train_step", taking(1.0, Compiled.train_step))
+    monkeypatch.setattr(Evaluator, "__call__", taking(100.0, Evaluator.__call__))
     monkeypatch.setattr(Checkpoints, "save", taking(10.0, Checkpoints.save))
     changes = {"eval.every_steps": 5, "checkpoint.every_steps": 3, "log.every_steps": 4}
     tiny.train_here(tmp_path, changes, devices=2)  # of which each step is waited for

@@ -10,7 +10,7 @@ from tests import tiny
 from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.train.checkpoint import Checkpoints
-from trm_jax.train.state import state_shardings, with_shardings
+from trm_jax.train.state import abstract_state
 
 # AdamATan2 moves a weight by about lr whatever its gradient, so where the gradient is of the size of rounding its
 # sign decides: a low learning rate keeps that small. In 3 steps of this warm-up lr is below 3e-6, in 12 below 12e-6.
@@ -51,12 +51,12 @@ def test_the_result_does_not_depend_on_the_number_of_devices(runs, devices):
 def abstract(devices: int, changes: dict):
     cfg = tiny.config(changes)
     mesh = sharding.make_mesh(devices=jax.devices()[:devices])
-    return with_shardings(*state_shardings(cfg, mesh, sharding.Rules()))
+    return abstract_state(cfg, mesh)
 
 
 @pytest.mark.parametrize("devices", DEVICES)
 def test_a_state_of_eight_devices_is_the_same_on_any_number(runs, devices):
-    checkpoints = Checkpoints(str(runs / "8" / "checkpoints"))
+    checkpoints = Checkpoints(str(runs / "8" / "checkpoints"), "exact_accuracy")
     restored, _ = checkpoints.restore(3, abstract(devices, CHANGES))
     checkpoints.close()
     assert len(restored.carry.z_H.sharding.device_set) == devices

@@ -9,8 +9,7 @@ from trm_jax import sharding
 from trm_jax.data import loader as stream
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.loop import Diverged
-from trm_jax.train.state import initial_state, state_shardings, with_shardings
-from trm_jax.train.step import make_train_step
+from trm_jax.train.state import abstract_state, initial_state
 
 # Plain Adam steps of a size that float16 cannot multiply any more, after a warm-up that spares the first steps.
 CASES = {
@@ -23,7 +22,7 @@ CASES = {name: {**case, "optim.weight_decay": 0.0, "optim.loss_scaling": "none"}
 def first_bad_step(changes: dict) -> int:
     """Found by taking the steps one by one and looking at the loss and the gradient of each."""
     cfg = tiny.config(changes)
-    step = jax.jit(make_train_step(cfg, cfg.train.steps))
+    step = tiny.train_step(cfg)
     state = initial_state(cfg, jax.random.key(cfg.seed))
     source = stream.batches(
         tiny.data(changes)[0],
@@ -34,8 +33,8 @@ def first_bad_step(changes: dict) -> int:
         stop_step=cfg.train.steps,
     )
     for number, batch in enumerate(source, 1):
-        state = step(state, batch)
-        if not all(np.isfinite(state.sums[name]) for name in ("lm_loss", "q_loss", "grad_norm")):
+        state, sums = step(state, batch)
+        if not all(np.isfinite(sums[name]) for name in ("lm_loss", "q_loss", "grad_norm")):
             return number
     raise AssertionError("this run does not diverge")
 
@@ -73,8 +72,8 @@ def poisoned(tmp_path_factory):
     reached = tiny.steps(workdir)[-1]
     cfg = tiny.config()
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    checkpoints = Checkpoints(str(workdir / "checkpoints"), cfg.checkpoint)
-    abstract = with_shardings(*state_shardings(cfg, mesh, sharding.Rules()))
+    checkpoints = Checkpoints(str(workdir / "checkpoints"), "exact_accuracy", cfg.checkpoint)
+    abstract = abstract_state(cfg, mesh)
     state, meta = checkpoints.restore(reached, abstract)
     weights = state.params["weights"]
     weights = {**weights, "lm_head": weights["lm_head"].at[0, 0].set(np.inf)}

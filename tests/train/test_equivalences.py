@@ -1,4 +1,4 @@
-"""Ways to compute the same run: in parts, side by side with others, through a curriculum, with a scaled loss."""
+"""Ways to compute the same run: in parts, through a curriculum, with a scaled loss."""
 
 import shutil
 
@@ -11,10 +11,8 @@ from tests import tiny
 from trm_jax.configs.workdir import claim
 from trm_jax.errors import InputError
 from trm_jax.train.curriculum import stage_at, stages
-from trm_jax.train.loop import Job, train_side_by_side
 from trm_jax.train.state import MIN_LOSS_SCALE, initial_state
-from trm_jax.train.step import LOSS_SCALE_GROWS_AFTER, make_train_step
-from trm_jax.train.stopping import StopRequest
+from trm_jax.train.step import LOSS_SCALE_GROWS_AFTER
 
 # AdamATan2 moves a weight by about lr whatever its gradient, so where the gradient is of the size of rounding its
 # sign decides: a low learning rate keeps that small. Twelve steps of this warm-up move a weight by at most 8e-5.
@@ -59,78 +57,6 @@ def test_parts_that_the_devices_cannot_share(tmp_path):
         tiny.train_here(tmp_path, {"train.accumulation": 2}, devices=8)
 
 
-PACK = [
-    SLOWLY,
-    {**SLOWLY, "seed": 7},
-    {**SLOWLY, "optim.lr": 2e-3, "optim.beta2": 0.9, "optim.weight_decay": 0.5},
-    {**SLOWLY, "optim.ema_decay": 0.5, "model.halt_exploration_prob": 0.9, "train.halt_exploration_end": 0.1},
-]
-
-
-def train_pack(root, pack: list[dict], stop=None, devices: int = 1):
-    jobs = [Job(tiny.config(c), tiny.page(c).to_dict(), root / str(k)) for k, c in enumerate(pack)]
-    for job, changes in zip(jobs, pack, strict=True):
-        with claim(job.workdir, tiny.page(changes)):
-            pass
-    stop = StopRequest() if stop is None else stop
-    return train_side_by_side(jobs, tiny.data(), stop=stop, devices=jax.devices()[:devices])
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("packed")
-    outcomes = train_pack(root, PACK)
-    assert all(outcome.step == 12 and not outcome.diverged for outcome in outcomes)
-    return root
-
-
-@pytest.mark.parametrize("lane", range(len(PACK)))
-def test_side_by_side_is_as_one_by_one(packed, tmp_path, lane):
-    """Numbers that are constants of one program are arguments of the other: 1 - beta2 is rounded to float32 there."""
-    tiny.train_here(tmp_path, PACK[lane])
-    assert_near(tiny.state(tmp_path, 12), tiny.state(packed / str(lane), 12))
-    alone, among = tiny.records(tmp_path), tiny.records(packed / str(lane))
-    for one, other in zip(alone, among, strict=True):
-        assert other == {k: pytest.approx(v, rel=1e-4, abs=1e-6) if isinstance(v, float) else v for k, v in one.items()}
-    assert tiny.steps(tmp_path) == tiny.steps(packed / str(lane))
-
-
-def test_the_lanes_of_a_pack_are_different_runs(packed):
-    ends = [tiny.state(packed / str(lane), 12)["params/weights/lm_head"].tobytes() for lane in range(len(PACK))]
-    assert len(set(ends)) >= 3  # averages and exploration alone need not move this early
-    averages = [tiny.state(packed / str(lane), 12)["ema/lm_head"].tobytes() for lane in range(len(PACK))]
-    assert len(set(averages)) == len(PACK)
-
-
-def test_a_stopped_pack_goes_on_exactly(packed, tmp_path):
-    outcomes = train_pack(tmp_path, PACK, stop=tiny.StopAfter(tmp_path / "2", 4))
-    assert {outcome.stopped_by for outcome in outcomes} == {"SIGTERM"} and outcomes[0].step < 12
-    # A kill may fall between the saves of two lanes: the newest step that all have counts.
-    for lane in (0, 3):
-        newest = tiny.steps(tmp_path / str(lane))[-1]
-        (tmp_path / str(lane) / "checkpoints" / str(newest)).rename(tmp_path / f"lost{lane}")
-    train_pack(tmp_path, PACK)
-    for lane in range(len(PACK)):
-        tiny.assert_same_state(tiny.state(packed / str(lane), 12), tiny.state(tmp_path / str(lane), 12))
-        assert tiny.records(packed / str(lane)) == tiny.records(tmp_path / str(lane))
-
-
-def test_one_that_diverges_leaves_the_others_alone(packed, tmp_path):
-    wild = {"optim.name": "adam_atan2", "optim.lr": 1e38, "optim.warmup_steps": 0}
-    outcomes = train_pack(tmp_path, [PACK[0], wild, PACK[1]])
-    assert "not finite at step" in outcomes[1].diverged and not outcomes[0].diverged and not outcomes[2].diverged
-    for lane, alone in ((0, 0), (2, 1)):
-        assert_near(tiny.state(packed / str(alone), 12), tiny.state(tmp_path / str(lane), 12))
-    assert all(np.isfinite(record["loss"]) for record in tiny.records(tmp_path / "1", "train"))
-
-
-@pytest.mark.slow
-def test_a_pack_over_two_devices(packed, tmp_path):
-    train_pack(tmp_path, PACK, devices=2)
-    for lane in range(len(PACK)):
-        assert_near(tiny.state(packed / str(lane), 12), tiny.state(tmp_path / str(lane), 12))
-
-
 CURRICULUM = {
     **SLOWLY,
     "model.L_cycles": 6,
@@ -140,15 +66,19 @@ CURRICULUM = {
 }
 
 
+def cycles(model) -> tuple[int, int]:
+    return model.L_cycles, model.H_cycles
+
+
 def test_the_catalogues_curriculum_has_five_stages():
     """L = int(2 + 4p), H = int(1 + 2p), p = min(epoch / 10000, 1), looked at in every one of the 8,138 steps."""
     cfg = tiny.config({**CURRICULUM, "train.curriculum_epochs": 10_000, "train.batch_size": 6144})
     found = stages(cfg, 8138, 1000.0)
-    assert [stage[1:] for stage in found] == [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3)]
+    assert [cycles(model) for _, model in found] == [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3)]
     for step in range(8138):
         # In whole numbers: epoch / 10000 = step * 6144 / 1000 / 10000.
         done, whole = min(step * 6144, 10_000_000), 10_000_000
-        assert stage_at(found, step)[1:] == (2 + 4 * done // whole, 1 + 2 * done // whole)
+        assert cycles(stage_at(found, step)) == (2 + 4 * done // whole, 1 + 2 * done // whole)
 
 
 def test_the_carry_lives_through_a_curriculum_of_five_programs(tmp_path):
@@ -189,14 +119,14 @@ def stepped():
     """(compiled step, state after three steps, the next batch) of a run whose loss is scaled."""
     changes = {"model.dtype": "float16"}
     cfg, source = tiny.config(changes), tiny.data()[0]
-    step = jax.jit(make_train_step(cfg, 12))
+    step = tiny.train_step(cfg, 12)
     state = initial_state(cfg, jax.random.key(0))
 
     def batch(number):
         return source.batch(number, np.arange(8), seed=0, batch_size=8)
 
     for number in range(3):
-        state = step(state, batch(number))
+        state, _ = step(state, batch(number))
     return step, state, batch(3)
 
 
@@ -204,15 +134,18 @@ def test_an_overflow_is_survived(stepped):
     """float16 ends at 65,504, so 2**40 is too much: no update, but the thinking goes on, and the scale halves."""
     step, state, batch = stepped
     scale = state.loss_scale.replace(scale=jnp.float32(2.0**40))
-    after = step(state.replace(loss_scale=scale), batch)
+    after, sums = step(state.replace(loss_scale=scale), batch)
     for name in ("params", "ema", "opt_state"):
         tiny.assert_same_state(_flat(getattr(state, name)), _flat(getattr(after, name)))
     assert after.loss_scale.scale == 2.0**39 and after.loss_scale.good_steps == 0
-    assert after.sums["skipped"] - state.sums["skipped"] == 1 and after.first_bad_step == -1
+    assert sums["skipped"] == 1 and not sums["bad"]
     assert after.step == 4 and not np.array_equal(after.carry.z_H, state.carry.z_H)
+    skipped = 0
     for _ in range(40):  # down to where it fits again
-        after = step(after, batch)
-    assert after.first_bad_step == -1 and after.sums["skipped"] < 40
+        after, sums = step(after, batch)
+        skipped += sums["skipped"]
+        assert not sums["bad"]
+    assert skipped < 40
     assert not np.array_equal(after.params["weights"]["lm_head"], state.params["weights"]["lm_head"])
 
 
@@ -220,12 +153,12 @@ def test_after_an_overflow_the_learning_rate_is_that_of_the_step():
     """Lion moves each weight by the learning rate; of ten steps of warm-up the first overflows."""
     changes = {"model.dtype": "float16", "optim.name": "lion", "optim.warmup_steps": 10, "optim.weight_decay": 0.0}
     cfg, source = tiny.config(changes), tiny.data()[0]
-    step, state = jax.jit(make_train_step(cfg, 12)), initial_state(cfg, jax.random.key(0))
+    step, state = tiny.train_step(cfg, 12), initial_state(cfg, jax.random.key(0))
     batches = [source.batch(number, np.arange(8), seed=0, batch_size=8) for number in range(2)]
-    state = step(state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**40))), batches[0])
-    assert state.sums["skipped"] == 1
-    after = step(state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**10))), batches[1])
-    assert after.sums["skipped"] == 1
+    state, sums = step(state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**40))), batches[0])
+    assert sums["skipped"] == 1
+    after, sums = step(state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**10))), batches[1])
+    assert sums["skipped"] == 0
     moved = jax.tree.map(lambda new, old: jnp.abs(new - old).max(), after.params["weights"], state.params["weights"])
     # Weights of size 1 are rounded to 6e-8.
     np.testing.assert_allclose(max(jax.tree.leaves(moved)), 0.2 * cfg.optim.lr, atol=1e-7)
@@ -234,7 +167,7 @@ def test_after_an_overflow_the_learning_rate_is_that_of_the_step():
 def test_the_scale_grows_after_a_time_without_overflow(stepped):
     step, state, batch = stepped
     nearly = state.loss_scale.replace(good_steps=jnp.int32(LOSS_SCALE_GROWS_AFTER - 1))
-    after = step(state.replace(loss_scale=nearly), batch)
+    after, _ = step(state.replace(loss_scale=nearly), batch)
     assert after.loss_scale.scale == 2 * state.loss_scale.scale and after.loss_scale.good_steps == 0
 
 
@@ -242,8 +175,8 @@ def test_gradients_that_no_scale_mends_are_a_divergence(stepped):
     step, state, batch = stepped
     weights = {**state.params["weights"], "lm_head": state.params["weights"]["lm_head"].at[0, 0].set(np.nan)}
     smallest = state.loss_scale.replace(scale=jnp.float32(MIN_LOSS_SCALE))
-    after = step(state.replace(params={**state.params, "weights": weights}, loss_scale=smallest), batch)
-    assert after.first_bad_step == 4
+    _, sums = step(state.replace(params={**state.params, "weights": weights}, loss_scale=smallest), batch)
+    assert sums["bad"]
 
 
 def test_a_scaled_loss_changes_nothing_in_float32(tmp_path):
@@ -295,7 +228,7 @@ def test_exploration_is_annealed():
     """q always says "halt": at the beginning, with certain exploration, none may before step 2; at the end all do."""
     cfg = tiny.config({"model.halt_exploration_prob": 1.0, "train.halt_exploration_end": 0.0})
     source = tiny.data()[0]
-    step = jax.jit(make_train_step(cfg, 1000))
+    step = tiny.train_step(cfg, 1000)
     state = initial_state(cfg, jax.random.key(0))
     head = {"kernel": jnp.zeros((32, 2)), "bias": jnp.full((2,), 5.0)}
     weights = {**state.params["weights"], "q_head": head}
@@ -304,7 +237,7 @@ def test_exploration_is_annealed():
     for done in (0, 500, 999):
         after = [
             step(state.replace(step=jnp.int32(done), key=jnp.array([0, k], jnp.uint32)),
-                 source.batch(0, np.arange(8), seed=0, batch_size=8)).carry.halted.mean()
+                 source.batch(0, np.arange(8), seed=0, batch_size=8))[0].carry.halted.mean()
             for k in range(25)
         ]  # fmt: skip
         halted[done] = float(np.mean(after))

@@ -53,7 +53,7 @@ def run_export(args) -> int:
     check_free(args.file, args.force)
     opened = open_run(args)
     prefix = torch_format.PREFIX if args.prefix is None else args.prefix
-    state_dict = torch_format.export_state_dict(opened.params, prefix)
+    state_dict = torch_format.export_state_dict(opened.params, prefix, ids=opened.cfg.model.num_puzzle_ids)
     torch_files.write(args.file, state_dict)
     print(f"wrote {len(state_dict)} arrays of step {opened.step} to {args.file}")
     print(f"next: {_import_again(args.file, opened.config)}")

@@ -108,6 +108,8 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
         known.add(official)
         linear = _is_linear(official)
         want = (math.prod(spec.shape[1:]), spec.shape[0]) if linear else tuple(spec.shape)
+        if spec.kind == "rows":  # ours is padded
+            want = (cfg.num_puzzle_ids, *want[1:])
         array = given.get(official)
         if array is None:
             problems.append(f"missing entry {official}")
@@ -120,10 +122,12 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
             problems.append(f"{official} holds values that are not finite")
         else:
             ours = array.T.reshape(spec.shape) if linear else array
+            if spec.kind == "rows":
+                ours = np.pad(ours, ((0, spec.shape[0] - len(ours)), (0, 0)))
             return np.ascontiguousarray(ours).astype(spec.dtype)
         return None
 
-    params = jax.tree_util.tree_map_with_path(one, P.abstract(specs(cfg)))
+    params = jax.tree_util.tree_map_with_path(one, specs(cfg), is_leaf=P.is_spec)
     problems += [f"unknown entry {name}" for name in sorted(set(given) - known)]
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
@@ -131,14 +135,16 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
     return params
 
 
-def export_state_dict(params: dict, prefix: str = PREFIX) -> dict[str, np.ndarray]:
-    """Our params -> official state dict (NumPy arrays, linears [out, in])."""
+def export_state_dict(params: dict, prefix: str = PREFIX, *, ids: int | None = None) -> dict[str, np.ndarray]:
+    """Our params -> official state dict (NumPy arrays, linears [out, in]). ids: of the puzzle table, which is padded."""
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(leaf)
         if array.size:
             official = _official(path)
             theirs = array.reshape(len(array), -1).T if _is_linear(official) else array
+            if official == _NAMES["puzzle_emb"]:
+                theirs = theirs[:ids]
             out[prefix + official] = np.ascontiguousarray(theirs)
     return out
 
