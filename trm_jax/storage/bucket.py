@@ -189,10 +189,12 @@ def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> 
 
     if_generation: only if that is the object's generation now (0: there is none), else FileExistsError.
     """
+    from gcsfs.core import UnclosableBytesIO  # which gcsfs rewinds to try again
+
     client = _client()
     url = client.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o"
     condition = {} if if_generation is None else {"ifGenerationMatch": str(if_generation)}
-    how = {"headers": {"Content-Type": _CONTENT_TYPE}, "data": content, "json_out": True}
+    how = {"headers": {"Content-Type": _CONTENT_TYPE}, "data": UnclosableBytesIO(content), "json_out": True}
     try:
         made = _ask("write to", place, "POST", url, name=place.key, uploadType="media", **how, **condition)
     except FileExistsError:
