@@ -252,7 +252,7 @@ def test_all_writers_are_closed_and_the_first_problem_is_raised():
 
     several = [One(), One(OSError(28, "full")), One(), One(ValueError("second"))]
     with pytest.raises(OSError, match="full"):
-        Writers(*several).close()
+        Writers(several[0], several[1:]).close()
     assert all(one.closed for one in several)
 
 

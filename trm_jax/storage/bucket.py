@@ -208,9 +208,6 @@ def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> 
 
 def upload(file: Path, place: BucketPath) -> None:
     """Make an object of a file of this machine, in one step."""
-    if file.stat().st_size <= _PART_BYTES:
-        put(place, file.read_bytes())
-        return
     try:
         _client().put_file(str(file), str(place), chunksize=_PART_BYTES)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised

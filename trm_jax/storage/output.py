@@ -48,22 +48,19 @@ def open_output(workdir: AnyPath, name: str, content: bytes = b"", say: Callable
 class _LocalOutput:
     def __init__(self, path: Path, content: bytes):
         self._path, self._file = path, None
-        self._begin(content, durable=True)
+        self.replace(content, durable=True)
 
-    def _begin(self, content: bytes, durable: bool) -> None:
+    def append(self, content: bytes) -> None:
+        self._file.write(content)
+        self._file.flush()
+
+    def replace(self, content: bytes, durable: bool = False) -> None:
         self.close()
         with replacement(self._path) as temporary:
             self._file = open(temporary, "ab")  # which stays open under its new name
             self.append(content)
             if durable:
                 self.sync()
-
-    def append(self, content: bytes) -> None:
-        self._file.write(content)
-        self._file.flush()
-
-    def replace(self, content: bytes) -> None:
-        self._begin(content, durable=False)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
