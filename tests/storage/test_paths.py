@@ -164,6 +164,11 @@ def test_nothing_is_written_over_what_another_process_has_changed(gcs):
     assert gcs.names() == []
 
 
+def put_file(path) -> None:
+    with replacement(path) as file:
+        file.write_bytes(b"x")
+
+
 USES = {
     "read": lambda path: path.read_text(),
     "write": lambda path: path.write_text("x"),
@@ -173,6 +178,7 @@ USES = {
     "unlink": lambda path: path.unlink(missing_ok=True),
     "search": lambda path: folders_with(path, "config.json"),
     "copy": lambda path: local_copy(path).__enter__(),
+    "upload": put_file,
     "access": lambda path: require_access(path, write=False),
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -122,7 +120,7 @@ class _BucketOutput:
         require_owner(self._workdir)
         if content == self._sent:
             return
-        self._tried.add(base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode())
+        self._tried.add(bucket.md5(content))
         try:
             self._generation = bucket.put(self._path, content, self._generation)
         except FileExistsError:
