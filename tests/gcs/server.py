@@ -96,7 +96,7 @@ class Gcs(Storage):
             if raw_path.startswith("/upload"):
                 return self._upload(bucket, query, headers, body)
             if method == "POST" and action:
-                return self._act(bucket, name, match[4], query, body)
+                return self._act(bucket, name, match[4], query)
             if method == "DELETE" and name:
                 self._strike("delete", name)
                 self.delete(name, bucket, query)
@@ -182,16 +182,8 @@ class Gcs(Storage):
         del self._uploads[number]
         return _json(self._resource(blob))
 
-    def _act(self, bucket: str, name: str, action: str, query: dict, body: bytes) -> Reply:
-        """Compose `name` from others, or rewrite, copy or move it."""
-        if action == "/compose":
-            self._strike("write", name)
-            sources = json.loads(body)["sourceObjects"]
-            with self._lock:
-                checks = [{**source, **source.get("objectPreconditions", {})} for source in sources]
-                checks = [{key: str(value) for key, value in check.items()} for check in checks]
-                content = b"".join(self.get(check["name"], bucket, check).content for check in checks)
-                return _json(self._resource(self.put(name, content, bucket, query)))
+    def _act(self, bucket: str, name: str, action: str, query: dict) -> Reply:
+        """Rewrite, copy or move an object."""
         match = re.fullmatch(r"/(rewriteTo|copyTo|moveTo)(?:/b/([^/]+))?/o/([^/]+)", action)
         if not match:
             raise Refused(400, f"not served here: {action}")

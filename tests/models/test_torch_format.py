@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 
 from trm_jax.errors import InputError
 from trm_jax.models import TRMConfig, trm
+from trm_jax.models import params as P
 from trm_jax.models.convert import torch_files, torch_format
 
 
@@ -95,7 +96,7 @@ def configs(draw) -> TRMConfig:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(configs(), st.sampled_from(["model.inner.", "_orig_mod.model.inner.", ""]), st.booleans())
 def test_import_then_export_is_the_identity(cfg, prefix, on_device):
     given = official(cfg, prefix=prefix)
@@ -104,11 +105,15 @@ def test_import_then_export_is_the_identity(cfg, prefix, on_device):
     if on_device:
         params = jax.tree.map(jnp.asarray, params)
     assert_identical(torch_format.export_state_dict(params, prefix), given)
-    expected = jax.eval_shape(lambda: trm.init(jax.random.key(0), cfg))
+    expected = P.abstract(trm.param_specs(cfg))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), expected)
+    leaves = {P.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    gate_up = np.asarray(leaves["weights/layers/0/mlp/gate_up"]).reshape(cfg.hidden_size, 2, -1)
+    halves = np.split(given[f"{prefix}L_level.layers.0.mlp.gate_up_proj.weight"], 2)
+    np.testing.assert_array_equal(gate_up, np.stack([half.T for half in halves], 1))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(configs())
 def test_settings_are_read_from_the_arrays(cfg):
     given = official(cfg)
@@ -151,9 +156,64 @@ def test_every_problem_is_named_at_once():
     assert "\n" not in message
 
 
-def test_a_dict_of_something_else_is_refused():
-    with pytest.raises(InputError, match="not an official TRM state dict"):
-        torch_format.infer_config({"layer.weight": np.zeros((2, 2))}, SMALL)
+def test_of_many_problems_some_are_named_and_the_rest_counted():
+    given = official(SMALL) | {f"model.inner.extra{i}": np.zeros(3, np.float32) for i in range(20)}
+    with pytest.raises(InputError, match=r"unknown entry extra0; .*; and 12 more$"):
+        torch_format.import_state_dict(given, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "keys"),
+    [
+        ({"layer.weight": np.zeros((2, 2))}, "layer.weight"),
+        ({"model": {"layer.weight": np.zeros((2, 2))}, "epoch": 3}, "model, epoch"),
+        ({}, "nothing"),
+    ],
+)
+def test_a_dict_of_something_else_is_refused(loaded, keys):
+    for attempt in (torch_format.unwrap, lambda it: torch_format.infer_config(it, SMALL)):
+        with pytest.raises(InputError, match=f"not an official TRM state dict: .*; there are {keys}$"):
+            attempt(loaded)
+
+
+WRAPPERS = ["", "model.inner.", "module.", "_orig_mod.", "module._orig_mod.model.inner.", "_orig_mod.module.inner."]
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+@pytest.mark.parametrize("keys", [(), ("model",), ("state_dict",), ("model_state_dict",), ("ema",), ("ema", "shadow")])
+def test_checkpoints_as_training_programs_write_them(prefix, keys):
+    bare = official(SMALL, prefix="")
+    loaded = {prefix + name: array for name, array in bare.items()}
+    for key in reversed(keys):
+        optimizer = {"state": {0: {"exp_avg": np.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+        loaded = {"step": 7, "rng": np.zeros(4, np.uint8), key: loaded, "optimizer": optimizer, "args": None}
+    found, place = torch_format.unwrap(loaded)
+    assert_identical(found, bare)
+    assert place == "".join(f"{key}." for key in keys) + prefix
+    assert torch_format.infer_config(loaded, SMALL) == SMALL
+    exported = torch_format.export_state_dict(torch_format.import_state_dict(loaded, SMALL), place)
+    assert_identical(exported, {place + name: array for name, array in bare.items()})
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_which_of_several_state_dicts_must_be_told(flat):
+    """In dicts, or as .safetensors files, which have none, hold them."""
+    one, other = official(SMALL, seed=1), official(SMALL, seed=2, prefix="_orig_mod.model.inner.")
+    loaded = {"model": one, "ema": other, "step": 3}
+    if flat:
+        loaded = {f"{key}.{name}": array for key in ("model", "ema") for name, array in loaded[key].items()}
+    for key in ("", "weights", "em"):
+        with pytest.raises(InputError, match="^there are state dicts under model, ema: choose one with --key$"):
+            torch_format.unwrap(loaded, key)
+    for key, expected in (("model", one), ("ema", other)):
+        found, place = torch_format.unwrap(loaded, key)
+        assert_identical({f"{place}{name}".removeprefix(f"{key}."): array for name, array in found.items()}, expected)
+
+
+def test_entries_beside_the_known_ones_are_not_left_out_silently():
+    given = official(SMALL) | {"model.second_head.weight": np.zeros((2, 2), np.float32)}
+    with pytest.raises(InputError, match="unknown entry model.second_head.weight"):
+        torch_format.import_state_dict({"model": given}, SMALL)
 
 
 def test_an_imported_precision_other_than_the_models_is_kept_exactly():
@@ -186,8 +246,11 @@ def test_a_checkpoint_that_torch_wrote(tmp_path):
     path = tmp_path / "step_100"  # as the official code names them: no ending
     tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in given.items()}
     tensors = {n: t.to(torch.bfloat16) if n.endswith("_init") else t for n, t in tensors.items()}
-    torch.save({n: torch.nn.Parameter(t) if t.ndim == 2 else t for n, t in tensors.items()}, path)
+    parameters = {n: torch.nn.Parameter(t) if t.ndim == 2 else t for n, t in tensors.items()}
+    torch.save(parameters, path)
     assert_identical(torch_files.read(path), given)
+    torch.save({"step": 3, "model": parameters}, path)
+    assert_identical(torch_files.read(path)["model"], given)
 
 
 def test_bad_files_are_named(tmp_path):
@@ -210,7 +273,7 @@ def test_torch_files_that_are_no_state_dict(tmp_path):
     (tmp_path / "text").write_text("hello")
     with pytest.raises(InputError, match="text is not a torch state dict"):
         torch_files.read(tmp_path / "text")
-    torch.save({"weights": [1, 2]}, tmp_path / "list")
+    torch.save([1, 2], tmp_path / "list")
     with pytest.raises(InputError, match="must map names to tensors"):
         torch_files.read(tmp_path / "list")
 
@@ -223,8 +286,7 @@ def test_missing_torch_names_the_command(tmp_path, monkeypatch):
 
 
 def test_numbers_that_would_lose_digits_are_refused_and_narrower_ones_kept():
-    cfg = TRMConfig(vocab_size=6, seq_len=16, hidden_size=16, num_heads=2, puzzle_emb_ndim=16, puzzle_emb_len=1)
-    given = torch_format.export_state_dict(trm.init(jax.random.key(0), cfg))
+    cfg, given = SMALL, official(SMALL)
     name = next(n for n in given if n.endswith("lm_head.weight"))
     with pytest.raises(InputError, match="lm_head.weight is float64, of which float32 would lose digits"):
         torch_format.import_state_dict({**given, name: given[name].astype(np.float64)}, cfg)

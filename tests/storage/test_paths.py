@@ -9,7 +9,7 @@ from google.auth import exceptions
 from tests.gcs.storage import Fault
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage import bucket
-from trm_jax.storage.bucket import NoAccess, problem
+from trm_jax.storage.bucket import NoAccess, out_of_reach, problem
 from trm_jax.storage.paths import (
     BucketPath,
     append_line,
@@ -147,57 +147,26 @@ def test_a_line_that_another_writer_was_quicker_to_add(gcs, monkeypatch):
     assert file.read_text() == "theirs\nours\n"
 
 
-def test_appending_sends_what_is_new_and_nothing_else(gcs):
-    file, part = as_path("gs://bucket/file"), as_path("gs://bucket/part")
-    generation = bucket.put(file, b"a" * 1000, if_generation=0)
-    generation = bucket.append(file, generation, 1000, part, b"b" * 10)
-    generation = bucket.append(file, generation, 1010, part, b"c" * 10)
-    assert gcs.get("file").content == b"a" * 1000 + b"b" * 10 + b"c" * 10
-    assert gcs.get("file").generation == generation
-    assert len(gcs.get("part").content) == 10
-
-
-@pytest.mark.parametrize("name", ["file", "part"])
-def test_an_answer_that_is_lost_appends_nothing_twice(gcs, name):
-    """The request is made again, and finds that the first one has been served."""
-    file, part = as_path("gs://bucket/file"), as_path("gs://bucket/part")
-    generation = bucket.put(file, b"one ")
-    gcs.inject(Fault("write", name, status=-2, count=1))
-    generation = bucket.append(file, generation, 4, part, b"two ")
-    bucket.append(file, generation, 8, part, b"three")
-    assert gcs.get("file").content == b"one two three"
-
-
-def test_an_append_that_was_given_up_though_it_was_served_is_not_made_twice(gcs):
-    """All answers were lost. The next one begins with what the first one has sent."""
-    file, part = as_path("gs://bucket/file"), as_path("gs://bucket/part")
-    generation = bucket.put(file, b"one ")
-    bucket.append(file, generation, 4, part, b"two ")
-    bucket.append(file, generation, 4, part, b"two three ")
-    generation = bucket.append(file, generation, 4, part, b"two three ")
-    bucket.append(file, generation, 14, part, b"four")
-    assert gcs.get("file").content == b"one two three four"
-
-
 def test_an_answer_that_is_lost_makes_nothing_twice(gcs):
     gcs.inject(Fault("write", "file", status=-2, count=1))
     generation = bucket.put(as_path("gs://bucket/file"), b"content", if_generation=0)
     assert gcs.get("file").generation == generation
 
 
-def test_nothing_is_appended_to_what_another_process_has_changed(gcs):
-    file, part = as_path("gs://bucket/file"), as_path("gs://bucket/part")
+def test_nothing_is_written_over_what_another_process_has_changed(gcs):
+    file = as_path("gs://bucket/file")
     generation = bucket.put(file, b"one")
     gcs.put("file", b"one, changed")
-    with pytest.raises(FileExistsError):
-        bucket.append(file, generation, 3, part, b"two")
-    gcs.delete("file")
-    with pytest.raises(FileNotFoundError):
-        bucket.append(file, generation, 3, part, b"two")
-    gcs.put("file", b"one")
-    with pytest.raises(FileExistsError):
-        bucket.put(file, b"other", if_generation=generation)
-    assert gcs.get("file").content == b"one"
+    for change in (lambda: None, lambda: gcs.delete("file")):
+        change()
+        with pytest.raises(FileExistsError):
+            bucket.put(file, b"other", if_generation=generation)
+    assert gcs.names() == []
+
+
+def put_file(path) -> None:
+    with replacement(path) as file:
+        file.write_bytes(b"x")
 
 
 USES = {
@@ -209,6 +178,7 @@ USES = {
     "unlink": lambda path: path.unlink(missing_ok=True),
     "search": lambda path: folders_with(path, "config.json"),
     "copy": lambda path: local_copy(path).__enter__(),
+    "upload": put_file,
     "access": lambda path: require_access(path, write=False),
 }
 
@@ -246,7 +216,7 @@ def test_who_may_read_objects_need_not_be_told_of_their_bucket(gcs):
 
 
 def test_what_fails_for_a_moment_is_tried_again(gcs):
-    for status in (503, 429, -1):
+    for status in (503, -1):
         gcs.inject(Fault("write", "file", status=status, count=1))
         as_path("gs://bucket/file").write_text(str(status))
         assert gcs.get("file").content == str(status).encode()
@@ -273,9 +243,11 @@ def test_what_other_libraries_raise_is_explained():
             self.__cause__ = error
 
     refused = OSError("Forbidden: https://storage.googleapis.com/storage/v1/b/mine/o/run%2Fa\nno")
-    tensorstore = ValueError('PERMISSION_DENIED: Error writing "gs://mine/run/a": no')
+    tensorstore = ValueError("PERMISSION_DENIED: Error writing gs://mine/run/a: no [http_response_code='403']")
     for error in (refused, tensorstore, Passing(tensorstore)):
         assert str(problem(error)).startswith("no permission to use gs://mine (403); ")
+    nameless = ValueError("ABORTED: All 32 retry attempts failed: CURL error Empty reply [curl_code='52']")
+    assert problem(nameless) is None and isinstance(problem(nameless, as_path("gs://mine/run")), OutOfReach)
     silent = problem(Passing(Http("gs://mine/run/a does not answer")))
     assert isinstance(silent, OutOfReach) and "gs://mine cannot be reached" in str(silent)
     away = exceptions.TransportError("metadata.google.internal does not answer")
@@ -286,3 +258,19 @@ def test_what_other_libraries_raise_is_explained():
     assert "Google does not know who asks" in str(problem(exceptions.RefreshError("invalid_grant")))
     for error in (ValueError("PERMISSION_DENIED: /data/b/run"), ConnectionError("a worker"), KeyError("gs://mine/a")):
         assert problem(error) is None
+    for status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED"):  # XLA's words as well
+        assert problem(RuntimeError(f"{status}: a device"), as_path("gs://mine/run")) is None
+
+
+def test_what_is_not_known_to_be_damaged():
+    """A checkpoint that there was no permission, no answer or no room to read must not be set aside."""
+    unknown = (
+        PermissionError(13, "no"),
+        MemoryError(),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"),
+        ValueError("PERMISSION_DENIED: Error reading local file: no [os_error_code='13']"),
+        ValueError("ABORTED: Error reading gs://mine/a: Empty reply [curl_code='52']"),
+    )
+    assert all(map(out_of_reach, unknown))
+    torn = (ValueError("DATA_LOSS: Error reading"), FileNotFoundError(2, "no"), OSError(5, "Input/output error"))
+    assert not any(map(out_of_reach, torn))

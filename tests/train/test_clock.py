@@ -13,12 +13,12 @@ from tests import tiny
 from tests.gcs.server import Gcs
 from tests.gcs.storage import Fault
 from trm_jax.evals.runner import Evaluator
+from trm_jax.storage import output
 from trm_jax.storage.paths import as_path
 from trm_jax.train import clock, loop
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.clock import Clock, NoCount, goodput, read_goodput, resumed, spent, to_json
 from trm_jax.train.compiled import Compiled
-from trm_jax.train.writers import BucketJsonlWriter
 
 ZERO = dict.fromkeys(clock.KINDS, 0.0)
 
@@ -270,7 +270,7 @@ def test_a_damaged_file_starts_the_count_anew_with_one_line(tmp_path):
 @pytest.mark.slow
 def test_in_a_bucket_it_is_brought_up_to_date_beside_training(monkeypatch):
     """At a line of the log, here without the minute in between; a storage that is slow holds nothing up."""
-    monkeypatch.setattr(BucketJsonlWriter, "EVERY_S", 0.0)
+    monkeypatch.setattr(output, "EVERY_S", 0.0)
     with Gcs("bucket") as gcs:
         for name, value in gcs.environment.items():
             monkeypatch.setenv(name, value)

@@ -4,19 +4,26 @@ import json
 import math
 import re
 import struct
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from tests import tiny
+from tests.gcs.server import Gcs
 from trm_jax import optim
 from trm_jax.errors import InputError
-from trm_jax.train.tensorboard import TensorboardWriter
-from trm_jax.train.writers import JsonlWriter, read_jsonl
+from trm_jax.storage.owner import take_over
+from trm_jax.storage.paths import as_path
+from trm_jax.train.writers import Writers, open_writers, read_jsonl
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """A run that was stopped between two log lines and went on."""
     workdir = tmp_path_factory.mktemp("run")
+    tiny.train_here(workdir, stop=tiny.StopAfter(workdir, 3))
+    assert tiny.steps(workdir)[-1] < 12
     tiny.train_here(workdir)
     return workdir
 
@@ -41,7 +48,7 @@ def scalars(workdir) -> dict[tuple[str, int], float]:
 def assert_same_figures(workdir) -> None:
     told = {
         (f"{record['kind']}/{name}", record["step"]): value
-        for record in tiny.records(workdir)
+        for record in read_jsonl(workdir / "metrics.jsonl")
         for name, value in record.items()
         if isinstance(value, int | float) and name != "step"
     }
@@ -101,24 +108,105 @@ def test_tensorboard_shows_what_the_metrics_file_says(run):
     assert_same_figures(run)
 
 
-def test_tensorboard_after_a_restart(tmp_path):
-    """It is stopped between two log lines and goes on: each figure once, in both views."""
-    tiny.train_here(tmp_path, stop=tiny.StopAfter(tmp_path, 3))
-    tiny.train_here(tmp_path)
-    assert_same_figures(tmp_path)
+# From here on: writers alone, on this machine and in a bucket.
 
 
-def test_records_of_a_lost_future_are_cut_off(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"kind": "train", "step": step, "loss": step / 3}) for step in (2, 4, 6, 8)]
-    file.write_text("\n".join(lines) + "\n")
-    writer = JsonlWriter(file, resume_step=5)
-    writer.write({"kind": "train", "step": 6, "loss": 0.5})
-    writer.sync()
-    assert file.read_text().splitlines() == [*lines[:2], '{"kind": "train", "step": 6, "loss": 0.5}']
-    writer.close()
-    JsonlWriter(file).close()  # a run that begins anew
-    assert file.read_text() == ""
+@pytest.fixture(params=["machine", "bucket"])
+def workdir(request, tmp_path, monkeypatch):
+    if request.param == "machine":
+        yield tmp_path
+        return
+    with Gcs("bucket") as gcs:
+        for name, value in gcs.environment.items():
+            monkeypatch.setenv(name, value)
+        workdir = as_path("gs://bucket/run")
+        take_over(workdir)
+        yield workdir
+
+
+def begin(workdir, resume_step: int = 0, **how) -> Writers:
+    how = {"tensorboard": True, "wandb_project": "", "name": "mine", "settings": {"seed": 3}, "say": print, **how}
+    return open_writers(workdir, resume_step, **how)
+
+
+def life(workdir, resume_step: int, *steps: int, **how) -> None:
+    """A process that goes on at `resume_step` and writes records of `steps`."""
+    writers = begin(workdir, resume_step, **how)
+    for step in steps:
+        writers.write(train(step))
+    writers.close()
+
+
+def train(step):
+    return {"kind": "train", "step": step, "loss": step / 3}
+
+
+def steps(workdir) -> list[int]:
+    return [record["step"] for record in read_jsonl(workdir / "metrics.jsonl")]
+
+
+def test_records_are_there_at_each_sync_and_at_the_end(workdir):
+    writers = begin(workdir)
+    writers.write(train(2))
+    writers.write(train(4))
+    writers.sync()
+    assert steps(workdir) == [2, 4]
+    writers.write(train(6))
+    writers.close()
+    assert read_jsonl(workdir / "metrics.jsonl") == [train(2), train(4), train(6)]
+    assert {path.name for path in workdir.iterdir()} - {".owner"} == {"metrics.jsonl", "tensorboard"}
+
+
+def test_records_of_a_lost_future_are_cut_off(workdir):
+    lines = [json.dumps(train(step)) for step in (2, 4, 6, 8)]
+    (workdir / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    life(workdir, 5)
+    assert (workdir / "metrics.jsonl").read_text() == "".join(line + "\n" for line in lines[:2])
+    life(workdir, 0)  # a run that begins anew
+    assert (workdir / "metrics.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("resume_step", [0, 3, 4, 8])
+def test_tensorboard_after_a_kill_shows_what_the_metrics_file_says(workdir, resume_step):
+    """Also where nothing was saved before the kill, and where the metrics file knows more than was shown."""
+    killed = begin(workdir)
+    for step in (2, 4):
+        killed.write({**train(step), "of_a_lost_future": 1.0})
+    killed.close()
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(train(step)) + "\n" for step in (2, 4, 6, 8)))
+    life(workdir, resume_step, *(step for step in (2, 4, 6, 8, 10) if step > resume_step))
+    assert steps(workdir) == [2, 4, 6, 8, 10]
+    assert scalars(workdir) == {("train/loss", step): pytest.approx(step / 3) for step in (2, 4, 6, 8, 10)}
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+def test_tensorboard_takes_numbers_only_or_can_be_left_out(tmp_path):
+    writers = begin(tmp_path)
+    writers.write({"kind": "eval", "step": 3, "exact_accuracy": 0.5, "good": True, "set": "a", "clock": {"x": 1.0}})
+    writers.close()
+    assert scalars(tmp_path) == {("eval/exact_accuracy", 3): 0.5}
+    life(tmp_path / "without", 0, 2, tensorboard=False)
+    assert [path.name for path in (tmp_path / "without").iterdir()] == ["metrics.jsonl"]
+
+
+def test_times_in_tensorboard_are_those_of_training(tmp_path):
+    """A run that went on a day later shows no day in between."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    life(tmp_path, 0)
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps({**train(step), "clock": {"elapsed_s": 10.0 * step}}) + "\n" for step in (1, 2))
+    )
+    writers = begin(tmp_path, 2)
+    writers.write({**train(3), "clock": {"elapsed_s": 30.0}})
+    writers.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    content, at, times = file.read_bytes(), 0, []
+    while at < len(content):
+        (length,) = struct.unpack_from("<Q", content, at)
+        times.append(Event.FromString(content[at + 12 : at + 12 + length]).wall_time)
+        at += 16 + length
+    assert [time - times[-3] for time in times[-3:]] == pytest.approx([0, 10, 20])
 
 
 @pytest.mark.parametrize("torn", ['{"kind": "tra', "{", '{"kind": "train", "step": 4, "loss": 0.12', "\0\0\0"])
@@ -126,7 +214,7 @@ def test_a_torn_last_line_is_left_out(tmp_path, torn):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"kind": "train", "step": 2}\n' + torn)
     assert read_jsonl(file) == [{"kind": "train", "step": 2}]
-    JsonlWriter(file, resume_step=9).close()
+    life(tmp_path, 9)
     assert file.read_text() == '{"kind": "train", "step": 2}\n'
 
 
@@ -142,21 +230,78 @@ def test_a_broken_line_further_up_is_named(tmp_path, broken):
     content = b'{"kind": "train", "step": 2}\n' + broken + b'\n{"kind": "train", "step": 4}\n'
     file.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"{file} line 2 is no record")):
-        JsonlWriter(file, resume_step=9)
-    assert file.read_bytes() == content
+        begin(tmp_path, 9)
+    assert file.read_bytes() == content and [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_no_file_is_no_records(tmp_path):
     assert read_jsonl(tmp_path / "metrics.jsonl") == []
 
 
-def test_tensorboard_can_be_left_out(tmp_path):
-    tiny.train_here(tmp_path, {"log.tensorboard": False})
-    assert not (tmp_path / "tensorboard").exists() and len(tiny.records(tmp_path)) == 8
+def test_all_writers_are_closed_and_the_first_problem_is_raised():
+    class One:
+        closed = False
+
+        def __init__(self, problem=None):
+            self._problem = problem
+
+        def close(self):
+            self.closed = True
+            if self._problem:
+                raise self._problem
+
+    several = [One(), One(OSError(28, "full")), One(), One(ValueError("second"))]
+    with pytest.raises(OSError, match="full"):
+        Writers(several[0], several[1:]).close()
+    assert all(one.closed for one in several)
 
 
-def test_tensorboard_takes_numbers_only(tmp_path):
-    writer = TensorboardWriter(tmp_path / "tensorboard")
-    writer.write({"kind": "eval", "step": 3, "count": 7, "good": True, "eval_set": "abc", "clock": {"elapsed_s": 1.0}})
-    writer.close()
-    assert scalars(tmp_path) == {("eval/count", 3): 7.0}
+class Wandb:
+    """What the tests need of Weights & Biases: rows by step, which must not go back, and runs that go on."""
+
+    def __init__(self):
+        self.rows, self.inits = {}, []
+        self.util = SimpleNamespace(generate_id=lambda: "abc")
+
+    def init(self, **how):
+        self.inits.append(how)
+        self.rows = self.rows if len(self.inits) == 1 or how["resume"] == "allow" else {}
+        self.step = max(self.rows, default=-1) + 1
+        return self
+
+    def log(self, values, step):
+        assert step >= self.step and not values.keys() & self.rows.get(step, {}).keys(), "sent twice"
+        self.step = step
+        self.rows.setdefault(step, {}).update(values)
+
+    def finish(self):
+        self.step = -1
+
+
+def test_weights_and_biases_gets_each_row_once(workdir, monkeypatch):
+    wandb = Wandb()
+    wandb.__spec__ = object()  # what an installed module has
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    life(workdir, 0, 2, 4, 6, wandb_project="ours")
+    assert wandb.rows == {step: {"train/loss": step / 3} for step in (2, 4, 6)}
+    del wandb.rows[6]
+    # 4 was sent but not saved, and so is made again; 6 was saved but not sent.
+    for resume_step, new in ((2, (4, 6)), (6, (8,))):
+        life(workdir, resume_step, *new, wandb_project="ours")
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(train(step)) + "\n" for step in (2, 4, 6, 8, 10)))
+    life(workdir, 10, 12, wandb_project="ours")
+    assert wandb.rows == {step: {"train/loss": step / 3} for step in (2, 4, 6, 8, 10, 12)}
+    first = wandb.inits[0]
+    assert (first["project"], first["name"], first["config"], first["id"]) == ("ours", "mine", {"seed": 3}, "abc")
+    assert {how["id"] for how in wandb.inits} == {"abc"} and (workdir / "wandb_id").read_text() == "abc"
+
+
+def test_rows_of_one_step_are_one_row(tmp_path, monkeypatch):
+    wandb = Wandb()
+    wandb.__spec__ = object()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    writers = begin(tmp_path, wandb_project="ours")
+    writers.write(train(6))
+    writers.write({"kind": "eval", "step": 6, "exact_accuracy": 0.5})
+    writers.close()
+    assert wandb.rows == {6: {"train/loss": 2.0, "eval/exact_accuracy": 0.5}}

@@ -7,9 +7,12 @@ remember listings that another process has changed since.
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,14 +126,12 @@ def _raise(error: BaseException, place: str, doing: str) -> None:
     raise error
 
 
-def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **how):
-    """Make a request about an object, or about its bucket: their names are filled into `url`.
-
-    Raises FileNotFoundError, FileExistsError when a precondition does not hold, NoAccess and OutOfReach.
-    """
-    names = (place.bucket, place.key)[: url.count("{}")]
+@contextmanager
+def _telling(doing: str, place: BucketPath) -> Iterator[None]:
+    """For requests about an object or its bucket. Raises FileNotFoundError, FileExistsError when a precondition does
+    not hold, NoAccess and OutOfReach."""
     try:
-        return _request(method, url, *names, **how)
+        yield
     except FileNotFoundError:
         if not _is_there(place.bucket):
             name = f"gs://{place.bucket}"
@@ -140,6 +141,12 @@ def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **h
         raise FileExistsError(17, "The object is another one by now", str(place)) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
         _raise(error, str(place), doing)
+
+
+def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **how):
+    """Make a request: the names of the bucket and of the object are filled into `url`. Raises as `_telling` does."""
+    with _telling(doing, place):
+        return _request(method, url, *(place.bucket, place.key)[: url.count("{}")], **how)
 
 
 @cache
@@ -184,21 +191,28 @@ def get_parts(place: BucketPath) -> Iterator[bytes]:
         yield _ask("read", place, "GET", alt="media", generation=found["generation"], headers=ranged)[1]
 
 
+def md5(content: bytes) -> str:
+    """As `look` gives it of an object, as `md5Hash`."""
+    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+
+
 def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> int:
     """Make an object, in one step, and give its generation.
 
     if_generation: only if that is the object's generation now (0: there is none), else FileExistsError.
     """
+    from gcsfs.core import UnclosableBytesIO  # which gcsfs rewinds to try again
+
     client = _client()
     url = client.base.replace("/storage/v1/", "/upload/storage/v1/") + "b/{}/o"
     condition = {} if if_generation is None else {"ifGenerationMatch": str(if_generation)}
-    how = {"headers": {"Content-Type": _CONTENT_TYPE}, "data": content, "json_out": True}
+    how = {"headers": {"Content-Type": _CONTENT_TYPE}, "data": UnclosableBytesIO(content), "json_out": True}
     try:
         made = _ask("write to", place, "POST", url, name=place.key, uploadType="media", **how, **condition)
     except FileExistsError:
         # A reply was lost on the way, and the second attempt has met the first.
         found = look(place)
-        if not found or int(found["size"]) != len(content) or get(place)[0] != content:
+        if not found or found.get("md5Hash") != md5(content):
             raise
         made = found
     return int(made["generation"])
@@ -206,13 +220,8 @@ def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> 
 
 def upload(file: Path, place: BucketPath) -> None:
     """Make an object of a file of this machine, in one step."""
-    if file.stat().st_size <= _PART_BYTES:
-        put(place, file.read_bytes())
-        return
-    try:
+    with _telling("write to", place):
         _client().put_file(str(file), str(place), chunksize=_PART_BYTES)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
-        _raise(error, str(place), "write to")
 
 
 def delete(place: BucketPath) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -48,22 +46,19 @@ def open_output(workdir: AnyPath, name: str, content: bytes = b"", say: Callable
 class _LocalOutput:
     def __init__(self, path: Path, content: bytes):
         self._path, self._file = path, None
-        self._begin(content, durable=True)
+        self.replace(content, durable=True)
 
-    def _begin(self, content: bytes, durable: bool) -> None:
+    def append(self, content: bytes) -> None:
+        self._file.write(content)
+        self._file.flush()
+
+    def replace(self, content: bytes, durable: bool = False) -> None:
         self.close()
         with replacement(self._path) as temporary:
             self._file = open(temporary, "ab")  # which stays open under its new name
             self.append(content)
             if durable:
                 self.sync()
-
-    def append(self, content: bytes) -> None:
-        self._file.write(content)
-        self._file.flush()
-
-    def replace(self, content: bytes) -> None:
-        self._begin(content, durable=False)
 
     def sync(self) -> None:
         os.fsync(self._file.fileno())
@@ -125,7 +120,7 @@ class _BucketOutput:
         require_owner(self._workdir)
         if content == self._sent:
             return
-        self._tried.add(base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode())
+        self._tried.add(bucket.md5(content))
         try:
             self._generation = bucket.put(self._path, content, self._generation)
         except FileExistsError:

@@ -39,9 +39,6 @@ class TensorboardWriter:
     def write(self, record: dict) -> None:
         self._file.append(self._summary(record))
 
-    def sync(self) -> None:
-        """It is a view of what `JsonlWriter` keeps: nothing to do."""
-
     def close(self) -> None:
         self._file.close()
 

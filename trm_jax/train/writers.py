@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from trm_jax.errors import InputError
-from trm_jax.storage.output import open_output
+from trm_jax.storage.output import Output, open_output
 from trm_jax.storage.paths import AnyPath, local_folder
 
 METRICS_FILE = "metrics.jsonl"
@@ -16,12 +16,10 @@ RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"  # the folder of them; named here, where Orbax need not be imported for it
 
 
-class Writer(Protocol):
-    def write(self, record: dict) -> None:
-        """Take one record: {"kind": "train" | "eval" | ..., "step": int, name: number, ...}."""
+class View(Protocol):
+    """Shows the records elsewhere; what it may lose in a crash is made again from the metrics file."""
 
-    def sync(self) -> None:
-        """Make what was written survive a crash."""
+    def write(self, record: dict) -> None: ...
 
     def close(self) -> None: ...
 
@@ -44,13 +42,13 @@ def open_writers(
     from trm_jax.train.tensorboard import TensorboardWriter
 
     kept = [record for record in read_jsonl(workdir / METRICS_FILE) if record["step"] <= resume_step]
-    writers = Writers()
+    views: list[View] = []
+    writers = Writers(open_output(workdir, METRICS_FILE, b"".join(map(_line, kept)), say), views)
     try:
-        writers.add(JsonlWriter(workdir, kept, say))
         if tensorboard:
-            writers.add(TensorboardWriter(workdir, kept, say))
+            views.append(TensorboardWriter(workdir, kept, say))
         if wandb_project:
-            writers.add(WandbWriter(workdir, kept, wandb_project, name, settings))
+            views.append(WandbWriter(workdir, kept, wandb_project, name, settings))
     except BaseException:
         writers.close()
         raise
@@ -58,32 +56,37 @@ def open_writers(
 
 
 class Writers:
-    """Several writers as one."""
+    """METRICS_FILE, one JSON object a line, and views of it; without a file (not process 0) they write nothing."""
 
-    def __init__(self, *writers: Writer):
-        self._writers = list(writers)
-
-    def add(self, writer: Writer) -> None:
-        self._writers.append(writer)
+    def __init__(self, file: Output | None = None, views: Sequence[View] = ()):
+        self._file, self._views = file, views
 
     def write(self, record: dict) -> None:
-        for writer in self._writers:
-            writer.write(record)
+        """Take one record: {"kind": "train" | "eval" | ..., "step": int, name: number, ...}."""
+        if self._file:
+            self._file.append(_line(record))
+        for view in self._views:
+            view.write(record)
 
     def sync(self) -> None:
-        for writer in self._writers:
-            writer.sync()
+        """Make what was written survive a crash."""
+        if self._file:
+            self._file.sync()
 
     def close(self) -> None:
         """Close all; raises what the first that failed has raised."""
         problems = []
-        for writer in self._writers:
+        for one in filter(None, (self._file, *self._views)):
             try:
-                writer.close()
+                one.close()
             except Exception as error:  # noqa: BLE001 - raised below, once all are closed
                 problems.append(error)
         if problems:
             raise problems[0]
+
+
+def _line(record: dict) -> bytes:
+    return json.dumps(record).encode() + b"\n"
 
 
 def read_jsonl(path: AnyPath) -> list[dict]:
@@ -123,26 +126,6 @@ def scalars(record: dict) -> dict[str, float]:
     }
 
 
-class JsonlWriter:
-    """METRICS_FILE: one JSON object a line, the records `kept` first."""
-
-    def __init__(self, workdir: AnyPath, kept: Iterable[dict], say: Callable[[str], None] = print):
-        self._file = open_output(workdir, METRICS_FILE, b"".join(map(_line, kept)), say)
-
-    def write(self, record: dict) -> None:
-        self._file.append(_line(record))
-
-    def sync(self) -> None:
-        self._file.sync()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _line(record: dict) -> bytes:
-    return json.dumps(record).encode() + b"\n"
-
-
 def require_wandb(project: str) -> None:
     """Raise InputError when there is a `project` to write to and the `wandb` extra is missing."""
     if project and importlib.util.find_spec("wandb") is None:
@@ -171,9 +154,6 @@ class WandbWriter:
     def write(self, record: dict) -> None:
         if record["step"] >= self._first_new_step:
             self._run.log(scalars(record), step=record["step"])
-
-    def sync(self) -> None:
-        """W&B uploads from a process of its own; nothing to do."""
 
     def close(self) -> None:
         self._run.finish()
