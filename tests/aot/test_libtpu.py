@@ -9,7 +9,7 @@ import pytest
 
 from tests import tiny
 from trm_jax.aot import compile as aot
-from trm_jax.aot import store, topologies
+from trm_jax.aot import topologies
 from trm_jax.aot.programs import Program
 
 try:
@@ -21,7 +21,7 @@ except importlib.metadata.PackageNotFoundError:
 @pytest.fixture(autouse=True)
 def versions(monkeypatch):
     """The installed one, and not what the other tests of this folder pretend."""
-    monkeypatch.setattr(store, "libtpu_version", lambda: VERSION)
+    monkeypatch.setattr(aot, "libtpu_version", lambda: VERSION)
     for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -41,7 +41,7 @@ def test_libtpu_shows_as_many_devices_as_a_slice_has_chips():
     )
     assert done.returncode == 0, done.stderr
     kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
-    expected = [[topologies.find(name).device.chips, kinds[name.split("-")[0]]] for name in names]
+    expected = [[topologies.find(name).chips, kinds[name.split("-")[0]]] for name in names]
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
@@ -52,13 +52,13 @@ def test_a_training_step_compiled_for_a_v4_8(tmp_path):
     config, topology = tiny.page(changes), topologies.find("v4-8")
     found = aot.compile_program(config, topology, Program("train", (2, 2)), tmp_path)
     assert not found.crash and not found.cached and found.compile_seconds > 0
-    assert not found.unknown_loops and {one["kind"] for one in found.collectives} == {"all-reduce"}
-    assert all(one["devices"] == 4 for one in found.collectives)
+    assert not found.unknown_loops and found.collectives_by_kind.keys() == {"all-reduce"}
     weights = 4 * 29_122  # float32
-    whole = sum(one["bytes"] for one in found.collectives)
-    assert weights < whole < 4 * weights
-    assert found.memory.aliased > 0.9 * found.memory.outputs, "the state is donated"
-    assert found.traffic_bytes > found.memory.arguments
+    moved, memory = found.collectives_by_kind["all-reduce"], found.memory_bytes
+    assert weights < moved["bytes"] < 4 * weights
+    assert moved["sent_bytes"] == 2 * 3 / 4 * moved["bytes"], "all four take part"
+    assert memory["aliased"] > 0.9 * memory["outputs"], "the state is donated"
+    assert found.traffic_bytes > memory["arguments"]
     again = aot.compile_program(config, topology, Program("train", (2, 2)), tmp_path)
-    assert again.cached and again.memory == found.memory
+    assert again.cached and again.memory_bytes == memory
     assert len(list((tmp_path / "programs").iterdir())) == 1

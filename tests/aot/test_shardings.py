@@ -5,9 +5,9 @@ import pytest
 
 from trm_jax import sharding
 from trm_jax.aot import topologies
-from trm_jax.aot.programs import abstract_mesh
 from trm_jax.configs import registry, resolve
 from trm_jax.models.params import path_name
+from trm_jax.planning.memory import abstract_mesh
 from trm_jax.train.state import state_shardings
 
 BATCH = ("data", "fsdp")
@@ -32,7 +32,7 @@ SHARE = {  # of one of 32 chips
 @pytest.mark.parametrize("name", SHARE)
 def test_a_state_on_a_v4_64(name):
     cfg, rules = resolve.freeze(registry.get(name)), sharding.Rules()
-    mesh = abstract_mesh(cfg, topologies.find("v4-64").device.chips)
+    mesh = abstract_mesh(cfg, topologies.find("v4-64").chips)
     assert dict(mesh.shape) == {"data": 32, "fsdp": 1, "tensor": 1}
     abstract, lies = state_shardings(cfg, mesh, rules)
     shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}

@@ -29,14 +29,15 @@ from trm_jax.errors import InputError
 )
 def test_the_shape_of_a_slice(name, shape, hosts, links):
     found = topologies.find(name)
-    assert (found.name, found.shape, found.device.hosts, found.links) == (name, shape, hosts, links)
-    assert found.libtpu["topology_name"] == f"{name.split('-')[0]}:{'x'.join(map(str, shape))}"
+    assert (found.name, found.shape, found.hosts, found.links) == (name, shape, hosts, links)
+    assert topologies.libtpu_arguments(found)["topology_name"] == f"{name.split('-')[0]}:{'x'.join(map(str, shape))}"
 
 
 def test_two_cores_of_a_v4_are_one_device():
     """Without the name libtpu shows v4-64 as 64 devices."""
-    assert topologies.find("v4-64").libtpu == {"topology_name": "v4:2x4x4", "chip_config_name": "megacore"}
-    assert topologies.find("v5e-1").libtpu["chips_per_host_bounds"] == (1, 1, 1)
+    pod, chip = (topologies.libtpu_arguments(topologies.find(name)) for name in ("v4-64", "v5e-1"))
+    assert pod == {"topology_name": "v4:2x4x4", "chip_config_name": "megacore"}
+    assert chip["chips_per_host_bounds"] == (1, 1, 1)
 
 
 def test_what_a_program_may_use_is_less_than_the_chip_has():
@@ -48,7 +49,7 @@ def test_what_a_program_may_use_is_less_than_the_chip_has():
     "name", ["v4-63", "v4-24", "h100", "v4", "v4-064", "v4-064x", "v5e-016", "v9-8", "v5e-2", "", "v4-8 "]
 )
 def test_an_unknown_name_is_told_the_known_ones(name):
-    with pytest.raises(InputError, match="Known are v4-8, v4-16, v4-32, v4-64, .*; v5e-1, v5e-4, .*v6e-256$") as error:
+    with pytest.raises(InputError, match="Known are v4-8, v4-16, v4-32, v4-64, .*, v5e-1, v5e-4, .*v6e-256$") as error:
         topologies.find(name)
     assert f"no topology {name!r}." in str(error.value)
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from tests.aot.conftest import RESULT
-from trm_jax.aot import store, topologies
+from tests.aot.conftest import RESULT, overflow
+from trm_jax.aot import compile as aot
+from trm_jax.aot import topologies
 from trm_jax.aot.programs import programs_of
 from trm_jax.configs import registry, resolve
 
@@ -16,17 +17,15 @@ SMALL = ("--set", "train.batch_size=64", "eval.batch_size=64")
 def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(store, "libtpu_version", lambda: "0.0.1")
+    monkeypatch.setattr(aot, "libtpu_version", lambda: "0.0.1")
 
 
 def remember(name, result=RESULT, topology="v4-64", changes=None):
     """As if the experiment had been compiled."""
     config = resolve.override(registry.get(name), changes or {})
     for program in programs_of(resolve.freeze(config)):
-        key = f"{name}-{program.kind}"
-        store.keep(store.folder(), key, result)
-        settings = store.settings_key(config, topologies.find(topology).name, program)
-        store.link(store.folder(), settings, key, {"name": name})
+        settings = aot.settings_key(config, topologies.find(topology).name, program)
+        aot.keep(aot.folder(), settings, f"{name}-{program.kind}", result, name=name)
 
 
 def test_results_that_are_there_need_no_compiler(here, tmp_path):
@@ -47,7 +46,7 @@ def test_results_that_are_there_need_no_compiler(here, tmp_path):
 
 
 def test_one_that_does_not_fit_is_a_no(here):
-    remember("baseline", {**RESULT, "memory": None, "overflow": (60 * 10**9, 33 * 10**9)})
+    remember("baseline", overflow(60 * 10**9, 33 * 10**9))
     result = here("compile", "baseline")
     assert result.code == 1
     assert "note: baseline: training needs 60.0 GB a chip and v4-64 has 33.0 for it: try train.accum" in result.out
@@ -55,7 +54,7 @@ def test_one_that_does_not_fit_is_a_no(here):
 
 def test_a_plan_shows_compiled_memory_and_marks_it(here):
     estimated = here("plan", "baseline", "exp02a_02").out
-    big = {**RESULT, "memory": {**RESULT["memory"], "temporaries": 12_300_000_000}}
+    big = {**RESULT, "memory_bytes": RESULT["memory_bytes"] | {"total": 12_300_000_000}}
     remember("baseline", big)
     result = here("plan", "baseline", "exp02a_02")
     assert "12.3*" in result.out and "12.3*" not in estimated
@@ -66,7 +65,7 @@ def test_a_plan_shows_compiled_memory_and_marks_it(here):
 
 
 def test_a_plan_says_what_the_compiler_said(here):
-    remember("baseline", {**RESULT, "memory": None, "overflow": (60 * 10**9, 33 * 10**9)})
+    remember("baseline", overflow(60 * 10**9, 33 * 10**9))
     result = here("plan", "baseline")
     assert "60.0*" in result.out and "note: baseline: training needs 60.0 GB a chip" in result.out
 
@@ -103,5 +102,5 @@ def test_nothing_is_overwritten_unasked(refused, tmp_path):
 
 
 def test_without_libtpu_the_command_that_installs_it_is_named(refused, monkeypatch):
-    monkeypatch.setattr(store, "libtpu_version", lambda: None)
+    monkeypatch.setattr(aot, "libtpu_version", lambda: None)
     assert "-m pip install 'jax[tpu]'" in refused("compile", "demo", "--topology", "v4-8", *SMALL)

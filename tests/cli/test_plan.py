@@ -48,6 +48,10 @@ def test_a_group_counts_aliases_once_and_seeds_as_often(here):
     assert "next: trm sweep exp03 --dry-run" in one.out
 
 
+def test_a_group_that_trades_no_layers_for_cycles_is_not_told_so(here):
+    assert "layer applications" not in here("plan", "exp02a").out
+
+
 def test_asked_for_twice_is_counted_once(here):
     result = here("plan", "baseline", "exp02a_03", "exp03b")
     assert len(re.findall(r"^ *baseline  ", result.out, re.MULTILINE)) == 1

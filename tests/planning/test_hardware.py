@@ -11,9 +11,9 @@ def test_every_device_says_where_its_figures_come_from(name):
     device = hardware.find(name)
     assert device.name == name and device.title
     assert min(device.memory_gb, device.peak_tflops, device.bandwidth_tb_s, device.chips, device.hosts) > 0
-    assert device.source and device.date == "2025-12-09"
+    assert device.source.endswith("2025-12-09")
     assert device.dollars_per_hour is None or device.dollars_per_hour > 0
-    assert device.price_source and device.price_date == "2025-12-09"
+    assert device.price_source.endswith("2025-12-09")
 
 
 def test_some_rows_of_the_table():
@@ -77,11 +77,3 @@ def test_a_device_that_is_not_there(name, words):
     with pytest.raises(InputError) as error:
         hardware.find(name)
     assert words in str(error.value)
-
-
-def test_every_figure_can_be_replaced():
-    table = hardware.find("h100")
-    assert hardware.override(table) == table
-    given = hardware.override(table, dollars_per_hour=2.0, peak_tflops=400, bandwidth_tb_s=3, memory_gb=94)
-    assert (given.dollars_per_hour, given.peak_tflops, given.bandwidth_tb_s, given.memory_gb) == (2.0, 400, 3, 94)
-    assert given.title == table.title

@@ -1,58 +1,37 @@
-"""Reading the text of a compiled program: its instructions, their shapes, and how often each part of it runs."""
+"""Reading the text of a compiled program: how often each part runs, what its devices send, what goes through memory."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
-# Bits of an element. "token" and the like are none.
-_BITS = {"pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "f4e2m1fn": 4, "c64": 64, "c128": 128}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _ARRAY = re.compile(r"\b([a-z]+[0-9a-z]*)\[([0-9,<= ]*)\](?:\{([^{}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) .*\{$")
 _NAME = re.compile(r"%([\w.\-]+)")
-_CALLED = {
-    "fusion": ("calls",),
-    "call": ("to_apply", "calls"),
-    "async-start": ("calls", "called_computations"),
-    "conditional": ("branch_computations", "true_computation", "false_computation"),
-}
-
-
-def _bits(dtype: str) -> int:
-    if dtype in _BITS:
-        return _BITS[dtype]
-    width = re.match(r"[a-z]+(\d+)", dtype)
-    return int(width[1]) if width else 0
+_CALLERS = ("fusion", "call", "async-start", "conditional")
+_CALLED = "calls|to_apply|called_computations|branch_computations|true_computation|false_computation"
 
 
 @dataclass(frozen=True)
 class Array:
     """An array of a program; `space` is the memory that it lies in, 0 for the device's main memory."""
 
-    dtype: str
-    dims: tuple[int, ...]
+    bytes: int
     space: int
-
-    @property
-    def bytes(self) -> int:
-        return math.ceil(math.prod(self.dims) * _bits(self.dtype) / 8)
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
 
 
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays of a type, those of a tuple in order: `(f32[8,2]{1,0:T(8,128)S(3)}, s32[])`."""
     found = []
     for dtype, dims, layout in _ARRAY.findall(text):
-        space = re.search(r"S\((\d+)\)", layout)
-        sizes = tuple(int(size.removeprefix("<=")) for size in dims.replace(" ", "").split(",") if size)
-        found.append(Array(dtype, sizes, int(space[1]) if space else 0))
+        width, space = re.match(r"[a-z]+(\d+)", dtype), re.search(r"S\((\d+)\)", layout)
+        bits = 8 if dtype == "pred" else int(width[1]) if width else 0  # a token has none
+        size = math.prod(int(one.removeprefix("<=")) for one in dims.replace(" ", "").split(",") if one)
+        found.append(Array(math.ceil(size * bits / 8), int(space[1]) if space else 0))
     return tuple(found)
 
 
@@ -74,12 +53,11 @@ class Instruction:
             return self.results[len(self.operands) : 2 * len(self.operands)]
         return self.results
 
-    def called(self, *names: str) -> list[str]:
-        """Computations that the given attributes name."""
+    def called(self, names: str) -> list[str]:
+        """Computations that the given attributes (`a|b`) name."""
         found = []
-        for name in names:
-            for one, several in re.findall(rf"\b{name}=(?:%([\w.\-]+)|\{{([^}}]*)\}})", self.attributes):
-                found += [one] if one else _NAME.findall(several)
+        for one, several in re.findall(rf"\b(?:{names})=(?:%([\w.\-]+)|\{{([^}}]*)\}})", self.attributes):
+            found += [one] if one else _NAME.findall(several)
         return found
 
 
@@ -89,30 +67,20 @@ class Computation:
     instructions: dict[str, Instruction]
     root: Instruction
 
-    def parameter(self, number: int) -> Instruction:
-        for instruction in self.instructions.values():
-            if instruction.opcode == "parameter" and instruction.argument == str(number):
-                return instruction
-        raise ValueError(f"{self.name} has no parameter {number}")
-
-    @cached_property
-    def users(self) -> dict[str, list[Instruction]]:
-        """Instructions that use the value of a name."""
-        found = defaultdict(list)
-        for instruction in self.instructions.values():
-            for operand in dict.fromkeys(instruction.operands):
-                found[operand].append(instruction)
-        return found
+    def results(self, name: str) -> tuple[Array, ...]:
+        return self.instructions[name].results if name in self.instructions else ()
 
 
 @dataclass(frozen=True)
-class Times:
-    """How often a computation runs in one execution of the program; `known` when every loop around it says how often.
+class Execution:
+    """A computation and how often it runs in one execution of the program.
 
-    A loop that does not say is counted once. `fused`: its instructions run inside another one.
+    known: whether every loop around it says how often it runs; one that does not is counted once. fused: its
+    instructions run inside another one.
     """
 
-    count: int
+    computation: Computation
+    times: int = 1
     known: bool = True
     fused: bool = False
 
@@ -123,57 +91,46 @@ class Module:
     entry: str
     partitions: int  # devices that run it together
 
-    def executions(self) -> Iterator[tuple[Computation, Times]]:
+    def executions(self) -> Iterator[Execution]:
         """The computations that run, one called from several places as often; every branch as if it were taken."""
-        waiting = [(self.entry, Times(1))]
+        waiting = [Execution(self.computations[self.entry])]
         while waiting:
-            name, times = waiting.pop()
-            computation = self.computations[name]
-            yield computation, times
-            for instruction in computation.instructions.values():
+            now = waiting.pop()
+            yield now
+            for instruction in now.computation.instructions.values():
+                times, known, fused = now.times, now.known, now.fused or instruction.opcode == "fusion"
                 if instruction.opcode == "while":
-                    trips = self._trips(computation, instruction)
-                    inner = Times(
-                        times.count * (1 if trips is None else trips), times.known and trips is not None, times.fused
-                    )
-                    waiting += [(body, inner) for body in instruction.called("body")]
-                elif instruction.opcode in _CALLED:
-                    fused = times.fused or instruction.opcode == "fusion"
-                    inner = Times(times.count, times.known, fused)
-                    waiting += [(called, inner) for called in instruction.called(*_CALLED[instruction.opcode])]
+                    called, trips = instruction.called("body"), self._trips(now.computation, instruction)
+                    times, known = times * (1 if trips is None else trips), known and trips is not None
+                elif instruction.opcode in _CALLERS:
+                    called = instruction.called(_CALLED)
+                else:
+                    continue
+                waiting += [Execution(self.computations[name], times, known, fused) for name in called]
 
-    def _trips(self, computation: Computation, loop: Instruction) -> int | None:
+    def _trips(self, around: Computation, loop: Instruction) -> int | None:
         """How often the loop's body runs: as annotated, or counting up by 1 to a constant as `lax.scan` does."""
         if annotated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(annotated[1])
-        [name] = loop.called("condition")
-        condition = self.computations[name]
-        compare = condition.root
-        values = [condition.instructions.get(operand) for operand in compare.operands]
-        if compare.opcode == "fusion":  # the comparison lies inside, what it compares outside
-            [inner] = compare.called("calls")
-            compare = self.computations[inner].root
-            inside = [self.computations[inner].instructions.get(operand) for operand in compare.operands]
-            values = [
-                values[int(value.argument)] if value is not None and value.opcode == "parameter" else value
-                for value in inside
-            ]
-        if compare.opcode != "compare" or "direction=LT" not in compare.attributes or len(values) != 2:
+        condition = self.computations[loop.called("condition")[0]]
+        compare, found = condition.root, condition.instructions.values()
+        for fused in compare.called("calls"):  # the comparison lies inside, what it compares outside
+            compare = self.computations[fused].root
+        limits = [one for one in found if one.opcode == "constant"]
+        counters = [one for one in found if one.opcode == "get-tuple-element"]
+        if "direction=LT" not in compare.attributes or len(limits) != 1 or len(counters) != 1:
             return None
-        counter, limit = values
-        if not counter or not limit or limit.opcode != "constant" or counter.opcode != "get-tuple-element":
-            return None
-        return int(limit.argument) - self._start(computation, loop, counter)
+        return int(limits[0].argument) - self._start(around, loop, counters[0])
 
-    def _start(self, computation: Computation, loop: Instruction, counter: Instruction) -> int:
+    def _start(self, around: Computation, loop: Instruction, counter: Instruction) -> int:
         """Where a loop's counter begins: the constant that it is given, 0 where that cannot be seen."""
-        state = computation.instructions.get(loop.operands[0])
+        state = around.instructions.get(loop.operands[0])
         index = re.search(r"index=(\d+)", counter.attributes)
         if state is None or state.opcode != "tuple" or not index:
             return 0
-        first = computation.instructions.get(state.operands[int(index[1])])
+        first = around.instructions.get(state.operands[int(index[1])])
         while first is not None and first.opcode == "copy":
-            first = computation.instructions.get(first.operands[0])
+            first = around.instructions.get(first.operands[0])
         return int(first.argument) if first is not None and first.opcode == "constant" else 0
 
 
@@ -189,16 +146,15 @@ def _until_closed(text: str) -> int:
 
 def _instruction(name: str, text: str) -> Instruction:
     end = _until_closed(text) if text.startswith("(") else text.index(" ")
-    kind, rest = text[:end], text[end:].lstrip()
-    opcode, _, _ = rest.partition("(")
-    rest = rest[len(opcode) :]
+    opcode, _, _ = text[end:].lstrip().partition("(")
+    rest = text[end:].lstrip()[len(opcode) :]
     close = _until_closed(rest)
     argument = rest[1 : close - 1]
-    return Instruction(name, opcode, arrays(kind), tuple(_NAME.findall(argument)), argument, rest[close:])
+    return Instruction(name, opcode, arrays(text[:end]), tuple(_NAME.findall(argument)), argument, rest[close:])
 
 
 def parse(text: str) -> Module:
-    """A module from `Compiled.as_text()`."""
+    """A module from `Compiled.as_text()`. Raises ValueError for a text that is none."""
     computations: dict[str, Computation] = {}
     entry, name, instructions, root = "", "", {}, None
     for line in text.splitlines():
@@ -214,3 +170,128 @@ def parse(text: str) -> Module:
         raise ValueError("this text holds no entry computation")
     partitions = re.search(r"\bnum_partitions=(\d+)", text.partition("\n")[0])
     return Module(computations, entry, int(partitions[1]) if partitions else 1)
+
+
+def _total(found: Iterable[Array]) -> int:
+    return sum(array.bytes for array in found)
+
+
+# What the devices send one another.
+
+
+def _group_size(instruction: Instruction, partitions: int) -> int:
+    """Devices that take part together; the groups come as lists, as an iota or as axes of a mesh."""
+    text = instruction.attributes
+    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", text):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", axes[2]))
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
+        return int(iota[1])
+    if listed := re.search(r"replica_groups=\{\{([\d, ]+)\}", text):
+        return len(listed[1].split(","))
+    return partitions
+
+
+def collectives(module: Module) -> dict[str, dict]:
+    """{"all-reduce": {"count", "bytes", "sent_bytes", "bytes_in_loops"}}: of one device, in one run of the program.
+
+    Those that move something, loops of unknown length counted once; an asynchronous one counts where it starts.
+    "bytes" are of the whole arrays, as every device has them before a reduce-scatter and after all others;
+    "sent_bytes" what a device must send at least, whatever the algorithm: for n devices (n - 1) / n of the arrays,
+    twice for an all-reduce, all of it for a permutation.
+    """
+    found: dict[str, dict] = {}
+    for run in module.executions():
+        for instruction in run.computation.instructions.values():
+            kind = instruction.opcode.removesuffix("-start")
+            n = 2 if kind == "collective-permute" else _group_size(instruction, module.partitions)
+            if kind not in COLLECTIVES or n < 2:
+                continue
+            whole = instruction.started
+            if kind == "reduce-scatter":
+                whole = [array for name in instruction.operands for array in run.computation.results(name)]
+            size = run.times * _total(whole)
+            share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(kind, (n - 1) / n)
+            total = found.setdefault(kind, {"count": 0, "bytes": 0, "sent_bytes": 0.0, "bytes_in_loops": 0})
+            total["count"] += run.times
+            total["bytes"] += size
+            total["sent_bytes"] += share * size
+            total["bytes_in_loops"] += size * (run.times > 1)
+    return found
+
+
+# What goes through main memory. Every instruction reads its operands and writes its results once, where the compiler
+# placed them in main memory; what is fused into another one stays on the chip. Of an array that is only cut from, the
+# cuttings count; of one that is updated in place, the update does. The padding of tiles is left out.
+
+_MOVES_NOTHING = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
+    *("while", "conditional", "call", "optimization-barrier", "domain", "iota"),
+    *("async-start", "async-update", "async-done"),
+}
+_NO_COPY = ('"AllocateBuffer"', '"ConcatBitcast"')  # custom calls that only name memory
+_CUTS = ("dynamic-slice", "slice", "gather")
+
+
+def _in_memory(found: Iterable[Array]) -> int:
+    return _total(array for array in found if array.space == 0)
+
+
+def _read_inside(fused: Computation, name: str, whole: int) -> int:
+    """Bytes read of a fusion's parameter `name`: what is cut from it, none of what is only overwritten, else all."""
+    read = 0
+    for user in (one for one in fused.instructions.values() if name in one.operands):
+        if user.opcode == "bitcast":
+            read += _read_inside(fused, user.name, whole)
+        elif user.opcode in _CUTS and user.operands[0] == name:
+            read += _total(user.results)
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
+            return whole
+    return min(read, whole)
+
+
+def _written(fused: Computation, name: str) -> int:
+    """Bytes written by the results of a fusion whose root is instruction `name`."""
+    root = fused.instructions.get(name)
+    if root is None:
+        return 0
+    if root.opcode in ("tuple", "bitcast"):
+        return sum(_written(fused, part) for part in root.operands)
+    return _total(fused.results(root.operands[1]) if root.opcode == "dynamic-update-slice" else root.results)
+
+
+def _fusion_bytes(module: Module, around: Computation, fusion: Instruction) -> int:
+    fused = module.computations[fusion.called("calls")[0]]
+    parameters = {one.argument: one.name for one in fused.instructions.values() if one.opcode == "parameter"}
+    moved = min(_written(fused, fused.root.name), _in_memory(fusion.results))
+    for number, operand in enumerate(fusion.operands):
+        whole = _in_memory(around.results(operand))
+        moved += _read_inside(fused, parameters[str(number)], whole) if whole else 0
+    return moved
+
+
+def _bytes(module: Module, around: Computation, one: Instruction) -> int:
+    """Bytes of one execution of an instruction that is not fused into another one."""
+    operands = [array for name in one.operands for array in around.results(name)]
+    if one.opcode in _MOVES_NOTHING or one.opcode.endswith("-done"):
+        return 0
+    if one.opcode == "custom-call" and any(target in one.attributes for target in _NO_COPY):
+        return 0
+    if one.opcode == "fusion":
+        return _fusion_bytes(module, around, one)
+    if one.opcode == "copy-start":  # (copy, original, context)
+        return _in_memory(one.results[:2])
+    if one.opcode in (*_CUTS, "slice-start"):
+        return _total(one.started) * (operands[0].space == 0) + _in_memory(one.started)
+    if one.opcode == "dynamic-update-slice":
+        return operands[1].bytes * (one.results[0].space == 0) + _in_memory(operands[1:2])
+    return _in_memory(one.started) + _in_memory(operands)
+
+
+def memory_traffic(module: Module) -> int:
+    """Bytes a device reads from and writes to its main memory in one run; loops of unknown length run once."""
+    return sum(
+        run.times * sum(_bytes(module, run.computation, one) for one in run.computation.instructions.values())
+        for run in module.executions()
+        if not run.fused
+    )

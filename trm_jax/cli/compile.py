@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_command, add_set, changes, check_free, console, local_path
+from trm_jax.cli.arguments import add_command, add_set, changes, check_free, command, local_path, set_again, settings
+from trm_jax.cli.plan import print_table
 from trm_jax.errors import InputError
-
-_WIDEST = 200  # of a table
-# Of the report's columns those that a terminal has room for, with headings as narrow as their figures.
-_COLUMNS = {
-    "run": "",
-    "training": "GB a chip:\ntraining",
-    "evaluation": "evalua-\ntion",
-    "reduced": "all-reduce\nMB a step",
-    "others": "other\nMB",
-    "in_loops": "from\nloops",
-    "flops": "FLOPs\na step",
-    "compute_ms": "compute\nms",
-    "memory_ms": "memory\nms",
-    "links_ms": "links\nms",
-    "bound": "bound by",
-    "train_hours": "training\nhours",
-    "eval_hours": "evalua-\ntions",
-    "fits": "fits",
-}
 
 
 def add_parser(subparsers) -> None:
@@ -65,11 +46,10 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     # Nothing here runs on a device, and taking one would disturb what trains on it.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from trm_jax.aot import report, store, topologies
+    from trm_jax.aot import report, topologies
     from trm_jax.aot.compile import check_installed
-    from trm_jax.aot.figures import RunFigures, figures
-    from trm_jax.aot.programs import abstract_mesh
     from trm_jax.configs import registry, resolve
+    from trm_jax.planning import memory
     from trm_jax.sweep.plan import aliases, run_names
 
     topology = topologies.find(args.topology)
@@ -79,86 +59,47 @@ def run(args) -> int:
     configs = {name: resolve.override(registry.get(name), changes(args)) for name in run_names(names)}
     for name, config in configs.items():
         try:
-            abstract_mesh(resolve.freeze(config), topology.device.chips)
+            cfg = resolve.freeze(config)
+            memory.check_batches(cfg, memory.abstract_mesh(cfg, topology.chips))
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
     check_installed()
-    runs: list[RunFigures] = []
-    for name, config in configs.items():
-        progress = _Progress(name, len(runs) + 1, len(configs))
-        root = args.cache or store.folder()
-        runs.append(
-            figures(
-                name,
-                config,
-                topology,
-                root,
-                all_stages=args.all_stages,
-                on_start=progress.start,
-                on_done=progress.done,
-            )  # fmt: skip
-        )
-    named = aliases(names)
-    _print(runs, topology, named)
+    runs = []
+    for number, (name, config) in enumerate(configs.items(), 1):
+        said = f"[{number}/{len(configs)}] {name}" if len(configs) > 1 else name
+        runs.append(_compile(name, config, topology, args, said))
+    print("\n".join(report.head(topology)))
+    rows = [report.cells(one) for one in runs]
+    print_table(report.NARROW, [[row[heading] for heading in report.NARROW] for row in rows])
+    assumed = report.assumptions(runs)
+    print("\n".join([*report.notes(runs, aliases(names)), *(f"assumed: {line}" for line in assumed)]))
     if args.json:
-        _write(args.json, json.dumps([report.record(run) for run in runs], indent=1) + "\n")
+        _write(args.json, json.dumps([{**one, "assumptions": assumed} for one in runs], indent=1) + "\n")
     if args.output:
-        _write(args.output, report.markdown(runs, topology, named, _command(args)))
-    print(f"next: trm plan {shlex.join(args.words)} --device {topology.name}")
-    return 0 if all(run.fits for run in runs) else 1
+        options = ["--topology", args.topology, *["--all-stages"] * args.all_stages, *set_again(settings(args))]
+        made = command("compile", *args.words, *options, "--output", args.output)
+        _write(args.output, report.markdown(runs, topology, aliases(names), made))
+    print(f"next: {command('plan', *args.words, '--device', topology.name, *set_again(settings(args)))}")
+    return 0 if all(one["fits"] for one in runs) else 1
 
 
-class _Progress:
-    """Lines on standard error: a compilation takes minutes."""
+def _compile(name: str, config, topology, args, said: str) -> dict:
+    """The record of one run, with lines on standard error: a compilation takes minutes."""
+    from trm_jax.aot.compile import compile_program, folder
+    from trm_jax.aot.figures import figures
+    from trm_jax.aot.programs import programs_of
+    from trm_jax.configs import resolve
 
-    def __init__(self, name: str, number: int, of: int):
-        self._head = f"[{number}/{of}] {name}" if of > 1 else name
-
-    def start(self, program) -> None:
-        cycles = f", L {program.cycles[0]} H {program.cycles[1]}"
-        print(f"{self._head}: {program.kind}{cycles} ...", end=" ", flush=True, file=sys.stderr)
-
-    def done(self, program, compiled) -> None:
-        if compiled.crash:
-            said = "not compiled"
-        else:
-            said = "known" if compiled.cached else f"{compiled.compile_seconds:.0f} s"
-        print(said, file=sys.stderr)
-
-
-def _command(args) -> str:
-    words = ["trm", "compile", *args.words, "--topology", args.topology, *["--all-stages"] * args.all_stages]
-    settings = [text for group in args.set for text in group]
-    return shlex.join(words + (["--set", *settings] if settings else []) + ["--output", str(args.output)])
+    compiled = {}
+    for program in programs_of(resolve.freeze(config), args.all_stages):
+        print(f"{said}: {program} ...", end=" ", flush=True, file=sys.stderr)
+        found = compiled[program] = compile_program(config, topology, program, args.cache or folder())
+        took = "known" if found.cached else f"{found.compile_seconds:.0f} s"
+        print("not compiled" if found.crash else took, file=sys.stderr)
+    return figures(name, config, topology, compiled)
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     print(f"wrote {path}")
-
-
-def _print(runs, topology, named) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from trm_jax.aot import report
-
-    print("\n".join(report.head(topology)))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for key, header in _COLUMNS.items():
-        table.add_column(header, justify="left" if key == "run" else "right", no_wrap=True)
-    for figures in runs:
-        row = report.cells(figures)
-        table.add_row(*(row[key] for key in _COLUMNS))
-    # A figure cut off would be a wrong one: a narrow window folds the lines instead.
-    console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
-    for line in (line for figures in runs for line in report.stage_lines(figures)):
-        print(line)
-    for name, others in named.items():
-        print(f"{name} is also {', '.join(others)}")
-    for figures in runs:
-        if figures.problem:
-            print(f"note: {figures.name}: {figures.problem}")
-    for line in report.assumptions(runs):
-        print(f"assumed: {line}")

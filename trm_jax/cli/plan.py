@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trm_jax.cli.arguments import add_command, add_set, changes, command, console, positive, set_again, settings
 from trm_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from trm_jax.planning import Device, Plan, Verdict
+    from trm_jax.planning import Device, Plan
 
 GUIDE_DEVICE = "v4-64"
 COMPILED_MARK = "*"  # of figures that are no estimates
+COSTLY = 0.5  # of the training's FLOPs
 _SHOWN_NAMES = 4
 _LEAST, _MOST = 1e-6, 1e9  # of what is given in place of the table's figures
 _WIDEST = 200  # of a table
-_COLUMNS = ("steps", "parameters", "training\nFLOPs", "evalua-\ntions", "their\nFLOPs", "GB a chip,\nestimated",
+_COLUMNS = ("", "steps", "parameters", "training\nFLOPs", "evalua-\ntions", "their\nFLOPs", "GB a chip,\nestimated",
             "training", "evalua-\ntions", "dollars")  # fmt: skip
+# What can be given in place of the table's: {option: (field of Device, unit, of what)}.
+_FIGURES = {
+    "peak": ("peak_tflops", "TFLOPS", "of a chip"),
+    "bandwidth": ("bandwidth_tb_s", "TB/S", "of a chip's memory"),
+    "memory": ("memory_gb", "GB", "of a chip"),
+    "price": ("dollars_per_hour", "DOLLARS_PER_HOUR", "of the device"),
+}
 
 
 def add_parser(subparsers) -> None:
@@ -46,10 +55,8 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--utilisation", type=share, default=0.4, metavar="SHARE", help="of the peak (default: %(default)g)"
     )
-    parser.add_argument("--price", type=amount, metavar="DOLLARS_PER_HOUR", help="of the device, not the table's")
-    parser.add_argument("--peak", type=amount, metavar="TFLOPS", help="of a chip, not the table's")
-    parser.add_argument("--bandwidth", type=amount, metavar="TB/S", help="of a chip's memory, not the table's")
-    parser.add_argument("--memory", type=amount, metavar="GB", help="of a chip, not the table's")
+    for option, (_, unit, what) in _FIGURES.items():
+        parser.add_argument(f"--{option}", type=amount, metavar=unit, help=f"{what}, not the table's")
     parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="how often each is run (default: 1)")
     add_set(parser)
 
@@ -72,26 +79,26 @@ def run(args) -> int:
     # A plan needs no device, and taking one would disturb what trains on it.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from trm_jax.configs import registry, resolve
-    from trm_jax.planning import hardware, plan
+    from trm_jax.planning import find, plan
     from trm_jax.sweep.plan import aliases, run_names
 
-    device = hardware.override(
-        hardware.find(args.device),
-        dollars_per_hour=args.price,
-        peak_tflops=args.peak,
-        bandwidth_tb_s=args.bandwidth,
-        memory_gb=args.memory,
-    )
+    given = {field: getattr(args, option) for option, (field, *_) in _FIGURES.items()}
+    given = {field: value for field, value in given.items() if value is not None}
+    device = dataclasses.replace(find(args.device), **given)
     names = registry.select(args.words)
     plans: dict[str, Plan] = {}
     for name in run_names(names):
         config = resolve.override(registry.get(name), changes(args))
-        cfg = resolve.freeze(config)
         # What was compiled, was compiled for the table's memory.
-        verdict = compiled(name, config, args.device) if args.memory is None else None
-        plans[name] = plan(cfg, device, utilisation=args.utilisation, verdict=verdict)
+        known = compiled(name, config, args.device) if args.memory is None else None
+        plans[name] = plan(resolve.freeze(config), device, utilisation=args.utilisation, compiled=known)
     _print_device(device, args)
-    _print_table(plans, args.seeds)
+    every, runs = list(plans.values()), f"{len(plans)} run{'s' * (len(plans) > 1)}"
+    total = [_row(runs + f" x {args.seeds} seeds" * (args.seeds > 1), every, args.seeds)]
+    rows = [_row(name, [one]) for name, one in plans.items()]
+    print_table(_COLUMNS, rows, total if len(every) > 1 or args.seeds > 1 else ())
+    if any(one.compiled for one in every):
+        print(f"{COMPILED_MARK} compiled for the device by trm compile, not estimated")
     for name, others in aliases(names).items():
         print(f"{name}, counted once, is also {', '.join(others)}")
     for note in _notes(names, plans, device):
@@ -101,29 +108,25 @@ def run(args) -> int:
     return 0
 
 
-def compiled(name: str, config, device: str) -> Verdict | None:
-    """What `trm compile` found of a run for the device, if it was asked."""
-    from trm_jax.aot import store, topologies
+def compiled(name: str, config, device: str) -> tuple[int, str] | None:
+    """What `trm compile` found of a run for the device, if it was asked: bytes of a chip, and what is wrong."""
+    from trm_jax.aot import topologies
+    from trm_jax.aot.compile import folder
     from trm_jax.aot.figures import known_figures
-    from trm_jax.planning import Verdict
 
     try:
-        found = known_figures(name, config, topologies.find(device), store.folder())
+        found = known_figures(name, config, topologies.find(device), folder())
     except InputError:  # no TPU, or not one that can be compiled for; what is wrong with the settings, the plan says
         return None
-    return Verdict(found.needed_bytes, found.problem) if found else None
-
-
-def _gigabytes(plan: Plan) -> str:
-    return f"{plan.memory_bytes / 1e9:.1f}" + COMPILED_MARK * (plan.verdict is not None)
+    return (found["needed_bytes"], found["problem"]) if found else None
 
 
 def _print_device(device: Device, args) -> None:
     several = f", {device.chips} chips on {device.hosts} host{'s' * (device.hosts > 1)}" if device.chips > 1 else ""
-    given = [name for name in ("peak", "bandwidth", "memory", "price") if getattr(args, name) is not None]
+    given = [option for option in _FIGURES if getattr(args, option) is not None]
     print(
         f"{device.title}{several}; a chip: {device.memory_gb:g} GB, {device.bandwidth_tb_s:g} TB/s, "
-        f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {args.utilisation:.0%}; {device.source}, {device.date}"
+        f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {args.utilisation:.0%}; {device.source}"
         + (f", but as given: {', '.join(given)}" if given else "")
     )
     if device.measured:
@@ -134,72 +137,77 @@ def _print_device(device: Device, args) -> None:
         print(f"{device.dollars_per_hour:g} dollars an hour, as given")
     else:
         other = f"; another document says {device.other_price}" if device.other_price else ""
-        print(f"{device.dollars_per_hour:g} dollars an hour: {device.price_source}, {device.price_date}{other}")
+        print(f"{device.dollars_per_hour:g} dollars an hour: {device.price_source}{other}")
 
 
-def _print_table(plans: dict[str, Plan], seeds: int) -> None:
+def _row(label: str, plans: Sequence[Plan], times: int = 1) -> list[str]:
+    """One line of the table: a run, or the sum of several, each run so many times."""
+    works, prices = [one.work for one in plans], [one.dollars for one in plans]
+    largest = max(plans, key=lambda one: one.memory_bytes)
+    return [
+        label,
+        f"{times * sum(work.steps for work in works):,}",
+        f"{works[0].parameters:,}" if len(plans) == times == 1 else "",
+        f"{times * sum(work.train_flops for work in works):.2e}",
+        f"{times * sum(work.evaluations for work in works)}",
+        f"{times * sum(work.eval_flops for work in works):.2e}",
+        f"{largest.memory_bytes / 1e9:.1f}" + COMPILED_MARK * largest.compiled,
+        _duration(times * sum(one.train_hours for one in plans)),
+        _duration(times * sum(one.eval_hours for one in plans)),
+        "-" if None in prices else f"{times * sum(prices):,.2f}",
+    ]
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]] = ()) -> None:
+    """Print rows of text below their headings, totals below a line; the first column is that of names."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for header in _COLUMNS:
-        table.add_column(header, justify="right", no_wrap=True)
-    for name, plan in plans.items():
-        work = plan.work
-        table.add_row(
-            name,
-            f"{work.steps:,}",
-            f"{work.parameters:,}",
-            f"{work.train_flops:.2e}",
-            f"{work.evaluations}",
-            f"{work.eval_flops:.2e}",
-            _gigabytes(plan),
-            _duration(plan.train_hours),
-            _duration(plan.eval_hours),
-            _dollars(plan.dollars),
-        )
-    every = list(plans.values())
-    if len(every) > 1 or seeds > 1:
-        table.add_section()
-        prices = [plan.dollars for plan in every]
-        table.add_row(
-            f"{len(every)} run{'s' * (len(every) > 1)}" + (f" x {seeds} seeds" if seeds > 1 else ""),
-            f"{seeds * sum(plan.work.steps for plan in every):,}",
-            "",
-            f"{seeds * sum(plan.work.train_flops for plan in every):.2e}",
-            f"{seeds * sum(plan.work.evaluations for plan in every)}",
-            f"{seeds * sum(plan.work.eval_flops for plan in every):.2e}",
-            _gigabytes(max(every, key=lambda plan: plan.memory_bytes)),
-            _duration(seeds * sum(plan.train_hours for plan in every)),
-            _duration(seeds * sum(plan.eval_hours for plan in every)),
-            _dollars(None if None in prices else seeds * sum(prices)),
-        )
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    for row in totals:
+        table.add_row(*row)
     # A figure cut off would be a wrong one: a narrow window folds the lines instead.
     console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
-    if any(plan.verdict for plan in every):
-        print(f"{COMPILED_MARK} compiled for the device by trm compile, not estimated")
 
 
-def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> list[str]:
+def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> Iterator[str]:
+    """What a person should know of the runs, of the groups that are complete, and of the users' guide's hours."""
     from trm_jax.configs import registry
-    from trm_jax.planning import groups
     from trm_jax.sweep.plan import BASELINE
 
     said: dict[str, list[str]] = {}
-    for name, plan in plans.items():
-        for warning in plan.warnings:
+    for name, one in plans.items():
+        for warning in one.warnings:
             said.setdefault(warning, []).append(name)
-    notes = [f"{listed(where)}: {warning}" for warning, where in said.items()]
+    yield from (f"{listed(where)}: {warning}" for warning, where in said.items())
     for group in registry.groups().values():
         members = [experiment.name for experiment in group.experiments]
-        if set(members) <= set(names):
-            notes.append(groups.unequal_compute(group.name, [plans[registry.run_name(name)] for name in members]))
-    notes.append(groups.costly_evaluations(list(plans.values())))
+        if {"model.L_layers", "model.L_cycles"} <= set(group.varied) and set(members) <= set(names):
+            works = [plans[registry.run_name(name)].work for name in members]
+            yield (
+                f"{group.name} trades layers for cycles, which keeps neither the compute nor the size: "
+                f"{'/'.join(f'{work.layer_applications}' for work in works)} layer applications a supervision step, "
+                f"{'/'.join(f'{work.parameters / 1e6:.1f}' for work in works)} million parameters; compare by FLOPs "
+                "and parameters, not by depth alone"
+            )
+    share = sum(one.work.eval_flops for one in plans.values()) / sum(one.work.train_flops for one in plans.values())
+    if share >= COSTLY:
+        yield (
+            f"evaluations cost {share:.0%} of the training's FLOPs; a larger eval.every_epochs makes them cheaper, and "
+            "so does eval.max_examples, with results that are less exact"
+        )
     guides = [name for name in names if name == BASELINE or registry.catalogue()[name].expects]
     if device.name == GUIDE_DEVICE and guides:
-        notes.append(groups.guide_hours([plans[registry.run_name(name)] for name in guides]))
-    return [note for note in notes if note]
+        longest = max(plans[registry.run_name(name)].hours for name in guides)
+        yield (
+            f"the users' guide expects about 40 hours for each run on a v4-64; the longest here takes {longest:.1f}: "
+            "the guide multiplied the augmentations into the steps, but an epoch draws one variant of every puzzle"
+        )
 
 
 def listed(names: Sequence[str]) -> str:
@@ -214,7 +222,3 @@ def _duration(hours: float) -> str:
     if hours < 1:
         return f"{hours * 60:.1f} min"
     return f"{hours:.1f} h" if hours < 100 else f"{hours / 24:.1f} days"
-
-
-def _dollars(price: float | None) -> str:
-    return "-" if price is None else f"{price:,.2f}"

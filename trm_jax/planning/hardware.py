@@ -5,22 +5,44 @@ Peaks are dense bfloat16 datasheet rates with float32 accumulation: leads, not m
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from trm_jax.configs.resolve import nearest
 from trm_jax.errors import InputError
 
-SOURCE, DATE = "data sheets", "2025-12-09"
-PRICE_SOURCE, PRICE_DATE = "the users' documents, one cloud of rented GPUs", "2025-12-09"
+SOURCE = "data sheets, 2025-12-09"
+PRICE_SOURCE = "the users' documents, one cloud of rented GPUs, 2025-12-09"
+
+
+@dataclass(frozen=True)
+class TpuGeneration:
+    """A TPU chip, and the numbers that name its slices: cores for v4 and v5p (two a chip), chips for the others.
+
+    A slice of up to `one_host_chips` is one machine; larger ones are machines of four chips. usable_gib: of a chip's
+    memory, what libtpu 0.0.42 lets a program have. link_gb_s: of one link between chips in one direction.
+    """
+
+    memory_gb: float
+    peak_tflops: float
+    bandwidth_tb_s: float
+    usable_gib: float
+    link_gb_s: float
+    link_source: str
+    cores_in_name: int  # of a chip
+    one_host_chips: int
+    dimensions: int  # of a slice's shape
+    numbers: Sequence[int]
 
 
 @dataclass(frozen=True)
 class Device:
     """What a run gets to run on: `chips` alike, each one JAX device, on `hosts` machines.
 
-    Memory, peak and bandwidth are of one chip; the price is of all of them together.
+    Memory, peak and bandwidth are of one chip; the price is of all of them together. Of a TPU slice, `shape` is how
+    its chips are laid out, empty where that is not known, and `links` are those of the chip that has the fewest.
     """
 
     name: str
@@ -31,27 +53,27 @@ class Device:
     dollars_per_hour: float | None = None
     chips: int = 1
     hosts: int = 1
+    tpu: TpuGeneration | None = field(default=None, repr=False)
+    shape: tuple[int, ...] = ()
     other_price: str = ""  # what a second document says, in dollars an hour
     measured: str = ""
     source: str = SOURCE
-    date: str = DATE
     price_source: str = PRICE_SOURCE
-    price_date: str = PRICE_DATE
 
+    @property
+    def links(self) -> int:
+        """One in each dimension of the shape, two where the dimension closes to a ring.
 
-@dataclass(frozen=True)
-class TpuGeneration:
-    """A TPU chip, and the numbers that name its slices: cores for v4 and v5p (two a chip), chips for the others.
+        Three dimensions close when all are multiples of 4; of two each does by itself, when it is a multiple of 16.
+        """
+        flat = len(self.shape) == 2
+        rings = [size % 16 == 0 if flat else all(one % 4 == 0 for one in self.shape) for size in self.shape]
+        return sum(1 + ring for ring, size in zip(rings, self.shape, strict=True) if size > 1)
 
-    A slice of up to `one_host_chips` is one machine; larger ones are machines of four chips.
-    """
-
-    memory_gb: float
-    peak_tflops: float
-    bandwidth_tb_s: float
-    cores_in_name: int  # of a chip
-    one_host_chips: int
-    numbers: range | tuple[int, ...]
+    @property
+    def usable_bytes(self) -> int:
+        """Of a TPU chip's memory, what a program may use."""
+        return int(self.tpu.usable_gib * 2**30)
 
 
 GPUS = {
@@ -63,7 +85,7 @@ GPUS = {
         Device("2xa100", "2 x A100 40GB", 40, 312, 1.55, 3.58, chips=2, other_price="1.5-2 each"),
         Device("l40s", "L40S", 48, 362, 0.86, 1.14),
         Device("a40", "A40", 48, 150, 0.70, 0.79),
-        Device("5090", "RTX 5090", 32, 210, 1.79, 0.335, price_source="the ARC transformer's author"),
+        Device("5090", "RTX 5090", 32, 210, 1.79, 0.335, price_source="the ARC transformer's author, 2025-12-09"),
         Device("4090", "RTX 4090", 24, 165, 1.01, 0.74),
         Device("3090", "RTX 3090", 24, 71, 0.94, 0.44),
         Device("a10", "A10", 24, 125, 0.60, 0.36),
@@ -71,11 +93,13 @@ GPUS = {
 }
 
 _POWERS = (1, 4, 8, 16, 32, 64, 128, 256)
-TPUS = {
-    "v4": TpuGeneration(32, 275, 1.2, cores_in_name=2, one_host_chips=4, numbers=range(8, 8193, 8)),
-    "v5p": TpuGeneration(95, 459, 2.77, cores_in_name=2, one_host_chips=4, numbers=range(8, 12289, 8)),
-    "v5e": TpuGeneration(16, 197, 0.82, cores_in_name=1, one_host_chips=8, numbers=_POWERS),
-    "v6e": TpuGeneration(32, 918, 1.64, cores_in_name=1, one_host_chips=8, numbers=_POWERS),
+_V4_LINKS = "all-reduce bandwidth of a pod, 1.1 PB/s over 4,096 chips of 6 links"
+_LINKS = "GB/s a chip, both directions of"
+TPUS = {  # figures in the order of the fields
+    "v4": TpuGeneration(32, 275, 1.2, 30.75, 45, _V4_LINKS, 2, 4, 3, range(8, 8193, 8)),
+    "v5p": TpuGeneration(95, 459, 2.77, 95.74, 100, f"1,200 {_LINKS} 6 links", 2, 4, 3, range(8, 12289, 8)),
+    "v5e": TpuGeneration(16, 197, 0.82, 15.75, 50, f"400 {_LINKS} 4 links", 1, 8, 2, _POWERS),
+    "v6e": TpuGeneration(32, 918, 1.64, 31.25, 100, f"800 {_LINKS} 4 links", 1, 8, 2, _POWERS),
 }
 EXAMPLES = (*GPUS, "v4-8", "v4-64", "v5p-64", "v5e-16", "v6e-16")
 
@@ -101,36 +125,21 @@ def find(name: str) -> Device:
         )
     tpu = TPUS[generation]
     if int(number) not in tpu.numbers:
-        first, *_, last = tpu.numbers
-        raise InputError(
-            f"there is no slice {name}: {generation} comes in {first}, {tpu.numbers[1]}, {tpu.numbers[2]}, ... {last} "
-            f"{'cores, two a chip' if tpu.cores_in_name == 2 else 'chips'}"
-        )
+        first, second, third, *_, last = tpu.numbers
+        unit = "cores, two a chip" if tpu.cores_in_name == 2 else "chips"
+        comes_in = f"{first}, {second}, {third}, ... {last} {unit}"
+        raise InputError(f"there is no slice {name}: {generation} comes in {comes_in}")
     chips = int(number) // tpu.cores_in_name
-    return Device(
-        name,
-        f"TPU {name}",
-        tpu.memory_gb,
-        tpu.peak_tflops,
-        tpu.bandwidth_tb_s,
-        chips=chips,
-        hosts=1 if chips <= tpu.one_host_chips else chips // 4,
-    )
+    hosts = 1 if chips <= tpu.one_host_chips else chips // 4
+    figures = tpu.memory_gb, tpu.peak_tflops, tpu.bandwidth_tb_s
+    shape = _shape(chips, tpu.dimensions)
+    return Device(name, f"TPU {name}", *figures, chips=chips, hosts=hosts, tpu=tpu, shape=shape)
 
 
-def override(
-    device: Device,
-    *,
-    dollars_per_hour: float | None = None,
-    peak_tflops: float | None = None,
-    bandwidth_tb_s: float | None = None,
-    memory_gb: float | None = None,
-) -> Device:
-    """The device with the given figures in place of the table's."""
-    given = {
-        "dollars_per_hour": dollars_per_hour,
-        "peak_tflops": peak_tflops,
-        "bandwidth_tb_s": bandwidth_tb_s,
-        "memory_gb": memory_gb,
-    }
-    return dataclasses.replace(device, **{name: value for name, value in given.items() if value is not None})
+def _shape(chips: int, dimensions: int) -> tuple[int, ...]:
+    """The usual shape of a slice: 2x2x1, 2x2x2, 2x2x4, 2x4x4, ... or 1x1, 2x2, 2x4, 4x4, ...; of others none."""
+    shape = [1] * dimensions if chips == 1 else [2, 2, 1][:dimensions]
+    while math.prod(shape) < chips:
+        last_of_the_smallest = max(i for i, size in enumerate(shape) if size == min(shape))
+        shape[last_of_the_smallest] *= 2
+    return tuple(shape) if math.prod(shape) == chips else ()

@@ -53,7 +53,7 @@ def fits(experiments: Experiments, device: Device) -> Iterator[Check]:
     good, most = [], 0.0
     for name, config in experiments:
         try:
-            found = plan(freeze(config), device, verdict=compiled(name, config, device.name))
+            found = plan(freeze(config), device, compiled=compiled(name, config, device.name))
         except InputError as error:
             yield Check(f"fit of {name}", "fail", str(error), _remedy(name, str(error)))
             continue
