@@ -20,10 +20,10 @@ import numpy as np
 from trm_jax.data.loader import batches
 from trm_jax.tasks.sudoku.canonical import canonical_forms, invariants
 from trm_jax.tasks.sudoku.generator import distinct_puzzles, generate
-from trm_jax.tasks.sudoku.prove import prove
 from trm_jax.tasks.sudoku.solver import solve
 from trm_jax.tasks.sudoku.source import training
 from trm_jax.tasks.sudoku.symmetry import variants
+from trm_jax.tasks.sudoku.verify import verify
 
 BATCH = 768
 
@@ -64,7 +64,7 @@ def measure(seconds: float) -> dict[str, dict[str, float]]:
         return len(boards)
 
     def proof(_: int) -> int:
-        prove(boards)
+        verify(boards)
         return len(boards)
 
     slots = np.arange(BATCH)
@@ -81,7 +81,7 @@ def measure(seconds: float) -> dict[str, dict[str, float]]:
         f"batches of {BATCH} through grain (2 threads)": streamed,
         "generated and verified puzzles": verified,
         "generated and verified puzzles, rating >= 20": lambda number: verified(number, low=20),
-        "solver: generated puzzles proven (all cores)": proof,
+        "solver: generated puzzles verified (all cores)": proof,
         "canonical forms": canonical,
         "invariants": invariant,
     }

@@ -149,7 +149,7 @@ def _serve() -> None:
     import trm_jax.distributed.multihost
     import trm_jax.evals.curves
     import trm_jax.models.convert.torch_format
-    import trm_jax.tasks.sudoku.render
+    import trm_jax.tasks.sudoku.pictures
     import trm_jax.tasks.sudoku.source
     import trm_jax.train.loop
     import trm_jax.train.restore

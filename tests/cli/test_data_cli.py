@@ -34,7 +34,7 @@ def test_build_verify_stats_show(trm, puzzles):
     code, out, err = trm(f"stats {puzzles}")
     assert code == 0 and "test: 20 puzzles" in out and "#" in out and "next: trm data sudoku show" in err
     code, out, err = trm(f"show {puzzles / 'train.csv'} --row 3 --count 2")
-    assert code == 0 and "train 3:" in out and "train 4:" in out and "------+------" in out
+    assert code == 0 and "train 3:" in out and "train 4:" in out and "├─────────┼─────────┤" in out
     question = (puzzles / "train.csv").read_text().splitlines()[3].split(",")[1]
     assert question in out and "next: trm solve" in err
 

@@ -4,11 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from trm_jax.data.arrays import StoredPool, keep_groups, read_split, write_split
+from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split, write_split
 from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku import SudokuConfig
 from trm_jax.tasks.sudoku.canonical import canonical_forms
 from trm_jax.tasks.sudoku.files import array_boards, board_arrays, read_splits, write_splits
-from trm_jax.tasks.sudoku.source import SudokuConfig, load, load_eval
+from trm_jax.tasks.sudoku.source import load, load_eval
 from trm_jax.tasks.sudoku.symmetry import variants
 
 
@@ -51,7 +52,7 @@ def test_round_trip_and_stored_variants(folder, boards_of):
 
 def test_training_draws_one_stored_variant_of_each_group(folder):
     train, test = load(dataclasses.replace(CONFIG, path=str(folder)))
-    assert train.info.groups == 40 and len(test.inputs) == 20
+    assert train.info.groups == 40 and len(test) == 20
     stored = read_split(folder, "train")
     place = {row.tobytes(): i // 4 for i, row in enumerate(stored.inputs.astype(np.int32))}
     seen = set()
@@ -73,8 +74,6 @@ def test_other_augmentations_than_the_stored_ones_are_refused(folder):
 
 def test_ignored_labels_and_ids():
     inputs = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    from trm_jax.data.arrays import ArraySplit
-
     split = ArraySplit(inputs, inputs % 3, np.array([5, 6, 7]), np.arange(4), np.array([0, 1, 3]), 12, 8)
     batch = StoredPool(split).examples(np.array([1, 0]), np.array([1, 0]))
     assert batch["puzzle_ids"].tolist() == [7, 5]
@@ -87,14 +86,55 @@ def test_keep_groups(folder):
     split = read_split(folder, "train")
     part = keep_groups(split, np.array([3, 10]))
     np.testing.assert_array_equal(part.inputs, split.inputs[[12, 13, 14, 15, 40, 41, 42, 43]])
-    assert part.group_indices.tolist() == [0, 4, 8] and part.metadata()["total_groups"] == 2
+    assert part.group_indices.tolist() == [0, 4, 8]
+
+
+def test_the_quirks_of_the_official_builder_are_read(folder):
+    """It writes the number of groups as total_puzzles, and int64 tokens where it augmented."""
+    cfg = dataclasses.replace(CONFIG, path=str(folder))
+    train, test = load(cfg)
+    before = train.batch(2, np.arange(8), seed=1, batch_size=8)
+    change("dataset.json", lambda d: {**d, "total_puzzles": d["total_groups"]})(folder)
+    for name in ("all__inputs.npy", "all__labels.npy"):
+        change(name, lambda tokens: tokens.astype(np.int64))(folder)
+    train, same_test = load(cfg)
+    assert same_test.digest == test.digest
+    for name, values in train.batch(2, np.arange(8), seed=1, batch_size=8).items():
+        assert values.dtype == np.int32
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_a_group_draws_from_the_examples_of_all_its_puzzles():
+    """As in ARC: group 0 has one puzzle of three examples, group 1 two puzzles of one and two."""
+    inputs = np.arange(6, dtype=np.int64)[:, None]
+    split = ArraySplit(inputs, inputs + 1, np.array([5, 6, 7]), np.array([0, 3, 4, 6]), np.array([0, 1, 3]), 9, 8)
+    pool = StoredPool(split)
+    assert pool.variants.tolist() == [3, 3] and split.info.mean_examples_per_puzzle == 2
+    batch = pool.examples(np.array([0, 0, 1, 1, 1]), np.array([0, 2, 0, 1, 2]))
+    assert batch["inputs"][:, 0].tolist() == [0, 2, 3, 4, 5] and batch["puzzle_ids"].tolist() == [5, 5, 6, 7, 7]
+    part = keep_groups(split, np.array([1]))
+    assert StoredPool(part).examples(np.array([0]), np.array([2]))["puzzle_ids"] == [7]
+
+
+@pytest.mark.parametrize("name, groups, variants", [("maze_10", 10, 1), ("maze_10_aug", 10, 8), ("sudoku_20x3", 20, 4)])
+def test_sets_of_the_official_builders(shared, name, groups, variants):
+    folder = shared / "data" / "official_arrays" / name
+    train, test = (read_split(folder, split) for split in ("train", "test"))
+    assert train.info.groups == groups and StoredPool(train).variants.tolist() == [variants] * groups
+    batch = test.rows(np.arange(len(test)))
+    np.testing.assert_array_equal(batch["labels"], test.labels)  # no label is ignored
+    assert {values.dtype for values in batch.values()} == {np.dtype("int32")} and len(test.digest) == 64
+    if name == "sudoku_20x3":
+        cfg = dataclasses.replace(CONFIG, path=str(folder), size=9, test_puzzles=0)
+        assert load(cfg)[0].info.groups == 20 and load(cfg)[1].info.groups == 10
+    else:
+        with pytest.raises(InputError, match="no Sudoku"):
+            array_boards(train)
 
 
 def test_an_older_file_of_another_task_is_read(shared):
     split = read_split(shared / "data" / "maze_hard_1k", "test")
     assert split.info.groups == 500 and split.info.seq_len == 900 and split.vocab_size == 6
-    with pytest.raises(InputError, match="no Sudoku"):
-        array_boards(split)
 
 
 def remove(name):
@@ -128,13 +168,13 @@ def put(row, column, value):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (remove("dataset.json"), "dataset.json does not exist: make it with `trm data sudoku build --format arrays"),
+        (remove("dataset.json"), "dataset.json does not exist; name a folder in the official"),
         (remove("all__labels.npy"), "all__labels.npy does not exist"),
-        (truncate, "all__inputs.npy is not a whole .npy file"),
+        (truncate, "all__inputs.npy: not a whole .npy file"),
         (change("dataset.json", lambda d: {**d, "sets": ["a"]}), "sets is"),
-        (change("dataset.json", lambda d: {k: v for k, v in d.items() if k != "seq_len"}), "no key seq_len"),
+        (change("dataset.json", lambda d: {k: v for k, v in d.items() if k != "vocab_size"}), "vocab_size is None"),
+        (change("dataset.json", lambda d: {**d, "seq_len": 35}), "seq_len is not the arrays' width"),
         (change("dataset.json", lambda d: {**d, "total_groups": 3}), "total_groups"),
-        (change("dataset.json", lambda d: {**d, "total_puzzles": 3}), "total_puzzles"),
         (change("dataset.json", lambda d: {**d, "vocab_size": 4}), "token lies outside 0..3"),
         (change("all__group_indices.npy", lambda a: a[:-1]), "group_indices does not run"),
         (change("all__puzzle_indices.npy", lambda a: a + 1), "puzzle_indices does not run"),

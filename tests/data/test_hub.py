@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -81,67 +82,64 @@ def hub(tmp_path, boards_of):
 
 SCRIPT = """
 import json, sys
-from trm_jax.tasks.sudoku.source import SudokuConfig, load
+from trm_jax.tasks.sudoku import SudokuConfig
+from trm_jax.tasks.sudoku.source import load
 from trm_jax.errors import InputError, OutOfReach
-try:
-    train, test = load(SudokuConfig(**json.loads(sys.argv[1])))
-    print(json.dumps([train.info.groups, len(test.inputs), test.digest]))
-except (InputError, OutOfReach) as error:
-    print(f"{type(error).__name__}: {error}")
+for settings in json.loads(sys.argv[1]):
+    try:
+        train, test = load(SudokuConfig(**settings))
+        print(json.dumps([train.info.groups, len(test), test.digest]))
+    except (InputError, OutOfReach) as error:
+        print(f"{type(error).__name__}: {error}")
 """
 
 
-def load_in_a_process(tmp_path, endpoint, **environment):
-    """The client reads its settings when it is imported, so each case is a process of its own."""
-    import os
-
+def load_in_a_process(tmp_path, endpoint, *changes, **environment):
+    """What loading says, a line for each of `changes` to the settings. The client reads its environment when it is
+    imported, so each environment is a process of its own."""
     settings = {"source": "hub", "hub_repo": REPO, "size": 6, "train_puzzles": 0, "test_puzzles": 0}
-    settings |= environment.pop("settings", {})
     env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1",
                         "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", **environment}  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, json.dumps(settings)]
+    command = [sys.executable, "-c", SCRIPT, json.dumps([settings | change for change in changes or ({},)])]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout.splitlines()
 
 
-def test_both_files_are_fetched_proven_and_cached(tmp_path, hub, boards_of):
+def test_both_files_are_fetched_verified_and_cached(tmp_path, hub, boards_of):
     endpoint, seen, files, _ = hub
     from trm_jax.tasks.sudoku.source import evaluation
 
     expected = [40, 20, evaluation(boards_of(6).take(np.arange(40, 60))).digest]
-    assert json.loads(load_in_a_process(tmp_path, endpoint)) == expected
+    (said,) = load_in_a_process(tmp_path, endpoint)
+    assert json.loads(said) == expected
     assert {path.split("/")[-1] for method, path in seen if method == "GET"} == set(files)
     seen.clear()
-    assert json.loads(load_in_a_process(tmp_path, endpoint, HF_HUB_OFFLINE="1")) == expected
-    assert seen == []
+    (said,) = load_in_a_process(tmp_path, endpoint, HF_HUB_OFFLINE="1")
+    assert json.loads(said) == expected and seen == []
 
 
-def test_what_the_hub_lacks_is_one_clear_line(tmp_path, hub):
-    endpoint, _, files, _ = hub
-    assert "no data set 'no/such'" in load_in_a_process(tmp_path, endpoint, settings={"hub_repo": "no/such"})
-    said = load_in_a_process(tmp_path, endpoint, settings={"train_file": "other.csv"})
-    assert said.startswith("InputError:") and "no file other.csv" in said
-    assert "not the name of a hub data set" in load_in_a_process(tmp_path, endpoint, settings={"hub_repo": "a/b/c"})
-
-
-def test_bad_rows_of_a_hub_file_are_named(tmp_path, hub):
+def test_what_the_hub_lacks_or_holds_wrong_is_one_clear_line(tmp_path, hub):
     endpoint, _, files, _ = hub
     lines = files["train.csv"].decode().splitlines()
-    lines[3] = lines[2]
     spoilt = lines[5].split(",")
     lines[5] = ",".join([spoilt[0], spoilt[1], lines[6].split(",")[2], spoilt[3]])
     files["train.csv"] = ("\n".join(lines) + "\n").encode()
-    assert "train.csv line 6: the answer disagrees" in load_in_a_process(tmp_path, endpoint)
+    changes = ({"hub_repo": "no/such"}, {"train_file": "other.csv"}, {"hub_repo": "a/b/c"}, {})
+    repo, file, name, row = load_in_a_process(tmp_path, endpoint, *changes)
+    assert "no data set 'no/such'" in repo
+    assert file.startswith("InputError:") and "no file other.csv" in file
+    assert "not the name of a hub data set" in name
+    assert "train.csv line 6: the answer disagrees" in row
 
 
 # Out of reach, the client tries again for about twenty seconds before it gives up.
 @pytest.mark.parametrize("offline", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_no_hub_in_reach(tmp_path, offline):
-    said = load_in_a_process(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE=offline)
+    (said,) = load_in_a_process(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE=offline)
     assert said.startswith("InputError: " if offline == "1" else "OutOfReach: cannot reach the hub")
-    assert "data.source=generated" in said and "\n" not in said
+    assert "data.source=generated" in said
 
 
 @pytest.mark.slow
@@ -150,13 +148,14 @@ def test_a_hub_in_trouble_may_be_well_the_next_time(tmp_path, hub, status):
     """The client tries an answer that breaks off, or 503, again for some seconds."""
     endpoint, _, _, broken = hub
     broken.append(status)
-    said = load_in_a_process(tmp_path, endpoint)
-    assert said.startswith("OutOfReach: ") and "data.source=generated" in said and "\n" not in said
+    (said,) = load_in_a_process(tmp_path, endpoint)
+    assert said.startswith("OutOfReach: ") and "data.source=generated" in said
 
 
 def test_without_the_extra_the_pip_command_is_named(monkeypatch):
     from trm_jax.errors import InputError
-    from trm_jax.tasks.sudoku.source import SudokuConfig, load
+    from trm_jax.tasks.sudoku import SudokuConfig
+    from trm_jax.tasks.sudoku.source import load
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r"pip install 'trm_jax\[hub\]'"):

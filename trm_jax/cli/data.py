@@ -6,6 +6,8 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from trm_jax.cli.arguments import add_command, any_path, check_free, seed, whole
 from trm_jax.errors import InputError
@@ -24,23 +26,25 @@ def add_parser(subparsers) -> None:
         commands,
         "build",
         "make train.csv and test.csv, or the official arrays",
-        "Draw or generate puzzles, prove each, check that the splits are disjoint up to symmetry, write.",
+        "Draw or generate puzzles, verify each, check that the splits are disjoint up to symmetry, write.",
         "  trm data sudoku build --output-dir puzzles\n"
         "  trm data sudoku build --output-dir small --size 6 --subsample-size 2000 --test 500\n"
         "  trm data sudoku build --output-dir hard --min-rating 20 --subsample-size 200 --test 100\n"
         "  trm data sudoku build --output-dir arrays --num-aug 9\n",
         _build,
     )
-    build.add_argument("--output-dir", type=any_path, required=True, help="folder to write to")
-    _add_source(build)
+    _add_target(build)
     build.add_argument("--format", choices=("csv", "arrays"), help="what to write (csv; with --num-aug, arrays)")
-    build.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
-    build.add_argument("--force", action="store_true", help="replace files that exist")
+    build.add_argument("--source", choices=("generated", "csv", "hub", "arrays"), default="generated")
+    build.add_argument("--path", default="", help="source csv or arrays: the folder to read")
+    build.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
+    build.add_argument("--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set")
+    _add_draw(build)
 
     verify = add_command(
         commands,
         "verify",
-        "prove every row of a file or folder",
+        "check every row of a file or folder",
         "Check that every puzzle has one solution, its answer, and that train and test are disjoint.",
         "  trm data sudoku verify puzzles\n  trm data sudoku verify puzzles/test.csv\n",
         _verify,
@@ -58,7 +62,7 @@ def add_parser(subparsers) -> None:
     )
     stats.add_argument("path", type=any_path, nargs="?", help="a CSV file or a folder")
     stats.add_argument("--generated", action="store_true", help="describe what the generator would make")
-    _add_source(stats, only_generator=True)
+    _add_draw(stats)
 
     export = add_command(
         commands,
@@ -70,11 +74,9 @@ def add_parser(subparsers) -> None:
         _export,
     )
     export.add_argument("path", type=any_path, help="the folder to read")
-    export.add_argument("--output-dir", type=any_path, required=True, help="folder to write to")
+    _add_target(export)
     export.add_argument("--format", choices=("csv", "arrays"), required=True, help="what to write")
-    export.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
     export.add_argument("--seed", type=seed, default=0, help="of the stored variants (0)")
-    export.add_argument("--force", action="store_true", help="replace files that exist")
 
     show = add_command(
         commands,
@@ -89,75 +91,78 @@ def add_parser(subparsers) -> None:
     show.add_argument("--count", type=whole, default=1, help="how many (1)")
 
 
-def _add_source(parser: argparse.ArgumentParser, *, only_generator: bool = False) -> None:
-    if not only_generator:
-        parser.add_argument("--source", choices=("generated", "csv", "hub", "arrays"), default="generated")
-        parser.add_argument("--path", default="", help="source csv or arrays: the folder to read")
-        parser.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
-        parser.add_argument("--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set")
-    parser.add_argument("--size", type=whole, default=9, help="4, 6 or 9 (9)")
-    parser.add_argument("--subsample-size", type=whole, default=1000, help="training puzzles; 0 = all of the source")
-    parser.add_argument("--test", type=whole, default=1000, help="test puzzles; 0 = all of the source")
-    parser.add_argument("--min-rating", type=whole, default=0, help="generator: least guesses of the solver (0)")
-    parser.add_argument("--max-rating", type=whole, default=-1, help="generator: most guesses; -1 = no bound")
-    parser.add_argument("--extra-clues", type=whole, default=0, help="generator: clues added to a minimal puzzle (0)")
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output-dir", type=any_path, required=True, help="folder to write to")
+    parser.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def _add_draw(parser: argparse.ArgumentParser) -> None:
+    for name, default, text in (
+        ("size", 9, "4, 6 or 9 (9)"),
+        ("subsample-size", 1000, "training puzzles; 0 = all of the source"),
+        ("test", 1000, "test puzzles; 0 = all of the source"),
+        ("min-rating", 0, "generator: least guesses of the solver (0)"),
+        ("max-rating", -1, "generator: most guesses; -1 = no bound"),
+        ("extra-clues", 0, "generator: clues added to a minimal puzzle (0)"),
+    ):
+        parser.add_argument(f"--{name}", type=whole, default=default, help=text)
     parser.add_argument("--seed", type=seed, default=0, help="of the generator and of the draw (0)")
 
 
 def _config(args, **fixed):
-    from trm_jax.tasks.sudoku.source import SudokuConfig
+    from dataclasses import fields
 
-    names = {"subsample_size": "train_puzzles", "test": "test_puzzles"}
-    known = ("source", "path", "test_file", "hub_repo", "size", "subsample_size", "test", "min_rating",
-             "max_rating", "extra_clues", "seed")  # fmt: skip
-    given = {names.get(name, name): getattr(args, name) for name in known if hasattr(args, name)}
-    return SudokuConfig(**given | fixed)
+    from trm_jax.tasks.sudoku import SudokuConfig
+
+    given = {**vars(args), "train_puzzles": args.subsample_size, "test_puzzles": args.test, **fixed}
+    return SudokuConfig(**{f.name: given[f.name] for f in fields(SudokuConfig) if f.name in given})
 
 
-class _Progress:
-    """A line that rewrites itself on a terminal; elsewhere a line every ten seconds."""
+@contextmanager
+def telling(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A `progress(done, total)` that says how far it is: on a line of a terminal, elsewhere every ten seconds."""
+    last, terminal, begun = time.monotonic(), sys.stderr.isatty(), False
 
-    def __init__(self, what: str) -> None:
-        self._what, self._last, self._open = what, time.monotonic(), False
+    def progress(done: int, total: int) -> None:
+        nonlocal last, begun
+        if time.monotonic() - last >= (0.2 if terminal else 10):
+            last, begun = time.monotonic(), terminal
+            end = "\r" if terminal else "\n"
+            print(f"{what}: {done / max(total, 1):4.0%}", end=end, file=sys.stderr, flush=True)
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        terminal = sys.stderr.isatty()
-        if now - self._last < (0.2 if terminal else 10):
-            return
-        self._last, self._open = now, terminal
-        print(
-            f"{self._what}: {done:,} of {total:,}",
-            end="\r" if terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def close(self) -> None:
-        if self._open:
+    try:
+        yield progress
+    finally:
+        if begun:
             print(file=sys.stderr)
-            self._open = False
 
 
 def _splits(path: AnyPath) -> dict:
-    """The proven boards of every split at a path: a CSV file, a folder of them, or a folder of arrays."""
-    from trm_jax.tasks.sudoku import files as sudoku_files
+    """The verified boards of every split at a path: a CSV file, a folder of them, or a folder of arrays."""
+    from trm_jax.tasks.sudoku.files import read_splits
 
-    progress = _Progress("proving")
-    try:
-        return sudoku_files.read_splits(path, progress=progress)
-    finally:
-        progress.close()
+    with telling("verifying") as progress:
+        return read_splits(path, progress=progress)
 
 
-def _write(args, train, test) -> None:
-    from trm_jax.tasks.sudoku import files as sudoku_files
+def _check_target(args) -> None:
+    from trm_jax.tasks.sudoku.files import targets
 
-    for path in sudoku_files.targets(args.output_dir, args.format):
+    if args.num_aug and args.format == "csv":
+        raise InputError("--num-aug stores variants in arrays only; a CSV source is augmented while training")
+    if args.num_aug < 0:
+        raise InputError(f"--num-aug is {args.num_aug}: give 0 or more")
+    for path in targets(args.output_dir, args.format):
         check_free(path, args.force)
-    sudoku_files.write_splits(args.output_dir, args.format, train, test, augmentations=args.num_aug, seed=args.seed)
+
+
+def _write(args, train, test) -> int:
+    from trm_jax.tasks.sudoku.files import write_splits
+
+    write_splits(args.output_dir, args.format, train, test, augmentations=args.num_aug, seed=args.seed)
     for split, boards in (("train", train), ("test", test)):
-        print(f"{split}: {_described(boards)}, {_clues(boards).mean():.1f} clues")
+        print(f"{split}: {_described(boards)}, {boards.clues.mean():.1f} clues")
     print(f"written to {args.output_dir} ({args.format})")
     settings = {"data.source": args.format, "data.path": args.output_dir, "data.size": train.size,
                 "data.train_puzzles": 0, "data.test_puzzles": 0}  # fmt: skip
@@ -165,35 +170,22 @@ def _write(args, train, test) -> None:
         settings["data.augmentations"] = args.num_aug
     shown = " ".join(f"--set {key}={shlex.quote(str(value))}" for key, value in settings.items())
     print(f"next: trm train demo {shown}", file=sys.stderr)
-
-
-def _build(args) -> int:
-    from trm_jax.tasks.sudoku import files as sudoku_files
-    from trm_jax.tasks.sudoku import source as sudoku
-
-    args.format = args.format or ("arrays" if args.num_aug else "csv")
-    for path in sudoku_files.targets(args.output_dir, args.format):
-        check_free(path, args.force)
-    _check_variants(args)
-    cfg = _config(args)
-    progress = _Progress("generating" if cfg.source == "generated" else "proving")
-    try:
-        train, test = sudoku.load_boards(cfg, progress=progress)
-    finally:
-        progress.close()
-    _write(args, train, test)
     return 0
 
 
-def _check_variants(args) -> None:
-    if args.num_aug and args.format == "csv":
-        raise InputError("--num-aug stores variants in arrays only; a CSV source is augmented while training")
-    if args.num_aug < 0:
-        raise InputError(f"--num-aug is {args.num_aug}: give 0 or more")
+def _build(args) -> int:
+    from trm_jax.tasks.sudoku.source import load_boards
+
+    args.format = args.format or ("arrays" if args.num_aug else "csv")
+    _check_target(args)
+    cfg = _config(args)
+    with telling("generating" if cfg.source == "generated" else "verifying") as progress:
+        train, test = load_boards(cfg, progress=progress)
+    return _write(args, train, test)
 
 
 def _verify(args) -> int:
-    from trm_jax.tasks.sudoku.disjoint import require_disjoint
+    from trm_jax.tasks.sudoku.verify import require_disjoint
 
     splits = _splits(args.path)
     for name, boards in splits.items():
@@ -209,36 +201,30 @@ def _stats(args) -> int:
     if args.generated == (args.path is not None):
         raise InputError("give either a path or --generated")
     if args.generated:
-        from trm_jax.tasks.sudoku import source as sudoku
+        from trm_jax.tasks.sudoku.source import load_boards
 
-        progress = _Progress("generating")
-        try:
-            train, test = sudoku.load_boards(_config(args, source="generated"), progress=progress)
-        finally:
-            progress.close()
-        splits = {"train": train, "test": test}
-        follow_up = "trm data sudoku build --output-dir puzzles --size " + str(args.size)
+        with telling("generating") as progress:
+            splits = dict(
+                zip(("train", "test"), load_boards(_config(args, source="generated"), progress=progress), strict=True)
+            )
+        follow_up = f"build --output-dir puzzles --size {args.size}"
     else:
         splits = _splits(args.path)
-        follow_up = f"trm data sudoku show {shlex.quote(str(args.path))}"
+        follow_up = f"show {shlex.quote(str(args.path))}"
     for name, boards in splits.items():
         ratings = boards.ratings
         print(f"{name}: {_described(boards)} from {boards.origin}")
         middle = sorted(ratings)[len(ratings) // 2]
         print(f"rating: mean {ratings.mean():.1f}, median {middle}, max {ratings.max()}")
-        print("clues\n" + _histogram(_clues(boards), [(n, n) for n in range(boards.size**2 + 1)]))
+        print("clues\n" + _histogram(boards.clues, [(n, n) for n in range(boards.size**2 + 1)]))
         powers = [(0, 0)] + [(2**p, 2 ** (p + 1) - 1) for p in range(31)]
         print("rating\n" + _histogram(ratings, powers) + "\n")
-    print(f"next: {follow_up}", file=sys.stderr)
+    print(f"next: trm data sudoku {follow_up}", file=sys.stderr)
     return 0
 
 
 def _described(boards) -> str:
     return f"{len(boards):,} puzzles of {boards.size}x{boards.size}"
-
-
-def _clues(boards):
-    return (boards.questions > 0).sum(axis=1)
 
 
 def _histogram(values, ranges: list[tuple[int, int]]) -> str:
@@ -253,27 +239,26 @@ def _histogram(values, ranges: list[tuple[int, int]]) -> str:
 
 
 def _export(args) -> int:
-    _check_variants(args)
+    _check_target(args)
     splits = _splits(args.path)
     if set(splits) != {"train", "test"}:
         raise InputError(f"{args.path} holds no train and test split: name a folder that holds both")
-    _write(args, splits["train"], splits["test"])
-    return 0
+    return _write(args, splits["train"], splits["test"])
 
 
 def _show(args) -> int:
-    from trm_jax.tasks.sudoku.boards import format_grid, format_line
+    from trm_jax.tasks.sudoku.pictures import board_text
+    from trm_jax.tasks.sudoku.text import format_line
 
-    splits = _splits(args.path)
-    for name, boards in splits.items():
+    line = ""
+    for name, boards in _splits(args.path).items():
         if not 1 <= args.row <= len(boards) or args.count < 1:
             raise InputError(f"{boards.origin} has puzzles 1..{len(boards)}: give --row and --count within them")
         for row in range(args.row - 1, min(args.row - 1 + args.count, len(boards))):
-            print(f"{name} {row + 1}: {boards.sources[row]}, rating {boards.ratings[row]}")
-            print(f"{format_line(boards.questions[row])}\n")
-            left = format_grid(boards.questions[row]).splitlines()
-            right = format_grid(boards.answers[row]).splitlines()
-            print("\n".join(f"{a}    {b}" for a, b in zip(left, right, strict=True)) + "\n")
-    last = format_line(next(reversed(splits.values())).questions[args.row - 1])
-    print(f"next: trm solve RUN {last}", file=sys.stderr)
+            question, answer = boards.questions[row], boards.answers[row]
+            line = format_line(question)
+            print(f"{name} {row + 1}: {boards.sources[row]}, rating {boards.ratings[row]}\n{line}\n")
+            sides = (board_text(question, board, color=False).splitlines() for board in (question, answer))
+            print("\n".join(f"{left}    {right}" for left, right in zip(*sides, strict=True)) + "\n")
+    print(f"next: trm solve RUN {line}", file=sys.stderr)
     return 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import os
 import sys
 
 from trm_jax.cli.arguments import add_command, any_path, command, options_again, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import AnyPath, as_path
+from trm_jax.storage.paths import as_path
 
 BATCH = 64  # puzzles a model thinks about at a time
 
@@ -19,8 +19,8 @@ def add_parser(subparsers) -> None:
         subparsers,
         "solve",
         "solve puzzles with a trained model",
-        "Solve puzzles: each is a line of 16, 36 or 81 characters ('.' or '0' for a blank), or a row of a CSV file\n"
-        "with a `question` column. Prints the model's board and whether it is valid and keeps the clues.\n"
+        "Solve puzzles: boards on a line or over several lines, with or without spaces and grid lines, blanks as\n"
+        "one of . 0 _ * x, or a CSV file. Prints the model's board and whether it is valid and keeps the clues.\n"
         "Exit code 0 when every puzzle is solved, 1 when one is not.",
         "  trm solve runs/demo 6.3...   (81 characters for a 9x9 model)\n"
         "  trm solve runs/demo puzzles.csv --limit 100\n"
@@ -40,124 +40,95 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     import numpy as np
 
-    from trm_jax.tasks.sudoku.check import check_answer
-    from trm_jax.tasks.sudoku.drawing import require_suffix
-    from trm_jax.tasks.sudoku.render import board_png, board_text, thinking_gif
+    from trm_jax import tasks
+    from trm_jax.tasks.pictures import require_suffix
 
     if bool(args.puzzle) == args.example:
         raise InputError("give one of PUZZLE, a file, - for standard input, or --example")
     for picture, suffix in ((args.png, ".png"), (args.gif, ".gif")):
         if picture:
             require_suffix(picture, suffix)
-    puzzles = [] if args.example else read_puzzles(args.puzzle)
+    name, text = ("", "") if args.example else read_text(args.puzzle)
     # One device is enough for puzzles by hand, and it spares the padding to a multiple of several.
     import jax
 
     opened = open_run(args, devices=jax.devices()[:1])
-    size = opened.cfg.data.size
+    task, data = tasks.get("sudoku"), opened.cfg.data
     if args.example:
-        puzzles = [_first_held_out(opened.cfg)]
-    puzzles = puzzles[: args.limit]
-    for number, puzzle in enumerate(puzzles, 1):
-        if len(puzzle) != size * size:
-            raise InputError(
-                f"puzzle {number} has {len(puzzle)} cells; {args.run_dir} was trained on {size}x{size} boards"
-            )
-    questions = np.stack(puzzles)
-    steps = args.steps or opened.cfg.model.halt_max_steps
-    answers, q_halt = think_over(opened, questions, steps)
+        inputs = task.load_eval(data).rows(np.arange(1))["inputs"]
+    else:
+        inputs = read_puzzles(task, data, name, text)[: args.limit]
+    answers, q_halt = think_over(opened, inputs, args.steps or opened.cfg.model.halt_max_steps)
 
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     solved = 0
-    for question, answer, q in zip(questions, answers[:, -1], q_halt[:, -1], strict=True):
-        check = check_answer(question, answer, size)
-        solved += check.solved
-        if len(questions) <= 10:
-            print(board_text(question, answer, color=color))
-            verdict = "solved: valid, and every clue is kept" if check.solved else "; ".join(check.problems)
+    for puzzle, answer, q in zip(inputs, answers[:, -1], q_halt[:, -1], strict=True):
+        problems = task.check(data, puzzle, answer)
+        solved += not problems
+        if len(inputs) <= 10:
+            print(task.show(data, puzzle, answer, color=color))
+            verdict = "; ".join(problems) or "solved: valid, and every clue is kept"
             print(f"{verdict}   (the model is {100 / (1 + np.exp(-q)):.0f}% sure)")
         else:
-            line = "".join(map(str, answer)).replace("0", ".")
-            print(f"{line} {'solved' if check.solved else 'wrong: ' + check.problems[0]}")
-    if len(questions) > 1:
-        print(f"{solved} of {len(questions)} solved")
-    sure = 1 / (1 + np.exp(-q_halt[0].astype(np.float64)))
+            print(f"{task.line(data, answer)} {'wrong: ' + problems[0] if problems else 'solved'}")
+    if len(inputs) > 1:
+        print(f"{solved} of {len(inputs)} solved")
     if args.png:
-        board_png(args.png, questions[0], answers[0, -1], caption=f"{args.run_dir.name}, step {opened.step}")
+        task.png(data, args.png, inputs[0], answers[0, -1], caption=f"{args.run_dir.name}, step {opened.step}")
         print(f"picture: {args.png}")
     if args.gif:
         halted = np.flatnonzero(q_halt[0] > 0)
         at = int(halted[0]) + 1 if len(halted) else None
-        thinking_gif(args.gif, questions[0], answers[0], q=sure, halted_at=at)
+        sure = 1 / (1 + np.exp(-q_halt[0].astype(np.float64)))
+        task.gif(data, args.gif, inputs[0], answers[0], q=sure, halted_at=at)
         print(f"thinking: {args.gif}")
-    print(f"next: {_following(args, puzzles[0])}", file=sys.stderr)
-    return 0 if solved == len(questions) else 1
+    print(f"next: {_following(args, task.line(data, inputs[0]))}", file=sys.stderr)
+    return 0 if solved == len(inputs) else 1
 
 
-def _following(args, puzzle) -> str:
+def _following(args, puzzle: str) -> str:
     """How the model comes to its (first) answer, or how often it is right, once that has been seen."""
     which = options_again(("--checkpoint", args.checkpoint, "latest"), ("--live", args.live, False))
     if args.gif:
         return command("eval", args.run_dir, *which)
-    same = "--example" if args.example else "".join(map(str, puzzle)).replace("0", ".")
     which += options_again(("--steps", args.steps, None))
-    return command("solve", args.run_dir, same, *which, "--gif", "thinking.gif")
+    return command("solve", args.run_dir, "--example" if args.example else puzzle, *which, "--gif", "thinking.gif")
 
 
-def read_puzzles(source: str):
-    """Boards [cells] uint8 from a literal puzzle, a text or CSV file, or '-'. Raises InputError naming the line."""
-    from trm_jax.tasks.sudoku.boards import parse_board
+def read_text(source: str) -> tuple[str, str]:
+    """(where, text) of a literal puzzle, a text or CSV file, or '-'. Raises InputError for what cannot be read."""
+    from trm_jax.data.text_files import open_text
 
     if source == "-":
         name, content = "standard input", sys.stdin.buffer.read()
     elif os.path.isdir(source):
         raise InputError(f"{source} is a folder; name a file of puzzles")
     elif "://" in source or os.path.exists(source):  # not by Path: it raises for a name too long for a file
-        name, content = source, _content(as_path(source))
-    elif set(source) <= set("0123456789."):
-        return [parse_board(source, "the puzzle")]
+        try:
+            name, content = source, as_path(source).read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{source} does not exist; name a file of puzzles") from None
     else:
-        raise InputError(f"{source!r} is neither a file nor a puzzle of digits and dots")
-    lines = content.decode("utf-8-sig", errors="replace").splitlines()
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    header = _fields(numbered[0][1]) if numbered else []
-    if "question" in header:
-        column = header.index("question")
-        rows = [(number, _fields(line)) for number, line in numbered[1:]]
-        short = next((number for number, row in rows if len(row) <= column), None)
-        if short:
-            raise InputError(f"{name} line {short} has no question")
-        numbered = [(number, row[column]) for number, row in rows]
-    elif len(header) > 1:
-        raise InputError(f"{name} line {numbered[0][0]}: no column question in {', '.join(header)}")
-    if not numbered:
+        return f"{source!r} is no file, and as a puzzle:", source
+    try:
+        return name, open_text(io.BufferedReader(io.BytesIO(content))).read()
+    except (UnicodeError, EOFError, OSError) as error:
+        raise InputError(f"{name} is not text in UTF-8 or UTF-16 ({error}); save it as such") from None
+
+
+def read_puzzles(task, data, name: str, text: str):
+    """Inputs [N, S] of the puzzles in a text. Raises InputError naming the place."""
+    try:
+        inputs = task.read(data, text)
+    except InputError as error:
+        raise InputError(f"{name} {error}") from None
+    if not len(inputs):
         raise InputError(f"{name} holds no puzzle")
-    return [parse_board(text, f"{name} line {number}") for number, text in numbered]
+    return inputs
 
 
-def _content(path: AnyPath) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; name a file of puzzles") from None
-
-
-def _fields(line: str) -> list[str]:
-    """The fields of one line of a CSV file; a line that is none is one field."""
-    try:
-        return [field.strip() for field in next(csv.reader([line]))]
-    except csv.Error:
-        return [line]
-
-
-def _first_held_out(cfg):
-    from trm_jax.tasks.sudoku import source as sudoku
-
-    return sudoku.load_eval(cfg.data).inputs[0].astype("uint8") - 1
-
-
-def think_over(opened, questions, steps: int):
-    """Answers [N, steps, cells] (digits, 0 for none) and q_halt [N, steps] for questions [N, cells]."""
+def think_over(opened, inputs, steps: int):
+    """Answers [N, steps, S] (tokens) and q_halt [N, steps] for inputs [N, S]."""
     import jax
     import numpy as np
 
@@ -165,14 +136,13 @@ def think_over(opened, questions, steps: int):
 
     cfg = opened.cfg.model
     thinker = jax.jit(lambda params, batch: think(params, cfg, batch, steps))
-    size = min(BATCH, len(questions))
+    size = min(BATCH, len(inputs))
     answers, q_halt = [], []
-    for start in range(0, len(questions), size):
-        rows = questions[start : start + size].astype(np.int32) + 1
+    for start in range(0, len(inputs), size):
+        rows = inputs[start : start + size]
         padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
         batch = {"inputs": padded, "labels": np.zeros_like(padded), "puzzle_ids": np.zeros(size, np.int32)}
         a, q = jax.device_get(thinker(opened.params, batch))
         answers.append(a.swapaxes(0, 1)[: len(rows)])
         q_halt.append(q.swapaxes(0, 1)[: len(rows)])
-    # Tokens: 0 padding, 1 blank, 2.. digits.
-    return np.maximum(np.concatenate(answers) - 1, 0), np.concatenate(q_halt)
+    return np.concatenate(answers), np.concatenate(q_halt)

@@ -1,16 +1,17 @@
-"""The official array format, any task: `{split}/all__*.npy`, `{split}/dataset.json`, `identifiers.json`.
+"""The official array format: `{split}/all__*.npy`, `{split}/dataset.json`, `identifiers.json`.
 
-example < puzzle (one augmentation) < group (one original): `puzzle_indices` cuts the examples into puzzles
-and `group_indices` the puzzles into groups, both int32 with a leading 0.
+Read for any task with one set, `all`: Sudoku, mazes, ARC. example < puzzle (one augmentation) < group (one
+original): `puzzle_indices` cuts the examples into puzzles and `group_indices` the puzzles into groups, both
+int32 with a leading 0. Tokens are of any whole-number type.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,15 +20,11 @@ from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement, write_whole
 
 _ARRAYS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
-_KEYS = ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len",
-         "num_puzzle_identifiers", "total_groups", "mean_puzzle_examples", "sets")  # fmt: skip
-
-_COUNTS = ("vocab_size", "seq_len", "num_puzzle_identifiers", "total_groups")
 
 
 @dataclass(frozen=True)
 class ArraySplit:
-    """One split of a data set as the official code stores it (one set, `all`)."""
+    """One split of a data set as the official code stores it; by itself an `EvalSource` of all its examples."""
 
     inputs: np.ndarray  # [N, S] tokens
     labels: np.ndarray  # [N, S] tokens
@@ -48,149 +45,148 @@ class ArraySplit:
         return DatasetInfo(self.vocab_size, self.inputs.shape[1], self.num_puzzle_identifiers,
                            len(self.group_indices) - 1, len(self.inputs) / max(puzzles, 1))  # fmt: skip
 
-    def metadata(self) -> dict[str, object]:
-        """What `dataset.json` holds."""
-        info = self.info
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the examples, whatever their type in the files."""
+        content = hashlib.sha256(f"{self.inputs.shape} {self.ignore_label_id} ".encode())
+        for tokens in (self.inputs, self.labels):
+            content.update(tokens.astype(np.int32).tobytes())
+        return content.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices` [b]."""
+        labels = self.labels[indices].astype(np.int32)
+        if self.ignore_label_id is not None:
+            labels[labels == self.ignore_label_id] = IGNORED
+        puzzles = np.searchsorted(self.puzzle_indices, indices, side="right") - 1
         return {
-            "pad_id": self.pad_id,
-            "ignore_label_id": self.ignore_label_id,
-            "blank_identifier_id": self.blank_identifier_id,
-            "vocab_size": self.vocab_size,
-            "seq_len": info.seq_len,
-            "num_puzzle_identifiers": self.num_puzzle_identifiers,
-            "total_groups": info.groups,
-            "mean_puzzle_examples": info.mean_examples_per_puzzle,
-            "total_puzzles": len(self.puzzle_identifiers),
-            "sets": ["all"],
+            "inputs": self.inputs[indices].astype(np.int32),
+            "labels": labels,
+            "puzzle_ids": self.puzzle_identifiers[puzzles].astype(np.int32),
         }
 
 
 @dataclass(frozen=True)
 class StoredPool:
-    """A `Pool` of stored examples: the variants of a group are its puzzles, one example each."""
+    """A `Pool` of stored examples: the variants of a group are the examples of all its puzzles."""
 
     split: ArraySplit
 
-    def __post_init__(self) -> None:
-        if (np.diff(self.split.puzzle_indices) != 1).any():
-            raise InputError(f"{self.split.origin}: a puzzle with several examples: this task has one example each")
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        """[G + 1] int64: the first example of each group."""
+        return self.split.puzzle_indices[self.split.group_indices].astype(np.int64)
 
     @functools.cached_property
     def variants(self) -> np.ndarray:
-        """[G] int64: the number of puzzles in each group."""
-        return np.diff(self.split.group_indices).astype(np.int64)
+        """[G] int64: the number of examples in each group."""
+        return np.diff(self._starts)
 
     def examples(self, groups: np.ndarray, variants: np.ndarray) -> Batch:
         """The examples (groups[b], variants[b])."""
-        puzzles = self.split.group_indices[groups] + variants
-        rows = self.split.puzzle_indices[puzzles]
-        labels = self.split.labels[rows].astype(np.int32)
-        if self.split.ignore_label_id is not None:
-            labels[labels == self.split.ignore_label_id] = IGNORED
-        return {
-            "inputs": self.split.inputs[rows].astype(np.int32),
-            "labels": labels,
-            "puzzle_ids": self.split.puzzle_identifiers[puzzles].astype(np.int32),
-        }
+        return self.split.rows(self._starts[groups] + variants)
 
 
 def read_split(folder: str | AnyPath, split: str) -> ArraySplit:
-    """Read `folder/{train|test}`. Older files have no `total_puzzles`.
+    """Read `folder/{train|test}`. `total_puzzles` is ignored: the official builder writes the number of groups.
 
     Raises `InputError` naming the file for anything missing or at odds with the rest.
     """
     place = as_path(folder) / split
     meta = _json(place / "dataset.json")
-    missing = [key for key in _KEYS if key not in meta]
-    if missing:
-        raise InputError(f"{place / 'dataset.json'}: no key {', '.join(missing)}: build the data set anew")
-    wrong = [key for key in _COUNTS if type(meta[key]) is not int]
-    if wrong:
-        raise InputError(f"{place / 'dataset.json'}: {wrong[0]} is {meta[wrong[0]]!r}, no whole number: build it anew")
-    if meta["sets"] != ["all"]:
-        raise InputError(f"{place / 'dataset.json'}: sets is {meta['sets']}, only ['all'] is known")
-    arrays = {name: _array(place / f"all__{name}.npy") for name in _ARRAYS}
-    inputs, labels = arrays["inputs"], arrays["labels"]
-    puzzles, groups = arrays["puzzle_indices"], arrays["group_indices"]
+    arrays = [_array(place / f"all__{name}.npy") for name in _ARRAYS]
+    inputs, labels, ids, puzzles, groups = arrays
     demands = (
         (inputs.ndim == 2 and inputs.shape == labels.shape, "inputs and labels differ in shape"),
-        (inputs.ndim == 2 and inputs.shape[1] == meta["seq_len"], "seq_len is not the arrays' width"),
+        (meta.get("seq_len", inputs.shape[-1]) == inputs.shape[-1], "seq_len is not the arrays' width"),
         (_index(puzzles, len(inputs)), "puzzle_indices does not run from 0 to the number of examples"),
         (_index(groups, len(puzzles) - 1), "group_indices does not run from 0 to the number of puzzles"),
-        (
-            len(arrays["puzzle_identifiers"]) == len(puzzles) - 1,
-            "puzzle_identifiers has not one id per puzzle",
-        ),
-        (meta["total_groups"] == len(groups) - 1, "total_groups is not the number of groups"),
-        (
-            meta.get("total_puzzles", len(puzzles) - 1) == len(puzzles) - 1,
-            "total_puzzles is not their number",
-        ),
+        (len(ids) == len(puzzles) - 1, "puzzle_identifiers has not one id per puzzle"),
+        (meta.get("total_groups", len(groups) - 1) == len(groups) - 1, "total_groups is not the number of groups"),
     )
     for holds, message in demands:
         if not holds:
-            raise InputError(f"{place}: {message}: the files do not belong together, build the data set anew")
-    top = max((int(part.max()) for part in (inputs, labels) if part.size), default=0)
-    if top >= meta["vocab_size"] or min((int(p.min()) for p in (inputs, labels) if p.size), default=0) < 0:
-        raise InputError(f"{place}: a token lies outside 0..{meta['vocab_size'] - 1} (vocab_size): build it anew")
-    ids = arrays["puzzle_identifiers"]
-    if ids.size and not 0 <= ids.min() <= ids.max() < meta["num_puzzle_identifiers"]:
-        raise InputError(f"{place}: a puzzle id lies outside 0..{meta['num_puzzle_identifiers'] - 1}: build it anew")
-    return ArraySplit(*arrays.values(), *(meta[key] for key in (
-        "vocab_size", "num_puzzle_identifiers", "pad_id", "ignore_label_id", "blank_identifier_id")),
-        origin=str(place))  # fmt: skip
+            raise _damaged(place, message)
+    for what, parts, end in (
+        ("token", (inputs, labels), meta["vocab_size"]),
+        ("puzzle id", (ids,), meta["num_puzzle_identifiers"]),
+    ):
+        if any(part.size and not 0 <= part.min() <= part.max() < end for part in parts):
+            raise _damaged(place, f"a {what} lies outside 0..{end - 1}")
+    return ArraySplit(*arrays, meta["vocab_size"], meta["num_puzzle_identifiers"], meta.get("pad_id", 0),
+                      meta["ignore_label_id"], meta.get("blank_identifier_id", 0), str(place))  # fmt: skip
+
+
+def _damaged(path: AnyPath, message: str) -> InputError:
+    return InputError(f"{path}: {message}; copy the data set once more, all files from one build")
 
 
 def _index(values: np.ndarray, end: int) -> bool:
-    return values.ndim == 1 and len(values) > 1 and values[0] == 0 and values[-1] == end and (np.diff(values) > 0).all()
+    return (
+        values.ndim == 1
+        and len(values) > 1
+        and values[0] == 0
+        and values[-1] == end
+        and (values[1:] > values[:-1]).all()
+    )
 
 
 def _json(path: AnyPath) -> dict:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist: make it with "
-            f"`trm data sudoku build --format arrays --output-dir {path.parent.parent}`"
-        ) from None
+        raise InputError(f"{path} does not exist; name a folder in the official array format") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+        raise _damaged(path, f"not JSON ({error})") from None
     if not isinstance(meta, dict):
-        raise InputError(f"{path} holds no JSON object: build the data set anew")
+        raise _damaged(path, "no JSON object")
+    for key in ("vocab_size", "num_puzzle_identifiers"):
+        if type(meta.get(key)) is not int:
+            raise _damaged(path, f"{key} is {meta.get(key)!r}, no whole number")
+    if "ignore_label_id" not in meta:
+        raise _damaged(path, "no key ignore_label_id")
+    if meta.get("sets", ["all"]) != ["all"]:
+        raise InputError(f"{path}: sets is {meta['sets']}, only ['all'] is known")
     return meta
 
 
 def _array(path: AnyPath) -> np.ndarray:
     try:
         with local_copy(path) as copy:
-            values = _load(path, copy)
+            values = np.load(copy, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the folder is not a whole data set, build it anew") from None
-    if not isinstance(values, np.ndarray) or not values.ndim:
-        raise InputError(f"{path} holds no list of numbers: build it anew")
-    if not np.issubdtype(values.dtype, np.integer):
-        raise InputError(f"{path} holds {values.dtype}, not whole numbers: build it anew")
+        raise InputError(f"{path} does not exist; the folder is not a whole data set, copy all its files") from None
+    except (ValueError, EOFError) as error:
+        raise _damaged(path, f"not a whole .npy file ({error})") from None
+    if not isinstance(values, np.ndarray) or not values.ndim or not np.issubdtype(values.dtype, np.integer):
+        raise _damaged(path, f"holds {getattr(values, 'dtype', 'several arrays')}, no list of whole numbers")
     return values
-
-
-def _load(path: AnyPath, copy: Path) -> np.ndarray:
-    try:
-        return np.load(copy, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path} is not a whole .npy file: {error}; build it anew") from None
 
 
 def write_split(folder: str | AnyPath, split: str, data: ArraySplit) -> None:
     """Write one split, every file in one step; `dataset.json` comes last."""
-    place = as_path(folder) / split
+    place, info = as_path(folder) / split, data.info
     for name in _ARRAYS:
         values = getattr(data, name)
         values = values.astype(np.uint8 if name in ("inputs", "labels") and data.vocab_size <= 256 else np.int32)
         with replacement(place / f"all__{name}.npy") as new, new.open("wb") as file:
             np.save(file, values)
-    write_json(place / "dataset.json", data.metadata())
+    meta = {
+        "pad_id": data.pad_id,
+        "ignore_label_id": data.ignore_label_id,
+        "blank_identifier_id": data.blank_identifier_id,
+        "vocab_size": data.vocab_size,
+        "seq_len": info.seq_len,
+        "num_puzzle_identifiers": data.num_puzzle_identifiers,
+        "total_groups": info.groups,
+        "mean_puzzle_examples": info.mean_examples_per_puzzle,
+        "total_puzzles": len(data.puzzle_identifiers),
+        "sets": ["all"],
+    }
+    write_json(place / "dataset.json", meta)
 
 
 def write_json(path: AnyPath, value: object) -> None:

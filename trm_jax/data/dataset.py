@@ -1,23 +1,14 @@
-"""What a task's data looks like to the trainer and the evaluator, and the addressing of training examples.
-
-The example of (seed, step, slot) is a pure function, so there is no iterator state to save and the number of
-hosts may change: each host asks for its own slots of the global batch.
-"""
+"""What a task's data looks like to the trainer and the evaluator."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from trm_jax.data.hashing import draws_below, permutation, stream_key
-from trm_jax.errors import InputError
-
 Batch = dict[str, np.ndarray]  # inputs, labels [b, S] int32 (-100 = ignored label), puzzle_ids [b] int32
 IGNORED = -100
-_ORDER, _VARIANT = 1, 2  # independent streams of random numbers under one seed
 
 
 @dataclass(frozen=True)
@@ -27,33 +18,17 @@ class DatasetInfo:
     vocab_size: int  # tokens, PAD (0) included
     seq_len: int  # S
     num_puzzle_ids: int  # rows of the puzzle table
-    groups: int  # originals; an epoch visits each once
+    groups: int  # originals; an epoch visits each once; 0 = not known yet
     mean_examples_per_puzzle: float = 1.0
 
 
-class Pool(Protocol):
-    """Training examples in groups (one original and its variants), each addressed by (group, variant)."""
-
-    variants: np.ndarray  # [G] int64: how many variants each group has
-
-    def examples(self, groups: np.ndarray, variants: np.ndarray) -> Batch:
-        """The examples (groups[b], variants[b])."""
-        ...
-
-
 class TrainSource(Protocol):
-    """Training data addressed by step."""
+    """Training data addressed by step: the example of (seed, step, slot) is a pure function."""
 
     info: DatasetInfo
 
     def batch(
-        self,
-        step: int,
-        slots: np.ndarray,
-        *,
-        seed: int,
-        batch_size: int,
-        epochs_per_interval: int | None = None,
+        self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
     ) -> Batch:
         """The rows `slots` of the global batch of `batch_size` rows at `step`."""
         ...
@@ -70,82 +45,3 @@ class EvalSource(Protocol):
     def rows(self, indices: np.ndarray) -> Batch:
         """The examples at `indices` [b]."""
         ...
-
-
-@dataclass(frozen=True)
-class Addressing:
-    """Which (group, variant) stands in which (step, slot).
-
-    Example number n = step * batch_size + slot runs through epochs of `groups` examples, each a new random
-    order; epochs run on across batch borders. With `epochs_per_interval`, interval i starts at epoch i *
-    epochs_per_interval and holds only whole batches: the last incomplete one is dropped, as the reference
-    does.
-    """
-
-    seed: int
-    batch_size: int
-    groups: int
-    epochs_per_interval: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.groups < 1:
-            raise InputError(f"batch size {self.batch_size} with {self.groups} puzzles: both must be at least 1")
-        if self.epochs_per_interval is not None and self.steps_per_interval < 1:
-            raise InputError(
-                f"{self.epochs_per_interval} epochs of {self.groups} puzzles do not fill one batch of "
-                f"{self.batch_size}: lower the batch size or raise the epochs per evaluation interval"
-            )
-
-    @property
-    def steps_per_interval(self) -> int | None:
-        """Whole batches in an evaluation interval; None without intervals."""
-        if self.epochs_per_interval is None:
-            return None
-        return self.epochs_per_interval * self.groups // self.batch_size
-
-    def numbers(self, step: int, slots: np.ndarray) -> np.ndarray:
-        """Example numbers [b] int64 of `slots` [b] at `step`."""
-        start = step * self.batch_size
-        if self.epochs_per_interval is not None:
-            interval, step = divmod(step, self.steps_per_interval)
-            start = interval * self.epochs_per_interval * self.groups + step * self.batch_size
-        return start + np.asarray(slots, np.int64)
-
-    def lookup(self, step: int, slots: np.ndarray, variants: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(group, variant), each [b] int64, of `slots` at `step`; variants [G]: how many each group has."""
-        numbers = self.numbers(step, slots)
-        epochs, places = np.divmod(numbers, self.groups)
-        groups = np.empty_like(numbers)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            groups[here] = _order(self.seed, int(epoch), self.groups)[places[here]]
-        return groups, draws_below(stream_key(self.seed, _VARIANT), numbers, variants[groups])
-
-
-@functools.lru_cache(maxsize=32)
-def _order(seed: int, epoch: int, groups: int) -> np.ndarray:
-    """The order in which an epoch visits the groups, [G] int64."""
-    order = permutation(stream_key(seed, _ORDER, epoch), groups)
-    order.setflags(write=False)
-    return order
-
-
-@dataclass(frozen=True)
-class PoolTrain:
-    """A `TrainSource` over a pool with one example per variant."""
-
-    info: DatasetInfo
-    pool: Pool
-
-    def batch(
-        self,
-        step: int,
-        slots: np.ndarray,
-        *,
-        seed: int,
-        batch_size: int,
-        epochs_per_interval: int | None = None,
-    ) -> Batch:
-        """The rows `slots` [b] of the global batch at `step`."""
-        addressing = Addressing(seed, batch_size, self.info.groups, epochs_per_interval)
-        return self.pool.examples(*addressing.lookup(step, slots, self.pool.variants))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from trm_jax.data.dataset import Addressing, Batch, TrainSource
+from trm_jax.data.addressing import Addressing
+from trm_jax.data.dataset import Batch, TrainSource
 from trm_jax.errors import InputError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath
-from trm_jax.tasks.sudoku.drawing import write_picture
+from trm_jax.tasks.pictures import write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

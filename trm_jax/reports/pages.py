@@ -12,7 +12,7 @@ from trm_jax.errors import InputError
 from trm_jax.reports.content import Plot, Report, Section, Table
 from trm_jax.reports.pictures import plot_png
 from trm_jax.storage.paths import AnyPath, write_whole
-from trm_jax.tasks.sudoku.drawing import write_picture
+from trm_jax.tasks.pictures import write_picture
 
 STYLE = """
 :root { color-scheme: light; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --wash: #f6f8fa; --accent: #0072B2; }

@@ -1,24 +1,36 @@
+"""Scores of tasks whose answer is one token for each token of the puzzle."""
+
 from __future__ import annotations
 
-import jax.numpy as jnp
+from collections.abc import Mapping
 
-from trm_jax.losses import IGNORE
+import jax.numpy as jnp
+import numpy as np
+
+from trm_jax.data.dataset import IGNORED
 
 
 def score_tokens(answers, labels, counted) -> dict:
-    valid = labels != IGNORE
+    """Scores of answers [B, S] against labels [B, S], summed over the sequences where `counted` [B] holds.
+
+    "count" sequences; "accuracy" their mean token accuracies; "exact_accuracy" sequences with every valid token right.
+    float32 scalars. Labels of -100 are not valid; a sequence without a valid one is not counted.
+    """
+    valid = labels != IGNORED
     num_valid = valid.sum(-1)
     right = ((answers == labels) & valid).sum(-1)
     counted = counted & (num_valid > 0)
-    per_row = {
-        "count": jnp.ones(counted.shape),
+    per_sequence = {
+        "count": jnp.ones_like(num_valid),
         "accuracy": right / jnp.maximum(num_valid, 1),
         "exact_accuracy": right == num_valid,
     }
-    return {name: jnp.sum(jnp.where(counted, x, 0).astype(jnp.float32)) for name, x in per_row.items()}
+    return {name: jnp.sum(jnp.where(counted, x, 0).astype(jnp.float32)) for name, x in per_sequence.items()}
 
 
-def finish_means(sums) -> dict[str, float]:
+def finish_means(sums: Mapping[str, float]) -> dict[str, float]:
+    """On the host: every fetched sum as a mean over "count" sequences; empty when none was counted."""
     count = float(sums["count"])
-    names = [n for n in sums if n.endswith(("accuracy",))]
-    return {n: float(sums[n] / count) for n in ("accuracy", "exact_accuracy")} if count else {}
+    if count == 0:
+        return {}
+    return {name: float(np.float64(value) / count) for name, value in sums.items() if name != "count"}

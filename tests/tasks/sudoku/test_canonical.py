@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from trm_jax.errors import InputError
 from trm_jax.tasks.sudoku.boards import Boards, complete
 from trm_jax.tasks.sudoku.canonical import canonical_forms, invariants
-from trm_jax.tasks.sudoku.disjoint import overlap, require_disjoint
 from trm_jax.tasks.sudoku.solver import solve
 from trm_jax.tasks.sudoku.symmetry import variants
+from trm_jax.tasks.sudoku.verify import overlap, require_disjoint
 
 SIZES = (4, 6, 9)
 
@@ -91,7 +91,7 @@ def test_a_disguised_test_puzzle_is_found_and_named(boards_of):
         np.concatenate([test.questions, questions[7:8]]),
         np.concatenate([test.answers, answers[7:8]]),
         np.zeros(31, np.int32),
-        ("x",) * 31,
+        np.full(31, "x"),
         "test.csv",
         np.arange(31) + 2,
     )

@@ -1,51 +1,138 @@
+"""Sudoku of 4x4, 6x6 and 9x9 cells. Importing this is cheap: methods import what they need.
+
+Tokens: PAD 0, blank 1, digit d is d + 1; vocab size + 2; every cell is supervised; the puzzle id is always 0.
+"""
+
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from trm_jax.data.dataset import DatasetInfo
-from trm_jax.tasks import tokens
+from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
+from trm_jax.data.seeds import check_seed
+from trm_jax.errors import InputError
+from trm_jax.tasks.sudoku.boards import check_size
+
+SOURCES = ("generated", "csv", "hub", "arrays")
+HUB_REPO, HUB_TEST_PUZZLES = "sapientinc/sudoku-extreme", 422_786  # Sudoku-Extreme and the rows of its test file
+
+Progress = Callable[[int, int], None]
 
 
-class Sudoku:
+@dataclass(frozen=True)
+class SudokuConfig:
+    """Where the puzzles come from and how many there are."""
+
+    source: str = "hub"  # generated | csv | hub | arrays
+    path: str = ""  # csv: folder with train_file and test_file; arrays: folder in the official format
+    train_file: str = "train.csv"
+    test_file: str = "test.csv"
+    hub_repo: str = HUB_REPO
+    size: int = 9  # 4 | 6 | 9
+    train_puzzles: int = 1000  # drawn without replacement by `seed`; 0 = all
+    test_puzzles: int = 0  # drawn alike for every seed, so that results compare; 0 = all
+    augmentations: int = 1000  # variants of a puzzle besides the original, computed on the fly
+    min_rating: int = 0  # generator: guesses of our solver
+    max_rating: int = -1  # generator: -1 = no bound
+    extra_clues: int = 0  # generator: clues added back to a minimal puzzle
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed("data.seed", self.seed)
+        check_size(self.size)
+        if self.source not in SOURCES:
+            raise InputError(f"no data.source {self.source!r}: choose one of {', '.join(SOURCES)}")
+        for name in ("train_puzzles", "test_puzzles", "augmentations"):
+            if getattr(self, name) < 0:
+                raise InputError(f"data.{name} is {getattr(self, name)}: give 0 or more")
+
+
+class SudokuTask:
+    """Sudoku as a `Task`; trm_jax.tasks says what each method gives."""
+
+    Config = SudokuConfig
     headline = "exact_accuracy"
 
-    @property
-    def Config(self):
-        from trm_jax.tasks.sudoku.source import SudokuConfig
+    def info(self, cfg: SudokuConfig) -> DatasetInfo:
+        return DatasetInfo(cfg.size + 2, cfg.size**2, num_puzzle_ids=1, groups=cfg.train_puzzles)
 
-        return SudokuConfig
+    def eval_size(self, cfg: SudokuConfig) -> int:
+        whole = HUB_TEST_PUZZLES if (cfg.source, cfg.hub_repo, cfg.test_file) == ("hub", HUB_REPO, "test.csv") else 0
+        return cfg.test_puzzles or whole
 
-    def info(self, cfg):
-        from trm_jax.tasks.sudoku.boards import check_size
+    def load(self, cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
+        from trm_jax.tasks.sudoku.source import load
 
-        check_size(cfg.size)
-        return DatasetInfo(cfg.size + 2, cfg.size**2, 1, cfg.train_puzzles)
+        return load(cfg, progress=progress)
 
-    def eval_size(self, cfg):
-        return cfg.test_puzzles or 422786
+    def load_eval(self, cfg: SudokuConfig, *, progress: Progress | None = None) -> EvalSource:
+        from trm_jax.tasks.sudoku.source import load_eval
 
-    def load(self, cfg, *, progress=None):
-        from trm_jax.tasks.sudoku import source
+        return load_eval(cfg, progress=progress)
 
-        return source.load(cfg, progress=progress)
+    def batch_spec(self, cfg: SudokuConfig) -> dict[str, tuple[tuple[int, ...], type]]:
+        cells = (cfg.size**2,)
+        return {"inputs": (cells, np.int32), "labels": (cells, np.int32), "puzzle_ids": ((), np.int32)}
 
-    def load_eval(self, cfg, *, progress=None):
-        from trm_jax.tasks.sudoku import source
+    def score(self, cfg: SudokuConfig, answers, batch, counted) -> dict:
+        from trm_jax.tasks.tokens import score_tokens
 
-        return source.load_eval(cfg, progress=progress)
+        return score_tokens(answers, batch["labels"], counted)
 
-    def batch_spec(self, cfg):
-        s = (cfg.size**2,)
-        return {"inputs": (s, np.int32), "labels": (s, np.int32), "puzzle_ids": ((), np.int32)}
+    def finish(self, sums) -> dict[str, float]:
+        from trm_jax.tasks.tokens import finish_means
 
-    def score(self, cfg, answers, batch, counted):
-        return tokens.score_tokens(answers, batch["labels"], counted)
+        return finish_means(sums)
 
-    def finish(self, sums):
-        return tokens.finish_means(sums)
+    def local(self, cfg: SudokuConfig) -> dict[str, int | str]:
+        small = {"train_puzzles": 64, "test_puzzles": 64}
+        return small | ({"source": "generated"} if cfg.source == "hub" else {})
 
-    def local(self, cfg):
-        return {"train_puzzles": 64, "test_puzzles": 64, **({"source": "generated"} if cfg.source == "hub" else {})}
+    def read(self, cfg: SudokuConfig, text: str) -> np.ndarray:
+        """Boards in any usual form (see `text`) as inputs [N, S]."""
+        from trm_jax.tasks.sudoku.text import read_boards
+
+        found = read_boards(text)
+        for line, board in found:
+            if len(board) != cfg.size**2:
+                size = round(len(board) ** 0.5)
+                raise InputError(f"line {line}: a board of {size}x{size}, where {cfg.size}x{cfg.size} is asked for")
+        return np.array([board for _, board in found], np.int32).reshape(-1, cfg.size**2) + 1
+
+    def line(self, cfg: SudokuConfig, tokens: np.ndarray) -> str:
+        """A board on one line, as `read` takes it."""
+        from trm_jax.tasks.sudoku.text import format_line
+
+        return format_line(_digits(tokens))
+
+    def check(self, cfg: SudokuConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
+        from trm_jax.tasks.sudoku.boards import problems
+
+        return problems(_digits(inputs), _digits(answer), cfg.size)
+
+    def show(self, cfg: SudokuConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
+        from trm_jax.tasks.sudoku.pictures import board_text
+
+        return board_text(_digits(inputs), _digits(answer), color=color)
+
+    def png(self, cfg: SudokuConfig, path, inputs, answer, *, confidence=None, caption: str = "") -> None:
+        """One board; `confidence` [S] in 0..1 shades the cells that the model filled."""
+        from trm_jax.tasks.sudoku.pictures import board_png
+
+        board_png(path, _digits(inputs), _digits(answer), confidence=confidence, caption=caption)
+
+    def gif(self, cfg: SudokuConfig, path, inputs, frames, *, q=None, halted_at: int | None = None) -> None:
+        """The answers of every step [steps, S]; `q` [steps]: sigmoid(q_halt); `halted_at`: the step, from 1."""
+        from trm_jax.tasks.sudoku.pictures import thinking_gif
+
+        thinking_gif(path, _digits(inputs), _digits(frames), q=q, halted_at=halted_at)
 
 
-TASK = Sudoku()
+def _digits(tokens: np.ndarray) -> np.ndarray:
+    """Tokens as digits; PAD, which a model may answer, is a blank."""
+    return np.maximum(np.asarray(tokens, np.int64) - 1, 0)
+
+
+TASK = SudokuTask()

@@ -1,4 +1,4 @@
-"""Sudoku boards of three sizes: their text form, their geometry and the rules.
+"""Sudoku boards of three sizes: their geometry and the rules.
 
 A board is a flat [size*size] uint8 array, row by row, 0 = blank, 1..size = digit. Boxes are 2x2 cells (size
 4), 2 rows x 3 columns (size 6) and 3x3 (size 9).
@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from trm_jax.errors import InputError
 
 BOX_HEIGHT = {4: 2, 6: 2, 9: 3}
-SIZES = tuple(BOX_HEIGHT)
-BAD = 255  # what `DIGIT_OF_BYTE` holds for a character that is neither a blank nor a digit
-
-DIGIT_OF_BYTE = np.full(256, BAD, np.uint8)
-DIGIT_OF_BYTE[ord(".")] = 0
-DIGIT_OF_BYTE[ord("0") : ord("9") + 1] = np.arange(10)
+SIZE_OF = {size * size: size for size in BOX_HEIGHT}  # number of cells -> size
 
 
 @dataclass(frozen=True)
@@ -31,24 +26,23 @@ class Boards:
     questions: np.ndarray  # [N, size*size] uint8, 0 = blank, 1..size
     answers: np.ndarray  # [N, size*size] uint8
     ratings: np.ndarray  # [N] int32: guesses of our solver, or the file's column
-    sources: tuple[str, ...]  # [N] where each puzzle is from, as the file's column says
-    origin: str = "generated"  # the file, for messages
-    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N] place in the origin
+    sources: np.ndarray  # [N] str: where each puzzle is from, as the file's column says
+    origin: str  # the file, for messages
+    rows: np.ndarray  # [N] int64: place in the origin
     unit: str = "line"  # what `rows` counts
 
     def __len__(self) -> int:
         return len(self.questions)
 
+    @property
+    def clues(self) -> np.ndarray:
+        """[N] the number of clues of each question."""
+        return (self.questions > 0).sum(axis=1)
+
     def take(self, indices: np.ndarray) -> Boards:
         """The boards at `indices` [M], in that order."""
-        return dataclasses.replace(
-            self,
-            questions=self.questions[indices],
-            answers=self.answers[indices],
-            ratings=self.ratings[indices],
-            sources=tuple(self.sources[i] for i in indices),
-            rows=self.rows[indices],
-        )
+        names = ("questions", "answers", "ratings", "sources", "rows")
+        return dataclasses.replace(self, **{name: getattr(self, name)[indices] for name in names})
 
     def where(self, row: int) -> str:
         """The place of a board, for messages."""
@@ -73,51 +67,46 @@ def units(size: int) -> np.ndarray:
     return table
 
 
-def conflicts(boards: np.ndarray, size: int) -> np.ndarray:
-    """[N] bool: does a digit stand twice in a row, column or box of boards [N, size*size]?"""
-    result = np.zeros(len(boards), bool)
-    members = [np.flatnonzero((units(size) == unit).any(axis=1)) for unit in range(3 * size)]
-    for cells in members:
-        part = np.sort(boards[:, cells], axis=1)
-        result |= ((part[:, 1:] == part[:, :-1]) & (part[:, 1:] > 0)).any(axis=1)
+def complete(boards: np.ndarray, size: int) -> np.ndarray:
+    """[N] bool: is every cell of boards [N, size*size] filled and every rule kept?"""
+    bits = np.left_shift(np.uint16(1), boards.astype(np.uint16))
+    every_digit = np.uint16(2 ** (size + 1) - 2)
+    result = np.ones(len(boards), bool)
+    for unit in range(3 * size):
+        cells = np.flatnonzero((units(size) == unit).any(axis=1))
+        result &= np.bitwise_or.reduce(bits[:, cells], axis=1) == every_digit
     return result
 
 
-def complete(boards: np.ndarray, size: int) -> np.ndarray:
-    """[N] bool: is every cell of boards [N, size*size] filled and every rule kept?"""
-    return (boards > 0).all(axis=1) & ~conflicts(boards, size)
+@functools.cache
+def _peers(size: int) -> np.ndarray:
+    """Do two different cells share a row, column or box? bool [cells, cells]."""
+    of_cell = units(size)
+    return (of_cell[:, None] == of_cell).any(axis=-1) & ~np.eye(size * size, dtype=bool)
 
 
-def parse_board(text: str, where: str) -> np.ndarray:
-    """The board written as `size*size` characters ('.' or '0' = blank), [size*size] uint8.
-
-    `where` names the place in the message of the `InputError` that a wrong length or letter raises.
-    """
-    text = text.strip()
-    size = {n * n: n for n in SIZES}.get(len(text))
-    if size is None:
-        raise InputError(f"{where}: a board has 16, 36 or 81 characters, this one has {len(text)}")
-    for place, letter in enumerate(text):
-        if letter != "." and not (letter.isascii() and letter.isdigit() and int(letter) <= size):
-            raise InputError(f"{where}: character {place + 1} is {letter!r}: write 1..{size}, '.' or '0'")
-    return DIGIT_OF_BYTE[np.frombuffer(text.encode(), np.uint8)]
+def conflicts(board: np.ndarray, size: int) -> np.ndarray:
+    """[size*size] bool: the cells of a board whose digit stands again in their row, column or box."""
+    return ((board[:, None] == board) & _peers(size)).any(axis=-1) & (board > 0)
 
 
-def format_line(board: np.ndarray) -> str:
-    """The text form of a board [size*size]: digits, '.' for a blank."""
-    return "".join("." if digit == 0 else str(int(digit)) for digit in board)
-
-
-def format_grid(board: np.ndarray) -> str:
-    """A board [size*size] drawn over several lines, with rules between the boxes."""
-    size = int(len(board) ** 0.5)
-    height = BOX_HEIGHT[size]
-    width = size // height
-    rule = "+".join(["-" * (2 * width + 1)] * height)[1:-1]
+def problems(question: np.ndarray, answer: np.ndarray, size: int) -> tuple[str, ...]:
+    """A line for each thing that is wrong with an answer to a question, both [size*size]; empty for a right one."""
+    counts = np.zeros((3 * size, size + 1), np.int64)  # [unit, digit]
+    np.add.at(counts, (units(size), answer[:, None]), 1)
     lines = []
-    for row in range(size):
-        if row and row % height == 0:
-            lines.append(rule)
-        cells = format_line(board[row * size : (row + 1) * size])
-        lines.append(" | ".join(" ".join(cells[at : at + width]) for at in range(0, size, width)))
-    return "\n".join(lines)
+    for unit, digit in np.argwhere(counts > 1):
+        if digit:
+            times = "twice" if counts[unit, digit] == 2 else f"{counts[unit, digit]} times"
+            lines.append(f"{('row', 'column', 'box')[unit // size]} {unit % size + 1} holds {digit} {times}")
+    blank = np.flatnonzero(answer == 0)
+    if len(blank):
+        cells = "1 cell is" if len(blank) == 1 else f"{len(blank)} cells are"
+        lines.append(f"{cells} blank, the first at {_place(blank[0], size)}")
+    for cell in np.flatnonzero((question > 0) & (answer != question)):
+        lines.append(f"the clue {question[cell]} at {_place(cell, size)} became {answer[cell] or 'blank'}")
+    return tuple(lines)
+
+
+def _place(cell: int, size: int) -> str:
+    return f"row {cell // size + 1} column {cell % size + 1}"

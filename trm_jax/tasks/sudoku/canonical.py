@@ -30,115 +30,64 @@ def _column_orders(size: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _sorted_rows(first, height, head, order):
-    """Row order [size]: `first`, the rest of its band, the other bands, by first-column label `head`."""
-    size = order.shape[0]
-    top = first // height
-    order[0] = first
-    place = 1
-    for label in range(size):  # labels in the first column are a permutation: visit them in rising order
-        row = 0
-        while head[row] != label:
-            row += 1
-        band = row // height
-        if band == top:
-            if row != first:
-                # its band comes before all others: shift those already placed behind it
-                at = place
-                while at > 1 and order[at - 1] // height != top:
-                    order[at] = order[at - 1]
-                    at -= 1
-                order[at] = row
-                place += 1
-        else:
-            at = place
-            while at > 0 and order[at - 1] // height != band:
-                at -= 1
-            if at == 0:
-                at = place
-            for move in range(place, at, -1):
-                order[move] = order[move - 1]
-            order[at] = row
-            place += 1
+def _sort_rows(head, height, rows, key):
+    """Write the least order of rows into `rows` [size]: bands, and rows in each, by their first-column label `head`."""
+    size = rows.shape[0]
+    for row in range(size):
+        band, least = row // height * height, head[row]
+        for other in range(band, band + height):
+            least = min(least, head[other])
+        key[row] = least * 16 + head[row]
+        at = row
+        while at > 0 and key[rows[at - 1]] > key[row]:
+            rows[at] = rows[at - 1]
+            at -= 1
+        rows[at] = row
 
 
 @njit(cache=True, nogil=True)
-def _canonical(question, answer, height, orders, form):
-    """Write the canonical form into `form` [2, size, size]: solution, then puzzle."""
-    size = form.shape[1]
-    width = size // height
-    place_in_first = np.empty((size, size), np.int64)
-    column_of = np.empty(size + 1, np.int64)
-    inverse = np.empty(size, np.int64)
-    head = np.empty(size, np.int64)
-    rows = np.empty(size, np.int64)
-    form[:] = size + 1
-    for transposed in range(2 if height == width else 1):
-        row_step, col_step = (1, size) if transposed else (size, 1)
-        for first in range(size):
-            for col in range(size):
-                column_of[answer[first * row_step + col * col_step]] = col
-            for row in range(size):
-                for col in range(size):
-                    place_in_first[row, col] = column_of[answer[row * row_step + col * col_step]]
-            band = first // height * height
-            for number in range(orders.shape[0]):
-                order = orders[number]
-                for col in range(size):
-                    inverse[order[col]] = col
-                left, second, least = order[0], 0, size
-                for row in range(band, band + height):
-                    label = inverse[place_in_first[row, left]]
-                    if row != first and label < least:
-                        second, least = row, label
-                verdict = 0
-                for j in range(size):
-                    label = inverse[place_in_first[second, order[j]]] + 1
-                    if label != form[0, 1, j]:
-                        verdict = -1 if label < form[0, 1, j] else 1
-                        break
-                if verdict > 0:
-                    continue
-                for row in range(size):
-                    head[row] = inverse[place_in_first[row, left]]
-                _sorted_rows(first, height, head, rows)
-                verdict = _compare(question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form)
-                if verdict < 0:
-                    _write(question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form)
+def _keep_lesser(puzzle, rows, order, row_step, col_step, label, form):
+    """Let `form` [2, size, size] be this candidate if that is less."""
+    lesser = False
+    for kind in range(2):
+        for i in range(rows.shape[0]):
+            for j in range(rows.shape[0]):
+                here = label[puzzle[kind, rows[i] * row_step + order[j] * col_step]]
+                if not lesser and here > form[kind, i, j]:
+                    return
+                if lesser or here < form[kind, i, j]:
+                    lesser = True
+                    form[kind, i, j] = here
 
 
 @njit(cache=True, nogil=True)
-def _compare(question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form):
-    """-1, 0 or 1: is this candidate less than, equal to or greater than `form`?"""
-    size = form.shape[1]
-    for i in range(size):
-        for j in range(size):
-            label = inverse[place_in_first[rows[i], order[j]]] + 1
-            if label != form[0, i, j]:
-                return -1 if label < form[0, i, j] else 1
-    for i in range(size):
-        for j in range(size):
-            digit = question[rows[i] * row_step + order[j] * col_step]
-            label = inverse[column_of[digit]] + 1 if digit > 0 else 0
-            if label != form[1, i, j]:
-                return -1 if label < form[1, i, j] else 1
-    return 0
-
-
-@njit(cache=True, nogil=True)
-def _write(question, place_in_first, inverse, order, rows, row_step, col_step, column_of, form):
-    size = form.shape[1]
-    for i in range(size):
-        for j in range(size):
-            form[0, i, j] = inverse[place_in_first[rows[i], order[j]]] + 1
-            digit = question[rows[i] * row_step + order[j] * col_step]
-            form[1, i, j] = inverse[column_of[digit]] + 1 if digit > 0 else 0
-
-
-@njit(cache=True, nogil=True)
-def _canonical_rows(questions, answers, height, orders, forms):
-    for row in range(questions.shape[0]):
-        _canonical(questions[row], answers[row], height, orders, forms[row])
+def _canonical_rows(puzzles, height, orders, forms):
+    size = orders.shape[1]
+    label = np.zeros(size + 1, np.int64)  # of a digit; a blank stays 0
+    head, rows, key = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    for number in range(puzzles.shape[0]):
+        puzzle, form = puzzles[number], forms[number]
+        for transposed in range(2 if height * height == size else 1):
+            row_step, col_step = (1, size) if transposed else (size, 1)
+            for first in range(size):
+                for candidate in range(orders.shape[0]):
+                    order = orders[candidate]
+                    for col in range(size):
+                        label[puzzle[0, first * row_step + order[col] * col_step]] = col + 1
+                    for row in range(size):
+                        head[row] = label[puzzle[0, row * row_step + order[0] * col_step]]
+                    second = first // height * height + (first % height == 0)
+                    for row in range(first // height * height, first // height * height + height):
+                        if row != first and head[row] < head[second]:
+                            second = row
+                    place = 0
+                    here = label[puzzle[0, second * row_step + order[0] * col_step]]
+                    while here == form[0, 1, place] and place < size - 1:
+                        place += 1
+                        here = label[puzzle[0, second * row_step + order[place] * col_step]]
+                    if here <= form[0, 1, place]:  # nearly all end here
+                        _sort_rows(head, height, rows, key)
+                        _keep_lesser(puzzle, rows, order, row_step, col_step, label, form)
 
 
 def canonical_forms(questions: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
@@ -146,8 +95,8 @@ def canonical_forms(questions: np.ndarray, answers: np.ndarray, size: int) -> np
 
     Two puzzles have equal forms exactly if a symmetry carries one to the other.
     """
-    forms = np.empty((len(questions), 2, size, size), np.uint8)
-    _canonical_rows(questions, answers, BOX_HEIGHT[size], _column_orders(size), forms)
+    forms = np.full((len(questions), 2, size, size), size + 1, np.uint8)
+    _canonical_rows(np.stack([answers, questions], axis=1), BOX_HEIGHT[size], _column_orders(size), forms)
     return forms.reshape(len(questions), 2, size * size)
 
 
@@ -161,7 +110,7 @@ def _invariant_rows(questions, answers, table, square, result):
         for cell in range(cells):
             colour[cell] = np.uint64(1) if questions[puzzle, cell] > 0 else np.uint64(2)
         for _ in range(3):
-            sums[:] = np.uint64(0)
+            sums.fill(0)
             for cell in range(cells):
                 spread = mix(colour[cell])
                 sums[0, table[cell, 0]] += spread

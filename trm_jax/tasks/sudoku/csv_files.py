@@ -1,101 +1,189 @@
-"""CSV files of puzzles, `source,question,answer,rating`: proven as they are read, written atomically."""
+"""CSV files of puzzles: read as others write them, verified once, written in one step.
+
+What a long file holds is kept in a cache by the hash of its bytes, with a mark on every row that was verified: a
+second start neither parses nor solves it again.
+"""
 
 from __future__ import annotations
 
 import csv
-import sys
+import gzip
+import hashlib
+import itertools
+import os
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
+from trm_jax.data.text_files import open_text
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
-from trm_jax.tasks.sudoku.boards import BAD, DIGIT_OF_BYTE, SIZES, Boards, format_line, parse_board
-from trm_jax.tasks.sudoku.prove import check_rules, prove
+from trm_jax.tasks.sudoku.boards import SIZE_OF, Boards
+
+BAD = 255  # what `DIGIT_OF_BYTE` holds for a character that is neither a blank nor a digit
+DIGIT_OF_BYTE = np.full(256, BAD, np.uint8)
+DIGIT_OF_BYTE[list(b".0_*xX")] = 0
+DIGIT_OF_BYTE[ord("1") : ord("9") + 1] = np.arange(1, 10)
 
 COLUMNS = ("source", "question", "answer", "rating")
+_NAMES = {  # of the columns, as the public sets call them
+    "question": ("question", "puzzle", "puzzles", "quiz", "quizzes"),
+    "answer": ("answer", "solution", "solutions"),
+    "rating": ("rating",),
+    "source": ("source",),
+}
 _BLOCK = 65_536  # rows held as text at a time: the hub's training file has 3.8 million
-_PROVED_WHOLE = 500_000  # rows; of a longer file only those in use are solved
+_VERIFIED_WHOLE = 500_000  # rows; of a longer file only those in use are solved
+_WORTH_KEEPING = 20_000  # rows; a shorter file is read and verified in about a second
+_FORMAT = 1  # of what is kept
+_UNRATED = -1
 
-Row = tuple[str, str, str, str]
+Progress = Callable[[int, int], None]
+Fields = tuple[str, str, str, str]  # question, answer, rating, source; "" where the file has no such column
 
 
 def names_csv(path: AnyPath) -> bool:
     """Whether a path names one file, which may be missing, and not a folder of them."""
-    return path.is_file() or path.suffix == ".csv" and not path.is_dir()
+    return path.is_file() or path.name.endswith((".csv", ".csv.gz")) and not path.is_dir()
+
+
+def _header(line: str) -> tuple[str, int, dict[str, int]]:
+    """(separator, number of fields, role -> place) of the line that names the columns."""
+    separator = max(",;\t", key=line.count)
+    names = [name.strip().lower() for name in next(csv.reader([line], delimiter=separator), [])]
+    places = {role: next((names.index(n) for n in known if n in names), None) for role, known in _NAMES.items()}
+    return separator, len(names), {role: place for role, place in places.items() if place is not None}
+
+
+def is_table(text: str) -> bool:
+    """Whether `text` is a CSV file: its first line that is not empty names a column that we know."""
+    return bool(_header(next((line for line in text.splitlines() if line.strip()), "")[:1000])[2])
+
+
+def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer")) -> Iterator[tuple[int, Fields]]:
+    """(line, fields) of every row. Zeros that a spreadsheet dropped at the start of a question are put back.
+
+    Raises `InputError` for a column of `need` that is missing and for a row of another length.
+    """
+    above, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
+    separator, width, places = _header(first)
+    for role in need:
+        if role not in places:
+            raise InputError(
+                f"{name} line {above + 1}: no column {role}: the first line must be {','.join(COLUMNS)} "
+                "(source and rating may be missing)".lstrip()
+            )
+    order = [places.get(role, width) for role in _NAMES]
+    reader = csv.reader(file, delimiter=separator)
+    for fields in reader:
+        if not fields:
+            continue
+        line = above + 1 + reader.line_num
+        if len(fields) != width:
+            raise InputError(f"{name} line {line}: {len(fields)} fields where the header has {width}".lstrip())
+        fields.append("")
+        question, answer, rating, source = (fields[place].strip() for place in order)
+        if len(question) < len(answer) and question.isdigit() and "0" in question:  # an answer has none to lose
+            question = question.zfill(len(answer))
+        yield line, (question, answer, rating, source)
 
 
 def read_csv(
     path: str | AnyPath,
     *,
     select: Callable[[int], np.ndarray] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Boards:
-    """Read the CSV file `source,question,answer,rating` and prove it; its first row tells the boards' size.
+    """Read a CSV file of puzzles and verify it; its first row tells the boards' size.
 
-    `select(number of rows)` names the rows to return, [M] indices (None: all). Every row is checked: its
-    form, its clues, its answer, and, in files of up to 500,000 rows, that it has one solution; of longer
-    files that is proven for the rows returned. Raises `InputError` naming file and line (as an editor counts
-    them) for a missing file or column, a wrong length, a bad letter or rating, contradicting clues, no
-    solution, several solutions, a wrong answer. `progress(done, total)` is called while the rows are solved.
+    Columns: question, answer and, if there are any, source and rating (missing ratings are the guesses of our
+    solver); also called quizzes, puzzle, solution. `select(number of rows)` names the rows to return, [M] indices
+    (None: all). Every row is checked: its form, its clues, its answer, and, in files of up to 500,000 rows, that it
+    has one solution; of longer files that is verified for the rows returned. Raises `InputError` naming file and line
+    (as an editor counts them). `progress(done, total)` is called while rows are read (in bytes) and solved.
     """
+    from trm_jax.tasks.sudoku.verify import check_rules, verify
+
     path = as_path(path)
-    blocks = [_boards(path, rows, lines) for rows, lines in _blocks(path)]
-    size = blocks[0].size
-    for block in blocks:
-        if block.size != size:
-            raise InputError(
-                f"{block.where(0)}: question has {block.size**2} characters, the first row's has {size**2}"
-            )
-    boards = Boards(
-        size,
-        questions=np.concatenate([block.questions for block in blocks]),
-        answers=np.concatenate([block.answers for block in blocks]),
-        ratings=np.concatenate([block.ratings for block in blocks]),
-        sources=tuple(source for block in blocks for source in block.sources),
-        origin=str(path),
-        rows=np.concatenate([block.rows for block in blocks]),
-    )
-    whole = len(boards) <= _PROVED_WHOLE
-    if whole:
-        prove(boards, progress=progress)
-    else:
-        check_rules(boards)
-    if select is not None:
-        boards = boards.take(select(len(boards)))
-    if not whole:
-        prove(boards, progress=progress)
-    return boards
+    with _opened(path) as copy:
+        kept = _cache_file(copy)
+        rows = _kept(kept)
+        if rows is None:
+            rows = _read(path, copy, progress)
+            everything = _boards(rows, path)
+            if len(rows) <= _VERIFIED_WHOLE:
+                _mark(rows, slice(None), verify(everything, progress=progress))
+            else:
+                check_rules(everything)
+            if len(rows) >= _WORTH_KEEPING:
+                rows = _keep(kept, rows)
+    chosen = np.arange(len(rows)) if select is None else select(len(rows))
+    due = chosen[~rows["verified"][chosen]]
+    if len(due):
+        _mark(rows, due, verify(_boards(rows[due], path), progress=progress))
+    return _boards(rows[chosen], path)
 
 
-def _blocks(path: AnyPath) -> Iterator[tuple[list[Row], list[int]]]:
-    """The four columns of up to _BLOCK rows at a time, and their line numbers."""
-    rows: list[Row] = []
-    lines: list[int] = []
-    any_row = False
+def _mark(rows: np.ndarray, which: slice | np.ndarray, ratings: np.ndarray) -> None:
+    """`which` rows are verified; those without a rating get ours."""
+    rows["rating"][which] = np.where(rows["rating"][which] == _UNRATED, ratings, rows["rating"][which])
+    rows["verified"][which] = True
+
+
+def _boards(rows: np.ndarray, path: AnyPath) -> Boards:
+    columns = (np.ascontiguousarray(rows[name]) for name in ("question", "answer", "rating"))
+    size = SIZE_OF[rows["question"].shape[1]]
+    return Boards(size, *columns, np.char.decode(rows["source"], "utf-8"), str(path), rows["line"].astype(np.int64))
+
+
+# The cache
+
+
+def cache_folder() -> Path:
+    """Where what was read is kept: $TRM_CACHE_DIR, else trm_jax in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TRM_CACHE_DIR") or Path(home) / "trm_jax")
+
+
+def _cache_file(file: Path) -> Path:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return cache_folder() / "puzzles" / f"{digest}_{_FORMAT}.npy"
+
+
+def _kept(file: Path) -> np.ndarray | None:
+    """The rows that are kept in a file, on the disk; marks are written to it where that is allowed."""
+    for mode in ("r+", "c"):
+        try:
+            return np.load(file, mmap_mode=mode)
+        except (OSError, ValueError):  # not there, not ours to write, or damaged
+            continue
+    return None
+
+
+def _keep(file: Path, rows: np.ndarray) -> np.ndarray:
     try:
-        with local_copy(path) as copy, copy.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            missing = [name for name in COLUMNS if name not in header]
-            if missing:
-                raise InputError(
-                    f"{path} line 1: no column {', '.join(missing)}: the first line must be {','.join(COLUMNS)}"
-                )
-            places = [header.index(name) for name in COLUMNS]
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    raise InputError(
-                        f"{path} line {reader.line_num}: {len(fields)} fields where the header has {len(header)}"
-                    )
-                rows.append(tuple(fields[place].strip() for place in places))
-                lines.append(reader.line_num)
-                any_row = True
-                if len(rows) == _BLOCK:
-                    yield rows, lines
-                    rows, lines = [], []
+        with replacement(file) as new, new.open("wb") as output:
+            np.save(output, rows)
+    except (OSError, InputError):
+        return rows  # no place to keep them: they are read again the next time
+    kept = _kept(file)
+    return rows if kept is None else kept
+
+
+# Reading
+
+
+@contextmanager
+def _opened(path: AnyPath) -> Iterator[Path]:
+    """The file on this machine; what is wrong with it as a whole is an `InputError`."""
+    try:
+        with local_copy(path) as copy:
+            yield copy
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist: `trm data sudoku build --output-dir {path.parent}` makes train.csv "
@@ -103,36 +191,47 @@ def _blocks(path: AnyPath) -> Iterator[tuple[list[Row], list[int]]]:
         ) from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder: name a CSV file in it") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a CSV text file in UTF-8: {error}") from None
-    if rows:
-        yield rows, lines
-    if not any_row:
+    except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is not a CSV text file in UTF-8 or UTF-16 ({error}): save it as one") from None
+
+
+def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
+    """The rows of a file, as records: question, answer, rating, source, line, verified."""
+    blocks, total, size = [], copy.stat().st_size, 0
+    with copy.open("rb") as raw, open_text(raw) as text:
+        rows_of_text = table(text, str(path))
+        while block := list(itertools.islice(rows_of_text, _BLOCK)):
+            lines, fields = zip(*block, strict=True)
+            questions, answers, ratings, sources = zip(*fields, strict=True)
+            size = size or SIZE_OF.get(len(answers[0])) or SIZE_OF.get(len(questions[0]))
+            if not size:
+                raise InputError(
+                    f"{path} line {lines[0]}: question has {len(questions[0])} characters, a board has 16, 36 or 81"
+                )
+            names = np.char.encode(np.array(sources), "utf-8")
+            kinds = [("question", "u1", size**2), ("answer", "u1", size**2), ("rating", "i4"), ("line", "i8"),
+                     ("verified", "?"), ("source", f"S{names.itemsize}")]  # fmt: skip
+            rows = np.zeros(len(block), kinds)
+            rows["question"] = _cells(questions, size, path, lines, "question")
+            rows["answer"] = _cells(answers, size, path, lines, "answer")
+            rows["rating"] = _ratings(ratings, path, lines)
+            rows["line"], rows["source"] = lines, names
+            blocks.append(rows)
+            if progress is not None:
+                progress(raw.tell(), total)
+    if not blocks:
         raise InputError(f"{path} holds no puzzle: it needs at least one row below the header")
+    return np.concatenate(blocks)
 
 
-def _boards(path: AnyPath, rows: list[Row], lines: list[int]) -> Boards:
-    """Boards of one block of rows; their size is that of the first question."""
-    sources, questions, answers, ratings = zip(*rows, strict=True)
-    size = {n * n: n for n in SIZES}.get(len(questions[0]))
-    if size is None:
-        parse_board(questions[0], f"{path} line {lines[0]}, question")
-    return Boards(
-        size,
-        questions=_cells(questions, size, path, lines, "question"),
-        answers=_cells(answers, size, path, lines, "answer"),
-        ratings=_ratings(ratings, path, lines),
-        sources=tuple(sys.intern(source) for source in sources),
-        origin=str(path),
-        rows=np.array(lines, np.int64),
-    )
-
-
-def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: list[int], column: str) -> np.ndarray:
+def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: tuple[int, ...], column: str) -> np.ndarray:
     """[N, size*size] uint8 digits of board texts."""
     for text, line in zip(texts, lines, strict=True):
         if len(text) != size * size:
-            raise InputError(f"{path} line {line}: {column} has {len(text)} characters, expected {size * size}")
+            cause = ""
+            if re.fullmatch(r"\d[.,]?\d*[eE]\+?\d+", text):
+                cause = ": a spreadsheet made a number of it and its digits are lost, import the column as text"
+            raise InputError(f"{path} line {line}: {column} has {len(text)} characters, expected {size * size}{cause}")
     letters = np.frombuffer("".join(texts).encode("ascii", "replace"), np.uint8)
     cells = DIGIT_OF_BYTE[letters].reshape(len(texts), size * size)
     bad = (cells == BAD) | (cells > size)
@@ -140,23 +239,28 @@ def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: list[int], c
         row, place = np.argwhere(bad)[0]
         raise InputError(
             f"{path} line {lines[row]}: character {place + 1} of {column} is {texts[row][place]!r}: "
-            f"write 1..{size}, '.' or '0'"
+            f"write 1..{size}, and . or 0 for a blank"
         )
     return cells
 
 
-def _ratings(texts: tuple[str, ...], path: AnyPath, lines: list[int]) -> np.ndarray:
+def _ratings(texts: tuple[str, ...], path: AnyPath, lines: tuple[int, ...]) -> list[int]:
+    ratings = []
     for text, line in zip(texts, lines, strict=True):
-        if not (text.isascii() and text.isdigit() and len(text) < 10):
-            raise InputError(f"{path} line {line}: rating is {text!r}: write a whole number from 0 on")
-    return np.array([int(text) for text in texts], np.int32)
+        whole = text.removesuffix(".0") or str(_UNRATED)
+        if text and not (whole.isascii() and whole.isdigit() and len(whole) < 10):
+            raise InputError(f"{path} line {line}: rating is {text!r}: write a whole number from 0 on, or nothing")
+        ratings.append(int(whole))
+    return ratings
 
 
 def write_csv(path: str | AnyPath, boards: Boards) -> None:
     """Write boards as `source,question,answer,rating`, in one step."""
+    digits = np.frombuffer(b".123456789", "S1")
+    columns = (
+        digits[cells].view(f"S{boards.size**2}")[:, 0].astype(str) for cells in (boards.questions, boards.answers)
+    )
     with replacement(as_path(path)) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in range(len(boards)):
-            question, answer = format_line(boards.questions[row]), format_line(boards.answers[row])
-            writer.writerow((boards.sources[row], question, answer, int(boards.ratings[row])))
+        writer.writerows(zip(boards.sources, *columns, boards.ratings, strict=True))

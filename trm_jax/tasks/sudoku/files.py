@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
 from trm_jax.data.arrays import ArraySplit, read_split, write_json, write_split
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
-from trm_jax.tasks.sudoku.boards import SIZES, Boards
+from trm_jax.tasks.sudoku import Progress
+from trm_jax.tasks.sudoku.boards import SIZE_OF, Boards
 from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv, write_csv
-from trm_jax.tasks.sudoku.prove import prove
 from trm_jax.tasks.sudoku.symmetry import variants
+from trm_jax.tasks.sudoku.verify import verify
 
 SPLITS = ("train", "test")
-Progress = Callable[[int, int], None]
 
 
 def board_arrays(boards: Boards, augmentations: int, seed: int) -> ArraySplit:
     """Boards as official arrays: a group a board, a puzzle a variant (the original first)."""
     groups = np.repeat(np.arange(len(boards)), augmentations + 1)
-    numbers = np.tile(np.arange(augmentations + 1), len(boards))
-    inputs = np.empty((len(groups), boards.size**2), np.uint8)
-    labels = np.empty_like(inputs)
-    for start in range(0, len(groups), 65_536):  # the int32 tokens of all variants at once would take gigabytes
-        part = slice(start, start + 65_536)
-        inputs[part], labels[part] = variants(
-            boards.questions, boards.answers, boards.size, groups[part], numbers[part], seed, shift=1
-        )
+    inputs, labels = boards.questions[groups] + np.uint8(1), boards.answers[groups] + np.uint8(1)
+    if augmentations:
+        numbers = np.tile(np.arange(augmentations + 1), len(boards))
+        for start in range(0, len(groups), 65_536):  # the int32 tokens of all variants at once would take gigabytes
+            part = slice(start, start + 65_536)
+            inputs[part], labels[part] = variants(
+                boards.questions, boards.answers, boards.size, groups[part], numbers[part], seed, shift=1
+            )
     return ArraySplit(
         inputs,
         labels,
@@ -43,25 +42,25 @@ def board_arrays(boards: Boards, augmentations: int, seed: int) -> ArraySplit:
 
 def array_boards(split: ArraySplit) -> Boards:
     """All examples of an array split as boards, ratings 0 (not stored); the rules are not checked here."""
-    size = {n * n: n for n in SIZES}.get(split.inputs.shape[1])
+    count, cells = split.inputs.shape
+    size = SIZE_OF.get(cells)
     if size is None or split.vocab_size != size + 2:
         raise InputError(
-            f"{split.origin}: {split.inputs.shape[1]} cells with {split.vocab_size} tokens are no Sudoku: "
+            f"{split.origin}: {cells} cells with {split.vocab_size} tokens are no Sudoku: "
             "name the folder of a Sudoku set"
         )
     for name, least in (("inputs", 1), ("labels", 2)):
         bad = np.flatnonzero((getattr(split, name) < least).any(axis=1))
         if len(bad):
             raise InputError(
-                f"{split.origin}/all__{name}.npy row {bad[0]}: a token that no Sudoku has: build the set anew"
+                f"{split.origin}/all__{name}.npy row {bad[0]}: a token that no Sudoku has; copy the data set once more"
             )
-    count = len(split.inputs)
     return Boards(
         size,
         questions=(split.inputs - 1).astype(np.uint8),
         answers=(split.labels - 1).astype(np.uint8),
         ratings=np.zeros(count, np.int32),
-        sources=("arrays",) * count,
+        sources=np.full(count, "arrays"),
         origin=split.origin,
         rows=np.arange(count),
         unit="row",
@@ -74,29 +73,28 @@ def originals(split: ArraySplit, boards: Boards) -> Boards:
 
 
 def read_splits(path: str | AnyPath, *, progress: Progress | None = None) -> dict[str, Boards]:
-    """The splits at a path, every row proven: a CSV file, a folder of train.csv and test.csv, or arrays.
+    """The splits at a path, every row verified: a CSV file, a folder of train.csv and test.csv, or arrays.
 
-    Of arrays every variant is proven, and the originals (first of each group) are returned.
+    Of arrays every variant is verified, and the originals (first of each group) are returned.
     """
     path = as_path(path)
     if names_csv(path):
-        return {path.stem: read_csv(path, progress=progress)}
-    if any((path / name / "dataset.json").is_file() for name in SPLITS):
-        splits = {}
-        for name in SPLITS:
-            if (path / name).is_dir():
-                split = read_split(path, name)
-                boards = array_boards(split)
-                rated = dataclasses.replace(boards, ratings=prove(boards, progress=progress))
-                splits[name] = originals(split, rated)
-        return splits
-    files = {name: path / f"{name}.csv" for name in SPLITS if (path / f"{name}.csv").is_file()}
-    if not files:
+        return {path.name.split(".csv")[0]: read_csv(path, progress=progress)}
+    splits = {}
+    for name in SPLITS:
+        if (path / name / "dataset.json").is_file():
+            split = read_split(path, name)
+            boards = array_boards(split)
+            rated = dataclasses.replace(boards, ratings=verify(boards, progress=progress))
+            splits[name] = originals(split, rated)
+        elif (path / f"{name}.csv").is_file():
+            splits[name] = read_csv(path / f"{name}.csv", progress=progress)
+    if not splits:
         raise InputError(
             f"{path} holds neither train.csv or test.csv nor arrays: make them with "
             f"`trm data sudoku build --output-dir {path}`"
         )
-    return {name: read_csv(file, progress=progress) for name, file in files.items()}
+    return splits
 
 
 def targets(folder: AnyPath, form: str) -> list[AnyPath]:
@@ -107,20 +105,14 @@ def targets(folder: AnyPath, form: str) -> list[AnyPath]:
 
 
 def write_splits(
-    folder: str | AnyPath,
-    form: str,
-    train: Boards,
-    test: Boards,
-    *,
-    augmentations: int = 0,
-    seed: int = 0,
+    folder: str | AnyPath, form: str, train: Boards, test: Boards, *, augmentations: int = 0, seed: int = 0
 ) -> None:
     """Write both splits as `csv` or `arrays` (`augmentations`: stored variants of each training puzzle)."""
     folder = as_path(folder)
-    if form == "csv":
-        for name, boards in zip(SPLITS, (train, test), strict=True):
+    for name, boards in zip(SPLITS, (train, test), strict=True):
+        if form == "csv":
             write_csv(folder / f"{name}.csv", boards)
-        return
-    write_split(folder, "train", board_arrays(train, augmentations, seed))
-    write_split(folder, "test", board_arrays(test, 0, seed))
-    write_json(folder / "identifiers.json", ["<blank>"])
+        else:
+            write_split(folder, name, board_arrays(boards, augmentations if name == "train" else 0, seed))
+    if form == "arrays":
+        write_json(folder / "identifiers.json", ["<blank>"])

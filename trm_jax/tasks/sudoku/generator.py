@@ -19,39 +19,45 @@ from trm_jax.data.hashing import below, key_of, shuffle
 from trm_jax.errors import InputError
 from trm_jax.tasks.sudoku.boards import Boards, check_size, complete, units
 from trm_jax.tasks.sudoku.canonical import canonical_forms
-from trm_jax.tasks.sudoku.solver import NO_KEY, NO_TALLY, NOTHING, search, solve, workspace
+from trm_jax.tasks.sudoku.solver import BOTH, FIRST, NO_KEY, NOTHING, search, solve, workspace
 
 _WALK = 32  # puzzles that one walk gives; walks never serve two splits
 _STEPS = 5_000  # neighbours that a walk tries before it is given up
 _QUIET = 400  # neighbours without a better rating before a walk starts afresh
 _APART = 2  # accepted steps between two puzzles of a walk
 _RATED = 16  # of the neighbours that a dropped clue gives, how many are rated: the best is taken
-_LISTED = 64  # solutions listed of a puzzle with one clue dropped
+_LISTED = np.int64(64)  # solutions listed of a puzzle with one clue dropped
 _PATIENCE = 50  # give up after 1,000 + this many puzzles per class found without a new class
 
 
 @njit(cache=True, nogil=True)
-def _minimise(board, table, cells, solution, work):
+def _copy(source, target):
+    for cell in range(source.shape[0]):  # compiles ten times as fast as target[:] = source
+        target[cell] = source[cell]
+
+
+@njit(cache=True, nogil=True)
+def _minimise(board, table, cells, solution, nothing, work):
     """Blank every clue of `board`, in the order of `cells`, that uniqueness does not need."""
     for cell in cells:
         digit = board[cell]
         if digit == 0:
             continue
         board[cell] = 0
-        found, _ = search(board, table, 1, cell * 16 + digit, NO_KEY, solution, NO_TALLY, work)
+        found, _ = search(board, table, FIRST, cell * 16 + digit, NO_KEY, solution, nothing, work)
         if found > 0:
             board[cell] = digit
 
 
 @njit(cache=True, nogil=True)
-def _start(board, key, counter, table, order, solution, work):
+def _start(board, key, counter, table, order, solution, nothing, work):
     """A random minimal puzzle in `board`; returns its rating and the next counter."""
-    board[:] = 0
-    search(board, table, 1, NOTHING, key_of(key, 0, counter), solution, NO_TALLY, work)
-    board[:] = solution
+    board.fill(0)
+    search(board, table, FIRST, NOTHING, key_of(key, 0, counter), solution, nothing, work)
+    _copy(solution, board)
     counter = shuffle(key, counter + 1, order)
-    _minimise(board, table, order, solution, work)
-    _, rating = search(board, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
+    _minimise(board, table, order, solution, nothing, work)
+    _, rating = search(board, table, BOTH, NOTHING, NO_KEY, solution, nothing, work)
     return rating, counter
 
 
@@ -73,12 +79,12 @@ def _step(board, farthest, low, high, key, counter, table, trial, order, solutio
     clue that makes the solution unique again: one list gives many neighbours.
     """
     cells, size = table.shape[0], tally.shape[1] - 1
-    trial[:] = board
+    _copy(board, trial)
     gone = below(key, counter, cells)
     while board[gone] == 0:
         gone = (gone + 1) % cells
     trial[gone] = 0
-    tally[:] = 0
+    tally.fill(0)
     found, _ = search(trial, table, _LISTED, NOTHING, NO_KEY, solution, tally, work)
     if found == _LISTED:
         return -1, counter + 1
@@ -91,7 +97,7 @@ def _step(board, farthest, low, high, key, counter, table, trial, order, solutio
         if tally[new, digit] != 1 or (new == gone and digit == board[gone]):
             continue
         trial[new] = digit
-        _, rating = search(trial, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
+        _, rating = search(trial, table, BOTH, NOTHING, NO_KEY, solution, tally[:0], work)
         trial[new] = 0
         rated += 1
         if _distance(rating, low, high) < best:
@@ -102,8 +108,8 @@ def _step(board, farthest, low, high, key, counter, table, trial, order, solutio
         return -1, counter
     trial[best_place // size] = best_place % size + 1
     counter = shuffle(key, counter, order)
-    _minimise(trial, table, order, solution, work)
-    _, rating = search(trial, table, 2, NOTHING, NO_KEY, solution, NO_TALLY, work)
+    _minimise(trial, table, order, solution, tally[:0], work)
+    _, rating = search(trial, table, BOTH, NOTHING, NO_KEY, solution, tally[:0], work)
     return (rating if _distance(rating, low, high) <= farthest else -1), counter
 
 
@@ -116,22 +122,23 @@ def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings
     tally = np.empty((cells, int(np.sqrt(cells) + 0.5) + 1), np.int64)
     bounded = low > 0 or high >= 0
     key = key_of(seed, cells, walk)
-    counter, made, steps, quiet, accepted, rating, fresh = 0, 0, 0, 0, 0, -1, True
+    counter = np.int64(0)
+    made, steps, quiet, accepted, rating, fresh = 0, 0, 0, 0, -1, True
     while made < questions.shape[0] and steps < _STEPS:
         if fresh:
-            rating, counter = _start(board, key, counter, table, order, answers[made], work)
+            rating, counter = _start(board, key, counter, table, order, answers[made], tally[:0], work)
             fresh, quiet, accepted = False, 0, _APART
         distance = _distance(rating, low, high)
         if distance == 0 and accepted >= _APART:
-            questions[made] = board
+            _copy(board, questions[made])
             counter = shuffle(key, counter, order)
-            search(board, table, 1, NOTHING, NO_KEY, answers[made], NO_TALLY, work)
+            search(board, table, FIRST, NOTHING, NO_KEY, answers[made], tally[:0], work)
             left = extra
             for cell in order:
                 if left > 0 and board[cell] == 0:
                     questions[made, cell] = answers[made, cell]
                     left -= 1
-            _, ratings[made] = search(questions[made], table, 2, NOTHING, NO_KEY, trial, NO_TALLY, work)
+            _, ratings[made] = search(questions[made], table, BOTH, NOTHING, NO_KEY, trial, tally[:0], work)
             made += 1
             accepted, quiet, fresh = 0, 0, not bounded
             continue
@@ -139,7 +146,7 @@ def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings
         quiet += 1
         near, counter = _step(board, distance, low, high, key, counter, table, trial, order, answers[made], tally, work)
         if near >= 0:
-            board[:] = trial
+            _copy(trial, board)
             accepted += 1
             if distance == 0 or _distance(near, low, high) < distance:
                 quiet = 0
@@ -234,7 +241,7 @@ def distinct_puzzles(
     splits = []
     for rows in kept:
         questions, answers, ratings, numbers = (np.array(column) for column in zip(*rows, strict=True))
-        splits.append(Boards(size, questions, answers, ratings, ("generated",) * len(rows),
-                             f"generated (seed {seed})", numbers, "number"))  # fmt: skip
+        sources = np.full(len(rows), "generated")
+        splits.append(Boards(size, questions, answers, ratings, sources, f"generated (seed {seed})", numbers, "number"))
         _verify(splits[-1])
     return tuple(splits)

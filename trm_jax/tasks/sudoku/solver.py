@@ -15,8 +15,9 @@ from trm_jax.tasks.sudoku.boards import units
 
 _DEAD, _SOLVED = -1, -2
 NO_KEY = np.uint64(0)  # guess digits in rising order
-NOTHING = -1  # no (cell, digit) is avoided
-NO_TALLY = None  # count nothing
+# NumPy's numbers: `search` would be compiled anew for each number of Python's.
+NOTHING = np.int64(-1)  # no (cell, digit) is avoided
+FIRST, BOTH = np.int64(1), np.int64(2)  # limits: any solution; is it the only one?
 
 
 def workspace(size: int) -> np.ndarray:
@@ -45,8 +46,8 @@ def _propagate(state, table, avoid_cell, avoid_bit, once, twice, candidates):
     used, empty = 2 * cells, 2 * cells + n_units
     while True:
         changed = False
-        once[:] = 0
-        twice[:] = 0
+        for unit in range(n_units):
+            once[unit], twice[unit] = 0, 0
         for slot in range(state[empty] - 1, -1, -1):
             cell = state[cells + slot]
             row, col, box = table[cell, 0], table[cell, 1], table[cell, 2]
@@ -122,22 +123,10 @@ def _digit(bit):
 
 
 @njit(cache=True, nogil=True)
-def _read(state, solution):
-    for cell in range(solution.shape[0]):
-        solution[cell] = _digit(state[cell])
-
-
-@njit(cache=True, nogil=True)
-def _count(state, tally):
-    for cell in range(tally.shape[0]):
-        tally[cell, _digit(state[cell])] += 1
-
-
-@njit(cache=True, nogil=True)
 def search(board, table, limit, avoid, key, solution, tally, work):
     """Look for up to `limit` solutions of `board` [S]; the first is written to `solution` [S].
 
-    `tally` [S, size + 1] counts for every cell the digits of the solutions found (NO_TALLY: nothing is
+    `tally` [S, size + 1] counts for every cell the digits of the solutions found ([0, ...]: nothing is
     counted); `avoid` = cell * 16 + digit that must not stand there, or NOTHING. Returns (number of solutions
     found, guesses made). A guess is a digit tried while its cell still has another one; the last one left is
     forced.
@@ -151,7 +140,8 @@ def search(board, table, limit, avoid, key, solution, tally, work):
     if avoid >= 0:
         avoid_cell, avoid_bit = avoid // 16, np.int32(1 << (avoid % 16 - 1))
 
-    work[0, :] = 0
+    for place in range(work.shape[1]):
+        work[0, place] = 0
     for cell in range(cells):
         if board[cell] == 0:
             work[0, cells + work[0, empty]] = cell
@@ -169,9 +159,10 @@ def search(board, table, limit, avoid, key, solution, tally, work):
         slot = _propagate(work[depth], table, avoid_cell, avoid_bit, once, twice, candidates)
         if slot == _SOLVED:
             if found == 0:
-                _read(work[depth], solution)
-            if tally is not None:
-                _count(work[depth], tally)
+                for place in range(cells):
+                    solution[place] = _digit(work[depth, place])
+            for place in range(tally.shape[0]):
+                tally[place, _digit(work[depth, place])] += 1
             found += 1
             if found == limit:
                 return found, guesses
@@ -192,7 +183,8 @@ def search(board, table, limit, avoid, key, solution, tally, work):
         work[depth, empty + 2] = untried
         if untried != 0:
             guesses += 1
-        work[depth + 1, :] = work[depth]
+        for place in range(work.shape[1]):
+            work[depth + 1, place] = work[depth, place]
         slot = work[depth, empty + 1]
         _assign(work[depth + 1], slot, work[depth, cells + slot], bit, table)
         depth += 1
@@ -200,10 +192,9 @@ def search(board, table, limit, avoid, key, solution, tally, work):
 
 @njit(cache=True, nogil=True)
 def _solve_rows(questions, table, limit, work, solutions, counts, ratings):
+    nothing = np.empty((0, 1), np.int64)
     for row in range(questions.shape[0]):
-        counts[row], ratings[row] = search(
-            questions[row], table, limit, NOTHING, NO_KEY, solutions[row], NO_TALLY, work
-        )
+        counts[row], ratings[row] = search(questions[row], table, limit, NOTHING, NO_KEY, solutions[row], nothing, work)
 
 
 def solve(questions: np.ndarray, size: int, limit: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -213,8 +204,7 @@ def solve(questions: np.ndarray, size: int, limit: int = 2) -> tuple[np.ndarray,
     solutions up to `limit` [N] int32, and the rating [N] int32: the guesses it took to find the solution and,
     with limit 2, to prove it the only one.
     """
-    solutions = np.zeros_like(questions)
-    counts = np.zeros(len(questions), np.int32)
-    ratings = np.zeros(len(questions), np.int32)
-    _solve_rows(np.ascontiguousarray(questions), units(size), limit, workspace(size), solutions, counts, ratings)
+    questions, solutions = np.array(questions, order="C"), np.zeros(questions.shape, np.uint8)
+    counts, ratings = np.zeros((2, len(questions)), np.int32)
+    _solve_rows(questions, units(size), limit, workspace(size), solutions, counts, ratings)
     return solutions, counts, ratings

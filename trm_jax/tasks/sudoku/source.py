@@ -1,59 +1,30 @@
-"""Sudoku as the trainer and the evaluator see it: tokens, sources, splits.
-
-Tokens: PAD 0, blank 1, digit d is d + 1; vocab size + 2; every cell is supervised; the puzzle id is always 0.
-"""
+"""Sudoku as the trainer and the evaluator see it: puzzles of every source as tokens, verified and disjoint."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from trm_jax.data import hub
+from trm_jax.data.addressing import PoolTrain
 from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split
-from trm_jax.data.dataset import Batch, DatasetInfo, PoolTrain
+from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource
 from trm_jax.data.hashing import permutation, stream_key
-from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
-from trm_jax.tasks.sudoku.boards import Boards, check_size
+from trm_jax.tasks.sudoku import HUB_REPO, HUB_TEST_PUZZLES, Progress, SudokuConfig
+from trm_jax.tasks.sudoku.boards import Boards
 from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv
-from trm_jax.tasks.sudoku.disjoint import require_disjoint
-from trm_jax.tasks.sudoku.files import SPLITS, array_boards, originals
+from trm_jax.tasks.sudoku.files import SPLITS, array_boards, board_arrays, originals
 from trm_jax.tasks.sudoku.generator import distinct_puzzles
-from trm_jax.tasks.sudoku.prove import check_rules, prove
 from trm_jax.tasks.sudoku.symmetry import variants
+from trm_jax.tasks.sudoku.verify import check_rules, require_disjoint, verify
 
-SOURCES = ("generated", "csv", "hub", "arrays")
 _TRAIN_DRAW, _TEST_DRAW = 11, 12  # streams of random numbers
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class SudokuConfig:
-    """Where the puzzles come from and how many there are."""
-
-    source: str = "hub"  # generated | csv | hub | arrays
-    path: str = ""  # csv: folder with train_file and test_file; arrays: folder in the official format
-    train_file: str = "train.csv"
-    test_file: str = "test.csv"
-    hub_repo: str = "sapientinc/sudoku-extreme"
-    size: int = 9
-    train_puzzles: int = 1000  # drawn without replacement by `seed`; 0 = all
-    test_puzzles: int = 0  # drawn alike for every seed, so that results compare; 0 = all
-    augmentations: int = 1000  # variants of a puzzle besides the original
-    min_rating: int = 0  # generator: guesses of our solver
-    max_rating: int = -1  # generator: -1 = no bound
-    extra_clues: int = 0  # generator: clues added back to a minimal puzzle
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_seed("data.seed", self.seed)
 
 
 @dataclass(frozen=True)
@@ -77,90 +48,73 @@ class AugmentedPool:
 
 
 @dataclass(frozen=True)
-class SudokuEval:
-    """An evaluation set in memory."""
+class SudokuEval(ArraySplit):
+    """Boards as an evaluation set in memory."""
 
-    info: DatasetInfo
-    inputs: np.ndarray  # [N, S] int32
-    labels: np.ndarray  # [N, S] int32
-    puzzle_ids: np.ndarray  # [N] int32, all 0
-    ratings: np.ndarray  # [N] int32
-    digest: str  # hash of inputs and labels
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def rows(self, indices: np.ndarray) -> Batch:
-        """The examples at `indices` [b]."""
-        return {
-            "inputs": self.inputs[indices],
-            "labels": self.labels[indices],
-            "puzzle_ids": self.puzzle_ids[indices],
-        }
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the boards, so that it does not depend on where they were read."""
+        content = hashlib.sha256(f"sudoku {self.vocab_size - 2} ".encode())
+        content.update((self.inputs - 1).tobytes())
+        content.update((self.labels - 1).tobytes())
+        return content.hexdigest()
 
 
-def info_of(boards: Boards) -> DatasetInfo:
-    """The data set's numbers: one example a puzzle, one group a board."""
-    return DatasetInfo(boards.size + 2, boards.size**2, 1, len(boards), 1.0)
-
-
-def evaluation(boards: Boards) -> SudokuEval:
+def evaluation(boards: Boards) -> EvalSource:
     """Boards as an evaluation set."""
-    inputs, labels = boards.questions.astype(np.int32) + 1, boards.answers.astype(np.int32) + 1
-    content = hashlib.sha256(f"sudoku {boards.size} ".encode())
-    content.update(boards.questions.tobytes())
-    content.update(boards.answers.tobytes())
-    return SudokuEval(info_of(boards), inputs, labels, np.zeros(len(boards), np.int32), boards.ratings,
-                      content.hexdigest())  # fmt: skip
+    return SudokuEval(**vars(board_arrays(boards, 0, 0)))
 
 
 def training(boards: Boards, augmentations: int, seed: int) -> PoolTrain:
     """Boards as training data, augmented on the fly."""
-    if augmentations < 0:
-        raise InputError(f"augmentations is {augmentations}: give 0 or more")
-    return PoolTrain(info_of(boards), AugmentedPool(boards, augmentations, seed))
+    info = DatasetInfo(boards.size + 2, boards.size**2, num_puzzle_ids=1, groups=len(boards))
+    return PoolTrain(info, AugmentedPool(boards, augmentations, seed))
 
 
-def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[PoolTrain, SudokuEval]:
-    """Training and evaluation data, proven and disjoint up to symmetry. Raises `InputError`."""
+def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[PoolTrain, EvalSource]:
+    """Training and evaluation data, verified and disjoint up to symmetry. Raises `InputError`."""
     if cfg.source == "arrays":
         return _load_arrays(cfg, progress)
     train, test = load_boards(cfg, progress=progress)
     return training(train, cfg.augmentations, cfg.seed), evaluation(test)
 
 
-def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> SudokuEval:
-    """The evaluation split alone, proven but held against no training split; data.path may be one CSV file.
+def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> EvalSource:
+    """The evaluation split alone, verified but held against no training split; data.path may be one CSV file.
 
     For scoring puzzles that come without training data. Raises `InputError`.
     """
-    if cfg.source == "csv":
-        path = _place(cfg)
-        return evaluation(_read(path if names_csv(path) else path / cfg.test_file, cfg, "test", progress))
-    if cfg.source == "hub":
-        return evaluation(_read(hub.download(cfg.hub_repo, cfg.test_file), cfg, "test", progress))
+    if cfg.source == "generated":
+        return load(cfg, progress=progress)[1]
     if cfg.source == "arrays":
         return evaluation(_arrays(cfg, progress)[2])
-    return load(cfg, progress=progress)[1]
+    if cfg.source == "csv" and names_csv(_place(cfg)):
+        return evaluation(_read(_place(cfg), cfg, "test", progress))
+    return evaluation(_read(_file(cfg, "test"), cfg, "test", progress))
 
 
 def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[Boards, Boards]:
-    """The boards of both splits, proven and disjoint (of arrays: the originals). Raises `InputError`."""
-    check_size(cfg.size)
+    """The boards of both splits, verified and disjoint (of arrays: the originals). Raises `InputError`."""
     if cfg.source == "generated":
         return _generated(cfg, progress)
     if cfg.source == "arrays":
         split, every, test = _arrays(cfg, progress)
-        return draw(originals(split, every), cfg.train_puzzles, cfg.seed, "train"), test
-    if cfg.source == "hub":
-        paths = hub.download(cfg.hub_repo, cfg.train_file), hub.download(cfg.hub_repo, cfg.test_file)
-    elif cfg.source == "csv":
-        paths = _folder(cfg) / cfg.train_file, _folder(cfg) / cfg.test_file
-    else:
-        raise InputError(f"no data.source {cfg.source!r}: choose one of {', '.join(SOURCES)}")
-    train, test = (_read(path, cfg, split, progress) for path, split in zip(paths, SPLITS, strict=True))
+        train = originals(split, every)
+        return train.take(chosen(len(train), cfg.train_puzzles, cfg.seed, "train", train.origin)), test
+    train, test = (_read(_file(cfg, split), cfg, split, progress) for split in SPLITS)
     require_disjoint(train, test)
     return train, test
+
+
+def _file(cfg: SudokuConfig, split: str) -> AnyPath:
+    """The CSV file of a split."""
+    name = cfg.train_file if split == "train" else cfg.test_file
+    if cfg.source == "hub":
+        return hub.download(cfg.hub_repo, name)
+    folder = _place(cfg)
+    if names_csv(folder):
+        raise InputError(f"data.path={folder} names one file: name the folder that holds train.csv and test.csv")
+    return folder / name
 
 
 def _read(path: AnyPath, cfg: SudokuConfig, split: str, progress: Progress | None) -> Boards:
@@ -171,7 +125,7 @@ def _read(path: AnyPath, cfg: SudokuConfig, split: str, progress: Progress | Non
     return boards
 
 
-def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[PoolTrain, SudokuEval]:
+def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[PoolTrain, EvalSource]:
     """Arrays hold their variants: an epoch draws one puzzle of each group, nothing is augmented.
 
     A `cfg.augmentations` that asks for another number is refused: it would change nothing.
@@ -198,9 +152,9 @@ def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, B
     for boards in (every, test):
         _check_board_size(boards, cfg.size)
     check_rules(every)
-    prove(originals(split, every), progress=progress)
-    test = draw(test, cfg.test_puzzles, 0, "test")
-    test = dataclasses.replace(test, ratings=prove(test, progress=progress))
+    verify(originals(split, every), progress=progress)
+    test = test.take(chosen(len(test), cfg.test_puzzles, 0, "test", test.origin))
+    test = dataclasses.replace(test, ratings=verify(test, progress=progress))
     require_disjoint(every, test)
     return split, every, test
 
@@ -210,13 +164,6 @@ def _place(cfg: SudokuConfig) -> AnyPath:
         form = "a data set in the official format" if cfg.source == "arrays" else "with train.csv and test.csv"
         raise InputError(f"data.source={cfg.source} needs data.path=FOLDER, {form}")
     return as_path(cfg.path).expanduser()  # a shell leaves data.path=~/puzzles as it is
-
-
-def _folder(cfg: SudokuConfig) -> AnyPath:
-    folder = _place(cfg)
-    if names_csv(folder):
-        raise InputError(f"data.path={folder} names one file: name the folder that holds train.csv and test.csv")
-    return folder
 
 
 def _check_board_size(boards: Boards, size: int) -> None:
@@ -247,18 +194,13 @@ def _generated(cfg: SudokuConfig, progress: Progress | None) -> tuple[Boards, Bo
 
 def chosen(available: int, count: int, seed: int, split: str, origin: object) -> np.ndarray:
     """Rows [count] of a seeded draw without replacement, in file order; `count` 0 = all."""
-    if count < 0 or count > available:
+    if count > available:
         raise InputError(
             f"{origin} holds {available} puzzles, {split}_puzzles asks for {count}: "
-            f"ask for at most {available} (0 = all), or take data.source=hub (sapientinc/sudoku-extreme has "
-            "422,786 test puzzles and more for training) or data.source=generated (any number)"
+            f"ask for at most {available} (0 = all), or take data.source=hub ({HUB_REPO} has "
+            f"{HUB_TEST_PUZZLES:,} test puzzles and more for training) or data.source=generated (any number)"
         )
     if count in (0, available):
         return np.arange(available)
     stream = _TRAIN_DRAW if split == "train" else _TEST_DRAW
     return np.sort(permutation(stream_key(seed, stream), available)[:count])
-
-
-def draw(boards: Boards, count: int, seed: int, split: str) -> Boards:
-    """`count` boards drawn without replacement (0 = all), in file order."""
-    return boards.take(chosen(len(boards), count, seed, split, boards.origin))

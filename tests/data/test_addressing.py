@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trm_jax.data.dataset import Addressing
+from trm_jax.data.addressing import Addressing
 from trm_jax.errors import InputError
 
 
