@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trm_jax.data.dataset import DatasetInfo, PoolTrain
+from trm_jax.data.addressing import PoolTrain
+from trm_jax.data.dataset import DatasetInfo
 from trm_jax.errors import InputError
 from trm_jax.models import params as P
 from trm_jax.models.family import Rows
@@ -100,8 +101,11 @@ class Reversal:
     def check(self, cfg, inputs, answer):
         return () if (inputs[::-1] == answer).all() else ("it is not the row reversed",)
 
+    def line(self, cfg, tokens):
+        return "".join(map(str, tokens))
+
     def show(self, cfg, inputs, answer, *, color=False):
-        return f"{''.join(map(str, inputs))} -> {''.join(map(str, answer))}"
+        return f"{self.line(cfg, inputs)} -> {self.line(cfg, answer)}"
 
 
 REVERSAL = Reversal()

@@ -40,7 +40,7 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     import numpy as np
 
-    from trm_jax import tasks
+    from trm_jax import compiler
     from trm_jax.tasks.pictures import require_suffix
 
     if bool(args.puzzle) == args.example:
@@ -52,13 +52,17 @@ def run(args) -> int:
     # One device is enough for puzzles by hand, and it spares the padding to a multiple of several.
     import jax
 
+    compiler.use_cache()
     opened = open_run(args, devices=jax.devices()[:1])
-    task, data = tasks.get("sudoku"), opened.cfg.data
+    task, data = opened.cfg.task, opened.cfg.data
+    for picture in ("png", "gif"):
+        if getattr(args, picture) and not hasattr(task, picture):
+            raise InputError(f"--{picture}: task {opened.config.data.task} draws no pictures")
     if args.example:
         inputs = task.load_eval(data).rows(np.arange(1))["inputs"]
     else:
         inputs = read_puzzles(task, data, name, text)[: args.limit]
-    answers, q_halt = think_over(opened, inputs, args.steps or opened.cfg.model.halt_max_steps)
+    answers, q_halt = think_over(opened.cfg, opened.params, inputs, args.steps or 0)
 
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     solved = 0
@@ -127,22 +131,20 @@ def read_puzzles(task, data, name: str, text: str):
     return inputs
 
 
-def think_over(opened, inputs, steps: int):
-    """Answers [N, steps, S] (tokens) and q_halt [N, steps] for inputs [N, S]."""
+def think_over(cfg, params, inputs, steps: int):
+    """Answers [N, steps, S] (tokens) and q_halt [N, steps] for inputs [N, S]; steps 0: the model's own."""
     import jax
     import numpy as np
 
-    from trm_jax.evals.runner import think
-
-    cfg = opened.cfg.model
-    thinker = jax.jit(lambda params, batch: think(params, cfg, batch, steps))
+    thinker = jax.jit(lambda params, batch: cfg.family.think(params, cfg.model, batch, steps))
     size = min(BATCH, len(inputs))
+    spec = cfg.task.batch_spec(cfg.data)
+    blank = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in spec.items()}
     answers, q_halt = [], []
     for start in range(0, len(inputs), size):
         rows = inputs[start : start + size]
         padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
-        batch = {"inputs": padded, "labels": np.zeros_like(padded), "puzzle_ids": np.zeros(size, np.int32)}
-        a, q = jax.device_get(thinker(opened.params, batch))
+        a, q = jax.device_get(thinker(params, {**blank, "inputs": padded}))
         answers.append(a.swapaxes(0, 1)[: len(rows)])
         q_halt.append(q.swapaxes(0, 1)[: len(rows)])
     return np.concatenate(answers), np.concatenate(q_halt)

@@ -55,7 +55,10 @@ class Task(Protocol):
         ...
 
     def finish(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """On the host: the scores from fetched sums, `headline` among them; empty when nothing was counted."""
+        """On the host: the scores from fetched sums, `headline` among them; empty when nothing was counted.
+
+        sums: of `score`, and figures of others, which are left alone.
+        """
         ...
 
     def local(self, cfg: Any) -> Mapping[str, Any]:
@@ -72,6 +75,10 @@ class Task(Protocol):
 
     def show(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
         """An answer [S] to inputs [S] as text for a terminal."""
+        ...
+
+    def line(self, cfg: Any, tokens: np.ndarray) -> str:
+        """A puzzle or an answer [S] on one line, as `read` takes it."""
         ...
 
     # Optional: a task without them draws nothing.

@@ -10,6 +10,9 @@ import numpy as np
 from trm_jax.data.dataset import IGNORED
 
 
+SCORES = ("accuracy", "exact_accuracy")
+
+
 def score_tokens(answers, labels, counted) -> dict:
     """Scores of answers [B, S] against labels [B, S], summed over the sequences where `counted` [B] holds.
 
@@ -29,8 +32,6 @@ def score_tokens(answers, labels, counted) -> dict:
 
 
 def finish_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """On the host: every fetched sum as a mean over "count" sequences; empty when none was counted."""
+    """On the host: the means of `score_tokens` over "count" sequences; empty when none was counted."""
     count = float(sums["count"])
-    if count == 0:
-        return {}
-    return {name: float(np.float64(value) / count) for name, value in sums.items() if name != "count"}
+    return {name: float(np.float64(sums[name]) / count) for name in SCORES} if count else {}
