@@ -88,15 +88,21 @@ class StopAfter(StopRequest):
         return super().__bool__()
 
 
+def _settings(changes: dict | None) -> dict:
+    """SETTINGS with `changes`; of another task or family only what the changes say of it."""
+    changes = changes or {}
+    others = tuple(key.partition(".")[0] + "." for key in ("data.task", "model.family") if key in changes)
+    return {key: value for key, value in SETTINGS.items() if not key.startswith(others or ("-",))} | changes
+
+
 def page(changes: dict | None = None):
     """The config page of a tiny run with dotted `changes`."""
-    return resolve.override(registry.get("demo"), {**SETTINGS, **(changes or {})})
+    return resolve.override(registry.get("demo"), _settings(changes))
 
 
 def arguments(changes: dict | None = None) -> list[str]:
     """The same for the command line, behind `trm train demo`."""
-    settings = {**SETTINGS, **(changes or {})}
-    return ["--set", *(f"{key}={value}" for key, value in settings.items())]
+    return ["--set", *(f"{key}={value}" for key, value in _settings(changes).items())]
 
 
 @cache
