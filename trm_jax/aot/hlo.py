@@ -114,9 +114,10 @@ class Module:
         if annotated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(annotated[1])
         condition = self.computations[loop.called("condition")[0]]
-        compare, found = condition.root, condition.instructions.values()
-        for fused in compare.called("calls"):  # the comparison lies inside, what it compares outside
+        compare, found = condition.root, [*condition.instructions.values()]
+        for fused in compare.called("calls"):  # the comparison lies inside, what it compares there or outside
             compare = self.computations[fused].root
+            found += self.computations[fused].instructions.values()
         limits = [one for one in found if one.opcode == "constant"]
         counters = [one for one in found if one.opcode == "get-tuple-element"]
         if "direction=LT" not in compare.attributes or len(limits) != 1 or len(counters) != 1:
