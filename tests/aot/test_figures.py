@@ -82,14 +82,16 @@ def test_what_does_not_fit_names_the_accumulation_that_should(run_of):
     run = run_of(overflow(100 * GB, 33 * GB), RESULT, changes={"train.batch_size": 48})
     assert not run["fits"] and run["needed_bytes"] == 100 * GB
     assert run["problem"] == (
-        "training needs 100.0 GB a chip and v4-8 has 33.0 for it: try train.accumulation=4, which gives the same update"
+        "training needs 100.0 GB a chip and v4-8 has 33.0 for it: set train.accumulation=4, which gives the same update"
     )  # 3 parts take more than 33, and 48 rows on 4 chips can be cut into 2, 3, 4, 6 or 12
     assert report.cells(run)["fits"] == "no" and report.cells(run)["training\nGB a chip"] == "100"
 
 
 def test_more_than_accumulation_can_mend(run_of):
     run = run_of(overflow(100 * GB, 33 * GB), RESULT, changes={"train.batch_size": 8})
-    assert run["problem"].endswith("no train.accumulation is enough; take more chips or model.remat=block")
+    assert run["problem"].endswith(
+        "no train.accumulation is enough; take more chips, model.remat=block or a smaller model"
+    )
 
 
 def test_an_evaluation_that_does_not_fit_names_a_smaller_batch(run_of):
@@ -97,7 +99,7 @@ def test_an_evaluation_that_does_not_fit_names_a_smaller_batch(run_of):
     run = run_of(RESULT, overflow(40 * GB, 33 * GB), changes=changes)
     assert (
         "evaluation needs 40.0 GB" in run["problem"]
-        and "try eval.batch_size=20, which scores the same" in run["problem"]
+        and "set eval.batch_size=20, which scores the same" in run["problem"]
     )
 
 

@@ -22,6 +22,14 @@ def test_loops_run_as_often_as_their_conditions_or_annotations_say():
     }
 
 
+def test_a_loop_s_limit_may_lie_inside_its_fused_condition():
+    text = LOOPS.replace("%p.1 = s32[]{:T(128)} parameter(1)", "%p.1 = s32[]{:T(128)} constant(5)")
+    text = text.replace("%limit.1 = s32[]{:T(128)} constant(5)", "%unused = s32[] parameter(1)")
+    text = text.replace("fusion(%counter.2, %limit.1)", "fusion(%counter.2)")
+    assert text.count("%p.1 = s32[]{:T(128)} constant(5)") == 1 and "limit.1" not in text
+    assert times(hlo.parse(text)) == times(hlo.parse(LOOPS))
+
+
 def test_collectives_by_kind_with_their_loops():
     """In the loop of 6 an all-reduce, in the one of 3 around 2 a permutation; the one among groups of one device moves
     nothing."""

@@ -45,20 +45,10 @@ def test_what_a_program_may_use_is_less_than_the_chip_has():
         assert 0.95 * of_a_chip < topologies.find(name).usable_bytes / 2**30 < of_a_chip
 
 
-@pytest.mark.parametrize(
-    "name", ["v4-63", "v4-24", "h100", "v4", "v4-064", "v4-064x", "v5e-016", "v9-8", "v5e-2", "", "v4-8 "]
-)
-def test_an_unknown_name_is_told_the_known_ones(name):
-    with pytest.raises(InputError, match="Known are v4-8, v4-16, v4-32, v4-64, .*, v5e-1, v5e-4, .*v6e-256$") as error:
+@pytest.mark.parametrize("name", ["v4-24", "h100", "2xa100"])
+def test_a_device_of_no_known_shape(name):
+    with pytest.raises(InputError, match=f"{name} is no TPU slice of a known shape"):
         topologies.find(name)
-    assert f"no topology {name!r}." in str(error.value)
-
-
-def test_the_nearest_names_come_first():
-    with pytest.raises(InputError, match="Did you mean v4-64"):
-        topologies.find("v4-63")
-    with pytest.raises(InputError, match="no topology 'v5e-17'. Did you mean .*v5e-16"):
-        topologies.find("v5litepod-17")
 
 
 def test_the_name_that_google_gives_a_v5e():

@@ -49,7 +49,7 @@ def test_one_that_does_not_fit_is_a_no(here):
     remember("baseline", overflow(60 * 10**9, 33 * 10**9))
     result = here("compile", "baseline")
     assert result.code == 1
-    assert "note: baseline: training needs 60.0 GB a chip and v4-64 has 33.0 for it: try train.accum" in result.out
+    assert "note: baseline: training needs 60.0 GB a chip and v4-64 has 33.0 for it: set train.accum" in result.out
 
 
 def test_a_plan_shows_compiled_memory_and_marks_it(here):
@@ -80,8 +80,8 @@ def test_help_has_examples(here):
     [
         ((), "required: NAME|GROUP|PATTERN"),
         (("exp99",), "no experiment and no group matches 'exp99'"),
-        (("baseline", "--topology", "v4-63"), "no topology 'v4-63'. Did you mean v4-64"),
-        (("baseline", "--topology", "h100"), "Known are v4-8, v4-16"),
+        (("baseline", "--topology", "v4-63"), "there is no slice v4-63: v4 comes in 8, 16, 24"),
+        (("baseline", "--topology", "h100"), "h100 is no TPU slice of a known shape; take one such as v4-8, v4-16"),
         (("baseline", "--set", "mesh.data=3"), "baseline: mesh {'data': 3"),
         (("exp06", "--set", "train.accumulation=7"), "does not divide into train.accumulation=7"),
         (("baseline", "--set", "train.batch_size=6160"), "baseline: train.batch_size 6160 is not divisible by the 32"),

@@ -16,7 +16,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -31,6 +30,7 @@ from trm_jax.aot.programs import Program
 from trm_jax.configs import resolve
 from trm_jax.errors import InputError
 from trm_jax.planning import Device
+from trm_jax.storage.paths import write_whole
 
 COMMAND = (sys.executable, "-m", "trm_jax.aot.compile")  # compiles one program
 PACKAGE = Path(trm_jax.__file__).parent
@@ -129,18 +129,11 @@ def _read(path: Path) -> dict | None:
         return None
 
 
-def _write(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump(content, file, indent=1)
-    os.replace(file.name, path)
-
-
 def keep(root: Path, settings: str, program: str, found: dict | None = None, **said) -> None:
     """Note that the settings' program is this one, and what was found of it; `said` tells a person which they are."""
     if found:
-        _write(root / "programs" / f"{program}.json", found)
-    _write(root / "settings" / f"{settings}.json", {"program": program, **said})
+        write_whole(root / "programs" / f"{program}.json", json.dumps(found, indent=1).encode())
+    write_whole(root / "settings" / f"{settings}.json", json.dumps({"program": program, **said}, indent=1).encode())
 
 
 def find(config, topology: Device, program: Program, root: Path) -> Compiled | None:

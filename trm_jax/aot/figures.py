@@ -122,9 +122,6 @@ def _problem(cfg: RunConfig, topology: Device, programs: list[dict], needed: dic
     mesh = memory.abstract_mesh(cfg, topology.chips)
     if kind == "eval":
         rows = programs[-1]["batch_rows"] // 2 // mesh.size * mesh.size
-        return said + (f"try eval.batch_size={rows}, which scores the same" if rows else "take more chips")
-    state = memory.state_bytes(cfg, mesh)
-    for parts in memory.accumulations(cfg, mesh):
-        if state + (size - state) * cfg.train.accumulation / parts <= there:
-            return f"{said}try train.accumulation={parts}, which gives the same update"
-    return f"{said}no train.accumulation is enough; take more chips or model.remat=block"
+        return said + (f"set eval.batch_size={rows}, which scores the same" if rows else "take more chips")
+    state, parts = memory.state_bytes(cfg, mesh), cfg.train.accumulation
+    return said + memory.remedy(cfg, mesh, lambda more: state + (size - state) * parts / more, there)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _ARRAY = re.compile(r"\b([a-z]+[0-9a-z]*)\[([0-9,<= ]*)\](?:\{([^{}]*)\})?")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*)$")
+# ROOT, name, type, opcode, what stands between the parentheses, attributes.
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\(([^)]*)\)(.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) .*\{$")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLERS = ("fusion", "call", "async-start", "conditional")
@@ -113,9 +114,10 @@ class Module:
         if annotated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(annotated[1])
         condition = self.computations[loop.called("condition")[0]]
-        compare, found = condition.root, condition.instructions.values()
-        for fused in compare.called("calls"):  # the comparison lies inside, what it compares outside
+        compare, found = condition.root, [*condition.instructions.values()]
+        for fused in compare.called("calls"):  # the comparison lies inside, what it compares there or outside
             compare = self.computations[fused].root
+            found += self.computations[fused].instructions.values()
         limits = [one for one in found if one.opcode == "constant"]
         counters = [one for one in found if one.opcode == "get-tuple-element"]
         if "direction=LT" not in compare.attributes or len(limits) != 1 or len(counters) != 1:
@@ -134,25 +136,6 @@ class Module:
         return int(first.argument) if first is not None and first.opcode == "constant" else 0
 
 
-def _until_closed(text: str) -> int:
-    """The place behind the parenthesis that closes the one `text` begins with."""
-    depth = 0
-    for match in re.finditer(r"[()]", text):
-        depth += 1 if match[0] == "(" else -1
-        if depth == 0:
-            return match.end()
-    raise ValueError(f"unbalanced: {text[:80]}")
-
-
-def _instruction(name: str, text: str) -> Instruction:
-    end = _until_closed(text) if text.startswith("(") else text.index(" ")
-    opcode, _, _ = text[end:].lstrip().partition("(")
-    rest = text[end:].lstrip()[len(opcode) :]
-    close = _until_closed(rest)
-    argument = rest[1 : close - 1]
-    return Instruction(name, opcode, arrays(text[:end]), tuple(_NAME.findall(argument)), argument, rest[close:])
-
-
 def parse(text: str) -> Module:
     """A module from `Compiled.as_text()`. Raises ValueError for a text that is none."""
     computations: dict[str, Computation] = {}
@@ -164,8 +147,10 @@ def parse(text: str) -> Module:
         elif line.startswith("}") and root is not None:
             computations[name] = Computation(name, instructions, root)
         elif found := _INSTRUCTION.match(line):
-            instruction = instructions[found[2]] = _instruction(found[2], found[3])
-            root = instruction if found[1] else root
+            is_root, own, kind, opcode, argument, attributes = found.groups()
+            operands = tuple(_NAME.findall(argument))
+            instructions[own] = Instruction(own, opcode, arrays(kind), operands, argument, attributes)
+            root = instructions[own] if is_root else root
     if entry not in computations:
         raise ValueError("this text holds no entry computation")
     partitions = re.search(r"\bnum_partitions=(\d+)", text.partition("\n")[0])

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from trm_jax.configs.resolve import nearest
 from trm_jax.errors import InputError
-from trm_jax.planning import hardware
-from trm_jax.planning.hardware import Device
-
-_CORES, _CHIPS = [8 << k for k in range(10)], [1, *(4 << k for k in range(7))]
-KNOWN = [f"{name}-{n}" for name, tpu in hardware.TPUS.items() for n in (_CORES if tpu.dimensions == 3 else _CHIPS)]
+from trm_jax.planning import Device, hardware
 
 
 def find(name: str) -> Device:
-    """The slice of that name: v4-64 is 2x4x4 chips on 8 hosts. Raises InputError with all names that are known."""
-    name = hardware.slice_name(name)
-    if name not in KNOWN:
-        raise InputError(f"no topology {name!r}.{nearest(name, KNOWN)} Known are {', '.join(KNOWN)}")
-    return hardware.find(name)
+    """The slice of that name: v4-64 is 2x4x4 chips on 8 hosts. Raises InputError for another device."""
+    device = hardware.find(name)
+    if not device.shape:
+        raise InputError(f"{name} is no TPU slice of a known shape; take one such as v4-8, v4-16, v4-64, v5e-16, v6e-4")
+    return device
 
 
 def libtpu_arguments(topology: Device) -> dict:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 
 from trm_jax.cli.arguments import add_command, add_set, changes, check_free, command, local_path, set_again, settings
 from trm_jax.cli.plan import print_table
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import write_whole
 
 
 def add_parser(subparsers) -> None:
@@ -73,12 +73,15 @@ def run(args) -> int:
     print_table(report.NARROW, [[row[heading] for heading in report.NARROW] for row in rows])
     assumed = report.assumptions(runs)
     print("\n".join([*report.notes(runs, aliases(names)), *(f"assumed: {line}" for line in assumed)]))
-    if args.json:
-        _write(args.json, json.dumps([{**one, "assumptions": assumed} for one in runs], indent=1) + "\n")
-    if args.output:
-        options = ["--topology", args.topology, *["--all-stages"] * args.all_stages, *set_again(settings(args))]
-        made = command("compile", *args.words, *options, "--output", args.output)
-        _write(args.output, report.markdown(runs, topology, aliases(names), made))
+    options = ["--topology", args.topology, *["--all-stages"] * args.all_stages, *set_again(settings(args))]
+    made = command("compile", *args.words, *options, "--output", args.output)
+    for file, text in (
+        (args.json, json.dumps([{**one, "assumptions": assumed} for one in runs], indent=1) + "\n"),
+        (args.output, report.markdown(runs, topology, aliases(names), made)),
+    ):
+        if file:
+            write_whole(file, text.encode())
+            print(f"wrote {file}")
     print(f"next: {command('plan', *args.words, '--device', topology.name, *set_again(settings(args)))}")
     return 0 if all(one["fits"] for one in runs) else 1
 
@@ -97,9 +100,3 @@ def _compile(name: str, config, topology, args, said: str) -> dict:
         took = "known" if found.cached else f"{found.compile_seconds:.0f} s"
         print("not compiled" if found.crash else took, file=sys.stderr)
     return figures(name, config, topology, compiled)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    print(f"wrote {path}")

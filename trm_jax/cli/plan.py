@@ -62,17 +62,17 @@ def add_parser(subparsers) -> None:
 
 
 def share(text: str) -> float:
-    value = float(text)
-    if not _LEAST <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share of the peak, from {_LEAST:g} to 1")
-    return value
+    return _within(text, 1, "share of the peak, from")
 
 
 def amount(text: str) -> float:
-    value = float(text)
-    if not _LEAST <= value <= _MOST:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number from {_LEAST:g} to {_MOST:g}")
-    return value
+    return _within(text, _MOST, "positive number from")
+
+
+def _within(text: str, most: float, what: str) -> float:
+    if not _LEAST <= float(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not a {what} {_LEAST:g} to {most:g}")
+    return float(text)
 
 
 def run(args) -> int:

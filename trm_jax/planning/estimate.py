@@ -33,42 +33,27 @@ class Work:
     eval_puzzles: int  # of one evaluation
     eval_flops: int  # of all evaluations
 
-    @property
-    def flops(self) -> int:
-        return self.train_flops + self.eval_flops
-
 
 @dataclass(frozen=True)
 class Plan:
-    """A run on a device at `utilisation` of its peak. `memory_bytes` are of one chip, an estimate unless `compiled`.
+    """A run on a device. `memory_bytes` are of one chip, an estimate unless `compiled`.
 
     obstacle: why the run cannot be there as it is, a batch that the chips cannot share or a memory that is too small,
     and what to do; empty where it can.
     """
 
-    cfg: RunConfig
     work: Work
     device: Device
-    utilisation: float
+    train_hours: float
+    eval_hours: float
     memory_bytes: int
-    warnings: tuple[str, ...]
     compiled: bool
+    warnings: tuple[str, ...]
     obstacle: str
-
-    def _hours(self, flops: int) -> float:
-        return flops / (self.utilisation * self.device.chips * self.device.peak_tflops * 1e12) / 3600
-
-    @property
-    def train_hours(self) -> float:
-        return self._hours(self.work.train_flops)
-
-    @property
-    def eval_hours(self) -> float:
-        return self._hours(self.work.eval_flops)
 
     @property
     def hours(self) -> float:
-        return self._hours(self.work.flops)
+        return self.train_hours + self.eval_hours
 
     @property
     def dollars(self) -> float | None:
@@ -110,7 +95,8 @@ def work(cfg: RunConfig) -> Work:
 
 
 def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4, compiled: tuple[int, str] | None = None) -> Plan:
-    """The plan of one run; no device is touched. Raises InputError for settings that no device can run.
+    """The plan of one run at `utilisation` of the peak; no device is touched. Raises InputError for settings that no
+    device can run.
 
     compiled: what a compiler made of the run for the device, if it was asked: bytes of one chip, and what to do where
     that is too small.
@@ -126,7 +112,9 @@ def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4, compiled: 
     except InputError as error:
         obstacle = str(error)
     warnings = tuple([*cfg.warnings(found.steps), *filter(None, [obstacle]), *_out_of_reach(cfg, device, utilisation)])
-    return Plan(cfg, found, device, utilisation, chip_bytes, warnings, compiled is not None, obstacle)
+    per_hour = 3600 * utilisation * device.chips * device.peak_tflops * 1e12
+    hours = found.train_flops / per_hour, found.eval_flops / per_hour
+    return Plan(found, device, *hours, chip_bytes, compiled is not None, warnings, obstacle)
 
 
 def _out_of_reach(cfg: RunConfig, device: Device, utilisation: float) -> Iterator[str]:
@@ -151,11 +139,7 @@ def _too_large(cfg: RunConfig, device: Device, mesh: AbstractMesh, state_bytes: 
     needed, room = takes(cfg.train.accumulation), device.memory_gb * 1e9
     if needed <= room:
         return ""
-    said = (
+    return (
         f"about {needed / 1e9:.0f} GB a chip with what compilers take on top, and {device.name} has "
-        f"{device.memory_gb:g}: "
+        f"{device.memory_gb:g}: {memory.remedy(cfg, mesh, takes, room)}"
     )
-    for parts in memory.accumulations(cfg, mesh):
-        if takes(parts) <= room:
-            return f"{said}set train.accumulation={parts}, which gives the same update"
-    return f"{said}no train.accumulation is enough; take more chips, model.remat=block or a smaller model"

@@ -6,7 +6,7 @@ The state is counted exactly, from its abstract arrays and their shardings; acti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import jax
 from jax.sharding import AbstractMesh
@@ -50,7 +50,10 @@ def step_bytes(cfg: RunConfig, mesh: AbstractMesh) -> int:
     return trm_cost.activation_bytes(cfg.model, math.ceil(share / parts)) + gradients + latents
 
 
-def accumulations(cfg: RunConfig, mesh: AbstractMesh) -> Iterator[int]:
-    """More parts than now that a batch can be computed in on this mesh, ascending."""
+def remedy(cfg: RunConfig, mesh: AbstractMesh, takes: Callable[[int], float], room: float) -> str:
+    """What to do where a step takes more than `room` bytes of a chip; takes: its bytes, from train.accumulation."""
     batch, ways = cfg.train.batch_size, mesh.shape["data"] * mesh.shape["fsdp"]
-    return (n for n in range(cfg.train.accumulation + 1, batch // ways + 1) if batch % (n * ways) == 0)
+    for parts in range(cfg.train.accumulation + 1, batch // ways + 1):
+        if batch % (parts * ways) == 0 and takes(parts) <= room:
+            return f"set train.accumulation={parts}, which gives the same update"
+    return "no train.accumulation is enough; take more chips, model.remat=block or a smaller model"
