@@ -41,7 +41,7 @@ def add_parser(subparsers) -> None:
     several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="process 0 (or TRM_COORDINATOR)")
     several.add_argument("--processes", type=positive, default=0, metavar="N", help="how many (or TRM_PROCESSES)")
     several.add_argument("--process", type=int, default=-1, metavar="I", help="which, from 0 on (or TRM_PROCESS)")
-    several.add_argument("--port", type=positive, default=0, help="of the coordinator; the next one is used too")
+    several.add_argument("--port", type=positive, default=0, help="of the coordinator")
     several.add_argument(
         "--startup-timeout", type=positive, default=900, metavar="S", help="seconds to wait for the others (900)"
     )
@@ -55,7 +55,7 @@ def add_parser(subparsers) -> None:
 def run(args) -> int:
     from trm_jax.configs import registry, resolve
     from trm_jax.configs.workdir import claim
-    from trm_jax.distributed.multihost import require_one_folder, require_same
+    from trm_jax.distributed.checks import require_one_folder, require_same
     from trm_jax.train.stopping import StopRequest
     from trm_jax.train.writers import require_wandb
 
@@ -66,34 +66,34 @@ def run(args) -> int:
     run_config = resolve.freeze(config)
     require_wandb(run_config.log.wandb_project)
     workdir = args.workdir or Path("runs") / (args.name + ("_local" if args.local else ""))
-    with StopRequest() as stop, _team(args, stop) as team, ExitStack() as claims:
+    with StopRequest() as stop, _group(args) as group, ExitStack() as claims:
         facts = {**resolve.flatten(config), "workdir": str(workdir)}
-        require_same(team, facts, "give every process the same command")
-        team.share(lambda: claims.enter_context(claim(workdir, config)))
-        require_one_folder(team, workdir)
-        return _train(args, run_config, config, workdir.resolve(), team, stop)
+        require_same(group, facts, "give every process the same command")
+        group.share(lambda: claims.enter_context(claim(workdir, config)))
+        require_one_folder(group, workdir)
+        return _train(args, run_config, config, workdir.resolve(), group, stop)
 
 
-def _team(args, stop):
+def _group(args):
     """The processes that train together: those that are told of or found, this one alone otherwise."""
     from trm_jax.cli.main import report_failure
-    from trm_jax.distributed import multihost
-    from trm_jax.distributed.team import Team
+    from trm_jax.distributed import rendezvous
+    from trm_jax.distributed.process_group import ProcessGroup
 
     told = args.multihost or args.coordinator or args.processes > 1 or args.process >= 0
-    if not (told or multihost.expected()):
-        return nullcontext(Team())
-    cluster = multihost.find(args.coordinator, args.processes, args.process, args.port, args.startup_timeout)
-    return multihost.together(cluster, args.startup_timeout, report_failure, lambda: bool(stop))
+    if not (told or rendezvous.expected()):
+        return nullcontext(ProcessGroup())
+    cluster = rendezvous.find(args.coordinator, args.processes, args.process, args.port, args.startup_timeout)
+    return rendezvous.join(cluster, args.startup_timeout, report_failure)
 
 
-def _train(args, cfg, config, workdir: Path, team, stop) -> int:
+def _train(args, cfg, config, workdir: Path, group, stop) -> int:
     import jax
     import numpy as np
 
     from trm_jax.cli.main import EXIT_STOPPED
     from trm_jax.configs.registry import alternatives
-    from trm_jax.distributed.multihost import require_same
+    from trm_jax.distributed.checks import require_same
     from trm_jax.models import params, trm
     from trm_jax.tasks.sudoku import source as sudoku
     from trm_jax.train.clock import goodput, spent
@@ -108,15 +108,15 @@ def _train(args, cfg, config, workdir: Path, team, stop) -> int:
     slots = np.arange(min(cfg.train.batch_size, 256))
     batch = data[0].batch(0, slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
     seen = {"training data": zlib.crc32(batch["inputs"].tobytes()), "evaluation data": data[1].digest}
-    require_same(team, seen, "give every host the same data set")
-    if not team.first:
-        sys.stderr.write(f"{team.members[team.index]} of {team.count}: process 0 tells how it goes\n")
-    tell = print if team.first else (lambda *_, **__: None)
+    require_same(group, seen, "give every host the same data set")
+    if not group.first:
+        sys.stderr.write(f"{group.name()} of {group.count}: process 0 tells how it goes\n")
+    tell = print if group.first else (lambda *_, **__: None)
     tell(
         f"{cfg.name}: {params.count(specs['weights']):,} parameters, {total_steps:,} steps of "
         f"{cfg.train.batch_size} on "
         f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}"
-        f"{f' of {team.count} processes' * (team.count > 1)}; "
+        f"{f' of {group.count} processes' * (group.count > 1)}; "
         f"{info.groups:,} training puzzles, {len(data[1]):,} held out; workdir {workdir}",
         file=sys.stderr,
     )
@@ -124,11 +124,11 @@ def _train(args, cfg, config, workdir: Path, team, stop) -> int:
     if others and cfg.warnings(total_steps):
         tell(f"note: the same with more steps after the warm-up: {', '.join(others)}", file=sys.stderr)
     try:
-        outcome = train(cfg, data, workdir, config=config.to_dict(), stop=stop, team=team)
+        outcome = train(cfg, data, workdir, config=config.to_dict(), stop=stop, group=group)
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if not team.first:
+    if not group.first:
         return EXIT_STOPPED if outcome.stopped_by else 0
     _draw_curve(workdir, cfg.name)
     again = ["train", args.name, *["--local"] * args.local]

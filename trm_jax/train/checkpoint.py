@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from trm_jax.distributed.team import Team
+from trm_jax.distributed.process_group import ProcessGroup
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.models.params import path_name
 from trm_jax.storage.bucket import out_of_reach
@@ -104,13 +104,13 @@ class Checkpoints:
         folder: str,
         policy: CheckpointConfig | None = None,
         say: Callable[[str], None] = print,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ):
         """`policy` None opens for reading only; `say` takes lines that a person should see; all processes of the
-        `team` save and restore together."""
+        `group` save and restore together."""
         self.folder = epath.Path(folder)
         self._say = say
-        self._team = team or Team()
+        self._group = group or ProcessGroup()
         self._read_only = policy is None
         if str(folder).startswith("gs://"):
             require_access(self.folder, write=not self._read_only)
@@ -145,7 +145,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending: as process 0 sees them, for a file system may lag."""
-        return self._team.share(lambda: sorted(self._manager.all_steps(read=True)))
+        return self._group.share(lambda: sorted(self._manager.all_steps(read=True)))
 
     def best_step(self) -> int | None:
         return self._manager.best_step()
@@ -155,10 +155,10 @@ class Checkpoints:
 
         One that was saved without metrics, because a stop cut its evaluation short, gives way to one with them.
         """
-        if self._team.share(lambda: step in self._manager.all_steps()):
+        if self._group.share(lambda: step in self._manager.all_steps()):
             self._manager.wait_until_finished()  # it may be the one under way, whose metrics are not written yet
             # The only checkpoint is not given up: a kill before its successor is durable would lose everything.
-            if not metrics or self._team.share(
+            if not metrics or self._group.share(
                 lambda: bool(self._manager.metrics(step)) or len(self._manager.all_steps()) == 1
             ):
                 return False
@@ -194,13 +194,13 @@ class Checkpoints:
             problem = error
         # Every process raises alike, or some would take for damaged what others could not reach.
         kind = InputError if isinstance(problem, InputError) else OutOfReach if out_of_reach(problem) else ValueError
-        said = self._team.gather(problem and [kind.__name__, str(problem) or type(problem).__name__])
+        said = self._group.gather(problem and [kind.__name__, str(problem) or type(problem).__name__])
         for kind in (OutOfReach, InputError, ValueError):
-            for member, one in zip(self._team.members, said, strict=True):
+            for index, one in enumerate(said):
                 if one and one[0] == kind.__name__:
-                    if problem and self._team.index == member.index:
+                    if problem and self._group.index == index:
                         raise problem
-                    raise kind(one[1] if kind is InputError else f"{one[1]}, says {member}")
+                    raise kind(one[1] if kind is InputError else f"{one[1]}, says {self._group.name(index)}")
         want = meta["fingerprint"]
         damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:
@@ -256,7 +256,7 @@ class Checkpoints:
                     target.rmtree()
                 (self.folder / str(step)).rename(target)
 
-        self._team.share(rename)
+        self._group.share(rename)
         self._open(self._policy)
 
     def forget_after(self, step: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from trm_jax.distributed.team import Elsewhere, Team
+from trm_jax.distributed.process_group import Elsewhere, ProcessGroup
 from trm_jax.errors import OutOfReach
 from trm_jax.storage.beside import Beside, reason
 from trm_jax.storage.bucket import problem as storage_problem
@@ -57,9 +57,9 @@ def peak_memory_bytes() -> int:
 class Lane:
     """A run among those that train side by side (often the only one)."""
 
-    def __init__(self, job: Job, say: Callable[[str], None], team: Team):
-        self.cfg, self.workdir, self._job, self._say, self._team = job.cfg, job.workdir, job, say, team
-        self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say, team=team)
+    def __init__(self, job: Job, say: Callable[[str], None], group: ProcessGroup):
+        self.cfg, self.workdir, self._job, self._say, self._group = job.cfg, job.workdir, job, say, group
+        self.checkpoints = Checkpoints(job.workdir / CHECKPOINTS, job.cfg.checkpoint, say=say, group=group)
         self.evaluated: dict[int, dict] = {}
         self.diverged = ""  # why it is trained no more
         self._writers, self._beside = Writers([]), Beside(say)
@@ -69,7 +69,7 @@ class Lane:
         self._began = time.monotonic() - meta["elapsed_s"]
         self._clock_of_process = own_clock
         self._last_step, self._last_trained_s = step, own_clock.training_s()
-        if self._team.first:
+        if self._group.first:
             self._go_on_counting(step, meta.get("seconds", {}))
             write_whole(self.workdir / RUN_FILE, json.dumps(facts, indent=2).encode() + b"\n")
             self._writers = self._open_writers(step)
@@ -78,9 +78,9 @@ class Lane:
             records = read_jsonl(self.workdir / METRICS_FILE)
             return [r for r in records if r["kind"] == "eval" and r["step"] <= step]
 
-        self.evaluated = {record["step"]: record for record in self._team.share(evaluations)}
+        self.evaluated = {record["step"]: record for record in self._group.share(evaluations)}
         # A run that was done before is not living again.
-        self._counts = self._team.first and not (step == facts["total_steps"] and step in self.evaluated)
+        self._counts = self._group.first and not (step == facts["total_steps"] and step in self.evaluated)
         self.write_goodput()
 
     def _go_on_counting(self, step: int, saved: dict) -> None:
@@ -165,7 +165,7 @@ class Lane:
             scores = self.evaluated.get(step)
             metrics = {"exact_accuracy": scores["exact_accuracy"]} if scores else None
             meta = {"elapsed_s": time.monotonic() - self._began}
-            if self._team.first:  # which alone writes it
+            if self._group.first:  # which alone writes it
                 meta["seconds"] = self.seconds()
             self.checkpoints.save(step, state, meta, metrics)
 
@@ -190,7 +190,7 @@ class Lane:
             act()
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
             problem = storage_problem(error, place) or error
-        silences = self._team.gather(str(problem) if isinstance(problem, OutOfReach) else "")
+        silences = self._group.gather(str(problem) if isinstance(problem, OutOfReach) else "")
         if problem and not isinstance(problem, OutOfReach | Elsewhere):
             raise problem
         if silence := next(filter(None, silences), ""):

@@ -13,7 +13,7 @@ import numpy as np
 
 import trm_jax
 from trm_jax.data import loader as stream
-from trm_jax.distributed.team import Team
+from trm_jax.distributed.process_group import ProcessGroup
 from trm_jax.models import params, trm
 from trm_jax.train import cost
 from trm_jax.train.checkpoint import newest_common
@@ -52,30 +52,30 @@ def train(
     stop: StopRequest,
     stream_to=None,
     devices=None,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> Outcome:
     """Train (or go on training) in `workdir` until the budget is spent or `stop` is set.
 
     data: (train source, evaluation source). config: the resolved settings as a nested dict, for writers that keep it.
-    devices: those the mesh spans (default: all). team: the processes that train it together (default: this one).
+    devices: those the mesh spans (default: all). group: the processes that train it together (default: this one).
     Raises Diverged, and InputError for what a person can mend.
     """
     jobs = [Job(cfg, config, workdir)]
-    [outcome] = train_side_by_side(jobs, data, stop=stop, stream_to=stream_to, devices=devices, team=team)
+    [outcome] = train_side_by_side(jobs, data, stop=stop, stream_to=stream_to, devices=devices, group=group)
     if outcome.diverged:
         raise Diverged(outcome.diverged)
     return outcome
 
 
 def train_side_by_side(
-    jobs: list[Job], data, *, stop: StopRequest, stream_to=None, devices=None, team: Team | None = None
+    jobs: list[Job], data, *, stop: StopRequest, stream_to=None, devices=None, group: ProcessGroup | None = None
 ) -> list[Outcome]:
     """The same for several runs that differ in numbers only, as one vectorised program: an outcome for each.
 
     They go in step, each with its own folder, records and checkpoints. One that diverges is trained no more.
     """
     with ExitStack() as closing:  # whatever goes wrong, the terminal, the files and the checkpoints are left in order
-        return _train(jobs, data, stop, stream_to, devices, team or Team(), closing)
+        return _train(jobs, data, stop, stream_to, devices, group or ProcessGroup(), closing)
 
 
 def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
@@ -107,7 +107,7 @@ def _facts(cfg: RunConfig, programs: Programs, info, num_puzzles: int) -> dict:
     }
 
 
-def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing: ExitStack) -> list[Outcome]:
+def _train(jobs: list[Job], data, stop, stream_to, devices, group: ProcessGroup, closing: ExitStack) -> list[Outcome]:
     clock = Clock()
     train_data, eval_data = data
     info = train_data.info
@@ -120,13 +120,13 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
 
     # 2. The state: the newest good checkpoint, or the beginning.
     title = cfg.name if len(jobs) == 1 else f"{len(jobs)} runs"
-    progress = Progress(title, total_steps, stream=stream_to, quiet=not team.first)
+    progress = Progress(title, total_steps, stream=stream_to, quiet=not group.first)
     closing.callback(progress.close)
     for warning in dict.fromkeys(line for job in jobs for line in job.cfg.warnings(total_steps)):
         progress.say(f"note: {warning}")
     lanes = []
     for job in jobs:
-        lanes.append(Lane(job, progress.say, team))
+        lanes.append(Lane(job, progress.say, group))
         closing.callback(lanes[-1].checkpoints.close)
     restored = newest_common([lane.checkpoints for lane in lanes], programs.abstract)
     if restored:
@@ -147,15 +147,14 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
 
     def told_to_stop():
         """Called once a step and once a batch of an evaluation, by every process alike."""
-        nonlocal stopping, save_asked
-        if stop:
-            team.ask("stop", stop.name)
-        if team.first and cfg.checkpoint.every_minutes and not save_asked:
-            if time.monotonic() - saved_at > 60 * cfg.checkpoint.every_minutes:
-                team.ask("save")
-        events = team.tick()
-        stopping, save_asked = "stop" in events, save_asked or "save" in events
+        nonlocal stopping
+        stopping = group.stop_agreed(stop.name)
         return stopping
+
+    def save_due():
+        """Asked by all processes alike; the clock of process 0 decides."""
+        minutes = cfg.checkpoint.every_minutes
+        return bool(minutes) and group.agree(time.monotonic() - saved_at > 60 * minutes)
 
     def alive():
         return [lane for lane in lanes if not lane.diverged]
@@ -249,6 +248,7 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         step += 1
         if step % cfg.log.every_steps == 0 or step == total_steps:
             take_sums(step)
+            save_asked = save_asked or save_due()
         if evaluation_due(step):
             run_evaluation(step)
         if evaluated(step) or step % cfg.checkpoint.every_steps == 0 or save_asked or step == total_steps:
@@ -270,10 +270,10 @@ def _train(jobs: list[Job], data, stop, stream_to, devices, team: Team, closing:
         Outcome(
             step,
             total_steps,
-            stopped_by=team.reason("stop") if unfinished and not lane.diverged else "",
+            stopped_by=group.stop_reason if unfinished and not lane.diverged else "",
             diverged=lane.diverged,
             last_eval=lane.evaluated[max(lane.evaluated)] if lane.evaluated else {},
-            seconds=lane.seconds() if team.first else {},
+            seconds=lane.seconds() if group.first else {},
         )
         for lane in lanes
     ]
