@@ -146,7 +146,7 @@ def _serve() -> None:
     import trm_jax.cli.health.devices
     import trm_jax.configs.registry
     import trm_jax.configs.workdir
-    import trm_jax.distributed.multihost
+    import trm_jax.distributed.rendezvous
     import trm_jax.evals.curves
     import trm_jax.models.convert.torch_format
     import trm_jax.tasks.sudoku.pictures
@@ -156,6 +156,7 @@ def _serve() -> None:
     from trm_jax.cli.main import parser
 
     parser()  # imports every command
+    trm_jax.distributed.rendezvous.LOST_AFTER_S = 10  # nobody wants to wait for half a minute here
     trm_jax.configs.registry.catalogue()  # a child may be a user who cannot read the checkout
     if "STORAGE_EMULATOR_HOST" in os.environ:
         import gcsfs

@@ -20,15 +20,11 @@ CHANGES = {
 
 
 def free_port() -> int:
-    """A port that is free, and whose neighbour is: JAX takes the one, the processes meet at the other.
-
-    Not one that the system gives to connections by itself (from 32768 on): it could be taken before it is used.
-    """
+    """A port that is free, and not one that the system gives to connections by itself (from 32768 on)."""
     while True:
         port = random.SystemRandom().randrange(10240, 32000)
         try:
-            for one in (port, port + 1):
-                socket.create_server(("", one)).close()
+            socket.create_server(("", port)).close()
             return port
         except OSError:
             continue

@@ -83,10 +83,10 @@ def seconds(text: str) -> float:
 
 
 def endpoint(text: str) -> str:
-    from trm_jax.distributed import meeting
+    from trm_jax.distributed import rendezvous
 
     try:
-        meeting.endpoint(text)
+        rendezvous.endpoint(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

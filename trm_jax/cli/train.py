@@ -49,7 +49,7 @@ def run(args) -> int:
     from trm_jax.cli.main import EXIT_NO, EXIT_STOPPED
     from trm_jax.configs import registry, resolve
     from trm_jax.configs.workdir import claim
-    from trm_jax.distributed.rendezvous import require_one_folder, require_same
+    from trm_jax.distributed.checks import require_one_folder, require_same
     from trm_jax.train.loop import Diverged, train
     from trm_jax.train.stopping import StopRequest
     from trm_jax.train.writers import require_wandb

@@ -215,7 +215,7 @@ class Checkpoints:
                 if one and one[0] == kind.__name__:
                     if problem and self._group.index == index:
                         raise problem
-                    raise kind(one[1] if kind is InputError else f"{one[1]}, says {self._group.members[index]}")
+                    raise kind(one[1] if kind is InputError else f"{one[1]}, says {self._group.name(index)}")
         want = meta["fingerprint"]
         damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:

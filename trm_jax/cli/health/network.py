@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 
 from trm_jax.cli.health.check import Check, Subject
-from trm_jax.distributed.meeting import endpoint, meeting_port
 
 PATIENCE_S = 5.0
 
 
 def coordinator(subject: Subject) -> Iterator[Check]:
-    """Of the coordinator HOST:PORT both ports: JAX's service takes the port, the processes meet beside it."""
+    """Where JAX's coordination service of process 0 listens, HOST:PORT."""
     if subject.coordinator is None:
         return
+    from trm_jax.distributed.rendezvous import endpoint  # imports JAX, which may be what is broken
+
     host, port = endpoint(subject.coordinator)
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -24,8 +25,7 @@ def coordinator(subject: Subject) -> Iterator[Check]:
         remedy = f"getent hosts {host}   # or give the address of process 0's host in place of its name"
         yield Check("coordinator", "fail", f"no address is known here for {host}: {error.strerror}", remedy)
         return
-    for number in (port, meeting_port(port)):
-        yield _port(host, number, subject.coordinator)
+    yield _port(host, port, subject.coordinator)
 
 
 def _port(host: str, port: int, told: str) -> Check:
