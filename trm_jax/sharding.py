@@ -74,8 +74,8 @@ def shardings(mesh: Mesh, rules: Rules, specs):
             ways = 1 if small else _axis_size(mesh, axes)
             if size % ways:
                 raise InputError(
-                    f"{path_name(path)} {list(spec.shape)} cannot be shared by {ways} devices along its axis of {size}; "
-                    "change mesh.fsdp or mesh.tensor, or the model's sizes"
+                    f"{path_name(path)} {list(spec.shape)} cannot be shared by {ways} devices along its axis of "
+                    f"{size}; change mesh.fsdp or mesh.tensor, or the model's sizes"
                 )
             cut.append(axes if ways > 1 else None)
         return NamedSharding(mesh, PartitionSpec(*cut))

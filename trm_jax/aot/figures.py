@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trm_jax.aot.compile import Compiled, find, versions
-from trm_jax.aot.programs import Program, programs_of, run_stages
+from trm_jax.aot.programs import Program, cycles_of, programs_of, run_stages
 from trm_jax.configs import resolve
 from trm_jax.planning import Device, memory, work
 from trm_jax.train.config import RunConfig
@@ -91,13 +91,14 @@ def _hours(cfg: RunConfig, programs: list[dict]) -> dict[str, float]:
     FLOPs."""
     *_, last, evaluation = programs
     stages, found = run_stages(cfg), work(cfg)
-    ends = [first for first, *_ in stages[1:]] + [found.steps]
+    ends = [first for first, _ in stages[1:]] + [found.steps]
     known = {one["cycles"]: one["roofline_seconds"]["step"] for one in programs[:-1]}
     training = 0.0
-    for (first, *cycles), end in zip(stages, ends, strict=True):
-        flops = Program("train", tuple(cycles)).flops(cfg, last["batch_rows"])
+    for (first, model), end in zip(stages, ends, strict=True):
+        cycles = cycles_of(model)
+        flops = Program("train", cycles).flops(cfg, last["batch_rows"])
         scaled = last["roofline_seconds"]["step"] * flops / last["flops"]
-        training += (end - first) * known.get(tuple(cycles), scaled)
+        training += (end - first) * known.get(cycles, scaled)
     batches = -(-found.eval_puzzles // evaluation["batch_rows"])
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
     evaluating = found.evaluations * scored * batches * evaluation["roofline_seconds"]["step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,31 +11,34 @@ import jax.numpy as jnp
 
 from trm_jax import sharding
 from trm_jax.evals.runner import jit_eval_step, rows_of_batch
-from trm_jax.models import target, trm
+from trm_jax.models import target
 from trm_jax.planning import work
 from trm_jax.planning.estimate import data_size
-from trm_jax.train import cost
+from trm_jax.train.compiled import jit_train_step
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import Stage, stages
-from trm_jax.train.programs import jit_train_step
-from trm_jax.train.state import evaluation_params, state_shardings, with_shardings
+from trm_jax.train.state import abstract_state, evaluation_params
+from trm_jax.train.step import hparams_of
 
 
 @dataclass(frozen=True)
 class Program:
-    """One program of a run. cycles: (L_cycles, H_cycles); kind: "train" or "eval"."""
+    """One program of a run. cycles: (L_cycles, H_cycles), () of a model without; kind: "train" or "eval"."""
 
     kind: str
-    cycles: tuple[int, int]
+    cycles: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.kind}, L {self.cycles[0]} H {self.cycles[1]}"
+        return ", ".join([self.kind, *(f"L {L} H {H}" for L, H in [self.cycles] if self.cycles)])
+
+    def model(self, cfg: RunConfig):
+        """The model's config in this program."""
+        cycles = dict(zip(("L_cycles", "H_cycles"), self.cycles, strict=False))
+        return dataclasses.replace(cfg.model, **cycles)
 
     def flops(self, cfg: RunConfig, rows: int) -> int:
         """Analytic FLOPs of one execution on a batch of `rows`, on all devices together."""
-        if self.kind == "eval":
-            return cost.eval_flops(cfg, rows)
-        return rows * trm.matmul_flops(trm.with_cycles(cfg.model, *self.cycles))[1]
+        return rows * cfg.family.flops(self.model(cfg))[self.kind == "eval"]
 
     def rows(self, cfg: RunConfig, mesh) -> int:
         """Rows of its batch, on all devices together."""
@@ -48,24 +52,30 @@ def run_stages(cfg: RunConfig) -> list[Stage]:
     return stages(cfg, work(cfg).steps, data_size(cfg)[0])
 
 
+def cycles_of(model) -> tuple[int, ...]:
+    """(L_cycles, H_cycles) of a model's config; () of one without."""
+    return (model.L_cycles, model.H_cycles) if hasattr(model, "L_cycles") else ()
+
+
 def programs_of(cfg: RunConfig, all_stages: bool = False) -> list[Program]:
     """The training step of the last stage, or those of every distinct stage in order, and the evaluation step."""
-    cycles = [stage[1:] for stage in run_stages(cfg)]
+    cycles = [cycles_of(model) for _, model in run_stages(cfg)]
     trained = dict.fromkeys(cycles if all_stages else cycles[-1:])
-    return [*(Program("train", pair) for pair in trained), Program("eval", (cfg.model.L_cycles, cfg.model.H_cycles))]
+    return [*(Program("train", pair) for pair in trained), Program("eval", cycles_of(cfg.model))]
 
 
 def lower(cfg: RunConfig, program: Program, devices) -> jax.stages.Lowered:
     """The program as a run on `devices` calls it: the same function, the same arrays, the same shardings."""
-    mesh, rules = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices), sharding.Rules()
-    abstract, placed = state_shardings(cfg, mesh, rules)
-    batch_sharding, rows = sharding.batch_sharding(mesh, rules), program.rows(cfg, mesh)
-    array = partial(jax.ShapeDtypeStruct, sharding=batch_sharding)
-    tokens = array((rows, cfg.model.seq_len), jnp.int32)
-    batch = {"inputs": tokens, "labels": tokens, "puzzle_ids": array((rows,), jnp.int32)}
-    state = with_shardings(abstract, placed)
+    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
+    state, rows = abstract_state(cfg, mesh), program.rows(cfg, mesh)
+    array = partial(jax.ShapeDtypeStruct, sharding=sharding.batch_sharding(mesh, sharding.Rules()))
+    spec = cfg.task.batch_spec(cfg.data)
+    batch = {name: array((rows, *shape), dtype) for name, (shape, dtype) in spec.items()}
     with target.made_for(devices[0].platform):
         if program.kind == "train":
-            return jit_train_step(cfg, work(cfg).steps, program.cycles, placed, batch_sharding).lower(state, batch)
-        step = jit_eval_step(cfg.model, cfg.model.halt_max_steps, mesh)
-        return step.lower(evaluation_params(state), batch, array((rows,), jnp.bool_))
+            steps, whole = work(cfg).steps, sharding.replicated(mesh)
+            hparams = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), hparams_of(cfg, steps)
+            )
+            return jit_train_step(cfg, steps, program.model(cfg), state, mesh).lower(state, batch, hparams)
+        return jit_eval_step(cfg, 0, mesh).lower(evaluation_params(state)[""], batch, array((rows,), jnp.bool_))

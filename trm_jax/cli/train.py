@@ -62,7 +62,7 @@ def run(args) -> int:
     require_wandb(cfg.log.wandb_project)
     workdir = args.workdir or Path("runs") / (args.name + ("_local" if args.local else ""))
     compiler.use_cache()
-    with StopRequest() as stop, _group(args, stop) as group, ExitStack() as claims:
+    with StopRequest() as stop, _group(args) as group, ExitStack() as claims:
         facts = {**resolve.flatten(config), "workdir": str(workdir)}
         require_same(group, facts, "give every process the same command")
         group.share(lambda: claims.enter_context(claim(workdir, config)))
@@ -79,7 +79,7 @@ def run(args) -> int:
         return EXIT_STOPPED if outcome.stopped_by else 0
 
 
-def _group(args, stop):
+def _group(args):
     """The processes that train together: those that are told of or found, this one alone otherwise."""
     from trm_jax.cli.main import report_failure
     from trm_jax.distributed import rendezvous
@@ -89,7 +89,7 @@ def _group(args, stop):
     if not (told or rendezvous.expected()):
         return nullcontext(ProcessGroup())
     cluster = rendezvous.find(args.coordinator, args.processes, args.process, args.port, args.startup_timeout)
-    return rendezvous.together(cluster, args.startup_timeout, report_failure, lambda: bool(stop))
+    return rendezvous.join(cluster, args.startup_timeout, report_failure)
 
 
 def _suggest_alternatives(name: str, cfg) -> None:

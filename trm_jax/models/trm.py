@@ -43,6 +43,11 @@ from trm_jax.models.layers import (
     swiglu,
     swiglu_width,
 )
+from trm_jax.models.trm_cost import activation_bytes as activation_bytes
+from trm_jax.models.trm_cost import flops as flops
+from trm_jax.models.trm_cost import layer_applications as layer_applications
+from trm_jax.models.trm_cost import matmul_flops as matmul_flops
+from trm_jax.models.trm_cost import products_per_byte as products_per_byte
 
 DTYPES = ("float32", "bfloat16", "float16")
 POSITIONS = ("rope", "learned", "none")
@@ -120,11 +125,6 @@ class TRMConfig:
     @property
     def compute_dtype(self):
         return jnp.dtype(self.dtype)
-
-
-def with_cycles(cfg: TRMConfig, L_cycles: int, H_cycles: int) -> TRMConfig:
-    """The same model with another recursion: it has the same parameters and the same latents."""
-    return dataclasses.replace(cfg, L_cycles=L_cycles, H_cycles=H_cycles)
 
 
 def _swiglu_specs(width: int, expansion: float, axis: str) -> dict:
@@ -427,30 +427,6 @@ def finish(sums: Mapping, count: float, sequences: float = 0) -> dict:
         record |= {name: float(sums[name] / count) for name in means}
         record["halt_steps"] = [int(ended) for ended in sums["halt_steps"]]
     return record
-
-
-def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
-    """Analytic matmul FLOPs of one sequence in one supervision step: (forward, forward and backward).
-
-    A product of [m, k] and [k, n] counts 2mkn; the backward pass of the last cycle counts twice its forward.
-    Rematerialised work is not counted, so a utilisation from these figures is of useful work.
-    """
-    D, T, S = cfg.hidden_size, cfg.total_len, cfg.seq_len
-    block = 2 * T * 3 * D * swiglu_width(D, cfg.expansion)
-    if cfg.mlp_t:
-        block += 2 * D * 3 * T * swiglu_width(T, cfg.expansion)
-    else:
-        block += 2 * T * 4 * D * D + 2 * 2 * T * T * D
-    cycle = cfg.L_layers * (cfg.L_cycles + 1) * block
-    head = 2 * S * D * cfg.vocab_size + 2 * D * 2
-    forward_only = cfg.H_cycles * cycle + head
-    return forward_only, forward_only + 2 * (cycle + head)
-
-
-def flops(cfg: TRMConfig) -> tuple[int, int]:
-    """Analytic matmul FLOPs of one sequence: (one training step, one evaluation)."""
-    forward_only, both = matmul_flops(cfg)
-    return both, cfg.halt_max_steps * forward_only
 
 
 Config = TRMConfig

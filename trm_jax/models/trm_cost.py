@@ -1,4 +1,4 @@
-"""What a TRM costs beside its products (`trm.matmul_flops`): applications of its layers, activations, memory traffic.
+"""What a TRM costs: FLOPs of its products, applications of its layers, activations, memory traffic.
 
 Activations are an estimate: what the backward pass of the last cycle keeps, and the largest of what it makes on the
 way; a compiler may need somewhat less or more, and pads arrays on a TPU.
@@ -6,21 +6,43 @@ way; a compiler may need somewhat less or more, and pads arrays on a TPU.
 
 from __future__ import annotations
 
-from trm_jax.models import trm
+from typing import TYPE_CHECKING
+
 from trm_jax.models.layers import swiglu_width
-from trm_jax.models.trm import TRMConfig
+
+if TYPE_CHECKING:
+    from trm_jax.models.trm import TRMConfig
 
 _FLOAT32 = 4  # bytes: of what a product gives before it is rounded
+
+
+def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
+    """Analytic matmul FLOPs of one sequence in one supervision step: (forward, forward and backward).
+
+    A product of [m, k] and [k, n] counts 2mkn; the backward pass of the last cycle counts twice its forward.
+    Rematerialised work is not counted, so a utilisation from these figures is of useful work.
+    """
+    D, T, S = cfg.hidden_size, cfg.total_len, cfg.seq_len
+    block = 2 * T * 3 * D * swiglu_width(D, cfg.expansion)
+    if cfg.mlp_t:
+        block += 2 * D * 3 * T * swiglu_width(T, cfg.expansion)
+    else:
+        block += 2 * T * 4 * D * D + 2 * 2 * T * T * D
+    cycle = cfg.L_layers * (cfg.L_cycles + 1) * block
+    head = 2 * S * D * cfg.vocab_size + 2 * D * 2
+    forward_only = cfg.H_cycles * cycle + head
+    return forward_only, forward_only + 2 * (cycle + head)
+
+
+def flops(cfg: TRMConfig) -> tuple[int, int]:
+    """Analytic matmul FLOPs of one sequence: (one training step, one evaluation)."""
+    forward_only, both = matmul_flops(cfg)
+    return both, cfg.halt_max_steps * forward_only
 
 
 def layer_applications(cfg: TRMConfig) -> int:
     """Of one supervision step."""
     return cfg.H_cycles * (cfg.L_cycles + 1) * cfg.L_layers
-
-
-def carry_bytes(cfg: TRMConfig, rows: int) -> int:
-    """Bytes of the two latents of `rows` sequences."""
-    return rows * 2 * cfg.total_len * cfg.hidden_size * cfg.compute_dtype.itemsize
 
 
 def _wide(cfg: TRMConfig) -> list[int]:
@@ -39,10 +61,7 @@ def _attention(cfg: TRMConfig) -> tuple[int, int]:
 
 
 def activation_bytes(cfg: TRMConfig, rows: int) -> int:
-    """Estimate for `rows` sequences that are differentiated together, by what `remat` lets the last cycle keep.
-
-    "dots" counts as "none": the backward passes keep little else than products anyway.
-    """
+    """Estimate for `rows` sequences that are differentiated together, by what `remat` lets the last cycle keep."""
     size, latent, wide = cfg.compute_dtype.itemsize, cfg.total_len * cfg.hidden_size, _wide(cfg)
     # Of a block: each SwiGLU's input, gate and up, and what attention needs.
     call = cfg.L_layers * (_attention(cfg)[0] + sum(latent + 2 * inner for inner in wide)) * size
@@ -62,4 +81,4 @@ def products_per_byte(cfg: TRMConfig) -> float:
     latent = cfg.total_len * cfg.hidden_size
     # Of a SwiGLU: input -> gate and up; their product -> output.
     moved = _attention(cfg)[1] + sum(2 * latent + 3 * inner for inner in _wide(cfg))
-    return trm.matmul_flops(cfg)[0] / (layer_applications(cfg) * moved * cfg.compute_dtype.itemsize)
+    return matmul_flops(cfg)[0] / (layer_applications(cfg) * moved * cfg.compute_dtype.itemsize)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from jax.sharding import AbstractMesh
 
 from trm_jax.errors import InputError
-from trm_jax.models import params, trm, trm_cost
+from trm_jax.models import params
 from trm_jax.planning import memory
 from trm_jax.planning.hardware import Device
-from trm_jax.train import cost
 from trm_jax.train.config import RunConfig
+from trm_jax.train.curriculum import train_flops
 
-HUB_TEST_PUZZLES = 422_786  # Sudoku-Extreme's test file
 # What XLA set aside for a step was 0.8 to 1.4 times the estimate, compiled for a TPU v4 and for a CPU.
 COMPILERS_TAKE = 1.4
 
@@ -63,14 +62,16 @@ class Plan:
 
 
 def data_size(cfg: RunConfig) -> tuple[int, int]:
-    """(groups of training examples, held-out examples), as far as the settings tell: data.test_puzzles = 0 counts as
-    the hub's test file. Raises InputError for data.train_puzzles = 0."""
-    if cfg.data.train_puzzles < 1:
-        raise InputError(
-            "data.train_puzzles is 0, all of the source, which only the data tell; give their number: "
-            "--set data.train_puzzles=1000"
-        )
-    return cfg.data.train_puzzles, cfg.data.test_puzzles or HUB_TEST_PUZZLES
+    """(groups of training examples, held-out examples), as far as the settings tell. Raises InputError where they do
+    not."""
+    sizes = cfg.task.info(cfg.data).groups, cfg.task.eval_size(cfg.data)
+    for size, name in zip(sizes, ("train_puzzles", "test_puzzles"), strict=True):
+        if not size:
+            raise InputError(
+                f"data.{name} is 0, all of the source, which only the data tell; give their number: "
+                f"--set data.{name}=1000"
+            )
+    return sizes
 
 
 def work(cfg: RunConfig) -> Work:
@@ -81,16 +82,17 @@ def work(cfg: RunConfig) -> Work:
     tested = min(cfg.eval.max_examples or held_out, held_out)
     evaluations = len(cfg.evaluation_steps(groups, 1.0, steps))
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
-    specs = trm.param_specs(cfg.model)
+    specs = cfg.family.specs(cfg.model)
+    tables = [spec for spec in specs.values() if params.is_spec(spec) and spec.kind == "rows"]
     return Work(
         steps=steps,
         parameters=params.count(specs["weights"]),
-        puzzle_table=params.count(specs["puzzle_emb"]),
-        layer_applications=trm_cost.layer_applications(cfg.model),
-        train_flops=cost.train_flops(cfg, steps, groups),
+        puzzle_table=params.count(tables),
+        layer_applications=getattr(cfg.family, "layer_applications", lambda model: 1)(cfg.model),
+        train_flops=train_flops(cfg, steps, groups),
         evaluations=evaluations,
         eval_puzzles=tested,
-        eval_flops=evaluations * scored * cost.eval_flops(cfg, tested),
+        eval_flops=evaluations * scored * tested * cfg.family.flops(cfg.model)[1],
     )
 
 
@@ -119,9 +121,11 @@ def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4, compiled: 
 
 def _out_of_reach(cfg: RunConfig, device: Device, utilisation: float) -> Iterator[str]:
     """Why the device does not reach the rate that the plan counts with."""
-    if cfg.model.dtype == "float32":
+    if getattr(cfg.model, "dtype", "float32") == "float32":
         yield "the peak is that of bfloat16, which float32 does not reach: give the device's with --peak"
-    reachable = trm_cost.products_per_byte(cfg.model) * device.bandwidth_tb_s / device.peak_tflops
+    if not hasattr(cfg.family, "products_per_byte"):
+        return
+    reachable = cfg.family.products_per_byte(cfg.model) * device.bandwidth_tb_s / device.peak_tflops
     if utilisation > reachable:
         yield (
             f"{device.name} can keep at most {reachable:.0%} of its peak busy with products that each go through "

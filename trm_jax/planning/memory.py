@@ -12,10 +12,10 @@ import jax
 from jax.sharding import AbstractMesh
 
 from trm_jax import sharding
-from trm_jax.models import params, trm, trm_cost
-from trm_jax.train import programs
+from trm_jax.models import params
+from trm_jax.train import compiled
 from trm_jax.train.config import RunConfig
-from trm_jax.train.state import state_shardings
+from trm_jax.train.state import abstract_state
 
 _FLOAT32 = 4  # bytes of a gradient
 
@@ -28,26 +28,26 @@ def abstract_mesh(cfg: RunConfig, chips: int) -> AbstractMesh:
 
 def check_batches(cfg: RunConfig, mesh: AbstractMesh) -> None:
     """Raise InputError unless the devices can share the batches of training and of evaluation."""
-    programs.check_batches(cfg, mesh, sharding.Rules())
+    compiled.check_batches(cfg, mesh, sharding.Rules())
     sharding.check_batch(mesh, sharding.Rules(), cfg.eval.batch_size, "eval.batch_size")
 
 
 def state_bytes(cfg: RunConfig, mesh: AbstractMesh) -> int:
     """Bytes of one device: weights, averages, optimiser moments, and the carry of its share of the batch."""
-    abstract, placed = state_shardings(cfg, mesh, sharding.Rules())
-    of_device = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, abstract, placed)
-    return sum(jax.tree.leaves(of_device))
+    state = abstract_state(cfg, mesh)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
 def step_bytes(cfg: RunConfig, mesh: AbstractMesh) -> int:
     """Estimate of what a step needs of one device besides the state: activations of a part of the batch, gradients."""
     share = cfg.train.batch_size / (mesh.shape["data"] * mesh.shape["fsdp"])
     parts = cfg.train.accumulation
-    gradients = params.count(trm.param_specs(cfg.model)["weights"]) * _FLOAT32
-    latents = math.ceil(share * trm_cost.carry_bytes(cfg.model, 1))
-    if parts > 1:  # the sum and its next term; the latents cut into parts, and those that come back
-        gradients, latents = 2 * gradients, 2 * latents
-    return trm_cost.activation_bytes(cfg.model, math.ceil(share / parts)) + gradients + latents
+    gradients = params.count(cfg.family.specs(cfg.model)["weights"]) * _FLOAT32
+    of_a_row = jax.tree.leaves(params.abstract(cfg.family.carry_specs(cfg.model, 1)))
+    carry = math.ceil(share * sum(x.size * x.dtype.itemsize for x in of_a_row))
+    if parts > 1:  # the sum and its next term; the carry cut into parts, and those that come back
+        gradients, carry = 2 * gradients, 2 * carry
+    return cfg.family.activation_bytes(cfg.model, math.ceil(share / parts)) + gradients + carry
 
 
 def remedy(cfg: RunConfig, mesh: AbstractMesh, takes: Callable[[int], float], room: float) -> str:

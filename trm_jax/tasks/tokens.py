@@ -9,7 +9,6 @@ import numpy as np
 
 from trm_jax.data.dataset import IGNORED
 
-
 SCORES = ("accuracy", "exact_accuracy")
 
 

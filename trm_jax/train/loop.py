@@ -14,8 +14,8 @@ import numpy as np
 
 import trm_jax
 from trm_jax.data import loader
-from trm_jax.distributed.process_group import Elsewhere, ProcessGroup
 from trm_jax.distributed.checks import require_same
+from trm_jax.distributed.process_group import Elsewhere, ProcessGroup
 from trm_jax.errors import OutOfReach
 from trm_jax.evals.runner import Evaluator
 from trm_jax.models import params

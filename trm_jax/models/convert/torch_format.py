@@ -136,7 +136,7 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
 
 
 def export_state_dict(params: dict, prefix: str = PREFIX, *, ids: int | None = None) -> dict[str, np.ndarray]:
-    """Our params -> official state dict (NumPy arrays, linears [out, in]). ids: of the puzzle table, which is padded."""
+    """Our params -> official state dict (NumPy arrays, linears [out, in]). ids: rows of the table, which is padded."""
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(leaf)
