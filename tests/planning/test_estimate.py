@@ -81,7 +81,7 @@ def test_a_curriculum_costs_what_its_steps_cost():
     flops = 0
     for step in range(8138):
         p = min(step * 6144 / 1000 / 10000, 1)
-        model = trm.with_cycles(cfg.model, int(2 + 4 * p), int(1 + 2 * p))
+        model = dataclasses.replace(cfg.model, L_cycles=int(2 + 4 * p), H_cycles=int(1 + 2 * p))
         flops += 6144 * trm.matmul_flops(model)[1]
     assert work(cfg).train_flops == flops < work(config()).train_flops
     assert work(cfg).eval_flops == work(config()).eval_flops  # at the model's own recursion

@@ -87,9 +87,33 @@ def test_a_mesh_that_does_not_fit(tmp_path, changes):
         tiny.train_here(tmp_path, changes, devices=8)
 
 
-@pytest.mark.slow
-def test_weights_split_over_the_mesh_give_the_same_result(runs, tmp_path):
-    """fsdp 2 and tensor 2 are a matter of layout alone."""
-    tiny.train_here(tmp_path, {**CHANGES, "mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}, devices=8)
-    for split, whole in zip(tiny.records(tmp_path), tiny.records(runs / "1"), strict=True):
+MESHES = {
+    "fsdp 2, tensor 2": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
+    "fsdp 4": {"mesh.data": 2, "mesh.fsdp": 4},
+    "tensor 2, mlp_t": {"mesh.tensor": 2, "model.mlp_t": True, "model.pos_encodings": "none"},
+}
+
+
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(name, marks=[pytest.mark.slow] * (name != "fsdp 2, tensor 2")) for name in MESHES]
+)
+def test_weights_split_over_the_mesh_give_the_same_state(runs, tmp_path, mesh):
+    """fsdp and tensor are a matter of layout alone: the metrics, and every array of the state."""
+    changes = CHANGES | MESHES[mesh]
+    one = runs / "1"
+    if "model.mlp_t" in changes:
+        one = tmp_path / "one"
+        tiny.train_here(one, {k: v for k, v in changes.items() if not k.startswith("mesh.")})
+    tiny.train_here(tmp_path / "split", changes, devices=8)
+    for split, whole in zip(tiny.records(tmp_path / "split"), tiny.records(one), strict=True):
         assert_near(split, whole)
+    tiny.assert_moved_alike(one, tmp_path / "split", 3, 12)
+
+
+def test_tensor_meshes_cut_gate_and_up_alike():
+    """Each device has the same columns of both, and of q, k and v: no product needs another device's columns."""
+    mesh = sharding.make_mesh(1, 1, 2, devices=jax.devices()[:2])
+    layer = abstract_state(tiny.config(), mesh).params["weights"]["layers"]["0"]
+    for array in (layer["mlp"]["gate_up"], layer["attn"]["qkv"]):
+        for index in array.sharding.devices_indices_map(array.shape).values():
+            assert index[1] in (slice(None), slice(0, array.shape[1])) and index[2] != slice(None)
