@@ -69,8 +69,8 @@ def test_aliases_are_named_and_run_once(here, monkeypatch):
 
 
 def test_what_is_to_be_known_is_told_in_a_line_not_in_one_for_each_run(here):
-    """With all seeds, packed or not: what a run is better replaced by, and why it cannot be run."""
-    result = here("sweep", "exp04a", "exp06", "--seeds", "0-2", "--pack", "--dry-run")
+    """With all seeds: what a run is better replaced by, and why it cannot be run."""
+    result = here("sweep", "exp04a", "exp06", "--seeds", "0-2", "--dry-run")
     same, slow = result.err.splitlines()
     assert same == "note: baseline, run once, is also exp04a_1000, exp06_c"
     assert slow == (
@@ -96,7 +96,6 @@ def test_what_is_to_be_known_is_told_in_a_line_not_in_one_for_each_run(here):
         (["demo", "--set", "optim.lr=-1"], "optim.lr is -1.0"),
         (["demo", "--set", "seed=1", "--seeds", "1"], "contradict each other"),
         (["demo", "--jobs", "0"], "argument --jobs: '0' is not a whole number of at least 1"),
-        (["demo", "--pack", "demo"], "argument --pack: 'demo' is not a whole number of at least 1"),
         (["demo", "--retries", "-1"], "argument --retries: '-1' is not a whole number"),
         (["demo", "--retries", "x"], "argument --retries: 'x' is not a whole number"),
         (["demo", "--root", ""], "argument --root: the path is empty"),

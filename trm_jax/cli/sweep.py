@@ -13,6 +13,7 @@ from trm_jax.cli.arguments import (
     add_set,
     any_path,
     changes,
+    command,
     console,
     options_again,
     positive,
@@ -22,8 +23,6 @@ from trm_jax.cli.arguments import (
 from trm_jax.errors import InputError
 
 DEFAULT_ROOT = Path("runs")
-DEFAULT_PACK = 8
-PROBE_TIMEOUT_S = 300.0
 
 
 def add_parser(subparsers) -> None:
@@ -39,7 +38,6 @@ def add_parser(subparsers) -> None:
         "  trm sweep exp02a --dry-run              what it would run, in which order\n"
         "  trm sweep exp02a exp02b --seeds 0-2\n"
         "  trm sweep 'exp0*' --jobs 4              four runs side by side, each with its share of the devices\n"
-        "  trm sweep exp08 exp10 --pack            runs that differ in numbers only as one program\n"
         "  trm sweep exp08 --local --root /tmp/try the same, shrunk to seconds, to see that it runs\n",
         run,
     )
@@ -49,15 +47,6 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument(
         "--retries", type=not_negative, default=2, metavar="N", help="how often a run that died is tried again"
-    )
-    parser.add_argument(
-        "--pack",
-        type=positive,
-        nargs="?",
-        const=DEFAULT_PACK,
-        default=1,
-        metavar="N",
-        help=f"train runs that differ in numbers only as one program, up to N together (without N: {DEFAULT_PACK})",
     )
     add_set(parser)
     parser.add_argument("--local", action="store_true", help="shrink every run to a debug run of seconds")
@@ -107,9 +96,11 @@ def _notes(names, runs) -> list[str]:
     from trm_jax.sweep.plan import aliases
 
     notes = [f"{name}, run once, is also {', '.join(others)}" for name, others in aliases(names).items()]
-    slow = {}
+    slow, problems = {}, {}
     for one in runs:
-        if one.config and one.config.data.train_puzzles:  # else only the data tell how many steps there are
+        if one.problem:
+            problems.setdefault(one.problem, []).append(one.label)
+        elif one.config.data.train_puzzles:  # else only the data tell how many steps there are
             cfg = freeze(one.config)
             with suppress(InputError):  # a budget of no step: its training says so
                 if cfg.mostly_warmup(work(cfg).steps):
@@ -118,46 +109,36 @@ def _notes(names, runs) -> list[str]:
         better = [other for others in slow.values() for other in others]
         same = f"; the same with more steps after the warm-up: {', '.join(better)}" if better else ""
         notes.append(f"about half of the steps or more lie inside the warm-up in {', '.join(slow)}{same}")
-    problems = {}
-    for one in runs:
-        if one.problem:
-            problems.setdefault(one.problem, []).append(one.label)
     return notes + [f"{', '.join(labels)} cannot be run: {problem}" for problem, labels in problems.items()]
 
 
-def _units(args, runs, state) -> list:
-    """Marks what is known of the runs before anything is started; what is left to do."""
-    from trm_jax.sweep import pack
+def _mark(runs, state) -> list:
+    """Writes into `state` what is known of the runs before anything is started; gives back those left to do."""
     from trm_jax.sweep.progress import done, look
     from trm_jax.sweep.state import DONE, REFUSED, STOPPED, WAITING
 
     for one in runs:
         entry, progress = state.of(one), look(one)
-        entry.error, entry.exact_accuracy = one.problem, progress.exact_accuracy
+        entry.error, entry.score = one.problem, progress.score
         if one.problem:
             entry.state = REFUSED
         elif done(one):
             entry.state = DONE
         else:
             entry.state = STOPPED if progress.step else WAITING
-    return pack.units([one for one in runs if state.of(one).state in (STOPPED, WAITING)], args.pack)
+    return [one for one in runs if state.of(one).state in (STOPPED, WAITING)]
 
 
 def _show_plan(args, runs) -> int:
-    from trm_jax.sweep import pack
-    from trm_jax.sweep.plan import shown
     from trm_jax.sweep.state import State
 
     state = State(args.root, runs)
-    units = _units(args, runs, state)
-    together = {one.label: unit for unit in units for one in unit.runs if len(unit.runs) > 1}
+    _mark(runs, state)
     for number, one in enumerate(runs, 1):
         entry = state.of(one)
         print(f"{number} {one.label}: {entry.state}" + (f" ({entry.error})" if entry.error else ""))
-        print(f"  {shown(one.arguments)}")
-        if one.label in together:
-            print(f"  with others: {shown(pack.arguments(together[one.label], args.root))}")
-    print(f"next: {command(args)}")
+        print(f"  {one.command}")
+    print(f"next: {_again(args)}")
     return 0
 
 
@@ -169,13 +150,12 @@ def _train(args, runs, state, stop) -> None:
     platform, devices = accelerators(args.jobs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
     places = slots(args.jobs, platform=platform, devices=devices, cores=cores, environ=os.environ)
-    units = _units(args, runs, state)
+    left = _mark(runs, state)
     display = Display(runs, state, sys.stderr)
     try:
         display.say(f"{counts(runs, state)}; {args.root}")
         launch = [sys.executable, "-m", "trm_jax.cli.child"]
-        runner = Runner(args.root, state, places, launch, retries=args.retries, stop=stop, say=display.say)
-        runner.run(units, display.refresh)
+        Runner(state, places, launch, retries=args.retries, stop=stop, say=display.say).run(left, display.refresh)
     finally:
         display.close()
 
@@ -188,31 +168,27 @@ def accelerators(jobs: int) -> tuple[str, int]:
     chips = tpu_chips(Path("/"))
     if jobs == 1 or not (chips or nvidia_gpus(Path("/"))):
         return "cpu", 0
-    probe = run_probe(os.environ, PROBE_TIMEOUT_S)
+    probe = run_probe(os.environ)
     if probe.failure:
         raise InputError(f"JAX does not start: {probe.failure}; trm doctor says what to do about it")
     platform = probe.devices[0].platform
     return platform, chips if platform == "tpu" else len(probe.devices)
 
 
-def command(args) -> str:
+def _again(args) -> str:
     """The command line that goes on with this sweep."""
-    from trm_jax.sweep.plan import shown
-
     options = options_again(
         ("--seeds", args.seeds, None),
         ("--root", args.root, DEFAULT_ROOT),
         ("--jobs", args.jobs, 1),
         ("--retries", args.retries, 2),
-        ("--pack", args.pack, 1),
     )
-    return shown(["sweep", *args.words, *options, *set_again(settings(args)), *["--local"] * args.local])
+    return command("sweep", *args.words, *options, *set_again(settings(args)), *["--local"] * args.local)
 
 
 def _summarise(args, runs, state, stop) -> int:
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
     from trm_jax.configs.workdir import LOG_FILE
-    from trm_jax.sweep.plan import shown
     from trm_jax.sweep.progress import look
     from trm_jax.sweep.state import BAD_ENDS, DONE
     from trm_jax.sweep.table import counts, table
@@ -221,13 +197,12 @@ def _summarise(args, runs, state, stop) -> int:
     print(counts(runs, state))
     states = {state.of(one).state for one in runs}
     if stop and not states <= {DONE, *BAD_ENDS}:
-        print(f"next: {command(args)}   (goes on from there)")
+        print(f"next: {_again(args)}   (goes on from there)")
         return EXIT_STOPPED
     bad = next((one for one in runs if state.of(one).state in BAD_ENDS), None)
     if bad:
         log = bad.folder / LOG_FILE
-        print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {command(args)}")
+        print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {_again(args)}")
         return EXIT_NO
-    elsewhere = ["--root", str(args.root)] * (args.root != DEFAULT_ROOT)
-    print(f"next: {shown(['report', *args.words, *elsewhere])}")
+    print(f"next: {command('report', *args.words, *options_again(('--root', args.root, DEFAULT_ROOT)))}")
     return EXIT_DONE

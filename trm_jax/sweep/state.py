@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import making
-from trm_jax.sweep.plan import Run, shown
+from trm_jax.sweep.plan import Run
 
 STATE_FILE, LOCK_FILE = "sweep.json", ".sweep.lock"
 
@@ -44,7 +44,7 @@ class Entry:
     started: str = ""
     ended: str = ""
     error: str = ""
-    exact_accuracy: float | None = None
+    score: float | None = None  # the headline of its task
 
 
 class State:
@@ -55,10 +55,10 @@ class State:
         kept = read(root)
         self.entries: dict[str, Entry] = {}
         for run in runs:
-            entry = kept.pop(run.label, None) or Entry(run.name, run.seed, str(run.folder), "")
+            entry = kept.pop(run.label, None) or Entry(run.name, run.seed, "", "")
             entry.seed, entry.folder = run.seed, str(run.folder)
-            if not entry.started:  # otherwise it says how the run was trained: alone, or in which pack
-                entry.command = shown(run.arguments)
+            if not entry.started:  # otherwise it says how the run was trained
+                entry.command = run.command
             self.entries[run.label] = entry
         self.entries |= kept
         for entry in self.entries.values():
@@ -89,10 +89,12 @@ def read(root: Path) -> dict[str, Entry]:
     file = root / STATE_FILE
     if not file.exists():
         return {}
+    known = {each.name for each in fields(Entry)}  # other versions keep other things besides
     try:
-        entries = [Entry(**entry) for entry in json.loads(file.read_text())["runs"]]
+        found = json.loads(file.read_text())["runs"]
+        entries = [Entry(**{key: value for key, value in entry.items() if key in known}) for entry in found]
         return {Path(entry.folder).name: entry for entry in entries}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{file} does not describe a sweep ({error}); remove it, the runs themselves know how far they are"
         ) from None
