@@ -168,11 +168,10 @@ def accelerators(jobs: int) -> tuple[str, int]:
     chips = tpu_chips(Path("/"))
     if jobs == 1 or not (chips or nvidia_gpus(Path("/"))):
         return "cpu", 0
-    probe = run_probe(os.environ)
-    if probe.failure:
-        raise InputError(f"JAX does not start: {probe.failure}; trm doctor says what to do about it")
-    platform = probe.devices[0].platform
-    return platform, chips if platform == "tpu" else len(probe.devices)
+    found, failure = run_probe(os.environ)
+    if failure:
+        raise InputError(f"{failure}; trm doctor says what to do about it")
+    return found[0].platform, chips if found[0].platform == "tpu" else len(found)
 
 
 def _again(args) -> str:
