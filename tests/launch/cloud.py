@@ -1,17 +1,17 @@
 """`gcloud` as far as the launcher goes: a queued resource, a TPU whose workers are folders, and a bucket.
 
-Run as a program with CLOUD naming a folder. cloud.json there says how things stand and what will go wrong; calls.jsonl
+Run as a program with CLOUD naming a folder. The file `cloud` there says how things stand and what will go wrong; `calls`
 records every command line. A worker's commands are run by bash in its folder, with the programs in CLOUD/tools.
-It is started hundreds of times: what costs time to import is imported where it is needed.
+It is started thousands of times: hence marshal, and what costs time to import is imported where it is needed.
 """
 
 import fcntl
-import json
+import marshal
 import os
 import sys
 
 CLOUD = os.environ["CLOUD"]
-STATE = f"{CLOUD}/cloud.json"
+STATE = f"{CLOUD}/cloud"
 
 
 class Refused(Exception):
@@ -208,13 +208,13 @@ class Standing:
     def __enter__(self) -> dict:
         self._lock = open(f"{CLOUD}/lock", "w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        with open(STATE) as file:
-            self._cloud = json.load(file)
+        with open(STATE, "rb") as file:
+            self._cloud = marshal.load(file)
         return self._cloud
 
     def __exit__(self, *_) -> None:
-        with open(f"{STATE}.new", "w") as file:
-            json.dump(self._cloud, file)
+        with open(f"{STATE}.new", "wb") as file:
+            marshal.dump(self._cloud, file)
         os.replace(f"{STATE}.new", STATE)
         self._lock.close()
 
@@ -222,8 +222,8 @@ class Standing:
 def main(argv: list[str]) -> int:
     try:
         with Standing() as cloud:
-            with open(f"{CLOUD}/calls.jsonl", "a") as calls:
-                calls.write(json.dumps(argv) + "\n")
+            with open(f"{CLOUD}/calls", "a") as calls:
+                calls.write(f"{argv!r}\n")
             asked = verb(argv)
             number = cloud["count"][asked] = cloud["count"].get(asked, 0) + 1
             fault = cloud["faults"].pop(f"{asked} {number}", "")
