@@ -1,7 +1,7 @@
 """`gcloud` as far as the launcher goes: a queued resource, a TPU whose workers are folders, and a bucket.
 
-Run as a program with CLOUD naming a folder. The file `cloud` there says how things stand and what will go wrong; `calls`
-records every command line. A worker's commands are run by bash in its folder, with the programs in CLOUD/tools.
+Run as a program with CLOUD naming a folder. The file `cloud` there says how things stand and what will go wrong; all
+command lines are in `calls`. A worker's commands are run by bash in its folder, with the programs in CLOUD/tools.
 It is started thousands of times: hence marshal, and what costs time to import is imported where it is needed.
 """
 

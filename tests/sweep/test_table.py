@@ -82,10 +82,10 @@ def test_a_stream_that_takes_no_more_does_not_end_the_sweep(runs, state):
 def test_a_terminal_gets_a_table(runs, state):
     with Terminal() as terminal, open(terminal.name, "w") as stream:
         display = Display(runs, state, stream)
-        state.entries["second"].state = DONE
+        state.entries["second"].state, state.entries["second"].score = DONE, 0.05
         display.say("second: done")
         display.close()
     text = terminal.text
     assert re.search(r"second +1 +running +50/100 +exact accuracy 0.0500 +0:50", text)
-    assert re.search(r"second +1 +done +50/100 +exact accuracy 0.0500 +\r", text)
+    assert re.search(r"second +1 +done +exact accuracy 0.0500 +\r", text)
     assert "1 of 3 done, 1 running, 1 waiting" in text and "2 of 3 done, 1 waiting" in text and "second: done" in text

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from trm_jax.cli.arguments import (
     add_command,
     add_set,
-    any_path,
     changes,
     command,
     console,
+    local_path,
     options_again,
     positive,
     set_again,
@@ -30,10 +29,10 @@ def add_parser(subparsers) -> None:
         subparsers,
         "sweep",
         "run many experiments to the end, whatever happens on the way",
-        "Train the experiments of groups, names or patterns, each in a folder of its own: ROOT/NAME, and with\n"
-        "--seeds ROOT/NAME-seedK. What is done is skipped, what was begun goes on, what dies is tried again, and the\n"
-        "others go on meanwhile. Stop it at any time (Ctrl-C, SIGTERM, even kill -9) and give the same command again.\n"
-        "ROOT/sweep.json says at any moment how things stand; ROOT/NAME/log.txt is what each run printed.\n"
+        "Train the experiments of groups, names or patterns, each in a folder of its own: ROOT/NAME, and with --seeds\n"
+        "ROOT/NAME-seedK. What is done is skipped, what was begun goes on, what dies is tried again. Stop it at any\n"
+        "time (Ctrl-C, SIGTERM, even kill -9) and give the same command again. ROOT/sweep.json says how things stand,\n"
+        "ROOT/NAME/log.txt what each run printed.\n"
         "Exit codes: 0 all done, 1 a run failed, diverged or was refused, 2 bad input, 75 stopped and saved.",
         "  trm sweep exp02a --dry-run              what it would run, in which order\n"
         "  trm sweep exp02a exp02b --seeds 0-2\n"
@@ -43,7 +42,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to run (trm list shows the names)")
     parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
-    parser.add_argument("--root", type=sweep_root, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
+    parser.add_argument("--root", type=local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument(
         "--retries", type=not_negative, default=2, metavar="N", help="how often a run that died is tried again"
@@ -51,16 +50,6 @@ def add_parser(subparsers) -> None:
     add_set(parser)
     parser.add_argument("--local", action="store_true", help="shrink every run to a debug run of seconds")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and their commands, and run nothing")
-
-
-def sweep_root(text: str) -> Path:
-    path = any_path(text)
-    if not isinstance(path, Path):
-        raise argparse.ArgumentTypeError(
-            f"{text} is not on this machine, where a sweep keeps its locks and logs; launch/tpu_pod.sh takes a group "
-            "through a bucket, or loop over the names of `trm list GROUP --names`: trm train NAME --workdir gs://..."
-        )
-    return path
 
 
 def not_negative(text: str) -> int:
@@ -90,25 +79,13 @@ def run(args) -> int:
 
 def _notes(names, runs) -> list[str]:
     """What a person should know before the sweep starts, in lines about many runs at once."""
-    from trm_jax.configs.registry import alternatives
-    from trm_jax.configs.resolve import freeze
-    from trm_jax.planning import work
     from trm_jax.sweep.plan import aliases
 
-    notes = [f"{name}, run once, is also {', '.join(others)}" for name, others in aliases(names).items()]
-    slow, problems = {}, {}
+    problems: dict[str, list[str]] = {}
     for one in runs:
         if one.problem:
             problems.setdefault(one.problem, []).append(one.label)
-        elif one.config.data.train_puzzles:  # else only the data tell how many steps there are
-            cfg = freeze(one.config)
-            with suppress(InputError):  # a budget of no step: its training says so
-                if cfg.mostly_warmup(work(cfg).steps):
-                    slow[one.name] = alternatives(one.name)
-    if slow:
-        better = [other for others in slow.values() for other in others]
-        same = f"; the same with more steps after the warm-up: {', '.join(better)}" if better else ""
-        notes.append(f"about half of the steps or more lie inside the warm-up in {', '.join(slow)}{same}")
+    notes = [f"{name}, run once, is also {', '.join(others)}" for name, others in aliases(names).items()]
     return notes + [f"{', '.join(labels)} cannot be run: {problem}" for problem, labels in problems.items()]
 
 
@@ -188,11 +165,10 @@ def _again(args) -> str:
 def _summarise(args, runs, state, stop) -> int:
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
     from trm_jax.configs.workdir import LOG_FILE
-    from trm_jax.sweep.progress import look
     from trm_jax.sweep.state import BAD_ENDS, DONE
     from trm_jax.sweep.table import counts, table
 
-    console().print(table(runs, state, look, errors=True))
+    console().print(table(runs, state, over=True))
     print(counts(runs, state))
     states = {state.of(one).state for one in runs}
     if stop and not states <= {DONE, *BAD_ENDS}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -34,10 +34,10 @@ class Display:
 
     def __init__(self, runs: Sequence[Run], state: State, stream, *, line_every_s: float = 60.0):
         self._runs, self._state, self._stream = runs, state, stream
-        self._seen: dict[str, tuple[str, Progress]] = {}  # by label: state of the run and progress in it
-        self._every_s, self._live, self._last = line_every_s, None, time.monotonic()
+        self._console, self._last = Console(file=stream), time.monotonic()
+        self._every_s, self._live = line_every_s, None
         if stream.isatty():
-            self._every_s, self._console = 1.0, Console(file=stream)
+            self._every_s = 1.0
             self._live = Live(self._picture(), console=self._console, auto_refresh=False, transient=True)
             self._live.start()
 
@@ -58,32 +58,25 @@ class Display:
         if self._live:
             with suppress(OSError):
                 self._live.update(self._picture(), refresh=True)
-        else:
-            running = [run for run in self._runs if self._state.of(run).state == RUNNING]
-            self.say("; ".join([counts(self._runs, self._state), *map(self._line, running)]))
+            return
+        said = [counts(self._runs, self._state)]
+        for run in self._runs:
+            if self._state.of(run).state == RUNNING:
+                seen = look(run)
+                said.append(f"{run.label} step {_steps(seen)}, {score_words(seen.score)}, left {_left(seen) or '-'}")
+        self.say("; ".join(said))
 
     def close(self) -> None:
         if self._live:
             with suppress(OSError):
                 self._live.stop()
 
-    def _look(self, run: Run) -> Progress:
-        """The run's progress; that of one that does not run is read once."""
-        state = self._state.of(run).state
-        if state == RUNNING or state != self._seen.get(run.label, ("", None))[0]:
-            self._seen[run.label] = state, look(run)
-        return self._seen[run.label][1]
-
     def _picture(self) -> Group:
         room = max(self._console.height - ROOM_FOR_OTHERS, 3)
         by_importance = sorted(self._runs, key=lambda run: IMPORTANCE.index(self._state.of(run).state))
         shown = {run.label for run in by_importance[:room]}
-        rows = table([run for run in self._runs if run.label in shown], self._state, self._look)
+        rows = table([run for run in self._runs if run.label in shown], self._state)
         return Group(rows, Text(counts(self._runs, self._state)))
-
-    def _line(self, run: Run) -> str:
-        seen = self._look(run)
-        return f"{run.label} step {_steps(seen)}, {score_words(seen.score)}, left {_left(seen) or '-'}"
 
 
 def counts(runs: Sequence[Run], state: State) -> str:
@@ -101,21 +94,21 @@ def _left(seen: Progress) -> str:
     return "" if seen.left_s is None else duration(seen.left_s)
 
 
-def table(runs: Sequence[Run], state: State, progress_of: Callable[[Run], Progress], *, errors: bool = False) -> Table:
-    """A row for each run; with `errors` what went wrong instead of the time left."""
+def table(runs: Sequence[Run], state: State, *, over: bool = False) -> Table:
+    """A row for each run. Steps and time left are read while it runs; when all is `over`, what went wrong instead."""
     found = Table(box=box.SIMPLE_HEAD)
     for name in ("run", "seed", "state", "step", "score"):
         found.add_column(name, justify="right" if name in ("seed", "step") else "left", no_wrap=True)
-    found.add_column("what went wrong" if errors else "left", overflow="fold")
+    found.add_column("what went wrong" if over else "left", overflow="fold")
     for run in runs:
-        entry, seen = state.of(run), progress_of(run)
-        left = _left(seen) if entry.state == RUNNING else ""
+        entry = state.of(run)
+        seen = look(run) if over or entry.state == RUNNING else Progress(score=entry.score)
         found.add_row(
             run.label,
             "" if entry.seed is None else str(entry.seed),
             Text(entry.state, STYLES.get(entry.state, "")),
             _steps(seen),
             "" if seen.score is None else score_words(seen.score),
-            Text(entry.error if errors else left),
+            Text(entry.error if over else _left(seen)),
         )
     return found
