@@ -18,6 +18,7 @@
 #                         a preemption does not count
 #   --dirty               send the files as they are, committed or not
 #   --delete-after        delete the TPU when everything has been tried
+#   --check               look for what would stop all this, one line each, and make nothing (trm doctor --pod: a table)
 #   --dry-run             print the commands from nothing to done, run none
 # Instead of training, for the TPU of that name (no NAME|GROUP):
 #   --status              the TPU and each worker
@@ -42,6 +43,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$repository/launch/tpu.sh"
 # shellcheck source=launch/runs.sh
 source "$repository/launch/runs.sh"
+# shellcheck source=launch/check.sh
+source "$repository/launch/check.sh"
 command_line=$(quoted launch/tpu_pod.sh "$@")
 
 bucket=${TRM_BUCKET:-} name=${TRM_TPU_NAME:-trm} type=${TRM_TPU_TYPE:-v4-64} zone=${TRM_ZONE:-} project=${TRM_PROJECT:-}
@@ -59,7 +62,7 @@ while (($#)); do
       take_overrides "${@:2}"
       break
       ;;
-    --status=* | --stop=* | --delete=* | --spot=* | --dirty=* | --delete-after=* | --dry-run=*)
+    --status=* | --stop=* | --delete=* | --check=* | --spot=* | --dirty=* | --delete-after=* | --dry-run=*)
       refuse "${1%%=*} takes no value"
       ;;
     --*=*)
@@ -76,7 +79,7 @@ while (($#)); do
       action=${1#--} worker=$2
       shift
       ;;
-    --status | --stop | --delete) action=${1#--} ;;
+    --status | --stop | --delete | --check) action=${1#--} ;;
     --spot | --dirty) printf -v "${1#--}" 1 ;;
     --delete-after) delete_after=1 ;;
     --dry-run) dry_run=1 ;;
@@ -90,7 +93,7 @@ retries=$((10#$retries)) # 08 is no octal number
 [[ $spot == [01] ]] || refuse "TRM_SPOT=$spot: give 1 or 0"
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || refuse "--name $name: use small letters, digits and hyphens"
 [[ -z $worker || $worker =~ ^[0-9]+$ ]] || refuse "--$action $worker: give the number of a worker"
-[[ $action == launch || -z $word ]] || refuse "--$action is about the TPU $name and takes no $word"
+[[ $action == launch || $action == check || -z $word ]] || refuse "--$action is about the TPU $name and takes no $word"
 case $type in
   v2-* | v3-* | v4-*) runtime=tpu-ubuntu2204-base ;;
   v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
@@ -106,7 +109,7 @@ read -ra create_flags <<<"${TRM_CREATE_FLAGS:-}"
 read -ra ssh_flags <<<"${TRM_SSH_FLAGS:-}"
 ((!spot)) || create_flags=(--spot "${create_flags[@]}")
 [[ $action == launch ]] || tolerance=1 pretend=ACTIVE
-((dry_run)) || command -v gcloud >/dev/null ||
+((dry_run)) || [[ $action == check ]] || command -v gcloud >/dev/null ||
   refuse "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
 
 # As suggested, wherever the settings come from.
@@ -188,12 +191,17 @@ end_watcher() {
   done
 }
 
-launch() {
-  local member failed=() refused summary total
+# Sets `root`, the folder of the workdirs.
+find_root() {
   [[ -n $bucket ]] || refuse "name a bucket for the workdirs: --bucket gs://... or TRM_BUCKET=gs://..."
   [[ $bucket =~ $address ]] || refuse "--bucket $bucket: give gs://BUCKET or gs://BUCKET/FOLDER"
   bucket=${bucket#gs://}
   root=gs://${bucket%/}
+}
+
+launch() {
+  local member failed=() refused summary total
+  find_root
   choose_code
   find_members
   refused=("${left_out[@]}") total=$((${#members[@]} + ${#left_out[@]}))
@@ -269,6 +277,7 @@ delete_tpu() {
 
 case $action in
   launch) launch ;;
+  check) check ;;
   status) show_status ;;
   logs) hand_over gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" "${ssh_flags[@]}" --worker="$worker" \
     --command='bash trm/now/launch/worker.sh log' ;;

@@ -32,7 +32,7 @@ def test_every_command_has_help_with_examples(here, command):
 
 
 def test_list_shows_every_experiment(here):
-    result = here("list")
+    result = here("list", "*")
     assert result.code == 0
     for name, experiment in registry.catalogue().items():
         assert re.search(rf"^\s*{re.escape(name)}\s", result.out, re.MULTILINE), name

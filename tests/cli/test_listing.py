@@ -24,8 +24,26 @@ def start_run(workdir, name, *, step=0, total_steps=100, evaluated=False, change
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def test_the_whole_catalogue_in_its_order(here):
+def test_the_groups_fit_a_screen(here, tmp_path):
+    """With how many of their runs are done: exp01c is the baseline, which is run once for both."""
+    for name, changes in (("exp01a", {}), ("exp01a", {"seed": 1}), ("exp01b", {"optim.lr": 1e-2}), ("exp01c", {})):
+        start_run(tmp_path / "runs" / f"{name}{len(changes)}", name, step=100, evaluated=True, changes=changes)
     result = here("list")
+    lines = result.out.splitlines()
+    assert result.code == 0 and len(lines) <= 24 and max(map(len, lines)) <= 100
+    first = {line.split()[0]: line for line in lines}
+    for name, group in registry.groups().items():
+        if not name.startswith("mini_"):
+            assert first[name].split()[1:6] == group.question.split()[:5]
+    others = set(registry.catalogue()) - {e.name for g in registry.groups().values() for e in g.experiments}
+    hidden = {"mini_baseline", *(name for name in others if name.endswith(("_examples", "_share")))}
+    assert others - hidden <= first.keys() and "mini_*" in first and not hidden & first.keys()
+    assert first["exp01"].endswith("2 of 6") and first["exp02a"].endswith("1 of 6")
+    assert first["mini_*"].endswith("0 of 54") and first["demo"].endswith("0 of 1")
+
+
+def test_the_whole_catalogue_in_its_order(here):
+    result = here("list", "*")
     assert list(rows_of(result)) == list(registry.catalogue())
     for name, group in registry.groups().items():
         assert f"\n{name}: {group.question.split(',')[0].split(':')[0][:40]}" in result.out

@@ -1,20 +1,17 @@
 """`gcloud` as far as the launcher goes: a queued resource, a TPU whose workers are folders, and a bucket.
 
-Run as a program with CLOUD naming a folder. cloud.json there says how things stand and what will go wrong; calls.jsonl
-records every command line. A worker's commands are run by bash in its folder, with the programs in CLOUD/tools.
+Run as a program with CLOUD naming a folder. The file `cloud` there says how things stand and what will go wrong; all
+command lines are in `calls`. A worker's commands are run by bash in its folder, with the programs in CLOUD/tools.
+It is started thousands of times: hence marshal, and what costs time to import is imported where it is needed.
 """
 
 import fcntl
-import json
+import marshal
 import os
-import shutil
-import subprocess
 import sys
-from contextlib import contextmanager
-from pathlib import Path
 
-CLOUD = Path(os.environ["CLOUD"])
-STATE = CLOUD / "cloud.json"
+CLOUD = os.environ["CLOUD"]
+STATE = f"{CLOUD}/cloud"
 
 
 class Refused(Exception):
@@ -30,23 +27,25 @@ def step(states: list) -> str | None:
     return states.pop(0) if len(states) > 1 else states[0]
 
 
-def folder(worker: int) -> Path:
-    return CLOUD / f"worker{worker}"
+def folder(worker: int) -> str:
+    return f"{CLOUD}/worker{worker}"
 
 
 def wipe(cloud: dict) -> None:
     """The machines are gone, with all that ran on them."""
+    import shutil
+    import subprocess
+
     for worker in range(cloud["workers"]):
         subprocess.run(["power_off"], env=environ(worker), check=False)
         shutil.rmtree(folder(worker), ignore_errors=True)
 
 
 def environ(worker: int) -> dict[str, str]:
-    sockets = CLOUD / f"t{worker}"
-    sockets.mkdir(exist_ok=True)
-    home = folder(worker)
-    home.mkdir(exist_ok=True)
-    path = f"{CLOUD / 'tools'}:/usr/bin:/bin"
+    sockets, home = f"{CLOUD}/t{worker}", folder(worker)
+    for made in (sockets, home):
+        os.makedirs(made, exist_ok=True)
+    path = f"{CLOUD}/tools:/usr/bin:/bin"
     names = {"HOME": home, "PATH": path, "TMUX_TMPDIR": sockets, "CLOUD": CLOUD, "WORKER": worker, "TRM_STOP_S": 5}
     return {name: str(value) for name, value in names.items()}
 
@@ -98,6 +97,8 @@ def ssh(cloud: dict, argv: list[str], fault: str) -> int:
     if option(argv, "worker") != "all":  # its output as it comes
         os.chdir(folder(workers[0]))
         os.execve("/bin/bash", ["bash", "-c", option(argv, "command")], environ(workers[0]))
+    import subprocess
+
     for worker in workers:
         hit = which in (str(worker), "all")
         if kind == "drop" and hit:
@@ -118,10 +119,12 @@ def ssh(cloud: dict, argv: list[str], fault: str) -> int:
 
 
 def scp(cloud: dict, argv: list[str]) -> str:
+    import shutil
+
     source, target = argv[4:6]
     for worker in targets(cloud, argv):
         environ(worker)
-        shutil.copy(source, folder(worker) / target.split(":")[1])
+        shutil.copy(source, f"{folder(worker)}/{target.split(':')[1]}")
     return ""
 
 
@@ -130,29 +133,45 @@ def storage(cloud: dict, argv: list[str]) -> str:
     bucket, _, name = url.removeprefix("gs://").partition("/")
     if bucket != cloud["bucket"]:
         raise Refused(f"ERROR: (gcloud.storage.{argv[1]}) gs://{bucket} not found: 404.")
-    place = CLOUD / "bucket" / name
+    place = f"{CLOUD}/bucket/{name}"
     if argv[1] == "cp":
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(sys.stdin.read())
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "w") as file:
+            file.write(sys.stdin.read())
         return ""
     if argv[1] == "rm":
-        place.unlink()
+        os.unlink(place)
         return ""
-    if not place.exists():
+    if not os.path.exists(place):
         raise Refused("ERROR: (gcloud.storage.ls) One or more URLs matched no objects.")
-    return "\n".join(f"{url}{each.name}/" for each in sorted(place.iterdir())) if place.is_dir() else url
+    return "\n".join(f"{url}{each}/" for each in sorted(os.listdir(place))) if os.path.isdir(place) else url
 
 
 def buckets(cloud: dict, argv: list[str]) -> str:
     if argv[3] != f"gs://{cloud['bucket']}":
         raise Refused(f"ERROR: (gcloud.storage.buckets.describe) {argv[3]} not found: 404.")
-    return json.dumps(cloud["policies"]["bucket"]) if argv[2] == "get-iam-policy" else cloud["location"]
+    return policy(cloud, argv, "bucket") if argv[2] == "get-iam-policy" else cloud["location"]
 
 
 def projects(cloud: dict, argv: list[str]) -> str:
     if argv[2] != cloud["project"]:
         raise Refused(f"ERROR: (gcloud.projects.describe) [{argv[2]}] not found or permission denied")
-    return json.dumps(cloud["policies"]["project"]) if argv[1] == "get-iam-policy" else "ACTIVE\t42"
+    return policy(cloud, argv, "project") if argv[1] == "get-iam-policy" else "ACTIVE\t42"
+
+
+def policy(cloud: dict, argv: list[str], place: str) -> str:
+    """Of [role, member, title of its condition] a line for each."""
+    assert option(argv, "flatten") == "bindings[].members"
+    assert option(argv, "format") == "value(bindings.members,bindings.role,bindings.condition.title)"
+    return "\n".join(f"{member}\t{role}\t{condition}" for role, member, condition in cloud["policies"][place])
+
+
+def quotas(cloud: dict, argv: list[str]) -> str:
+    """Of [name, places, value] a line for each."""
+    assert option(argv, "flatten") == "dimensionsInfos[]"
+    keys = "quotaId,dimensionsInfos.applicableLocations.list(),dimensionsInfos.details.value"
+    assert option(argv, "format") == f"value({keys})"
+    return "\n".join("\t".join(quota) for quota in cloud["quotas"])
 
 
 def verb(argv: list[str]) -> str:
@@ -178,30 +197,33 @@ ANSWERS = {
     "auth": lambda cloud, argv: cloud["account"],
     "config": lambda cloud, argv: cloud["project"],
     "services": lambda cloud, argv: "\n".join(cloud["apis"]),
-    "quotas": lambda cloud, argv: json.dumps(cloud["quotas"]),
+    "quotas": quotas,
     "list": lambda cloud, argv: "",
 }
 
 
-@contextmanager
-def standing():
+class Standing:
     """How things stand, to be changed: by one call at a time, and never seen half written."""
-    with open(CLOUD / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cloud = json.loads(STATE.read_text())
-        try:
-            yield cloud
-        finally:
-            new = STATE.with_suffix(".new")
-            new.write_text(json.dumps(cloud))
-            new.replace(STATE)
+
+    def __enter__(self) -> dict:
+        self._lock = open(f"{CLOUD}/lock", "w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with open(STATE, "rb") as file:
+            self._cloud = marshal.load(file)
+        return self._cloud
+
+    def __exit__(self, *_) -> None:
+        with open(f"{STATE}.new", "wb") as file:
+            marshal.dump(self._cloud, file)
+        os.replace(f"{STATE}.new", STATE)
+        self._lock.close()
 
 
 def main(argv: list[str]) -> int:
     try:
-        with standing() as cloud:
-            with open(CLOUD / "calls.jsonl", "a") as calls:
-                calls.write(json.dumps(argv) + "\n")
+        with Standing() as cloud:
+            with open(f"{CLOUD}/calls", "a") as calls:
+                calls.write(f"{argv!r}\n")
             asked = verb(argv)
             number = cloud["count"][asked] = cloud["count"].get(asked, 0) + 1
             fault = cloud["faults"].pop(f"{asked} {number}", "")

@@ -1,6 +1,7 @@
 """The launchers in a checkout of their own, against a cloud of folders and programs that stand in for Python."""
 
-import json
+import ast
+import marshal
 import os
 import shlex
 import shutil
@@ -150,8 +151,8 @@ class Pod:
 
     def cloud(self, **changes) -> None:
         """How the cloud stands (see cloud.py); `faults` by what is called for which time: {"state 2": "preempt"}."""
-        path = self.folder / "cloud.json"
-        path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+        path = self.folder / "cloud"
+        path.write_bytes(marshal.dumps((marshal.loads(path.read_bytes()) if path.exists() else {}) | changes))
 
     def start(self, *argv: str, script: str = "tpu_pod.sh", **environ: str) -> subprocess.Popen:
         # As from a terminal: a shell cannot trap what was ignored when it was started, as SIGINT is in the background.
@@ -176,11 +177,11 @@ class Pod:
         return self.end(self.start(*argv, script=script, **environ))
 
     def calls(self) -> list[list[str]]:
-        path = self.folder / "calls.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path = self.folder / "calls"
+        return [ast.literal_eval(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def count(self, verb: str) -> int:
-        return json.loads((self.folder / "cloud.json").read_text())["count"].get(verb, 0)
+        return marshal.loads((self.folder / "cloud").read_bytes())["count"].get(verb, 0)
 
     def starts(self, name: str, worker: int = 0) -> int:
         """How often a run was started on a worker."""

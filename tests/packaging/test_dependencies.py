@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from packaging.requirements import Requirement
 
-from trm_jax.cli.health.host import OPTIONAL, REQUIRED
+from trm_jax.cli.health.machine import OPTIONAL, REQUIRED
 from trm_jax.configs import registry
 
 

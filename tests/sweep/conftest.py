@@ -8,7 +8,7 @@ import pytest
 
 from tests.processes import Server
 from trm_jax.configs.defaults import defaults
-from trm_jax.sweep.plan import Run, Unit
+from trm_jax.sweep.plan import Run
 from trm_jax.sweep.runner import Runner
 from trm_jax.sweep.slots import Slot
 from trm_jax.sweep.state import Entry, State, read
@@ -33,15 +33,13 @@ class Shell:
     def runs(self, scripts: dict[str, str]) -> list[Run]:
         return [Run(name, 0, self.root / name, defaults(), (script,)) for name, script in scripts.items()]
 
-    def sweep(self, scripts: dict[str, str], *, units=None, slots=1, refresh=lambda: None, **how) -> dict[str, Entry]:
-        """Run them to their end, in these units (default: each its own); the entries of sweep.json afterwards."""
+    def sweep(self, scripts: dict[str, str], *, slots=1, refresh=lambda: None, **how) -> dict[str, Entry]:
+        """Run them to their end; the entries of sweep.json afterwards."""
         self.root.mkdir(exist_ok=True)
         runs = self.runs(scripts)
         places = slots if isinstance(slots, list) else [Slot()] * slots
         how = {"retries": 2, "pause_s": 0.05, "launch": ["sh", "-c", 'eval "$1"'], **how}
-        runner = Runner(self.root, State(self.root, runs), places, stop=self.stop, say=self.lines.append, **how)
-        by_name = {run.name: run for run in runs}
-        runner.run([Unit([by_name[name] for name in unit]) for unit in units or [[name] for name in scripts]], refresh)
+        Runner(State(self.root, runs), places, stop=self.stop, say=self.lines.append, **how).run(runs, refresh)
         return read(self.root)
 
 

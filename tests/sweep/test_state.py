@@ -20,11 +20,11 @@ def runs(root: Path, *names: str) -> list[Run]:
 
 def test_what_is_written_is_read(tmp_path):
     state = State(tmp_path, runs(tmp_path, "a", "b"))
-    state.entries["b"].state, state.entries["b"].exact_accuracy = DONE, 0.5
+    state.entries["b"].state, state.entries["b"].score = DONE, 0.5
     assert state.write() == ""
     assert read(tmp_path) == state.entries
     [first, second] = json.loads((tmp_path / STATE_FILE).read_text())["runs"]
-    assert (first["state"], second["state"], second["exact_accuracy"]) == (WAITING, DONE, 0.5)
+    assert (first["state"], second["state"], second["score"]) == (WAITING, DONE, 0.5)
     assert first["command"] == f"trm train a --workdir {tmp_path}/a"
     assert [file.name for file in tmp_path.iterdir()] == [STATE_FILE]
 
@@ -33,13 +33,13 @@ def test_entries_of_other_runs_stay(tmp_path):
     before = State(tmp_path, runs(tmp_path, "a", "b"))
     before.entries["a"].exit_codes, before.entries["a"].state = [0], DONE
     before.entries["b"].exit_codes, before.entries["b"].attempts = [70], 1
-    before.entries["b"].command, before.entries["b"].started = "trm train-pack FILE", "2026-01-01T10:00:00+00:00"
+    before.entries["b"].command, before.entries["b"].started = "trm train b --set seed=1", "2026-01-01T10:00:00+00:00"
     before.write()
     state = State(tmp_path, runs(tmp_path, "c", "b"))
     assert list(state.entries) == ["c", "b", "a"]
     assert state.entries["a"] == before.entries["a"]
     assert (state.entries["b"].exit_codes, state.entries["b"].attempts) == ([70], 1)
-    assert state.entries["b"].command == "trm train-pack FILE", "how it was trained, until it is trained again"
+    assert state.entries["b"].command == "trm train b --set seed=1", "how it was trained, until it is trained again"
 
 
 def test_what_ran_when_its_sweep_was_killed_does_not_run(tmp_path):

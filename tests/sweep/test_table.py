@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.terminal import Terminal
+from trm_jax.configs.defaults import defaults
 from trm_jax.sweep.plan import Run
 from trm_jax.sweep.progress import Progress, look
 from trm_jax.sweep.state import DIVERGED, DONE, RUNNING, State
@@ -16,7 +17,7 @@ from trm_jax.sweep.table import Display, counts
 @pytest.fixture
 def runs(tmp_path) -> list[Run]:
     """The first is done, the second is half way after 50 s, the third has not begun."""
-    found = [Run(name, seed, tmp_path / name, None, ()) for seed, name in enumerate(("first", "second", "third"))]
+    found = [Run(name, seed, tmp_path / name, defaults(), ()) for seed, name in enumerate(("first", "second", "third"))]
     for run, steps in zip(found, (100, 50), strict=False):
         run.folder.mkdir()
         (run.folder / "run.json").write_text(json.dumps({"total_steps": 100}))
@@ -81,10 +82,10 @@ def test_a_stream_that_takes_no_more_does_not_end_the_sweep(runs, state):
 def test_a_terminal_gets_a_table(runs, state):
     with Terminal() as terminal, open(terminal.name, "w") as stream:
         display = Display(runs, state, stream)
-        state.entries["second"].state = DONE
+        state.entries["second"].state, state.entries["second"].score = DONE, 0.05
         display.say("second: done")
         display.close()
     text = terminal.text
-    assert re.search(r"second +1 +running +50/100 +0.0500 +0:50", text)
-    assert re.search(r"second +1 +done +50/100 +0.0500 +\r", text)
+    assert re.search(r"second +1 +running +50/100 +exact accuracy 0.0500 +0:50", text)
+    assert re.search(r"second +1 +done +exact accuracy 0.0500 +\r", text)
     assert "1 of 3 done, 1 running, 1 waiting" in text and "2 of 3 done, 1 waiting" in text and "second: done" in text

@@ -14,6 +14,7 @@ from trm_jax.errors import InputError
 
 Row = tuple[str, str, str, str, str]
 HEADERS: Row = ("name", "differs", "steps", "FLOPs", "runs")
+WIDTH = 100  # of the groups, where no terminal has another
 
 
 def add_parser(subparsers) -> None:
@@ -21,13 +22,15 @@ def add_parser(subparsers) -> None:
         subparsers,
         "list",
         "the experiments",
-        "List the experiments: how each differs from the one it is laid over, the steps and the training FLOPs\n"
-        "(analytic) of a run, and how far the runs under --root are.",
-        "  trm list\n  trm list exp02a\n  trm list 'mini_exp0*' --root /data/runs\n"
+        "List the groups of experiments and how many of their runs are done. With a pattern, the experiments that\n"
+        "match: how each differs from its base, steps and training FLOPs (analytic), how far your runs are.",
+        "  trm list                              the groups\n"
+        "  trm list exp02a                       its members\n"
+        "  trm list 'mini_exp0*' --root /data/runs\n"
         "  trm list exp02a --names               one name a line, for scripts\n",
         run_list,
     )
-    listing.add_argument("pattern", nargs="?", default="*", help="shell pattern or part of a name")
+    listing.add_argument("pattern", nargs="?", help="shell pattern or part of a name; '*' for all")
     listing.add_argument("--root", type=any_path, default="runs", help="folder of the runs (default: runs)")
     listing.add_argument(
         "--names",
@@ -59,14 +62,18 @@ def run_list(args) -> int:
     if args.set:
         raise InputError("--set changes nothing in this table; give --names as well, or use trm show NAME --set ...")
     known = catalogue()
-    pattern = args.pattern if any(c in args.pattern for c in "*?[") else f"*{args.pattern}*"
+    text = args.pattern or "*"
+    pattern = text if any(c in text for c in "*?[") else f"*{text}*"
     names = [name for name in known if fnmatch.fnmatch(name, pattern)]
     if not names:
-        raise InputError(f"no experiment matches {args.pattern!r}.{nearest(args.pattern, known)}")
+        raise InputError(f"no experiment matches {text!r}.{nearest(text, known)}")
     runs = defaultdict(list)
     for run in find_runs(args.root, lambda problem: print(f"note: left out: {problem}", file=sys.stderr)):
         if run.name in known:
             runs[run_name(run.name)].append(run)
+    if args.pattern is None:
+        _print_groups(runs)
+        return 0
     group_of = {e.name: group for group in groups().values() for e in group.experiments}
     sections = []
     for group, members in groupby(names, group_of.get):
@@ -77,11 +84,45 @@ def run_list(args) -> int:
     return 0
 
 
+def _print_groups(runs) -> None:
+    """A line for each group and each experiment beside them.
+
+    Groups that are others with a prefix share a line, and so do the other ways to run members of groups.
+    """
+    from trm_jax.configs.registry import catalogue, groups, run_name
+
+    known, grouped = catalogue(), groups()
+    # Line -> (what it is about, the experiments that run for it).
+    lines: dict[str, tuple[str, set[str]]] = {}
+    for group in grouped.values():
+        prefix, _, rest = group.name.partition("_")
+        name, about = (f"{prefix}_*", f"each of these groups as {prefix}_NAME") if rest in grouped else (group.name, "")
+        lines.setdefault(name, (about or group.question, set()))[1].update(e.name for e in group.experiments)
+    inside = {e.name for group in grouped.values() for e in group.experiments}
+    for experiment in known.values():
+        prefix, _, rest = experiment.name.partition("_")
+        if experiment.name in inside or rest in known and f"{prefix}_*" in lines:
+            continue
+        about = f"other ways to run members of groups: {experiment.name}, ..."
+        name, about = ("others", about) if experiment.base in inside else (experiment.name, experiment.summary)
+        lines.setdefault(name, (about, set()))[1].add(experiment.name)
+    rows = []
+    for name, (about, members) in lines.items():
+        wanted = {run_name(member) for member in members}
+        done = sum(any(run.done for run in _own(runs[one], one)) for one in wanted if runs[one])
+        rows.append((name, about, f"{done} of {len(wanted)}"))
+    widths = [max(len(row[i]) for row in (*rows, ("group", "", "done"))) for i in (0, 2)]
+    room = (shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH) - sum(widths) - 4
+    for name, about, done in (("group", "", "done"), *rows):
+        print(f"{name:{widths[0]}}  {textwrap.shorten(about, room, placeholder=' ...'):{room}}  {done:>{widths[1]}}")
+    print(f"next: trm list {rows[0][0]} (its members), trm show NAME, trm train demo")
+
+
 def _print_names(args) -> int:
     from trm_jax.configs.registry import select
     from trm_jax.sweep.plan import plan
 
-    for run in plan(select([args.pattern]), args.root, changes=changes(args)):
+    for run in plan(select([args.pattern or "*"]), args.root, changes=changes(args)):
         if run.problem:
             print(f"note: {run.name} is left out: {run.problem}", file=sys.stderr)
         else:
@@ -96,14 +137,13 @@ def _row(experiment, runs) -> Row:
 
     if experiment.alias_of:
         return experiment.name, experiment.summary, "", "", f"= {experiment.alias_of}"
-    page = get(experiment.name)
-    found = work(freeze(page))
+    found = work(freeze(get(experiment.name)))
     return (
         experiment.name,
         _differences(experiment),
         f"{found.steps:,}",
         f"{found.train_flops:.1e}",
-        _status(runs, page),
+        _status(runs, experiment.name),
     )
 
 
@@ -123,11 +163,18 @@ def _differences(experiment) -> str:
     return over + ", ".join(said)
 
 
-def _status(runs, page) -> str:
-    """How far the runs of one experiment are; those that were started with other settings are counted apart."""
+def _own(runs, name: str) -> list:
+    """Those of an experiment's runs that were started with its settings; the seed may be another."""
+    from trm_jax.configs.registry import get
     from trm_jax.configs.resolve import changed_since
 
-    own = [run for run in runs if not changed_since(run.config, page.to_dict()).keys() - {"seed"}]
+    page = get(name).to_dict()
+    return [run for run in runs if not changed_since(run.config, page).keys() - {"seed"}]
+
+
+def _status(runs, name: str) -> str:
+    """How far the runs of one experiment are; those that were started with other settings are counted apart."""
+    own = _own(runs, name)
     done = sum(run.done for run in own)
     unfinished = [run for run in own if not run.done]
     said = [f"{done} done" if done > 1 else "done"] if done else []
@@ -165,8 +212,6 @@ def _print_sections(sections: list[tuple[str, list[Row]]]) -> None:
 
 def run_show(args) -> int:
     from trm_jax.configs import registry, resolve
-    from trm_jax.models import params, trm
-    from trm_jax.planning.estimate import work
 
     config = resolve.override(registry.get(args.name), changes(args))
     run = resolve.freeze(config)
@@ -180,23 +225,24 @@ def run_show(args) -> int:
         return 0
     for key, value in resolve.flatten(config).items():
         print(f"{key} = {value!r}")
-    specs = trm.param_specs(run.model)
-    print(
-        f"# {params.count(specs['weights']):,} trained parameters and a puzzle table of "
-        f"{params.count(specs['puzzle_emb']):,}"
-    )
-    if run.data.train_puzzles:  # else only the data tell how many
-        found = work(run)
+    if found := _work(run):
+        print(f"# {found.parameters:,} trained parameters and a puzzle table of {found.puzzle_table:,}")
         print(f"# {found.steps:,} steps, {found.train_flops:.1e} FLOPs of training (analytic)")
     _print_remarks(args.name, run)
     print(f"# next: trm train {args.name}")
     return 0
 
 
+def _work(run):
+    """What a run computes; None where only the data tell how many puzzles there are."""
+    from trm_jax.planning.estimate import work
+
+    return work(run) if run.task.info(run.data).groups and run.task.eval_size(run.data) else None
+
+
 def _print_remarks(name: str, run) -> None:
     """What the catalogue knows of an experiment besides its settings; `run` is its frozen config."""
     from trm_jax.configs import registry
-    from trm_jax.planning.estimate import work
 
     experiment = registry.catalogue()[name]
     for group in registry.groups().values():
@@ -207,7 +253,8 @@ def _print_remarks(name: str, run) -> None:
         print(f"# the users' guide expects (nobody measured it): {expected}")
     if experiment.alias_of:
         print(f"# another name of {experiment.alias_of}, whose run stands for both")
-    warnings = run.warnings(work(run).steps) if run.data.train_puzzles else []
+    found = _work(run)
+    warnings = run.warnings(found.steps) if found else []
     for warning in warnings:
         print(f"# note: {warning}")
     if warnings and registry.alternatives(name):

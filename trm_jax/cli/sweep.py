@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from trm_jax.cli.arguments import (
     add_command,
     add_set,
-    any_path,
     changes,
+    command,
     console,
+    local_path,
     options_again,
     positive,
     set_again,
@@ -22,8 +22,6 @@ from trm_jax.cli.arguments import (
 from trm_jax.errors import InputError
 
 DEFAULT_ROOT = Path("runs")
-DEFAULT_PACK = 8
-PROBE_TIMEOUT_S = 300.0
 
 
 def add_parser(subparsers) -> None:
@@ -31,47 +29,27 @@ def add_parser(subparsers) -> None:
         subparsers,
         "sweep",
         "run many experiments to the end, whatever happens on the way",
-        "Train the experiments of groups, names or patterns, each in a folder of its own: ROOT/NAME, and with\n"
-        "--seeds ROOT/NAME-seedK. What is done is skipped, what was begun goes on, what dies is tried again, and the\n"
-        "others go on meanwhile. Stop it at any time (Ctrl-C, SIGTERM, even kill -9) and give the same command again.\n"
-        "ROOT/sweep.json says at any moment how things stand; ROOT/NAME/log.txt is what each run printed.\n"
+        "Train the experiments of groups, names or patterns, each in a folder of its own: ROOT/NAME, and with --seeds\n"
+        "ROOT/NAME-seedK. What is done is skipped, what was begun goes on, what dies is tried again. Stop it at any\n"
+        "time (Ctrl-C, SIGTERM, even kill -9) and give the same command again. ROOT/sweep.json says how things stand,\n"
+        "ROOT/NAME/log.txt what each run printed.\n"
         "Exit codes: 0 all done, 1 a run failed, diverged or was refused, 2 bad input, 75 stopped and saved.",
         "  trm sweep exp02a --dry-run              what it would run, in which order\n"
         "  trm sweep exp02a exp02b --seeds 0-2\n"
         "  trm sweep 'exp0*' --jobs 4              four runs side by side, each with its share of the devices\n"
-        "  trm sweep exp08 exp10 --pack            runs that differ in numbers only as one program\n"
         "  trm sweep exp08 --local --root /tmp/try the same, shrunk to seconds, to see that it runs\n",
         run,
     )
     parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to run (trm list shows the names)")
     parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
-    parser.add_argument("--root", type=sweep_root, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
+    parser.add_argument("--root", type=local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument(
         "--retries", type=not_negative, default=2, metavar="N", help="how often a run that died is tried again"
     )
-    parser.add_argument(
-        "--pack",
-        type=positive,
-        nargs="?",
-        const=DEFAULT_PACK,
-        default=1,
-        metavar="N",
-        help=f"train runs that differ in numbers only as one program, up to N together (without N: {DEFAULT_PACK})",
-    )
     add_set(parser)
     parser.add_argument("--local", action="store_true", help="shrink every run to a debug run of seconds")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and their commands, and run nothing")
-
-
-def sweep_root(text: str) -> Path:
-    path = any_path(text)
-    if not isinstance(path, Path):
-        raise argparse.ArgumentTypeError(
-            f"{text} is not on this machine, where a sweep keeps its locks and logs; launch/tpu_pod.sh takes a group "
-            "through a bucket, or loop over the names of `trm list GROUP --names`: trm train NAME --workdir gs://..."
-        )
-    return path
 
 
 def not_negative(text: str) -> int:
@@ -101,63 +79,43 @@ def run(args) -> int:
 
 def _notes(names, runs) -> list[str]:
     """What a person should know before the sweep starts, in lines about many runs at once."""
-    from trm_jax.configs.registry import alternatives
-    from trm_jax.configs.resolve import freeze
-    from trm_jax.planning import work
     from trm_jax.sweep.plan import aliases
 
-    notes = [f"{name}, run once, is also {', '.join(others)}" for name, others in aliases(names).items()]
-    slow = {}
-    for one in runs:
-        if one.config and one.config.data.train_puzzles:  # else only the data tell how many steps there are
-            cfg = freeze(one.config)
-            with suppress(InputError):  # a budget of no step: its training says so
-                if cfg.mostly_warmup(work(cfg).steps):
-                    slow[one.name] = alternatives(one.name)
-    if slow:
-        better = [other for others in slow.values() for other in others]
-        same = f"; the same with more steps after the warm-up: {', '.join(better)}" if better else ""
-        notes.append(f"about half of the steps or more lie inside the warm-up in {', '.join(slow)}{same}")
-    problems = {}
+    problems: dict[str, list[str]] = {}
     for one in runs:
         if one.problem:
             problems.setdefault(one.problem, []).append(one.label)
+    notes = [f"{name}, run once, is also {', '.join(others)}" for name, others in aliases(names).items()]
     return notes + [f"{', '.join(labels)} cannot be run: {problem}" for problem, labels in problems.items()]
 
 
-def _units(args, runs, state) -> list:
-    """Marks what is known of the runs before anything is started; what is left to do."""
-    from trm_jax.sweep import pack
+def _mark(runs, state) -> list:
+    """Writes into `state` what is known of the runs before anything is started; gives back those left to do."""
     from trm_jax.sweep.progress import done, look
     from trm_jax.sweep.state import DONE, REFUSED, STOPPED, WAITING
 
     for one in runs:
         entry, progress = state.of(one), look(one)
-        entry.error, entry.exact_accuracy = one.problem, progress.exact_accuracy
+        entry.error, entry.score = one.problem, progress.score
         if one.problem:
             entry.state = REFUSED
         elif done(one):
             entry.state = DONE
         else:
             entry.state = STOPPED if progress.step else WAITING
-    return pack.units([one for one in runs if state.of(one).state in (STOPPED, WAITING)], args.pack)
+    return [one for one in runs if state.of(one).state in (STOPPED, WAITING)]
 
 
 def _show_plan(args, runs) -> int:
-    from trm_jax.sweep import pack
-    from trm_jax.sweep.plan import shown
     from trm_jax.sweep.state import State
 
     state = State(args.root, runs)
-    units = _units(args, runs, state)
-    together = {one.label: unit for unit in units for one in unit.runs if len(unit.runs) > 1}
+    _mark(runs, state)
     for number, one in enumerate(runs, 1):
         entry = state.of(one)
         print(f"{number} {one.label}: {entry.state}" + (f" ({entry.error})" if entry.error else ""))
-        print(f"  {shown(one.arguments)}")
-        if one.label in together:
-            print(f"  with others: {shown(pack.arguments(together[one.label], args.root))}")
-    print(f"next: {command(args)}")
+        print(f"  {one.command}")
+    print(f"next: {_again(args)}")
     return 0
 
 
@@ -169,13 +127,12 @@ def _train(args, runs, state, stop) -> None:
     platform, devices = accelerators(args.jobs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
     places = slots(args.jobs, platform=platform, devices=devices, cores=cores, environ=os.environ)
-    units = _units(args, runs, state)
+    left = _mark(runs, state)
     display = Display(runs, state, sys.stderr)
     try:
         display.say(f"{counts(runs, state)}; {args.root}")
         launch = [sys.executable, "-m", "trm_jax.cli.child"]
-        runner = Runner(args.root, state, places, launch, retries=args.retries, stop=stop, say=display.say)
-        runner.run(units, display.refresh)
+        Runner(state, places, launch, retries=args.retries, stop=stop, say=display.say).run(left, display.refresh)
     finally:
         display.close()
 
@@ -188,46 +145,39 @@ def accelerators(jobs: int) -> tuple[str, int]:
     chips = tpu_chips(Path("/"))
     if jobs == 1 or not (chips or nvidia_gpus(Path("/"))):
         return "cpu", 0
-    probe = run_probe(os.environ, PROBE_TIMEOUT_S)
-    if probe.failure:
-        raise InputError(f"JAX does not start: {probe.failure}; trm doctor says what to do about it")
-    platform = probe.devices[0].platform
-    return platform, chips if platform == "tpu" else len(probe.devices)
+    found, failure = run_probe(os.environ)
+    if failure:
+        raise InputError(f"{failure}; trm doctor says what to do about it")
+    return found[0].platform, chips if found[0].platform == "tpu" else len(found)
 
 
-def command(args) -> str:
+def _again(args) -> str:
     """The command line that goes on with this sweep."""
-    from trm_jax.sweep.plan import shown
-
     options = options_again(
         ("--seeds", args.seeds, None),
         ("--root", args.root, DEFAULT_ROOT),
         ("--jobs", args.jobs, 1),
         ("--retries", args.retries, 2),
-        ("--pack", args.pack, 1),
     )
-    return shown(["sweep", *args.words, *options, *set_again(settings(args)), *["--local"] * args.local])
+    return command("sweep", *args.words, *options, *set_again(settings(args)), *["--local"] * args.local)
 
 
 def _summarise(args, runs, state, stop) -> int:
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
     from trm_jax.configs.workdir import LOG_FILE
-    from trm_jax.sweep.plan import shown
-    from trm_jax.sweep.progress import look
     from trm_jax.sweep.state import BAD_ENDS, DONE
     from trm_jax.sweep.table import counts, table
 
-    console().print(table(runs, state, look, errors=True))
+    console().print(table(runs, state, over=True))
     print(counts(runs, state))
     states = {state.of(one).state for one in runs}
     if stop and not states <= {DONE, *BAD_ENDS}:
-        print(f"next: {command(args)}   (goes on from there)")
+        print(f"next: {_again(args)}   (goes on from there)")
         return EXIT_STOPPED
     bad = next((one for one in runs if state.of(one).state in BAD_ENDS), None)
     if bad:
         log = bad.folder / LOG_FILE
-        print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {command(args)}")
+        print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {_again(args)}")
         return EXIT_NO
-    elsewhere = ["--root", str(args.root)] * (args.root != DEFAULT_ROOT)
-    print(f"next: {shown(['report', *args.words, *elsewhere])}")
+    print(f"next: {command('report', *args.words, *options_again(('--root', args.root, DEFAULT_ROOT)))}")
     return EXIT_DONE

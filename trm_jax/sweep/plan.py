@@ -1,7 +1,8 @@
-"""Which runs a sweep consists of, in which order, and which of them one process serves."""
+"""Which runs a sweep consists of, and in which order."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,45 +37,29 @@ class Run:
     def label(self) -> str:
         return self.folder.name
 
-
-@dataclass
-class Unit:
-    """Runs that one process serves, and how that has gone: `attempts` in all, `failures` that count as retries."""
-
-    runs: list[Run]
-    attempts: int = 0
-    failures: int = 0
-    not_before: float = 0.0  # on the clock time.monotonic()
-    blocked_since: float | None = None  # another process has been working in a workdir since then
-
     @property
-    def label(self) -> str:
-        """'exp08a', or 'exp08a and 3 more'."""
-        return self.runs[0].label + (f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else "")
-
-
-def shown(arguments: Sequence[str]) -> str:
-    """A command line that can be pasted into a shell."""
-    return shlex.join(["trm", *arguments])
+    def command(self) -> str:
+        """The command line, to be pasted into a shell."""
+        return shlex.join(["trm", *self.arguments])
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """'0,1,2' -> (0, 1, 2); '0-2' means the same. Each once. Raises InputError."""
-    seeds: dict[int, None] = {}
+    seeds: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not (first.isascii() and first.isdigit() and (not dash or last.isascii() and last.isdigit())):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
+        if not found:
             raise InputError(
                 f"--seeds {text!r}: write whole numbers or ranges, for example --seeds 0,1,2 or --seeds 0-2"
             )
-        ends = int(first), int(last or first)
-        if ends[0] > ends[1]:
-            raise InputError(f"--seeds {text!r}: {part} is empty; write {ends[1]}-{ends[0]}")
-        if ends[1] - ends[0] + len(seeds) >= MOST_SEEDS:
+        first, last = int(found[1]), int(found[2] or found[1])
+        if first > last:
+            raise InputError(f"--seeds {text!r}: {part} is empty; write {last}-{first}")
+        if last - first + len(seeds) >= MOST_SEEDS:
             raise InputError(f"--seeds {text!r} are more than {MOST_SEEDS}; give fewer")
-        check_seed("--seeds", ends[1])
-        seeds |= dict.fromkeys(range(ends[0], ends[1] + 1))
-    return tuple(seeds)
+        check_seed("--seeds", last)
+        seeds += range(first, last + 1)
+    return tuple(dict.fromkeys(seeds))
 
 
 def run_names(names: Sequence[str]) -> list[str]:

@@ -16,21 +16,8 @@ ENDS = {0: DONE, 1: DIVERGED, 2: REFUSED, 75: STOPPED, -signal.SIGTERM: STOPPED}
 LONGEST_TAIL, LONGEST_LINE = 65536, 500
 
 
-def end_of(code: int) -> str:
-    """The state of a run whose process ended with this exit code (negative: the signal that killed it)."""
-    return ENDS.get(code, FAILED)
-
-
-def describe(code: int) -> str:
-    """'exit code 3', 'killed by SIGKILL (out of memory?)'."""
-    if code >= 0:
-        return f"exit code {code}"
-    # The kernel's way to get memory back, and the only one who kills so unless a person does.
-    return f"killed by {signal.Signals(-code).name}" + " (out of memory?)" * (code == -signal.SIGKILL)
-
-
-class Process:
-    """A started command. Raises OSError when its log cannot be written.
+class Process(subprocess.Popen):
+    """A started command, whose output is appended to a log. Raises OSError when that cannot be written.
 
     launch: the program and its first arguments; the slot's cores (as 0,1,...; may be empty) and `arguments` follow.
     Its standard input is a pipe whose other end only this process holds: it ends when this process does, in whatever
@@ -43,7 +30,7 @@ class Process:
         with open(log, "ab", buffering=0) as file:
             file.write(f"--- {now()} {header}\n".encode())
             self._from = file.tell()
-            self._process = subprocess.Popen(
+            super().__init__(
                 [*launch, ",".join(map(str, slot.cores)), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=file,
@@ -52,26 +39,20 @@ class Process:
                 start_new_session=True,  # Ctrl-C in a terminal is for the sweep, which asks each process once
             )
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def outcome(self) -> tuple[str, str]:
+        """(state, error line) of the run whose process this was; it has ended."""
+        code, words = self.returncode, self._last_words()
+        state = ENDS.get(code, FAILED)
+        if state in (DONE, STOPPED):
+            return state, ""
+        if state != FAILED:
+            return state, words or f"exit code {code} without a word: its log could not be written"
+        if code == -signal.SIGKILL:  # who dies of that has said nothing of it; the kernel's way to get memory back
+            return state, "killed by SIGKILL (out of memory?)"
+        how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        return state, f"{how}: {words}" if words else how
 
-    def code(self) -> int | None:
-        """Its exit code; None while it runs."""
-        return self._process.poll()
-
-    def ask_to_stop(self) -> None:
-        self._process.terminate()
-
-    def kill(self) -> int:
-        """End it at once; its exit code."""
-        self._process.kill()
-        return self._process.wait()
-
-    def close(self) -> None:
-        self._process.stdin.close()
-
-    def last_words(self) -> str:
+    def _last_words(self) -> str:
         """The last line of the log that begins with `error:`, else the last one; empty when it said nothing."""
         try:
             with open(self._log, "rb") as file:

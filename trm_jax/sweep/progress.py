@@ -13,12 +13,20 @@ from trm_jax.train.writers import METRICS_FILE, read_jsonl
 
 @dataclass(frozen=True)
 class Progress:
-    """`total_steps` 0: not known yet. `exact_accuracy`: of the last evaluation, if any. `left_s`: seconds, if known."""
+    """`total_steps` 0: not known yet. `score`: HEADLINE in the last evaluation, if any. `left_s`: seconds."""
 
     step: int = 0
     total_steps: int = 0
-    exact_accuracy: float | None = None
+    score: float | None = None
     left_s: float | None = None
+
+
+HEADLINE = "exact_accuracy"  # the score that is shown
+
+
+def score_words(score: float | None) -> str:
+    """'exact accuracy 0.8740'."""
+    return f"{HEADLINE.replace('_', ' ')} {'-' if score is None else f'{score:.4f}'}"
 
 
 def look(run: Run) -> Progress:
@@ -30,11 +38,11 @@ def look(run: Run) -> Progress:
         return Progress()
     step = max((record["step"] for record in records), default=0)
     elapsed_s = max((record.get("clock", {}).get("elapsed_s", 0) for record in records), default=0)
-    scores = [record["exact_accuracy"] for record in records if record["kind"] == "eval"]
+    evaluations = [record for record in records if record["kind"] == "eval"]
     return Progress(
         step=step,
         total_steps=total,
-        exact_accuracy=scores[-1] if scores else None,
+        score=evaluations[-1].get(HEADLINE) if evaluations else None,
         left_s=elapsed_s / step * max(total - step, 0) if step and total else None,
     )
 

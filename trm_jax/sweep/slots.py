@@ -48,34 +48,26 @@ def _shares(things: Sequence, jobs: int) -> list[Sequence]:
 
 
 def _on_gpus(jobs: int, devices: int, environ: Mapping[str, str]) -> list[Slot]:
-    named = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    names = named if named != [""] else [str(number) for number in range(devices)]
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else [str(number) for number in range(devices)]
     each = max(1, len(names) // jobs)  # the same number for all: a batch must divide by it
     on_one = -(-jobs // len(names))
-    found = []
-    for part in _shares(names, jobs):
-        variables = {"CUDA_VISIBLE_DEVICES": ",".join(part[:each])}
-        if on_one > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environ:
-            # Otherwise the first process takes most of the memory and the second one none.
-            variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / on_one:.3f}"
-        found.append(Slot(variables))
-    return found
+    shared = {}
+    if on_one > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environ:
+        # Otherwise the first process takes most of the memory and the second one none.
+        shared["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{MEMORY_SHARE / on_one:.3f}"
+    return [Slot({"CUDA_VISIBLE_DEVICES": ",".join(part[:each]), **shared}) for part in _shares(names, jobs)]
 
 
 def _on_chips(jobs: int, chips: int) -> list[Slot]:
     if jobs > chips:
         raise InputError(f"--jobs {jobs}: a TPU chip serves one process and there are {chips}; give --jobs {chips}")
     each = max(count for count in TPU_BOXES if count <= chips // jobs)
-    return [
-        Slot(
-            {
-                "TPU_VISIBLE_CHIPS": ",".join(str(job * each + chip) for chip in range(each)),
-                "TPU_CHIPS_PER_PROCESS_BOUNDS": TPU_BOXES[each],
-                "TPU_PROCESS_BOUNDS": "1,1,1",
-                "TPU_MESH_CONTROLLER_ADDRESS": f"localhost:{TPU_FIRST_PORT + job}",
-                "TPU_MESH_CONTROLLER_PORT": str(TPU_FIRST_PORT + job),
-                "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            }
-        )
-        for job in range(jobs)
-    ]
+    box = {"TPU_CHIPS_PER_PROCESS_BOUNDS": TPU_BOXES[each], "TPU_PROCESS_BOUNDS": "1,1,1"}
+    found = []
+    for job in range(jobs):
+        port, ours = TPU_FIRST_PORT + job, range(job * each, (job + 1) * each)
+        address = {"TPU_MESH_CONTROLLER_ADDRESS": f"localhost:{port}", "TPU_MESH_CONTROLLER_PORT": str(port)}
+        own = {"TPU_VISIBLE_CHIPS": ",".join(map(str, ours)), "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+        found.append(Slot(box | address | own))
+    return found

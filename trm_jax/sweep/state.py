@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import making
-from trm_jax.sweep.plan import Run, shown
+from trm_jax.storage.paths import making, write_whole
+from trm_jax.sweep.plan import Run
 
 STATE_FILE, LOCK_FILE = "sweep.json", ".sweep.lock"
 
@@ -44,7 +44,7 @@ class Entry:
     started: str = ""
     ended: str = ""
     error: str = ""
-    exact_accuracy: float | None = None
+    score: float | None = None  # the headline of its task
 
 
 class State:
@@ -55,10 +55,10 @@ class State:
         kept = read(root)
         self.entries: dict[str, Entry] = {}
         for run in runs:
-            entry = kept.pop(run.label, None) or Entry(run.name, run.seed, str(run.folder), "")
+            entry = kept.pop(run.label, None) or Entry(run.name, run.seed, "", "")
             entry.seed, entry.folder = run.seed, str(run.folder)
-            if not entry.started:  # otherwise it says how the run was trained: alone, or in which pack
-                entry.command = shown(run.arguments)
+            if not entry.started:  # otherwise it says how the run was trained
+                entry.command = run.command
             self.entries[run.label] = entry
         self.entries |= kept
         for entry in self.entries.values():
@@ -70,16 +70,10 @@ class State:
 
     def write(self) -> str:
         """Replace `sweep.json` in one step; the reason when that is impossible (a full disk) and the old one stays."""
-        replacement = self._file.with_suffix(".tmp")
+        content = json.dumps({"runs": [asdict(entry) for entry in self.entries.values()]}, indent=1)
         try:
-            with open(replacement, "w") as file:
-                json.dump({"runs": [asdict(entry) for entry in self.entries.values()]}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            replacement.replace(self._file)
+            write_whole(self._file, content.encode())
         except OSError as error:
-            with suppress(OSError):  # what there is of it takes room that others need
-                replacement.unlink()
             return f"{self._file} was not written ({error.strerror}); the one before stays"
         return ""
 
@@ -89,13 +83,13 @@ def read(root: Path) -> dict[str, Entry]:
     file = root / STATE_FILE
     if not file.exists():
         return {}
+    known = {each.name for each in fields(Entry)}  # other versions keep other things besides
     try:
-        entries = [Entry(**entry) for entry in json.loads(file.read_text())["runs"]]
-        return {Path(entry.folder).name: entry for entry in entries}
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{file} does not describe a sweep ({error}); remove it, the runs themselves know how far they are"
-        ) from None
+        found = [{k: v for k, v in entry.items() if k in known} for entry in json.loads(file.read_text())["runs"]]
+        return {Path(entry["folder"]).name: Entry(**entry) for entry in found}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        mend = "remove it, the runs themselves know how far they are"
+        raise InputError(f"{file} does not describe a sweep ({error}); {mend}") from None
 
 
 @contextmanager
@@ -104,7 +98,7 @@ def alone(root: Path) -> Iterator[None]:
 
     The lock ends with this process, whatever ends it: the processes it starts do not inherit the file.
     """
-    if root.exists() and not root.is_dir():
+    if root.is_file():
         raise InputError(f"{root} is a file; --root wants a folder")
     with making(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -113,11 +107,8 @@ def alone(root: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = lock.read().decode().strip()
-            raise InputError(
-                f"another sweep{f' (process {holder})' * bool(holder)} is at work in {root}; wait for it, stop it with "
-                f"kill {holder or 'PID'}, or give another --root"
-            ) from None
+            who = f"another sweep (process {lock.read().decode().strip()}) is at work in {root}"
+            raise InputError(f"{who}; wait for it, stop it with kill, or give another --root") from None
         lock.truncate(0)
         with suppress(OSError):  # a full disk: the lock holds without a name on it
             lock.write(f"{os.getpid()}\n".encode())

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trm_jax.sweep.plan import Run
-from trm_jax.sweep.progress import Progress, look
+from trm_jax.sweep.progress import Progress, look, score_words
 from trm_jax.sweep.state import BAD_ENDS, DONE, RUNNING, STOPPED, WAITING, State
 from trm_jax.train.progress import duration
 
@@ -34,21 +34,18 @@ class Display:
 
     def __init__(self, runs: Sequence[Run], state: State, stream, *, line_every_s: float = 60.0):
         self._runs, self._state, self._stream = runs, state, stream
-        self._seen = {run.label: (state.of(run).state, look(run)) for run in runs}
-        self._console = Console(file=stream)
-        self._live = None
-        self._every_s = line_every_s
+        self._console, self._last = Console(file=stream), time.monotonic()
+        self._every_s, self._live = line_every_s, None
         if stream.isatty():
             self._every_s = 1.0
             self._live = Live(self._picture(), console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._last = time.monotonic()
 
     def say(self, line: str) -> None:
         """A line of its own, above the table."""
         with suppress(OSError):
             if self._live:
-                self._live.console.print(Text(line), soft_wrap=True)
+                self._console.print(Text(line), soft_wrap=True)
                 self._live.update(self._picture(), refresh=True)
             else:
                 print(f"{datetime.now():%H:%M:%S} {line}", file=self._stream, flush=True)
@@ -57,38 +54,29 @@ class Display:
         """Look at the runs again if it is time; cheap otherwise."""
         if time.monotonic() - self._last < self._every_s:
             return
+        self._last = time.monotonic()
         if self._live:
             with suppress(OSError):
                 self._live.update(self._picture(), refresh=True)
-        else:
-            self.say(self._line())
-        self._last = time.monotonic()
+            return
+        said = [counts(self._runs, self._state)]
+        for run in self._runs:
+            if self._state.of(run).state == RUNNING:
+                seen = look(run)
+                said.append(f"{run.label} step {_steps(seen)}, {score_words(seen.score)}, left {_left(seen) or '-'}")
+        self.say("; ".join(said))
 
     def close(self) -> None:
         if self._live:
             with suppress(OSError):
                 self._live.stop()
 
-    def _look(self, run: Run) -> Progress:
-        state = self._state.of(run).state
-        if state == RUNNING or state != self._seen[run.label][0]:
-            self._seen[run.label] = state, look(run)
-        return self._seen[run.label][1]
-
     def _picture(self) -> Group:
         room = max(self._console.height - ROOM_FOR_OTHERS, 3)
         by_importance = sorted(self._runs, key=lambda run: IMPORTANCE.index(self._state.of(run).state))
         shown = {run.label for run in by_importance[:room]}
-        rows = table([run for run in self._runs if run.label in shown], self._state, self._look)
+        rows = table([run for run in self._runs if run.label in shown], self._state)
         return Group(rows, Text(counts(self._runs, self._state)))
-
-    def _line(self) -> str:
-        running = []
-        for run in self._runs:
-            if self._state.of(run).state == RUNNING:
-                name, *rest = _cells(run, self._state, self._look(run))
-                running.append(f"{name} step {rest[2]}, exact accuracy {rest[3] or '-'}, left {rest[4] or '-'}")
-        return "; ".join([counts(self._runs, self._state), *running])
 
 
 def counts(runs: Sequence[Run], state: State) -> str:
@@ -98,28 +86,29 @@ def counts(runs: Sequence[Run], state: State) -> str:
     return ", ".join([f"{found[DONE]} of {len(runs)} done", *others])
 
 
-def _cells(run: Run, state: State, progress: Progress) -> list[str]:
-    """Name, seed, state, step of all, exact accuracy, time left."""
-    entry = state.of(run)
-    return [
-        run.label,
-        "" if entry.seed is None else str(entry.seed),
-        entry.state,
-        f"{progress.step}/{progress.total_steps}" if progress.total_steps else "",
-        "" if progress.exact_accuracy is None else f"{progress.exact_accuracy:.4f}",
-        duration(progress.left_s) if entry.state == RUNNING and progress.left_s is not None else "",
-    ]
+def _steps(seen: Progress) -> str:
+    return f"{seen.step}/{seen.total_steps}" if seen.total_steps else ""
 
 
-def table(runs: Sequence[Run], state: State, progress_of, *, errors: bool = False) -> Table:
-    """A row for each run; with `errors` what went wrong instead of the time left."""
+def _left(seen: Progress) -> str:
+    return "" if seen.left_s is None else duration(seen.left_s)
+
+
+def table(runs: Sequence[Run], state: State, *, over: bool = False) -> Table:
+    """A row for each run. Steps and time left are read while it runs; when all is `over`, what went wrong instead."""
     found = Table(box=box.SIMPLE_HEAD)
-    found.add_column("run", no_wrap=True)
-    for name in ("seed", "state", "step", "exact accuracy"):
-        found.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
-    found.add_column("what went wrong" if errors else "left", overflow="fold")
+    for name in ("run", "seed", "state", "step", "score"):
+        found.add_column(name, justify="right" if name in ("seed", "step") else "left", no_wrap=True)
+    found.add_column("what went wrong" if over else "left", overflow="fold")
     for run in runs:
-        *cells, left = _cells(run, state, progress_of(run))
-        cells[2] = Text(cells[2], STYLES.get(cells[2], ""))
-        found.add_row(*cells, Text(state.of(run).error) if errors else left)
+        entry = state.of(run)
+        seen = look(run) if over or entry.state == RUNNING else Progress(score=entry.score)
+        found.add_row(
+            run.label,
+            "" if entry.seed is None else str(entry.seed),
+            Text(entry.state, STYLES.get(entry.state, "")),
+            _steps(seen),
+            "" if seen.score is None else score_words(seen.score),
+            Text(entry.error if over else _left(seen)),
+        )
     return found

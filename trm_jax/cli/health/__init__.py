@@ -1,34 +1,37 @@
-"""What `trm doctor` looks at: small functions from a `Subject` to `Check`s that name their remedy."""
+"""What `trm doctor` looks at: small functions that give `Check`s, each with its remedy."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
 
-from trm_jax.cli.health.check import Check, Subject
-from trm_jax.cli.health.devices import accelerators, devices
-from trm_jax.cli.health.experiment import fitness, puzzles
-from trm_jax.cli.health.host import environment, extras, memory, packages, processor, python
-from trm_jax.cli.health.network import coordinator
-from trm_jax.cli.health.storage import bucket, compiler_cache, data, workdir
-
-# The order is that of the table. A later check joins by being added here.
-CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
-    python,
-    packages,
-    extras,
-    processor,
-    memory,
-    workdir,
-    bucket,
-    data,
-    puzzles,
-    devices,
-    accelerators,
-    fitness,
-    coordinator,
-    compiler_cache,
-    environment,
-)
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Literal
 
 
-def examine(subject: Subject) -> list[Check]:
-    """All findings about `subject`, in the order of `CHECKS`."""
-    return [check for examination in CHECKS for check in examination(subject)]
+@dataclass(frozen=True)
+class Check:
+    """One finding; `remedy` is the command (or the one thing to do) that mends it, empty when all is well."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str = ""
+
+
+def failed(name: str, error: Exception, otherwise: str) -> Check:
+    """What cannot be used at all; the remedy is what the error's line says behind its semicolon, if anything."""
+    detail, _, remedy = str(error).partition("; ")
+    return Check(name, "fail", detail, remedy or otherwise)
+
+
+def pip_install(requirement: str) -> str:
+    return f"{shlex.quote(sys.executable)} -m pip install {requirement}"
+
+
+def installed_version(distribution: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -26,33 +26,24 @@ class Device:
     failure: str = ""
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What JAX, asked in a process of its own, says of its devices; `failure` is empty when it answered."""
-
-    devices: tuple[Device, ...] = ()
-    failure: str = ""
-    timed_out: bool = False
-
-
-def run_probe(environ: Mapping[str, str], timeout_s: float) -> Probe:
-    """Devices as JAX sees them under these environment variables."""
+def run_probe(environ: Mapping[str, str], timeout_s: float = 120.0) -> tuple[tuple[Device, ...], str]:
+    """(devices as JAX sees them under these environment variables, why there are none: empty when JAX starts)."""
     # -P: the folder of the script must not come first on the path, its modules have everyday names.
     command = [sys.executable, "-P", __file__]
     try:
         done = subprocess.run(command, env=dict(environ), capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        return Probe(failure=f"JAX did not answer within {timeout_s:g} s", timed_out=True)
+        return (), f"JAX did not answer within {timeout_s:g} s (on a TPU slice ask on all its workers at once)"
     if done.returncode == 0:
-        return Probe(devices=tuple(Device(**found) for found in json.loads(done.stdout.splitlines()[-1])))
+        return tuple(Device(**found) for found in json.loads(done.stdout.splitlines()[-1])), ""
     complaints = [line for line in done.stderr.splitlines() if line.strip()]
-    last = complaints[-1] if complaints else f"JAX died with exit code {done.returncode}"
+    last = complaints[-1] if complaints else f"exit code {done.returncode}"
     # XLA's log lines begin with a date, a thread and a place in its source.
-    return Probe(failure=re.sub(r"^[IWEF]\d{4} .*?\] ", "", last))
+    return (), "JAX does not start: " + re.sub(r"^[IWEF]\d{4} .*?\] ", "", last)
 
 
-def probe() -> list[Device]:
-    """The local devices, each with the outcome of a small jitted float32 computation held against numpy."""
+def probe() -> list[dict]:
+    """The fields of `Device` for each local device: a small jitted float32 computation, held against numpy."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -65,18 +56,18 @@ def probe() -> list[Device]:
         # "highest": accelerators round float32 products to fewer bits by default.
         return jnp.tanh(jnp.matmul(x, x.T, precision="highest") / 8).sum(axis=-1)
 
-    def examine(device: jax.Device) -> Device:
-        found = Device(str(device), device.platform, device.device_kind)
+    def examine(device: jax.Device) -> dict:
+        found = {"name": str(device), "platform": device.platform, "kind": device.device_kind}
         try:
-            memory_bytes = (device.memory_stats() or {}).get("bytes_limit")
             got = np.asarray(compute(jax.device_put(x, device)))
+            memory_bytes = (device.memory_stats() or {}).get("bytes_limit")
         except Exception as error:  # whatever a backend raises is this device's finding, not the probe's end
-            return replace(found, failure=f"{type(error).__name__}: {error}".splitlines()[0])
+            return found | {"failure": f"{type(error).__name__}: {error}".splitlines()[0]}
         error = float(np.max(np.abs(got - expected)) / np.max(np.abs(expected)))
-        return replace(found, memory_bytes=memory_bytes, error=error)
+        return found | {"memory_bytes": memory_bytes, "error": error}
 
     return [examine(device) for device in jax.local_devices()]
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(device) for device in probe()]))
+    print(json.dumps(probe()))

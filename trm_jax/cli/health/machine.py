@@ -1,0 +1,107 @@
+"""Python, packages, memory, environment variables, and what a run reaches: its folder or bucket, process 0."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from trm_jax.cli.health import Check, failed, installed_version, pip_install
+from trm_jax.errors import InputError, OutOfReach
+from trm_jax.storage.paths import AnyPath, BucketPath, require_access
+
+# The distributions of setup.py's install_requires, jax's compiled half besides.
+REQUIRED = tuple(
+    "jax jaxlib flax optax orbax-checkpoint chex einops grain tensorboardX etils gcsfs ml-collections "
+    "numpy scipy numba pillow matplotlib rich safetensors".split()
+)
+OPTIONAL = {
+    "huggingface_hub": ("puzzles from the Hugging Face hub", "huggingface_hub"),
+    "wandb": ("metrics to Weights & Biases", "wandb"),
+    "torch": ("official checkpoints", "torch --index-url https://download.pytorch.org/whl/cpu"),
+}
+GIB = 2**30
+SMALL_DISK, TINY_DISK = 4 * GIB, GIB // 4
+HARMFUL_SWITCHES = ("JAX_ENABLE_X64", "JAX_DISABLE_JIT", "NUMBA_DISABLE_JIT")
+PATIENCE_S = 5.0  # with process 0
+
+
+def packages() -> Iterator[Check]:
+    """Python and the required packages in one row, and a row for each that is missing or optional."""
+    versions = {name: installed_version(name) for name in (*REQUIRED, *OPTIONAL)}
+    present = [f"{name} {versions[name]}" for name in REQUIRED if versions[name]]
+    yield Check("packages", "ok", ", ".join([f"Python {sys.version.split()[0]}", *present]))
+    for name, version in versions.items():
+        purpose, requirement = OPTIONAL.get(name, ("", name))
+        if not version:
+            detail = f"optional, not installed: {purpose}" if purpose else "required and not installed"
+            yield Check(name, "warn" if purpose else "fail", detail, pip_install(requirement))
+
+
+def total_memory(root: Path = Path("/")) -> int:
+    """RAM in bytes of the machine, or of the container where its limit is lower."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if (root / file).is_file() and (limit := (root / file).read_text().strip()) != "max":
+            limits.append(int(limit))
+    return min(limits)
+
+
+def memory(root: Path = Path("/")) -> Check:
+    """Cores and memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Check("machine", "ok", f"{cores} cores, {total_memory(root) / GIB:.1f} GiB of memory")
+
+
+def environment(environ: Mapping[str, str]) -> Check:
+    """Environment variables under which everything runs, but not as meant."""
+    on = [name for name in HARMFUL_SWITCHES if environ.get(name, "").strip().lower() in ("1", "true", "t", "yes", "on")]
+    if not on:
+        return Check("environment", "ok", "no variable that slows or changes a run")
+    return Check("environment", "warn", f"{', '.join(on)}: other numbers, or far slower", f"unset {' '.join(on)}")
+
+
+def place(name: str, path: AnyPath) -> Check:
+    """Whether a run may write to a folder of this machine, which has room, or of a bucket; it is not made."""
+    if isinstance(path, BucketPath):
+        try:
+            require_access(path, write=True)
+        except (InputError, OutOfReach) as error:
+            return failed(name, error, f"trm doctor --{name} gs://BUCKET/FOLDER")
+        return Check(name, "ok", f"{path} takes objects and gives them up again")
+    path = path.expanduser().absolute()
+    path = next(candidate for candidate in (path, *path.parents) if candidate.exists())
+    quoted = shlex.quote(str(path))
+    try:
+        # Permissions, quotas and full disks show only when something is written and forced to the disk.
+        with tempfile.TemporaryFile(dir=path, prefix=".trm_doctor_") as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        remedy = f"df -h {quoted}; ls -ld {quoted}   # then make room, change the rights or go elsewhere"
+        return Check(name, "fail", f"cannot write to {path}: {error.strerror}", remedy)
+    free = shutil.disk_usage(path).free
+    detail = f"{path} takes files, {free / GIB:.1f} GiB are free"
+    if free < SMALL_DISK:
+        tail = f"du -xh {quoted} | sort -h | tail   # what takes the space"
+        return Check(name, "fail" if free < TINY_DISK else "warn", detail, tail)
+    return Check(name, "ok", detail)
+
+
+def coordinator(host: str, port: int) -> Check:
+    """Whether process 0 of several hosts is reached."""
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE_S).close()
+    except ConnectionRefusedError:
+        start = f"trm train NAME --coordinator {host}:{port} --processes N --process 0   # on {host}"
+        return Check("coordinator", "warn", f"{host} is reached and nobody listens at {port} yet", start)
+    except OSError as error:
+        remedy = f"nc -vz -w {PATIENCE_S:g} {host} {port}   # see to the name, or to the firewall between the hosts"
+        return Check("coordinator", "fail", f"{host}:{port} cannot be reached: {error.strerror or error}", remedy)
+    return Check("coordinator", "ok", f"{host}:{port} answers")
