@@ -52,8 +52,7 @@ def test_it_learns_and_its_headline_picks_the_best_checkpoint(run):
     evaluations = tiny.records(run, "eval")
     assert evaluations[-1]["reversed"] == 1.0 and "exact_accuracy" not in evaluations[-1]
     assert json.loads((run / "run.json").read_text())["headline"] == "reversed"
-    best = max(evaluations, key=lambda record: record["reversed"])["step"]
-    assert best in tiny.steps(run)
+    assert {record["step"] for record in evaluations if record["reversed"] == 1.0} & set(tiny.steps(run))
 
 
 def test_a_killed_run_goes_on_bit_for_bit(run, trm, tmp_path):
