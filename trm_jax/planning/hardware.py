@@ -104,17 +104,12 @@ TPUS = {  # figures in the order of the fields
 EXAMPLES = (*GPUS, "v4-8", "v4-64", "v5p-64", "v5e-16", "v6e-16")
 
 
-def slice_name(name: str) -> str:
-    """A TPU slice as this table writes it: Google's API says v5litepod-16 for v5e-16. Other names stay."""
-    return re.sub("^v5litepod-", "v5e-", name)
-
-
 def find(name: str) -> Device:
     """The device of that name; a TPU slice is GENERATION-NUMBER (v4-64 is 32 chips on 8 hosts).
 
     Raises InputError with the nearest names, or with the numbers that a slice may have.
     """
-    name = slice_name(name)
+    name = re.sub("^v5litepod-", "v5e-", name)  # as Google's API says it
     if name in GPUS:
         return GPUS[name]
     generation, _, number = name.partition("-")
@@ -127,8 +122,8 @@ def find(name: str) -> Device:
     if int(number) not in tpu.numbers:
         first, second, third, *_, last = tpu.numbers
         unit = "cores, two a chip" if tpu.cores_in_name == 2 else "chips"
-        comes_in = f"{first}, {second}, {third}, ... {last} {unit}"
-        raise InputError(f"there is no slice {name}: {generation} comes in {comes_in}")
+        numbers = f"{first}, {second}, {third}, ... {last} {unit}"
+        raise InputError(f"there is no slice {name}: {generation} comes in {numbers}")
     chips = int(number) // tpu.cores_in_name
     hosts = 1 if chips <= tpu.one_host_chips else chips // 4
     figures = tpu.memory_gb, tpu.peak_tflops, tpu.bandwidth_tb_s
