@@ -80,24 +80,23 @@ def jax_side(cfg, batch: dict, total_steps: int) -> tuple[Side, dict[str, np.nda
     from trm_jax import compiler
     from trm_jax.models.convert.torch_format import export_state_dict
     from trm_jax.train.state import initial_state
-    from trm_jax.train.step import make_train_step
+    from trm_jax.train.step import hparams_of, make_train_step
 
     device = jax.devices()[0]
     state = jax.jit(partial(initial_state, cfg))(jax.random.key(cfg.seed))
-    weights = export_state_dict(jax.tree.map(lambda x: np.asarray(x, np.float32), state.params))
+    weights = export_state_dict(jax.tree.map(lambda x: np.asarray(x, np.float32), state.params), ids=cfg.model.num_puzzle_ids)
     batch = jax.device_put(batch, device)
     began = time.perf_counter()
-    step = jax.jit(make_train_step(cfg, total_steps), donate_argnums=0, compiler_options=compiler.options())
-    compiled = step.lower(state, batch).compile()
+    hparams = jax.device_put(hparams_of(cfg, total_steps), device)
+    options = compiler.options(cfg.train.deterministic)
+    step = jax.jit(make_train_step(cfg, total_steps), donate_argnums=0, compiler_options=options)
+    compiled = step.lower(state, batch, hparams).compile()
     compile_s = time.perf_counter() - began
-    seen = 0.0
 
     def one_step() -> float:
-        nonlocal state, seen
-        state = jax.block_until_ready(compiled(state, batch))
-        total = float(state.sums["lm_loss"] + 0.5 * state.sums["q_loss"])
-        loss, seen = total - seen, total
-        return loss
+        nonlocal state
+        state, sums = jax.block_until_ready(compiled(state, batch, hparams))
+        return float(sums["lm_loss"] + 0.5 * sums["q_loss"])
 
     peak = (lambda: device.memory_stats()["peak_bytes_in_use"]) if device.platform == "gpu" else None
     return Side("jax", one_step, compile_s, peak), weights

@@ -31,50 +31,49 @@ def work(experiment: str, share: int, steps: int, rounds: int) -> None:
     import jax
 
     from trm_jax.configs import registry, resolve
-    from trm_jax.distributed import multihost
-    from trm_jax.tasks.sudoku import source as sudoku
-    from trm_jax.train.programs import Programs
+    from trm_jax.distributed import rendezvous
+    from trm_jax.train.compiled import Compiled
 
     def report(error: BaseException) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
-    def trained(programs, cfg, data):
+    def trained(compiled, cfg, data):
         """A function that makes `steps` steps and returns the seconds of one."""
-        state, done = programs.first_state(), 0
+        state, done = compiled.first_state(), 0
         size = cfg.train.batch_size
 
         def run() -> float:
             nonlocal state, done
             addressed = range(done, done + steps)
-            batches = [data[0].batch(step, programs.slots, seed=cfg.seed, batch_size=size) for step in addressed]
-            team.gather("ready")
+            batches = [data[0].batch(step, compiled.slots, seed=cfg.seed, batch_size=size) for step in addressed]
+            group.gather("ready")
             began = time.perf_counter()
             for batch in batches:
-                state = programs.train_step(state, done, [batch])
+                state, _ = compiled.train_step(state, done, batch)
                 done += 1
             jax.block_until_ready(state.step)
             return (time.perf_counter() - began) / steps
 
         return run
 
-    with multihost.together(multihost.find(), 120.0, report) as team:
+    with rendezvous.join(rendezvous.find(), 120.0, report) as group:
         page = resolve.override(registry.get(experiment), SETTINGS)
         runs = {}
         for name, size, devices in (
             ("alone", share, jax.local_devices()),
-            ("together", share * team.count, jax.devices()),
+            ("together", share * group.count, jax.devices()),
         ):
             cfg = resolve.freeze(resolve.override(page, {"train.batch_size": size}))
-            data = sudoku.load(cfg.data)
-            runs[name] = trained(Programs([cfg], data, devices), cfg, data)
+            data = cfg.task.load(cfg.data)
+            runs[name] = trained(Compiled(cfg, data[0].info, devices), cfg, data)
         for run in runs.values():
             run()  # compiles
         times = {name: [] for name in runs}
         for _ in range(rounds):
             for name, run in runs.items():
-                times[name].append(max(team.gather(run())))  # the slowest is what a step takes
-        if team.first:
+                times[name].append(max(group.gather(run())))  # the slowest is what a step takes
+        if group.first:
             print(json.dumps({"times": times, "jax": jax.__version__, "device": jax.devices()[0].device_kind}))
 
 

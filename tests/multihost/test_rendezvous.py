@@ -2,11 +2,14 @@
 
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from tests import tiny
 from tests.multihost.fleet import CHANGES, Fleet, free_port
+from tests.processes import ROOT
 from trm_jax.configs.workdir import claim
 from trm_jax.distributed import rendezvous
 from trm_jax.errors import InputError
@@ -35,7 +38,7 @@ def test_a_process_of_another_experiment(hosts, tmp_path):
 
 def test_a_process_that_does_not_come_is_named_and_one_that_comes_twice_too(hosts, tmp_path):
     port = free_port()
-    fleet = Fleet([hosts.start_one(n, 3, port, tmp_path / "run", None, "--startup-timeout", 8) for n in (0, 1, 1)])
+    fleet = Fleet([hosts.start_one(n, 3, port, tmp_path / "run", None, "--startup-timeout", 15) for n in (0, 1, 1)])
     first, *pair = fleet.wait()
     replaced, waiting = sorted(pair, key=lambda result: result.code)
     assert replaced.code == 2 and "another process has the number 1 too" in replaced.error_lines[0]
@@ -78,6 +81,28 @@ def test_a_workdir_that_is_not_shared(hosts, tmp_path):
 def test_a_batch_that_the_processes_cannot_share(hosts, tmp_path):
     for line in refused(hosts.start(2, tmp_path / "run", {"train.batch_size": 9})):
         assert "train.batch_size 9 is not divisible by the 2 devices" in line
+
+
+ONE_FAILS = """
+import sys
+from trm_jax.cli.main import report_failure
+from trm_jax.distributed.rendezvous import Cluster, join
+from trm_jax.errors import InputError
+
+with join(Cluster(sys.argv[1], 2, int(sys.argv[2])), 60, report_failure) as group:
+    if group.index == 1:
+        raise InputError("there are no puzzles here")
+    group.gather("ready")
+"""
+
+
+def test_one_that_fails_alone_ends_the_others_with_its_line(tmp_path):
+    command = [sys.executable, "-c", ONE_FAILS, f"127.0.0.1:{free_port()}"]
+    processes = [subprocess.Popen([*command, str(n)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for n in range(2)]
+    waiting, failed = (process.communicate()[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2], (waiting, failed)
+    assert failed.splitlines()[-1] == "error: there are no puzzles here"
+    assert "error: process 1 (" in waiting and ") ended: there are no puzzles here" in waiting
 
 
 def test_a_workdir_of_another_run(hosts, tmp_path):

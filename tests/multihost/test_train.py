@@ -32,12 +32,13 @@ def assert_near(one, other):
     tiny.assert_moved_alike(one, other, 4, 12)
 
 
-def test_eight_processes_do_what_one_does(finished):
-    assert_near(finished(1), finished(8))
-    facts = json.loads((finished(8) / "run.json").read_text())
-    assert (facts["processes"], facts["devices"]) == (8, 8)
+@pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_several_processes_do_what_one_does(finished, count):
+    assert_near(finished(1), finished(count))
+    facts = json.loads((finished(count) / "run.json").read_text())
+    assert (facts["processes"], facts["devices"]) == (count, count)
     # 12 puzzles in batches of 8: the last one is uneven.
-    assert [r["count"] for r in tiny.records(finished(8), "eval")] == [12, 12]
+    assert [r["count"] for r in tiny.records(finished(count), "eval")] == [12, 12]
 
 
 @pytest.mark.parametrize(("count", "fewer"), [(2, 1), pytest.param(8, 4, marks=pytest.mark.slow)])

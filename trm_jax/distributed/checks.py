@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import secrets
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from trm_jax.storage.paths import AnyPath
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
-_LAG_S = 10.0  # a file that another host has made may be seen late
 
 
 def source_digest() -> str:
@@ -64,25 +62,16 @@ def require_one_folder(group: ProcessGroup, workdir: AnyPath) -> None:
     """Raise InputError, at every process, unless `workdir` is the same folder for all of them."""
     if group.count == 1:
         return
-    file = workdir / ".processes"
 
     def write() -> str:
-        token = secrets.token_hex(8)
-        file.write_text(token)
-        return token
+        file = (
+            workdir / f".processes-{secrets.token_hex(8)}"
+        )  # a new name, of which no host has cached that it is not there
+        file.write_text("Can every process see this file?")
+        return file.name
 
-    token = group.share(write)
-
-    def seen() -> bool:
-        try:
-            return file.read_text() == token
-        except FileNotFoundError:
-            return False
-
-    deadline = time.monotonic() + _LAG_S
-    while not (found := seen()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    everyone = group.gather(found)
+    file = workdir / group.share(write)
+    everyone = group.gather(file.exists())
     if group.first:
         file.unlink(missing_ok=True)  # in a bucket the answer to a first request may have been lost
     if not all(everyone):

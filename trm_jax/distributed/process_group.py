@@ -117,12 +117,10 @@ class ProcessGroup:
         with suppress(JaxRuntimeError):
             self._client.wait_at_barrier(f"trm/{event}", int(1000 * timeout_s))
 
-    def ended(self, wait_s: float = 0.0) -> tuple[int, str] | None:
+    def ended(self, wait_s: float = 0.5) -> tuple[int, str] | None:
         """Exit code and error line of the process that left first; None when none has left within `wait_s` seconds."""
         try:
-            store, wait_ms = self._client, int(1000 * wait_s)
-            said = store.blocking_key_value_get(_ENDED, wait_ms) if wait_ms else store.key_value_try_get(_ENDED)
-            return tuple(json.loads(said))
+            return tuple(json.loads(self._client.blocking_key_value_get(_ENDED, int(1000 * wait_s))))
         except JaxRuntimeError:
             return None
 

@@ -107,17 +107,12 @@ def find(
         os.environ["JAX_COORDINATOR_PORT"] = str(port)  # where JAX's detection looks
     host = socket.gethostname()
     try:
-        address, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
-            coordinator_address=None,
-            num_processes=None,
-            process_id=None,
-            local_device_ids=None,
-            cluster_detection_method=None,
-            initialization_timeout=int(timeout_s),
-        )
+        nothing_given = 5 * [None]
+        found = ClusterEnv.auto_detect_unset_distributed_params(*nothing_given, initialization_timeout=int(timeout_s))
     except Exception as error:  # noqa: BLE001 - each kind of cluster fails in its own way
         raise InputError(f"{host}: the cluster cannot be found out: {error}; {_TELL}") from error
-    if address is None or count is None or index is None:
+    address, count, index, devices = found
+    if None in (address, count, index):
         raise InputError(f"{host} belongs to no cluster that is known here (Cloud TPU, GKE, SLURM); {_TELL}")
     if processes and processes != count:
         raise InputError(
@@ -186,9 +181,11 @@ def _require_free_port(cluster: Cluster) -> None:
 @contextmanager
 def _signals_by_default() -> Iterator[None]:
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _connect(cluster: Cluster, timeout_s: int) -> None:
