@@ -199,9 +199,7 @@ def test_puzzles_in_a_folder(tmp_path, gcs):
         write(tmp_path, name)
         gcs.put(f"there/{name}", b"x")
     assert look(source="csv", path=str(tmp_path))[0] == "ok"
-    assert look(source="arrays", path=str(tmp_path))[1] == (
-        f"{tmp_path} has no train/dataset.json and no test/dataset.json"
-    )
+    assert look(source="arrays", path=str(tmp_path))[1] == f"{tmp_path} has no train and no test"
     assert look(source="csv", path="gs://bucket/there")[0] == "ok"
     assert look(source="csv", path="gs://bucket/nowhere")[2] == f"{build} gs://bucket/nowhere"
     assert look(source="csv", path="gs://bucket/there", bucket="gs://mine/runs")[0] == "ok"
@@ -306,6 +304,7 @@ def test_says_why_hardware_goes_unused(tmp_path, monkeypatch, plugins, platforms
     found = list(accelerators([CPU], environ, tmp_path))
     assert [check.name for check in found] == ["gpu", "tpu"]
     assert all(remedy in check.remedy for check, remedy in zip(found, remedies, strict=True))
+    assert [check.status for check in found] == ["fail" if "doctor" in remedy else "warn" for remedy in remedies]
     gpu = Device("cuda:0", "gpu", "H200", error=1e-7)
     assert [check.name for check in accelerators([gpu], environ, tmp_path)] == ["tpu"]
 

@@ -38,10 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--bucket", type=any_path, metavar="gs://BUCKET/FOLDER", help="a bucket that runs are to use")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="process 0 of several hosts, as trm train takes it")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    pod = parser.add_argument_group(
-        "TPUs", "What launch/tpu_pod.sh would need, in place of all other checks; options mean what they mean there."
-    )
-    pod.add_argument("--pod", action="store_true", help="check that, with NAME or GROUP, --bucket and --set")
+    pod = parser.add_argument_group("TPUs", "What launch/tpu_pod.sh would need; options mean what they mean there.")
+    pod.add_argument("--pod", action="store_true", help="check that and nothing else")
     for name in POD_OPTIONS:
         pod.add_argument(f"--{name}", metavar=name.upper())
     for name in POD_FLAGS:
@@ -53,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # of this process, which only plans; the devices are another's to find
     if args.pod:
         return _run_pod(args, environ)
-    lost = [name for name in (*POD_OPTIONS, *POD_FLAGS) if getattr(args, name)]
-    if lost:
+    if lost := [name for name in (*POD_OPTIONS, *POD_FLAGS) if getattr(args, name)]:
         raise InputError(f"--{lost[0]} goes with --pod; give that as well")
     if args.set and not args.words:
         raise InputError("--set changes an experiment; name it: trm doctor NAME --set ...")
@@ -73,8 +70,8 @@ def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
     from trm_jax.sweep.plan import run_names
 
     address = args.coordinator and endpoint(args.coordinator)
-    names = run_names(registry.select(args.words)) if args.words else []
-    experiments = [(name, resolve.override(registry.get(name), changes(args))) for name in names]
+    names = registry.select(args.words) if args.words else []
+    experiments = [(name, resolve.override(registry.get(name), changes(args))) for name in run_names(names)]
     yield from machine.packages()
     yield machine.memory()
     yield machine.place("workdir", args.workdir)
@@ -86,7 +83,6 @@ def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
     yield from devices.accelerators(found, environ)
     if experiments and found:
         memory = found[0].memory_bytes or machine.total_memory() / len(found)  # CPU devices share the machine's
-        # Its speed does not matter here.
         here = Device("this machine", found[0].kind, round(memory / 1e9, 1), 1.0, 1.0, chips=len(found))
         yield from runs.fits(experiments, here)
     if address:
@@ -110,14 +106,14 @@ def _run_pod(args, environ: dict[str, str]) -> int:
 def _report(args, checks: list[Check], following: str) -> int:
     """Print a line for each finding and below it its remedy, unfolded: to be pasted into a shell. The exit code."""
     broken = sum(check.status == "fail" for check in checks)
+    width = min(max(len(check.name) for check in checks), 20)
     if args.json:
         print(json.dumps({"ok": not broken, "checks": [asdict(check) for check in checks]}, indent=2))
-        return 1 if broken else 0
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        print(f"{check.status.replace('fail', 'FAIL'):4}  {check.name:{width}}  {check.detail}")
-        if check.remedy:
-            print(f"{'':{width + 8}}remedy: {check.remedy}")
-    broken_words = f"{broken} of these checks failed: mend them, then ask again"
-    print(f"\n{broken_words if broken else f'Nothing is broken. Next: {following}'}")
+    else:
+        for check in checks:
+            print(f"{check.status.replace('fail', 'FAIL'):4}  {check.name:{width}}  {check.detail}")
+            if check.remedy:
+                print(f"{'':{width + 8}}remedy: {check.remedy}")
+        failed = f"{broken} of these checks failed: mend them, then ask again"
+        print(f"\n{failed if broken else f'Nothing is broken. Next: {following}'}")
     return 1 if broken else 0

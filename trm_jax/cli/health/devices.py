@@ -12,8 +12,7 @@ from trm_jax.cli.health.probe import Device
 
 # float32 sums of 64 products differ by some 1e-7, approximations of tanh by some 1e-5, bfloat16 by over 1e-3.
 DEVICE_TOLERANCE = 1e-4
-# PCI ids of TPU v2 to v7 under Google's vendor id, whose network cards must not count.
-GOOGLE_VENDOR = "0x1ae0"
+GOOGLE_VENDOR = "0x1ae0"  # in PCI ids; of its devices TPU v2 to v7, and not its network cards
 TPU_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 CUDA13_DRIVER = 580  # the oldest NVIDIA driver that runs CUDA 13
 # Variables that stop JAX from starting when their value is wrong for this machine.
@@ -33,8 +32,8 @@ def devices(found: Sequence[Device], failure: str, environ: Mapping[str, str]) -
     broken = [device for device in found if device.failure or not device.error <= DEVICE_TOLERANCE]
     for device in broken:
         detail = device.failure or f"differs from numpy by {device.error:.1e} (limit {DEVICE_TOLERANCE})"
-        use = "nvidia-smi   # who uses it?" if device.platform == "gpu" else pip_install("--force-reinstall jax jaxlib")
-        yield Check(f"device {device.name}", "fail", detail, use)
+        gpu, reinstall = device.platform == "gpu", pip_install("--force-reinstall jax jaxlib")
+        yield Check(f"device {device.name}", "fail", detail, "nvidia-smi   # who uses it?" if gpu else reinstall)
     if not broken:
         yield Check("computation", "ok", "agrees with numpy on every device")
 
@@ -50,13 +49,15 @@ def accelerators(found: Sequence[Device], environ: Mapping[str, str], root: Path
     ):
         if not here or name in used:
             continue
+        status = "warn"
         if not any(map(installed_version, plugins)):
             detail, remedy = "this JAX has no plugin for it", pip_install(f"--upgrade '{requirement}'")
         elif platforms and not {name, backend} & platforms:
             detail, remedy = f"it is left out by JAX_PLATFORMS={environ['JAX_PLATFORMS']}", "unset JAX_PLATFORMS"
         else:
-            detail, remedy = "JAX does not find it", f"JAX_PLATFORMS={backend} trm doctor   # shows the error"
-        yield Check(name, "warn", f"a {name.upper()} is here, but {detail}", remedy)
+            detail, status = "its plugin does not find it", "fail"
+            remedy = f"JAX_PLATFORMS={backend} trm doctor   # shows the error"
+        yield Check(name, status, f"a {name.upper()} is here, but {detail}", remedy)
     if driver and not nvidia_gpus(root):
         remedy = "docker run --gpus all ...   # or ask for it in the job's description"
         yield Check("gpu", "warn", f"NVIDIA driver {driver} is loaded and no GPU is passed in here", remedy)

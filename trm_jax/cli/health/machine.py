@@ -25,8 +25,7 @@ OPTIONAL = {
     "wandb": ("metrics to Weights & Biases", "wandb"),
     "torch": ("official checkpoints", "torch --index-url https://download.pytorch.org/whl/cpu"),
 }
-GIB = 2**30
-SMALL_DISK, TINY_DISK = 4 * GIB, GIB // 4
+GIB, SMALL_DISK, TINY_DISK = 2**30, 2**32, 2**28  # bytes
 HARMFUL_SWITCHES = ("JAX_ENABLE_X64", "JAX_DISABLE_JIT", "NUMBA_DISABLE_JIT")
 PATIENCE_S = 5.0  # with process 0
 

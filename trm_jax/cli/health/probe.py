@@ -1,7 +1,7 @@
 """Asks JAX for its devices and computes on each, in a process of its own: a crash or a hang stays outside.
 
-An unknown XLA flag aborts the process and a TPU that waits for its neighbours blocks for ever: neither can be
-caught from inside. So `run_probe` starts this file as a program, which prints one line of JSON.
+An unknown XLA flag aborts the process and a TPU that waits for its neighbours blocks for ever. So `run_probe` starts
+this file as a program, which prints one line of JSON.
 """
 
 from __future__ import annotations

@@ -27,10 +27,7 @@ HUB_TIMEOUT_S = 10.0
 
 
 def fits(experiments: Experiments, device: Device) -> Iterator[Check]:
-    """A row for each experiment that the device cannot take as it is, and one for all that it can.
-
-    Memory is an estimate, where `trm compile` has not been asked; so more than there is fails, less may not be enough.
-    """
+    """A row for each experiment that the device cannot take as it is (memory is planned), and one for all others."""
     from trm_jax.cli.plan import compiled, listed
     from trm_jax.configs.resolve import freeze
     from trm_jax.planning import plan
@@ -61,8 +58,7 @@ def puzzles(experiments: Experiments, *, bucket: str = "") -> Iterator[Check]:
     users: dict[tuple, list[str]] = {}
     for name, config in experiments:
         data = config.data
-        arrays = ("train/dataset.json", "test/dataset.json")
-        files = arrays if data.source == "arrays" else (data.train_file, data.test_file)
+        files = (data.train_file, data.test_file) if data.source != "arrays" else ("train", "test")
         where = {"hub": data.hub_repo, "generated": ""}.get(data.source, data.path)
         users.setdefault((data.source, where, files), []).append(name)
     for (source, where, files), names in users.items():
