@@ -41,7 +41,7 @@ def evaluator(data, devices: int = 1, batch_size: int = 8, max_examples: int = 0
 
 def by_hand(params, data, rows: slice, steps: int) -> dict:
     """Scores by NumPy from `trm.step` in evaluation mode, all rows in one batch."""
-    batch = {"inputs": data.inputs[rows], "labels": data.labels[rows], "puzzle_ids": data.puzzle_ids[rows]}
+    batch = data.rows(np.arange(len(data))[rows])
     carry = trm.initial_carry(CFG.model, len(batch["inputs"]))
     exits = np.full(len(batch["inputs"]), steps)
     early = np.zeros(len(exits), bool)  # the answer at the first q_halt > 0 is right
@@ -65,7 +65,7 @@ def by_hand(params, data, rows: slice, steps: int) -> dict:
 
 
 def test_thinking_is_the_models_steps_in_evaluation_mode(params, evaluation):
-    batch = {"inputs": evaluation.inputs, "labels": evaluation.labels, "puzzle_ids": evaluation.puzzle_ids}
+    batch = evaluation.rows(np.arange(len(evaluation)))
     answers, q_halt = think(params, CFG.model, batch, 3)  # halt_max_steps: further ones would begin anew
     assert answers.shape == (3, 12, 16) and q_halt.shape == (3, 12)
     carry = trm.initial_carry(CFG.model, 12)
@@ -100,8 +100,7 @@ def test_a_perfect_and_a_useless_answer(evaluation):
     always = jnp.zeros((32, 6)).at[:, 4].set(1.0)
     # z_H is normalised, so not 0; the sign of the sum of its parts decides. Make the data agree with what it says.
     constant = {**weights, "weights": {**zeros, "lm_head": always}}
-    answers, _ = think(constant, CFG.model, {
-        "inputs": evaluation.inputs, "labels": evaluation.labels, "puzzle_ids": evaluation.puzzle_ids}, 3)  # fmt: skip
+    answers, _ = think(constant, CFG.model, evaluation.rows(np.arange(len(evaluation))), 3)
     perfect = dataclasses.replace(evaluation, labels=np.asarray(answers[-1]))
     assert evaluator(perfect)(constant)["exact_accuracy"] == 1.0
     one_wrong = perfect.labels.copy()
@@ -153,7 +152,7 @@ def test_averaged_weights_with_the_live_table(evaluation):
     params = evaluation_params(state)[""]
     expected = {"weights": other, "buffers": state.params["buffers"], "puzzle_emb": table}
     tiny.assert_same_state(_flat(params), _flat(expected))
-    batch = {"inputs": evaluation.inputs, "labels": evaluation.labels, "puzzle_ids": evaluation.puzzle_ids}
+    batch = evaluation.rows(np.arange(len(evaluation)))
     live = think(state.params, CFG.model, batch, 3)[1]
     blank_table = think({**params, "puzzle_emb": jnp.zeros((1, 32))}, CFG.model, batch, 3)[0]
     chosen = think(params, CFG.model, batch, 3)

@@ -6,7 +6,8 @@ times faster than one record per example, and the only state is the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import grain
@@ -18,34 +19,17 @@ from trm_jax.errors import InputError
 
 
 @dataclass(frozen=True)
-class BatchSource:
-    """A random-access source for grain: record i is the batch of step `start_step + i`."""
+class _Steps:
+    """A random-access source for grain: record i is the batch of the i-th of `steps`."""
 
-    train: TrainSource
-    seed: int
-    batch_size: int  # of all processes together
-    slots: np.ndarray  # [b] the rows of the global batch that this process holds
-    start_step: int
-    stop_step: int
-    epochs_per_interval: int | None = None
-
-    def __post_init__(self) -> None:
-        Addressing(self.seed, self.batch_size, self.train.info.groups, self.epochs_per_interval)
-        slots = np.asarray(self.slots)
-        if slots.size and not (0 <= slots.min() and slots.max() < self.batch_size):
-            raise InputError(f"slots {slots.min()}..{slots.max()} lie outside a batch of {self.batch_size}")
+    read: Callable[[int], Batch]
+    steps: range
 
     def __len__(self) -> int:
-        return max(self.stop_step - self.start_step, 0)
+        return len(self.steps)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.train.batch(
-            self.start_step + int(index),
-            self.slots,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            epochs_per_interval=self.epochs_per_interval,
-        )
+        return self.read(self.steps[index])
 
 
 def batches(
@@ -63,9 +47,14 @@ def batches(
     """The batches of steps start_step .. stop_step - 1, in order: this process's `slots` of each.
 
     `prefetch` batches are read ahead by `threads` threads (0: in the caller's). Raises `InputError` for slots
-    outside the batch and for an evaluation interval too short for one batch.
+    outside the batch of `batch_size` (of all processes) and for an evaluation interval too short for one batch.
     """
-    source = BatchSource(train, seed, batch_size, np.asarray(slots), start_step, stop_step, epochs_per_interval)
+    Addressing(seed, batch_size, train.info.groups, epochs_per_interval)
+    slots = np.asarray(slots)
+    if slots.size and not (0 <= slots.min() and slots.max() < batch_size):
+        raise InputError(f"slots {slots.min()}..{slots.max()} lie outside a batch of {batch_size}")
+    how = {"seed": seed, "batch_size": batch_size, "epochs_per_interval": epochs_per_interval}
+    source = _Steps(functools.partial(train.batch, slots=slots, **how), range(start_step, stop_step))
     if not len(source):
         return iter(())
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)

@@ -62,7 +62,7 @@ class SudokuEval(ArraySplit):
 
 def evaluation(boards: Boards) -> EvalSource:
     """Boards as an evaluation set."""
-    return SudokuEval(**vars(board_arrays(boards, 0, 0)))
+    return SudokuEval(**vars(board_arrays(boards, 0, 0)) | {"ignore_label_id": None})
 
 
 def training(boards: Boards, augmentations: int, seed: int) -> PoolTrain:
