@@ -84,7 +84,8 @@ def jax_side(cfg, batch: dict, total_steps: int) -> tuple[Side, dict[str, np.nda
 
     device = jax.devices()[0]
     state = jax.jit(partial(initial_state, cfg))(jax.random.key(cfg.seed))
-    weights = export_state_dict(jax.tree.map(lambda x: np.asarray(x, np.float32), state.params), ids=cfg.model.num_puzzle_ids)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), state.params)
+    weights = export_state_dict(params, ids=cfg.model.num_puzzle_ids)
     batch = jax.device_put(batch, device)
     began = time.perf_counter()
     hparams = jax.device_put(hparams_of(cfg, total_steps), device)
