@@ -86,7 +86,7 @@ def test_a_real_run(trm, solver, tmp_path):
     assert int(float(row["parameters_mean"])) > 10_000 and float(row["seconds_mean"]) > 0
     assert float(row["examples_per_s_mean"]) > 0 and float(row["peak_memory_bytes_mean"]) > 1e7
     assert row["early_exit_steps_mean"] and row["halt_variance_mean"] and row["train_steps_mean"]
-    page = (tmp_path / "page" / "selection.md").read_text()
+    page = (tmp_path / "page" / "selection.md").read_text().replace(str(tmp_path), "")
     assert "jax" in page and "cpu" in page and "nan" not in page
     with open(tmp_path / "page" / "selection_runs.csv") as file:
         (run,) = csv.DictReader(file)
