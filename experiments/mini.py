@@ -86,6 +86,9 @@ def groups_like(groups: dict[str, Group]) -> list[Group]:
             [(f"mini_{member.name}", _mini(member, group.varied), ()) for member in group.experiments],
             expects=(),
             base=MINI_BASELINE,
+            report=group.report,
+            levels=group.levels,
+            companion=group.companion and f"mini_{group.companion}",
         )
         for group in groups.values()
     ]
