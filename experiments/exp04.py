@@ -31,34 +31,26 @@ def report(study):
 
 
 def smallest(study, axis):
-    """The least of what is varied whose mean accuracy reaches a level."""
-    arms, rows, said = r.placed(study.ran, axis), [], []
-    _, fit = r.fitted(study, axis)
-    for level in study.levels:
-        enough = [arm for arm in arms if arm.mean(study.score) >= level]
-        by_mean = "not reached"
-        if enough:
-            first = enough[0]
-            by_mean = f"{first.name} with {r.said(first, study.score)} after {first.mean(r.STEPS):,.0f} updates"
-            on = "from {} {} on" if enough == arms[arms.index(first) :] else "at {} {}, though not by all above"
-            said.append(f"{level:g} is reached {on.format(r.digits(axis.of(first)), axis.label)}, first by {by_mean}")
-        else:
-            said.append(f"no mean reaches {level:g}")
-        rows.append((f"{level:g}", by_mean, _by_fit(fit, level)))
+    """The least of what is varied whose mean accuracy reaches the level, as measured and by the fit."""
+    arms, level, (_, fit) = r.placed(study.ran, axis), study.levels[0], r.fitted(study, axis)
+    enough = [arm for arm in arms if arm.mean(study.score) >= level]
+    said = f"no mean reaches {level:g}"
+    if enough:
+        first = enough[0]
+        on = "from {} {} on" if enough == arms[arms.index(first) :] else "at {} {}, though not by all above"
+        said = (
+            f"{level:g} is reached {on.format(r.digits(axis.of(first)), axis.label)}, first by {first.name} with "
+            f"{r.said(first, study.score)} after {first.mean(r.STEPS):,.0f} updates"
+        )
+    if isinstance(fit, str) or not fit.determined:
+        by_fit = "not determined"
+    else:
+        by_fit = r.digits(fit.reaches(fit.a - level)) if level < fit.a else "beyond its limit"
     updates = r.updates_words(study.ran)
     mind = f" Updates differ too, {updates}, so {axis.label} alone do not explain it." if updates else ""
-    columns = (study.score.name, "smallest arm whose mean reaches it", f"{axis.label} by the fit a - b x^-c")
-    title = f"The smallest number of {axis.label} for {r.listed([f'{level:g}' for level in study.levels])}"
-    panels = (r.arm_panel(study, study.score, axis, levels=study.levels),)
-    return r.Section(title, f"In these runs {r.listed(said)}.{mind}", r.Table(columns, tuple(rows)), "smallest", panels)
-
-
-def _by_fit(fit, level: float) -> str:
-    if isinstance(fit, str):
-        return f"no fit: {fit}"
-    if not fit.determined:
-        return "not determined"
-    return r.digits(fit.reaches(fit.a - level)) if level < fit.a else "its limit is below"
+    sentence = f"In these runs {said}; by the fit a - b x^-c that number is {by_fit}.{mind}"
+    panel = r.arm_panel(study, study.score, axis, levels=study.levels)
+    return r.Section(f"The smallest number of {axis.label} for {level:g}", sentence, name="smallest", panels=(panel,))
 
 
 def doublings(study, axis):

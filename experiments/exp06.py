@@ -85,15 +85,10 @@ def _regime_words(through, efficiency, axis, level: float) -> str:
 def _fit_words(fit) -> str:
     if isinstance(fit, str):
         return f"No critical batch was fitted: {fit}."
-    low, high = (r.digits(round(end)) if end < math.inf else "" for end in fit.interval)
+    critical, low, high = (r.digits(round(x)) if x < math.inf else "any size" for x in (fit.critical, *fit.interval))
     basis = f"{r.CONFIDENCE:.0%} confidence, n = {fit.points} runs, {fit.points - 2} degrees of freedom"
-    best = r.digits(round(fit.critical))
-    if fit.determined:
-        return f"The fitted critical batch is {best}, between {low} and {high} ({basis})."
-    bounds = f"anything from {low} up" if fit.interval[0] > 0 else f"anything up to {high}" if high else "any size"
-    return (
-        f"These runs do not determine the critical batch: {bounds} agrees with them ({basis}; the best fit is {best})."
-    )
+    doubt = "" if fit.determined else ": these runs do not determine it"
+    return f"The fitted critical batch is {critical}, between {low} and {high} ({basis}){doubt}."
 
 
 GROUPS = [

@@ -1,5 +1,7 @@
 """The optimiser and its second decay."""
 
+from dataclasses import replace
+
 import trm_jax.reports as r
 from trm_jax.configs.registry import Group
 
@@ -15,28 +17,14 @@ def report(study):
 
 
 def beta2_sensitivity(study):
-    """How far accuracy moves with beta2, for each optimiser that ran with several."""
-    title = "Sensitivity to beta2"
+    """How far accuracy moves with beta2, of the optimiser that ran with several."""
     axis = r.Axis("1 - beta2", lambda arm: 1 - arm.settings["optim.beta2"], "log")
-    by_name = {}
-    for arm in study.ran:
-        by_name.setdefault(arm.settings["optim.name"], []).append(arm)
-    known = {name: arms for name, arms in by_name.items() if len(set(map(axis.of, arms))) > 1}
-    if not known:
-        return r.Section(title, "Not answered: no optimiser was run with two values of beta2.")
-    rows = tuple(
-        (arm.label, name, r.digits(arm.settings["optim.beta2"]), r.said(arm, study.score))
-        for name, arms in known.items()
-        for arm in arms
-    )
-    lines = [r.Line(arms, study.score, name) for name, arms in known.items()]
-    return r.Section(
-        title,
-        " ".join(f"With {name}, {r.best_sentence(arms, study.score)}" for name, arms in known.items()),
-        r.Table(("experiment", "optimiser", "beta2", study.score.name), rows, r.SPREADS),
-        "beta2",
-        (r.panel("Accuracy over beta2", axis, *lines),),
-    )
+    arms = [arm for arm in study.arms if arm.settings["optim.name"] == "adamw"]
+    of_adamw = replace(study, arms=tuple(arms))
+    if len(of_adamw.ran) < 2:
+        return r.Section("Sensitivity to beta2", "Not answered: no optimiser was run with two values of beta2.")
+    part = r.accuracy(of_adamw, axis)
+    return replace(part, title="Sensitivity to beta2", sentence=f"With adamw, {part.sentence}", name="beta2")
 
 
 GROUPS = [

@@ -54,6 +54,8 @@ def _data(runs: list[Run]) -> str:
     found = defaultdict(dict)
     for run in runs:
         settings = {key.removeprefix("data."): v for key, v in run.settings.items() if key.startswith("data.")}
+        used = {"hub": ("hub_repo",), "generated": ()}.get(settings["source"], ("path",))
+        settings |= dict.fromkeys({"hub_repo", "path", "train_file", "test_file"}.difference(used), "")
         for key, value in {**settings, "puzzles trained on": run.facts.get("groups", "not recorded")}.items():
             if value not in ("", 0, -1):
                 found[key][plain(value)] = None

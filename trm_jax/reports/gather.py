@@ -120,12 +120,10 @@ def selection_study(
     families = [_one_a_seed(family, notes) for family in by_settings.values()]
     pages = [dict(settings) for settings in by_settings]
     varied = tuple(key for key in pages[0] if len({repr(page.get(key)) for page in pages}) > 1)
-    arms: list[Arm] = []
-    for family in families:
-        name = family[0].name
-        if sum(other[0].name == name for other in families) > 1:
-            name = str(family[0].path)  # one experiment with different settings
-        arms.append(Arm(name, flatten(family[0].config), tuple(map(load_run, family))))
+    names = [family[0].name for family in families]
+    # Runs of one experiment with different settings go by their folders.
+    names = [str(f[0].path) if names.count(name) > 1 else name for name, f in zip(names, families, strict=True)]
+    arms = [Arm(n, flatten(f[0].config), tuple(map(load_run, f))) for n, f in zip(names, families, strict=True)]
     arms = [replace(arm, varied=telling_settings(varied, arms)) for arm in arms]
     if absent := [name for name in wanted if not _runs_of([name], runs)]:
         notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")

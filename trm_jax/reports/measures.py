@@ -132,7 +132,7 @@ def _over(key: str, take: Callable, late: bool = True) -> Callable[[Run], float 
 LOSS_VARIANCE = Measure(
     "loss_variance", "late loss variance", units.PLAIN, _over("loss", detrended_variance), higher=False
 )
-GRAD_NORM = Measure("late_grad_norm", "late gradient norm", units.PLAIN, _over("grad_norm", statistics.fmean))
+GRAD_NORM = Measure("late_grad_norm", "late gradient norm", units.PLAIN, _over("grad_norm", statistics.fmean), False)
 MAX_GRAD_NORM = Measure("max_grad_norm", "largest gradient norm", units.PLAIN, _over("grad_norm", max, late=False))
 # Because a gradient overflowed; recorded with loss scaling only.
 SKIPPED = Measure("skipped", "updates skipped", units.PLAIN, _over("skipped", sum, late=False))

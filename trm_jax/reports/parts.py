@@ -14,14 +14,6 @@ from trm_jax.reports.units import Scale, compact, digits, scale_for, setting_nam
 from trm_jax.reports.words import Pair, adjusted_name, pair_tests, verdict
 
 SPREADS = "mean ± standard deviation (n seeds)"
-# What the guide has expectations of.
-GUIDE_NAMES = {
-    "exact_accuracy": "exact accuracy",
-    "steps": "mean halt step",
-    "epochs": "epochs to its accuracy",
-    "speed": "relative speed",
-    "memory": "relative memory",
-}
 
 
 class Column(NamedTuple):
@@ -99,7 +91,7 @@ def expected(study: Study, *keys: str) -> list[Column]:
     """What the users' guide expects, which nobody measured; nothing for groups and runs that it does not speak of."""
 
     def column(key: str) -> Column:
-        header = f"the guide expects: {GUIDE_NAMES[key]} (unmeasured)"
+        header = f"the guide expects: {key.replace('_', ' ')} (unmeasured)"
         return Column(header, lambda arm: digits(arm.expects[key]) if key in arm.expects else "", always=True)
 
     known = {key for arm in study.arms for key in arm.expects} if not study.guide_problem else ()

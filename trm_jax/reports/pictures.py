@@ -96,8 +96,9 @@ def _scale(axes: Axes, panel: Panel) -> None:
             base = 2 if scale == "log2" else 10
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log", base=base)
             low, high = axis.get_view_interval()
-            # Less than a decade has too few powers of ten.
-            axis.set_major_locator(ticker.LogLocator(base) if high / low > 10 or base == 2 else ticker.MaxNLocator(6))
+            # Few decades have too few powers of ten, less than one too few round numbers.
+            powers = ticker.LogLocator(base, subs=(1,) if base == 2 or high / low > 1000 else (1, 2, 5))
+            axis.set_major_locator(powers if high / low > 8 else ticker.MaxNLocator(6))
             axis.set_minor_locator(ticker.NullLocator())
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: compact(float(f"{value:.6g}"))))
     if panel.ticks:

@@ -6,27 +6,13 @@ from collections.abc import Callable
 from statistics import fmean
 
 from trm_jax.reports import measures as m
+from trm_jax.reports import parts as p
 from trm_jax.reports.content import Panel, Section, Series
 from trm_jax.reports.measures import Measure
-from trm_jax.reports.parts import (
-    BY_NAME,
-    SPREADS,
-    Axis,
-    Column,
-    Line,
-    arm_panel,
-    arm_table,
-    common_scale,
-    expected,
-    headed,
-    measured,
-    panel,
-    positions,
-    tested,
-)
+from trm_jax.reports.parts import BY_NAME, SPREADS, Axis, Column, arm_panel, arm_table, expected, measured, tested
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import digits, listed
-from trm_jax.reports.words import best, best_sentence, said
+from trm_jax.reports.words import best, best_sentence
 
 SPEED_NOTE = (
     "Speed, time and memory are of the program as it ran: they compare only between runs on the same device with "
@@ -56,7 +42,7 @@ def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool 
 
 def _edge(study: Study, axis: Axis) -> str:
     """Whether the best mean lies inside the range, where it can be an optimum."""
-    places = list(positions(study.ran, axis))
+    places = list(p.positions(study.ran, axis))
     if len(places) < 3:
         return " Two arms show no optimum."
     if best(study.ran, study.score).name in (places[0], places[-1]):
@@ -106,7 +92,7 @@ def levels_reached(study: Study, until: Callable[[float], Measure], axis: Axis =
     what = until(0).name.rsplit(" to ", 1)[0]
     columns = [*(reached(study.ran, measure) for measure in found.values()), *expected(study, what)]
     title = f"{what.capitalize()} to {listed(found)}"
-    lines = [Line(study.ran, measure, f"to {level}") for level, measure in found.items()]
+    lines = [p.Line(study.ran, measure, f"to {level}") for level, measure in found.items()]
     note = (
         "A score is reached at the first evaluation that shows it or a better one, so these figures are as coarse as "
         f"the evaluations: at most {digits(max(len(run.evaluations) for run in study.runs))} in a run."
@@ -116,14 +102,14 @@ def levels_reached(study: Study, until: Callable[[float], Measure], axis: Axis =
         " ".join(_first_words(study.ran, measure, level) for level, measure in found.items()),
         arm_table(study, columns, f"{SPREADS} over the seeds that reached it"),
         f"{what}_to_levels",
-        (panel(title, axis, *lines, y_label=what),),
+        (p.panel(title, axis, *lines, y_label=what),),
         (note,),
     )
 
 
 def reached(arms: list[Arm], measure: Measure) -> Column:
     """What it took to reach a level, over the seeds that did."""
-    scale = common_scale(arms, measure)
+    scale = p.common_scale(arms, measure)
 
     def cell(arm: Arm) -> str:
         missed = len(arm.runs) - len(arm.values(measure))
@@ -131,53 +117,31 @@ def reached(arms: list[Arm], measure: Measure) -> Column:
             return "not reached"
         return scale.text(arm.spread(measure)) + (f", {missed} not reached" if missed else "")
 
-    return Column(headed(measure.name, scale), cell)
+    return Column(p.headed(measure.name, scale), cell)
 
 
 def _first_words(arms: list[Arm], measure: Measure, level: str) -> str:
     """Of arms of which every seed got there: a mean over the lucky ones alone would flatter."""
     through = [arm for arm in arms if arm.complete(measure)]
-    some = listed([arm.name for arm in arms if arm not in through and arm.values(measure)])
-    none = listed([arm.name for arm in arms if not arm.values(measure)])
-    if not through:
-        return f"No arm reaches {level} with every seed{f' ({some} with some)' if some else ''}."
-    missed = [f"with some seeds only by {some}"] * bool(some) + [f"with none by {none}"] * bool(none)
-    rest = f" {level} is reached {', '.join(missed)}." if missed else ""
-    if len(through) > 1 or len(arms) == 1:
-        return f"{best_sentence(through, measure)}{rest}"
-    return f"Only {through[0].named} reaches {level} with every seed, after {said(through[0], measure)}.{rest}"
+    short = [f"{arm.name} ({len(arm.values(measure))} of {len(arm.runs)})" for arm in arms if arm not in through]
+    rest = f" Not every seed reaches {level} in {listed(short)}." if short else ""
+    return (best_sentence(through, measure) if through else f"No arm reaches {level} with every seed.") + rest
 
 
 def stability(study: Study) -> Section:
     """Variance of the loss, gradient norms, skipped updates."""
+    late = (m.LOSS_VARIANCE, m.GRAD_NORM)
     skipped = [m.SKIPPED] * any(arm.values(m.SKIPPED) for arm in study.ran)
-    columns = [
-        *measured(study, m.LOSS_VARIANCE, m.GRAD_NORM, m.MAX_GRAD_NORM, *skipped),
-        *(tested(study, measure) for measure in (m.LOSS_VARIANCE, m.GRAD_NORM)),
-    ]
-    panels = (
-        _logged(study.ran, "loss", "Training loss"),
-        _logged(study.ran, "grad_norm", "Gradient norm"),
-        arm_panel(study, m.LOSS_VARIANCE),
-    )
+    columns = measured(study, *late, m.MAX_GRAD_NORM, *skipped) + [tested(study, measure) for measure in late]
+    panels = [arm_panel(study, measure) for measure in late]
     note = (
         "Late: the last fifth of a run's updates. Loss variance is that of its log lines around their straight line; a "
         "log line is a mean over the updates since the one before, so it compares runs with the same batch and log "
         "interval."
     )
-    sentence = " ".join(best_sentence(study.ran, measure) for measure in (m.LOSS_VARIANCE, m.GRAD_NORM))
+    sentence = " ".join(best_sentence(study.ran, measure) for measure in late)
     title = "Loss variance and gradient norms"
-    return Section(title, sentence, arm_table(study, columns), "stability", panels, (note,))
-
-
-def _logged(arms: list[Arm], key: str, title: str) -> Panel:
-    """A key of the first seed's training records over the steps."""
-    series = []
-    for number, arm in enumerate(arms):
-        found = [(record["step"], record[key]) for record in arm.runs[0].training if record.get(key, 0) > 0]
-        if found:
-            series.append(Series(arm.name, *zip(*found, strict=True), style="line", color=number))
-    return Panel(f"{title}, first seed", "update", title.lower(), tuple(series), y_scale="log")
+    return Section(title, sentence, arm_table(study, columns), "stability", tuple(panels), (note,))
 
 
 def curves(study: Study) -> Section:
