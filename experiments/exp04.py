@@ -31,26 +31,32 @@ def report(study):
 
 
 def smallest(study, axis):
-    """The least of what is varied whose mean accuracy reaches the level, as measured and by the fit."""
-    arms, level, (_, fit) = r.placed(study.ran, axis), study.levels[0], r.fitted(study, axis)
-    enough = [arm for arm in arms if arm.mean(study.score) >= level]
-    said = f"no mean reaches {level:g}"
-    if enough:
-        first = enough[0]
-        on = "from {} {} on" if enough == arms[arms.index(first) :] else "at {} {}, though not by all above"
-        said = (
-            f"{level:g} is reached {on.format(r.digits(axis.of(first)), axis.label)}, first by {first.name} with "
-            f"{r.said(first, study.score)} after {first.mean(r.STEPS):,.0f} updates"
-        )
+    """The least of what is varied whose mean accuracy reaches a level, as measured and by the fit."""
+    _, fit = r.fitted(study, axis)
+    updates = r.updates_words(study.ran)
+    mind = f" Updates differ too, {updates}, so {axis.label} alone do not explain it." if updates else ""
+    said = "; ".join(_reached(study, axis, fit, level) for level in study.levels)
+    title = f"The smallest number of {axis.label} for {r.listed(f'{level:g}' for level in study.levels)}"
+    panel = r.arm_panel(study, study.score, axis, levels=study.levels)
+    return r.Section(title, f"In these runs {said}.{mind}", name="smallest", panels=(panel,))
+
+
+def _reached(study, axis, fit, level: float) -> str:
     if isinstance(fit, str) or not fit.determined:
         by_fit = "not determined"
     else:
         by_fit = r.digits(fit.reaches(fit.a - level)) if level < fit.a else "beyond its limit"
-    updates = r.updates_words(study.ran)
-    mind = f" Updates differ too, {updates}, so {axis.label} alone do not explain it." if updates else ""
-    sentence = f"In these runs {said}; by the fit a - b x^-c that number is {by_fit}.{mind}"
-    panel = r.arm_panel(study, study.score, axis, levels=study.levels)
-    return r.Section(f"The smallest number of {axis.label} for {level:g}", sentence, name="smallest", panels=(panel,))
+    arms = r.placed(study.ran, axis)
+    enough = [arm for arm in arms if arm.mean(study.score) >= level]
+    if not enough:
+        return f"no mean reaches {level:g} (by the fit a - b x^-c: {by_fit})"
+    first = enough[0]
+    at = f"{r.digits(axis.of(first))} {axis.label}"
+    where = f"from {at} on" if enough == arms[arms.index(first) :] else f"at {at}, though not by all above"
+    return (
+        f"{level:g} is reached {where} (by the fit a - b x^-c: {by_fit}), first by {first.name} with "
+        f"{r.said(first, study.score)} after {first.mean(r.STEPS):,.0f} updates"
+    )
 
 
 def doublings(study, axis):

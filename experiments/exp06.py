@@ -8,8 +8,6 @@ import math
 from dataclasses import replace
 from itertools import takewhile
 
-import numpy as np
-
 import trm_jax.reports as r
 from trm_jax.configs.registry import Group
 
@@ -50,7 +48,7 @@ def critical_batch(study, axis):
     fit = r.fit_batch([batch for batch, _ in points], [value for _, value in points])
     panel = replace(r.panel(f"Updates to {level:g}", axis, r.Line(through or study.ran, updates)), y_scale="log")
     if len(through) > 1:
-        grid = np.geomspace(axis.of(through[0]), axis.of(through[-1]), 100)
+        grid = r.grid(axis.of(through[0]), axis.of(through[-1]))
         curves = [r.Series("half as many for twice the batch", grid, examples[0] / grid, style="dashed", color=2)]
         if not isinstance(fit, str):
             label = "fit" if fit.determined else "fit, not determined"

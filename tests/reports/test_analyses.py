@@ -1,5 +1,6 @@
 """Each group's report: it answers from what was run, and claims nothing that no test shows."""
 
+import ast
 import json
 import re
 
@@ -282,7 +283,9 @@ def test_the_smallest_number_of_puzzles(report_of, tmp_path):
     assert gains[0] > gains[-1] > 0
     runs_of(tmp_path, {"exp04a_500": 0.80, "baseline": 0.86, "exp04a_2000": 0.84, "exp04a_5000": 0.88})
     answer = report_on("exp04a", tmp_path).answer
-    assert "0.85 is reached at 1,000 training puzzles, though not by all above, first by exp04a_1000" in answer
+    assert re.search(
+        "0.85 is reached at 1,000 training puzzles, though not by all above .*first by exp04a_1000", answer
+    )
     assert "after 8,138 updates" in answer and "so training puzzles alone do not explain it" in answer
 
 
@@ -418,9 +421,9 @@ def test_where_the_time_went(report_of, tmp_path):
 
 
 def test_declaring_experiments_loads_no_report():
-    """Every command reads the declarations: what they import of the reports is loaded when a report is made."""
-    folder = registry.experiments_folder()
-    found = [
-        line for file in folder.glob("*.py") for line in file.read_text().splitlines() if "trm_jax.reports" in line
-    ]
-    assert found and set(found) == {"import trm_jax.reports as r"}
+    """Every command reads the declarations; a part of the reports is loaded when its name is first used."""
+    for file in registry.experiments_folder().glob("*.py"):
+        text = file.read_text()
+        assert set(re.findall(".*trm_jax.reports.*", text)) <= {"import trm_jax.reports as r"}
+        outside = [node for node in ast.parse(text).body if not isinstance(node, ast.FunctionDef)]
+        assert not [one for node in outside for one in ast.walk(node) if isinstance(one, ast.Name) and one.id == "r"]

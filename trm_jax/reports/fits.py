@@ -15,6 +15,11 @@ EXPONENTS = (0.02, 8.0)
 REWEIGHED = 5
 
 
+def grid(low: float, high: float) -> np.ndarray:
+    """Where a curve is drawn on a logarithmic axis."""
+    return np.geomspace(low, high, 200)
+
+
 def _quantile(freedom: int) -> float:
     """Of Student's t, by which standard errors are multiplied."""
     from scipy.special import stdtrit

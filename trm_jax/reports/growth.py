@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from trm_jax.reports.content import Section, Series, Table
-from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power
+from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power, grid
 from trm_jax.reports.parts import Axis, arm_panel, placed
 from trm_jax.reports.study import Study
 from trm_jax.reports.units import digits
@@ -35,9 +33,9 @@ def power_law(study: Study, axis: Axis) -> Section:
     if isinstance(fit, str):
         sentence = f"No fit of a - b x^-c: {fit}. {_as_measured(study, axis)}"
         return Section(title, sentence, name="fit", panels=(replace(panel, series=points),))
-    grid = np.geomspace(min(x), max(x), 200)
+    x_curve = grid(min(x), max(x))
     label, style = ("a - b x^-c", "line") if fit.determined else ("a - b x^-c, not determined", "dashed")
-    curve = Series(label, grid, fit(grid), style=style, color=1)
+    curve = Series(label, x_curve, fit(x_curve), style=style, color=1)
     found = zip("abc", fit, fit.half_widths, strict=False)
     table = Table(
         ("parameter", "estimate", f"{CONFIDENCE:.0%} confidence interval"),

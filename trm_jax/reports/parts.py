@@ -26,17 +26,15 @@ class Column(NamedTuple):
 
 def arm_table(study: Study, columns: Iterable[Column], caption: str = SPREADS) -> Table:
     """A row for each arm, those that were not run among them, with what the group varies."""
-    columns, rows = [*map(_setting_column, study.varied), *columns], []
+    settings = [Column(setting_name(key), lambda arm, key=key: setting_value(key, arm.settings[key]), True)
+                for key in study.varied]  # fmt: skip
+    columns, rows = [*settings, *columns], []
     for arm in study.arms:
         label = f"{arm.label} *" if arm.runs and arm.unfinished else arm.label
         rows.append((label, *(c.cell(arm) if arm.runs or c.always else "not run" for c in columns)))
     if any(arm.runs and arm.unfinished for arm in study.arms):
         caption += "; * has unfinished runs"
     return Table(("experiment", *(c.header for c in columns)), tuple(rows), caption)
-
-
-def _setting_column(key: str) -> Column:
-    return Column(setting_name(key), lambda arm: setting_value(key, arm.settings[key]), always=True)
 
 
 def common_scale(arms: Iterable[Arm], measure: Measure) -> Scale:
