@@ -158,28 +158,19 @@ def _counted(key: str, name: str, unit: Unit, of: Callable[[dict], float]) -> Me
     return Measure(key, name, unit, lambda run: of(run.goodput) if run.goodput else None)
 
 
+_SPENT_ON = {"train": "trained", "compile": "compilation", "data": "waiting for data", "lost": "lost to crashes"}
 SPENT = _counted("seconds_spent", "time of all starts", units.SECONDS, lambda found: clock.spent(found["seconds"]))
 STARTS = _counted("starts", "starts", units.PLAIN, lambda found: found["lives"])
 DOWN = _counted("seconds_down", "time between starts", units.SECONDS, lambda found: found["seconds"]["down"])
-# What the time of a run goes to, by the kinds of `clock`.
-_SPENT_ON = {
-    "train": "trained",
-    "compile": "compilation",
-    "data": "waiting for data",
-    "evaluation": "evaluation",
-    "checkpoint": "checkpoints",
-    "setup": "setup",
-    "lost": "lost to crashes",
-}
-# Of the time of all starts.
-SHARES = {
-    kind: _counted(
-        f"share_{kind}", name, units.PERCENT,
+# Of the time of all starts, by what it went to.
+SHARES = [
+    _counted(
+        f"share_{kind}", _SPENT_ON.get(kind, kind), units.PERCENT,
         lambda found, kind=kind: found["seconds"][kind] / (clock.spent(found["seconds"]) or 1.0),
     )
-    for kind, name in _SPENT_ON.items()
-}  # fmt: skip
-TIME_SPENT = (SPENT, STARTS, DOWN, *SHARES.values())
+    for kind in (*clock.SPENT, "lost")
+]  # fmt: skip
+TIME_SPENT = (SPENT, STARTS, DOWN, *SHARES)
 
 
 def first_at(run: Run, level: float) -> dict | None:

@@ -164,7 +164,7 @@ def where_time_went(study: Study) -> Section:
     """The share of each kind of time, over all starts of a run. Of runs without a count nothing is said."""
     table = arm_table(study, measured(study, *m.TIME_SPENT), f"{SPREADS}; shares of the time of all starts")
     counted = [run for run in study.runs if run.goodput]
-    trained, *rest = ((fmean(map(share.of, counted)), share.name) for share in m.SHARES.values())
+    trained, *rest = ((fmean(map(share.of, counted)), share.name) for share in m.SHARES)
     share, name = max(rest)
     sentence = f"{trained[0]:.1%} of the time trained; most of the rest was {name}, {share:.1%}."
     return Section("Where the time went", sentence, table)
