@@ -63,7 +63,16 @@ def train(
     last good checkpoint is kept. Raises InputError for what a person can mend.
     """
     with ExitStack() as closing:  # whatever goes wrong, the terminal, the files and the checkpoints are left in order
-        return _train(cfg, workdir, stop or StopRequest(), data, stream_to, devices, group or ProcessGroup(), closing)
+        return _train(
+            cfg,
+            workdir,
+            StopRequest() if stop is None else stop,
+            data,
+            stream_to,
+            devices,
+            group or ProcessGroup(),
+            closing,
+        )
 
 
 def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, closing: ExitStack) -> Outcome:
