@@ -31,7 +31,7 @@ class TRM(nn.Module):
         specs = trm.specs(self.cfg)
         self.weights = {name: self.param(name, partial(P.init, spec)) for name, spec in specs["weights"].items()}
         self.buffers = {name: self._fixed("buffers", name, spec) for name, spec in specs["buffers"].items()}
-        self.puzzle_table = self._fixed("puzzle_emb", "table", specs["puzzle_emb"])
+        self.tables = {n: self._fixed(n, "table", specs[n]) for n in ("puzzle_emb",) if n in specs}
 
     def _fixed(self, collection: str, name: str, spec: P.ParamSpec) -> jax.Array:
         return self.variable(collection, name, lambda: P.init(spec, self.make_rng("params"))).value
@@ -40,7 +40,7 @@ class TRM(nn.Module):
         """As `trm.step`: refill halted rows from `batch`, think, say, decide who has finished."""
         explores = train and self.cfg.halt_exploration_prob > 0 and self.cfg.halt_max_steps > 1
         min_steps = trm.noise(self.cfg, self.make_rng("halt"), carry.steps.size) if explores else 0
-        params = {"weights": self.weights, "buffers": self.buffers, "puzzle_emb": self.puzzle_table}
+        params = {"weights": self.weights, "buffers": self.buffers, **self.tables}
         return trm.step(params, self.cfg, carry, batch, min_steps, train=train)
 
     @nn.nowrap
@@ -51,17 +51,11 @@ class TRM(nn.Module):
 
 def to_variables(params: dict) -> dict:
     """Parameters of `trm.init` or an imported state dict -> linen variables."""
-    return {
-        "params": params["weights"],
-        "buffers": params["buffers"],
-        "puzzle_emb": {"table": params["puzzle_emb"]},
-    }
+    tables = {"puzzle_emb": {"table": params["puzzle_emb"]}} if "puzzle_emb" in params else {}
+    return {"params": params["weights"], "buffers": params["buffers"], **tables}
 
 
 def to_params(variables: dict) -> dict:
     """Linen variables -> parameters of the pure functions."""
-    return {
-        "weights": variables["params"],
-        "buffers": variables["buffers"],
-        "puzzle_emb": variables["puzzle_emb"]["table"],
-    }
+    tables = {"puzzle_emb": variables["puzzle_emb"]["table"]} if "puzzle_emb" in variables else {}
+    return {"weights": variables["params"], "buffers": variables["buffers"], **tables}

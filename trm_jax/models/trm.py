@@ -116,7 +116,7 @@ def _swiglu_specs(width: int, expansion: float, axis: str) -> dict:
 
 
 def specs(cfg: TRMConfig) -> dict:
-    """The declaration of every array of the model: {"weights", "buffers", "puzzle_emb"}."""
+    """The declaration of every array of the model: {"weights", "buffers", "puzzle_emb" unless its width is 0}."""
     D, V = cfg.hidden_size, cfg.vocab_size
     by_width = P.truncated_normal(inverse_sqrt(D))
 
@@ -145,15 +145,14 @@ def specs(cfg: TRMConfig) -> dict:
         weights["embed_pos"] = P.ParamSpec((cfg.total_len, D), ("tokens", "embed"), by_width, "embedding")
     latent = P.ParamSpec((D,), (None,), P.truncated_normal(1.0), "frozen", cfg.compute_dtype)
     table = (P.table_rows(cfg.num_puzzle_ids), cfg.puzzle_emb_ndim)
-    return {
-        "weights": weights,
-        "buffers": {"H_init": latent, "L_init": latent},
-        "puzzle_emb": P.ParamSpec(table, ("puzzles", None), P.constant(0.0), "rows"),
-    }
+    specs = {"weights": weights, "buffers": {"H_init": latent, "L_init": latent}}
+    if cfg.puzzle_emb_ndim:
+        specs["puzzle_emb"] = P.ParamSpec(table, ("puzzles", None), P.constant(0.0), "rows")
+    return specs
 
 
 def init(key: jax.Array, cfg: TRMConfig) -> dict:
-    """Random initial parameters {"weights", "buffers", "puzzle_emb"}."""
+    """Random initial parameters, as `specs` declares them."""
     return P.init(specs(cfg), key)
 
 
@@ -213,7 +212,7 @@ def refill(buffers: dict, carry: Carry, batch: dict) -> Carry:
     )
 
 
-def embed(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs: jax.Array) -> jax.Array:
+def embed(weights: dict, puzzle_rows: jax.Array | None, cfg: TRMConfig, inputs: jax.Array) -> jax.Array:
     """Input embedding [B, T, D] of tokens [B, S] behind the puzzle's prefix; puzzle_rows [B, ndim]."""
     D, dtype = cfg.hidden_size, cfg.compute_dtype
     # Looked up before it is cast, so that the gradients of the rows of one token are summed in float32.
@@ -276,7 +275,7 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
     return tuple(x.swapaxes(0, 1) for x in z) if cfg.mlp_t else z
 
 
-def forward(weights: dict, puzzle_rows: jax.Array, cfg: TRMConfig, inputs, z_H, z_L):
+def forward(weights: dict, puzzle_rows: jax.Array | None, cfg: TRMConfig, inputs, z_H, z_L):
     """One supervision step on given latents: -> (z_H, z_L, Output). puzzle_rows [B, ndim], inputs [B, S]."""
     emb = embed(weights, puzzle_rows, cfg, inputs)
     z_H, z_L = recurse(weights["layers"], cfg, emb, z_H, z_L)
@@ -323,7 +322,7 @@ def step(
     """
     chex.assert_shape([batch["inputs"], batch["labels"]], (carry.steps.shape[0], cfg.seq_len))
     carry = refill(params["buffers"], carry, batch)
-    rows = P.look_up(params["puzzle_emb"], carry.puzzle_ids)
+    rows = P.look_up(params["puzzle_emb"], carry.puzzle_ids) if cfg.puzzle_emb_ndim else None
     z_H, z_L, out = forward(params["weights"], rows, cfg, carry.inputs, carry.z_H, carry.z_L)
     return advance(cfg, carry, z_H, z_L, out.q_halt, min_steps, train=train), out
 

@@ -55,25 +55,9 @@ def fingerprint(tree) -> dict[str, int]:
     return {path_name(path): int(value) for path, value in zip(paths, values, strict=True)}
 
 
-def _without_empty(tree):
-    """The tree with None for each array that has no elements (the table of a model without one): Orbax saves none."""
-    return jax.tree.map(lambda x: x if x.size else None, tree)
-
-
 def _fields(state: TrainState | dict) -> dict:
     """A state as a dict of its parts, of which Orbax restores as many as are asked for."""
     return state if isinstance(state, dict) else {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-
-
-def _with_empty(abstract, tree):
-    """The opposite: the arrays of `tree`, and those that `abstract` says have no elements."""
-
-    def one(want, found):
-        return (
-            found if want.size else jax.jit(partial(jnp.zeros, want.shape, want.dtype), out_shardings=want.sharding)()
-        )
-
-    return jax.tree.map(one, abstract, tree)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -167,7 +151,6 @@ class Checkpoints:
             ):
                 return False
             self._manager.delete(step)
-        state = _without_empty(state)
         meta = {**meta, "fingerprint": fingerprint(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(meta))
         metrics = None if score is None else {self._headline: score}
@@ -205,7 +188,7 @@ class Checkpoints:
         """
         problem = None
         try:
-            state, meta = self._read(step, _without_empty(_fields(abstract)))
+            state, meta = self._read(step, _fields(abstract))
         except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
             problem = error
         # Every process raises alike, or some would take for damaged what others could not reach.
@@ -221,7 +204,6 @@ class Checkpoints:
         damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:
             raise ValueError(f"the contents of {', '.join(damaged[:3])} are not what was saved")
-        state = _with_empty(_fields(abstract), state)
         return (state if isinstance(abstract, dict) else TrainState(**state)), meta
 
     def _read(self, step: int, abstract) -> tuple:
