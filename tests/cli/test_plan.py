@@ -6,9 +6,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch, tmp_path):
+def environment(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # what was compiled on this machine
 
 
 def row(out: str, name: str) -> list[str]:
@@ -43,13 +42,8 @@ def test_a_group_counts_aliases_once_and_seeds_as_often(here):
     assert float(total[-1]) == pytest.approx(sum(prices), abs=0.05)
     assert float(tripled[-1]) == pytest.approx(3 * sum(prices), abs=0.15)
     assert "3.89 dollars an hour: the users' documents" in one.out and "another document says 8-12" in one.out
-    assert "39/42/45/48/54 layer applications" in one.out
     assert "note: exp03e: about " in one.out and "set train.accumulation=" in one.out
     assert "next: trm sweep exp03 --dry-run" in one.out
-
-
-def test_a_group_that_trades_no_layers_for_cycles_is_not_told_so(here):
-    assert "layer applications" not in here("plan", "exp02a").out
 
 
 def test_asked_for_twice_is_counted_once(here):
@@ -101,12 +95,12 @@ def test_no_figure_is_cut_off(here, monkeypatch):
         (("exp99",), "no experiment and no group matches 'exp99'. Did you mean exp09"),
         (("baseline", "--device", "v4-63"), "there is no slice v4-63: v4 comes in 8, 16, 24, ... 8192"),
         (("baseline", "--device", "h101"), "no device 'h101' in the table. Did you mean h100"),
-        (("baseline", "--utilisation", "40"), "40 is not a share of the peak"),
-        (("baseline", "--utilisation", "nan"), "nan is not a share of the peak"),
+        (("baseline", "--utilisation", "40"), "the utilisation is 40; give a share of the peak"),
+        (("baseline", "--utilisation", "nan"), "nan is not a positive number"),
         (("baseline", "--price", "-1"), "-1 is not a positive number"),
         (("baseline", "--price", "cheap"), "argument --price: invalid amount value: 'cheap'"),
         (("baseline", "--price", "1e308"), "1e308 is not a positive number from 1e-06 to 1e+09"),
-        (("baseline", "--utilisation", "1e-300"), "1e-300 is not a share of the peak"),
+        (("baseline", "--utilisation", "1e-300"), "1e-300 is not a positive number"),
         (("baseline", "--memory", "inf"), "inf is not a positive number"),
         (("baseline", "--seeds", "0"), "'0' is not a whole number of at least 1"),
         (("baseline", "--seeds", "9" * 400), "is too large"),

@@ -2,69 +2,56 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
-from trm_jax.aot.compile import Compiled, find, versions
-from trm_jax.aot.programs import Program, cycles_of, programs_of, run_stages
-from trm_jax.configs import resolve
+from trm_jax.aot.compile import versions
+from trm_jax.aot.programs import Program, cycles_of, rows_of, run_stages
 from trm_jax.planning import Device, memory, work
 from trm_jax.train.config import RunConfig
 
+_NAMES = {"train": "training", "eval": "evaluation"}
 
-def figures(name: str, config, topology: Device, compiled: Mapping[Program, Compiled]) -> dict:
+
+def figures(name: str, cfg: RunConfig, topology: Device, compiled: Mapping[Program, dict]) -> dict:
     """The record of a run on a slice, as `trm compile --json` writes it: bytes of one chip, FLOPs of all together,
     seconds at best.
 
-    config: its ConfigDict. compiled: what became of its programs, as `programs_of` orders them. Where all could be
-    compiled the record holds "train_bytes", "eval_bytes", "train_hours" and "eval_hours" too. "needed_bytes" is the
-    most of one chip at any time; of a chip that is too small what the compiler says; None where it crashed.
+    compiled: what became of its programs, in the order of `programs_of`. Where all could be compiled the record holds
+    "train_bytes", "eval_bytes", "train_hours" and "eval_hours" too.
     """
-    cfg = resolve.freeze(config)
     programs, found = [_program(cfg, topology, *pair) for pair in compiled.items()], work(cfg)
-    needed, complete = {}, all(one["memory_bytes"] for one in programs)
-    if complete:
-        needed = _needed(programs)
-    else:
-        overflows = {one["kind"]: one["overflow_bytes"][0] for one in programs if one["overflow_bytes"]}
-    most = max((needed if complete else overflows).values(), default=None)
+    complete = all(one["memory_bytes"] for one in programs)
+    needed = _needed(programs) if complete else {}
+    problem = _problem(cfg, topology, programs, needed)
     return {
         "name": name,
         "topology": topology.name,
         "chips": topology.chips,
-        "usable_bytes": topology.usable_bytes,
         "versions": versions(),
         "steps": found.steps,
         "train_flops": found.train_flops,
         "eval_flops": found.eval_flops,
-        "fits": complete and most <= topology.usable_bytes,
-        "problem": _problem(cfg, topology, programs, needed),
-        "needed_bytes": most,
+        "fits": not problem,
+        "problem": problem,
         **{f"{kind}_bytes": size for kind, size in needed.items()},
-        **(_hours(cfg, programs) if complete else {}),
+        **(_hours(cfg, dict(zip(compiled, programs, strict=True))) if complete else {}),
         "programs": programs,
     }
 
 
-def known_figures(name: str, config, topology: Device, root: Path) -> dict | None:
-    """The same from what was compiled before and kept in `root`; None when it was not, or crashed."""
-    compiled = {program: find(config, topology, program, root) for program in programs_of(resolve.freeze(config))}
-    return figures(name, config, topology, compiled) if all(compiled.values()) else None
-
-
-def _program(cfg: RunConfig, topology: Device, program: Program, compiled: Compiled) -> dict:
+def _program(cfg: RunConfig, topology: Device, program: Program, compiled: dict) -> dict:
     """One program: its batch, its analytic FLOPs of one execution, what became of it, seconds of its roofline."""
-    rows = program.rows(cfg, memory.abstract_mesh(cfg, topology.chips))
-    record = {**dataclasses.asdict(program), "batch_rows": rows, "flops": program.flops(cfg, rows)}
-    record |= dataclasses.asdict(compiled)
-    if not compiled.memory_bytes:
+    kind, model = program
+    rows = rows_of(cfg, kind, memory.abstract_mesh(cfg, topology.chips))
+    flops = rows * cfg.family.flops(model)[kind == "eval"]
+    record = {"kind": kind, "cycles": cycles_of(model), "batch_rows": rows, "flops": flops, **compiled}
+    if not compiled["memory_bytes"]:
         return record
-    sent = sum(kind["sent_bytes"] for kind in compiled.collectives_by_kind.values())
+    sent = sum(total["sent_bytes"] for total in compiled["collectives_by_kind"].values())
     best = {
-        "compute": record["flops"] / topology.chips / (topology.peak_tflops * 1e12),
-        "memory": compiled.traffic_bytes / (topology.bandwidth_tb_s * 1e12),
-        "links": sent / (topology.links * topology.tpu.link_gb_s * 1e9) if sent else 0.0,
+        "compute": flops / topology.chips / (topology.peak_tflops * 1e12),
+        "memory": compiled["traffic_bytes"] / (topology.bandwidth_tb_s * 1e12),
+        "links": sent / (topology.links * topology.link_gb_s * 1e9) if sent else 0.0,
     }
     busy = max(best["compute"], best["memory"])
     return record | {
@@ -86,40 +73,31 @@ def _needed(programs: list[dict]) -> dict[str, int]:
     }
 
 
-def _hours(cfg: RunConfig, programs: list[dict]) -> dict[str, float]:
-    """Of all updates and of all evaluations at their rooflines; a stage that was not compiled takes time as its
-    FLOPs."""
-    *_, last, evaluation = programs
-    stages, found = run_stages(cfg), work(cfg)
+def _hours(cfg: RunConfig, programs: dict[Program, dict]) -> dict[str, float]:
+    """Of all updates and of all evaluations at their rooflines."""
+    seconds = {program: one["roofline_seconds"]["step"] for program, one in programs.items()}
+    stages, found, evaluation = run_stages(cfg), work(cfg), ("eval", cfg.model)
     ends = [first for first, _ in stages[1:]] + [found.steps]
-    known = {one["cycles"]: one["roofline_seconds"]["step"] for one in programs[:-1]}
-    training = 0.0
-    for (first, model), end in zip(stages, ends, strict=True):
-        cycles = cycles_of(model)
-        flops = Program("train", cycles).flops(cfg, last["batch_rows"])
-        scaled = last["roofline_seconds"]["step"] * flops / last["flops"]
-        training += (end - first) * known.get(cycles, scaled)
-    batches = -(-found.eval_puzzles // evaluation["batch_rows"])
+    training = sum((end - first) * seconds["train", model] for (first, model), end in zip(stages, ends, strict=True))
+    batches = -(-found.eval_puzzles // programs[evaluation]["batch_rows"])
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
-    evaluating = found.evaluations * scored * batches * evaluation["roofline_seconds"]["step"]
-    return {"train_hours": training / 3600, "eval_hours": evaluating / 3600}
+    return {
+        "train_hours": training / 3600,
+        "eval_hours": found.evaluations * scored * batches * seconds[evaluation] / 3600,
+    }
 
 
 def _problem(cfg: RunConfig, topology: Device, programs: list[dict], needed: dict[str, int]) -> str:
     """Why the run cannot be as it is, and what to do; empty for one that fits. needed: of a run that was compiled."""
-    names = {"train": "training", "eval": "evaluation"}
     for one in programs:
         if one["crash"]:
-            return f"{names[one['kind']]} was not compiled: {one['crash']}"
-        if one["overflow_bytes"]:
-            kind, (size, there) = one["kind"], one["overflow_bytes"]
-            break
-    else:
-        kind, there = max(needed, key=needed.get), topology.usable_bytes
-        size = needed[kind]
+            return f"{_NAMES[one['kind']]} was not compiled: {one['crash']}"
+    sizes = {one["kind"]: one["overflow_bytes"] for one in programs if one["overflow_bytes"]}
+    sizes = sizes or {kind: (size, topology.usable_bytes) for kind, size in needed.items()}
+    kind, (size, there) = max(sizes.items(), key=lambda pair: pair[1][0])
     if size <= there:
         return ""
-    said = f"{names[kind]} needs {size / 1e9:.1f} GB a chip and {topology.name} has {there / 1e9:.1f} for it: "
+    said = f"{_NAMES[kind]} needs {size / 1e9:.1f} GB a chip and {topology.name} has {there / 1e9:.1f} for it: "
     mesh = memory.abstract_mesh(cfg, topology.chips)
     if kind == "eval":
         rows = programs[-1]["batch_rows"] // 2 // mesh.size * mesh.size

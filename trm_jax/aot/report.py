@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 from trm_jax.aot.compile import versions
-from trm_jax.planning import Device
+from trm_jax.planning.hardware import SOURCE, Device
 
 ASSUMPTIONS = (
     "training holds the evaluation's code, and evaluation the training's state and code",
@@ -20,7 +20,10 @@ ASSUMPTIONS = (
     "scaling efficiency: the longer of compute and memory, as a share of it and the links' time together, as if "
     "nothing else were done while the chips talk; waiting for the slowest chip or host is left out",
     "hours are steps and evaluation batches at that time; compilation, data, checkpoints and start-up come on top",
+    "a loop whose length the compiled program does not say is counted once",
 )
+# What a terminal has no room for.
+WIDE = {"steps", "arguments\nGB a chip", "temporaries\nGB a chip", "memory\nGB", "step\nms", "scaling\nefficiency"}
 
 
 def short(figure: float) -> str:
@@ -32,74 +35,45 @@ def _giga(size: int) -> str:
     return short(size / 1e9)
 
 
-def _milli(part: str):
-    return lambda run, step: short(1e3 * step["roofline_seconds"][part])
+def table(runs: Sequence[dict]) -> list[dict[str, str]]:
+    """{heading: cell} for each run that could be compiled: its figures and those of its last training step."""
+    return [_cells(run, run["programs"][-2]) for run in runs if "train_bytes" in run]
 
 
-def _collectives(step: dict, key: str, kinds: Sequence[str] = ()) -> int:
-    found = step["collectives_by_kind"]
-    return sum(found[kind][key] for kind in kinds or found if kind in found)
-
-
-def _others(step: dict) -> str:
-    found = {kind: total["bytes"] for kind, total in step["collectives_by_kind"].items() if kind != "all-reduce"}
-    return ", ".join(f"{kind} {short(size / 1e6)}" for kind, size in found.items()) or "0"
-
-
-def _in_loops(step: dict) -> str:
-    whole = _collectives(step, "bytes")
-    return f"{_collectives(step, 'bytes_in_loops') / whole:.0%}" if whole else "-"
-
-
-# {heading: a cell's text, from a run's record and that of its last training step}.
-COLUMNS = {
-    "run": lambda run, step: run["name"],
-    "steps": lambda run, step: f"{run['steps']:,}",
-    "arguments\nGB a chip": lambda run, step: _giga(step["memory_bytes"]["arguments"]),
-    "temporaries\nGB a chip": lambda run, step: _giga(step["memory_bytes"]["temporaries"]),
-    "training\nGB a chip": lambda run, step: _giga(run["train_bytes"]),
-    "evaluation\nGB a chip": lambda run, step: _giga(run["eval_bytes"]),
-    "all-reduce\nMB a step": lambda run, step: short(_collectives(step, "bytes", ["all-reduce"]) / 1e6),
-    "other\nMB": lambda run, step: _others(step),
-    "from\nloops": lambda run, step: _in_loops(step),
-    "FLOPs\na step": lambda run, step: f"{step['flops']:.2e}",
-    "memory\nGB": lambda run, step: _giga(step["traffic_bytes"]),
-    "compute\nms": _milli("compute"),
-    "memory\nms": _milli("memory"),
-    "links\nms": _milli("links"),
-    "step\nms": _milli("step"),
-    "bound by": lambda run, step: step["bound_by"],
-    "scaling\nefficiency": lambda run, step: f"{step['efficiency_without_overlap']:.1%}",
-    "training\nhours": lambda run, step: short(run["train_hours"]),
-    "evaluations\nhours": lambda run, step: short(run["eval_hours"]),
-    "fits": lambda run, step: "yes" if run["fits"] else "no",
-}
-_OF_ANY_RUN = ("run", "steps", "fits")  # compiled or not
-_ON_PAGES = ("steps", "arguments\nGB a chip", "temporaries\nGB a chip", "memory\nGB", "step\nms", "scaling\nefficiency")
-NARROW = [heading for heading in COLUMNS if heading not in _ON_PAGES]  # what a terminal has room for
-
-
-def cells(run: dict) -> dict[str, str]:
-    """One row: a text for each of COLUMNS."""
-    *_, step, _ = run["programs"]
-    complete = all(one["memory_bytes"] for one in run["programs"])
-    row = {heading: cell(run, step) if complete or heading in _OF_ANY_RUN else "-" for heading, cell in COLUMNS.items()}
-    for one in run["programs"]:
-        if one["overflow_bytes"]:
-            what = "training" if one["kind"] == "train" else "evaluation"
-            row[f"{what}\nGB a chip"] = _giga(one["overflow_bytes"][0])
-    return row
+def _cells(run: dict, step: dict) -> dict[str, str]:
+    sent = {kind: total["bytes"] for kind, total in step["collectives_by_kind"].items()}
+    in_loops = sum(total["bytes_in_loops"] for total in step["collectives_by_kind"].values())
+    others = [f"{kind} {short(size / 1e6)}" for kind, size in sent.items() if kind != "all-reduce"]
+    return {
+        "run": run["name"],
+        "steps": f"{run['steps']:,}",
+        "arguments\nGB a chip": _giga(step["memory_bytes"]["arguments"]),
+        "temporaries\nGB a chip": _giga(step["memory_bytes"]["temporaries"]),
+        "training\nGB a chip": _giga(run["train_bytes"]),
+        "evaluation\nGB a chip": _giga(run["eval_bytes"]),
+        "all-reduce\nMB a step": short(sent.get("all-reduce", 0) / 1e6),
+        "other\nMB": ", ".join(others) or "0",
+        "from\nloops": f"{in_loops / sum(sent.values()):.0%}" if sent else "-",
+        "FLOPs\na step": f"{step['flops']:.2e}",
+        "memory\nGB": _giga(step["traffic_bytes"]),
+        **{f"{part}\nms": short(1e3 * seconds) for part, seconds in step["roofline_seconds"].items()},
+        "bound by": step["bound_by"],
+        "scaling\nefficiency": f"{step['efficiency_without_overlap']:.1%}",
+        "training\nhours": short(run["train_hours"]),
+        "evaluations\nhours": short(run["eval_hours"]),
+        "fits": "yes" if run["fits"] else "no",
+    }
 
 
 def head(topology: Device) -> list[str]:
     """What the figures are of: the slice, the compiler."""
     made = {**versions(), "trm_jax": importlib.metadata.version("trm_jax")}
-    usable, links = topology.usable_bytes, f"; {topology.links} links of {topology.tpu.link_gb_s:g} GB/s in each "
+    usable, links = topology.usable_bytes, f"; {topology.links} links of {topology.link_gb_s:g} GB/s in each direction "
     return [
         f"{topology.title}: {topology.chips} chip{'s' * (topology.chips > 1)}, {'x'.join(map(str, topology.shape))}, "
         f"on {topology.hosts} host{'s' * (topology.hosts > 1)}; a program may use {usable / 1e9:.1f} GB "
         f"({usable / 2**30:g} GiB) of a chip; {topology.peak_tflops:g} TFLOP/s, {topology.bandwidth_tb_s:g} TB/s "
-        f"({topology.source})" + (f"{links}direction ({topology.tpu.link_source})" if topology.links else ""),
+        f"({SOURCE})" + (f"{links}({topology.link_source})" if topology.links else ""),
         "compiled, not run: " + ", ".join(f"{name} {version}" for name, version in made.items()),
     ]
 
@@ -118,25 +92,18 @@ def notes(runs: Sequence[dict], aliases: Mapping[str, Sequence[str]]) -> list[st
     ]
 
 
-def assumptions(runs: Sequence[dict]) -> list[str]:
-    """What the figures take for granted, for these runs."""
-    unknown = any(one["unknown_loops"] for run in runs for one in run["programs"])
-    return [*ASSUMPTIONS, *["a loop whose length the compiled program does not say is counted once"] * unknown]
-
-
 def markdown(runs: Sequence[dict], topology: Device, aliases: Mapping[str, Sequence[str]], command: str) -> str:
     """A page: what the figures are of, the table, what they take for granted, what does not fit."""
-    headings = [heading.replace("\n", " ") for heading in COLUMNS]
-    rows = [headings, ["---", *["---:"] * (len(COLUMNS) - 1)], *(cells(run).values() for run in runs)]
-    below = [f"- {line}" for line in notes(runs, aliases)]
-    lines = [
-        *(f"# Compiled for {topology.name}", "", f"Made by `{command}`.", ""),
-        *(f"- {line}" for line in head(topology)),
-        "",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        *(below + [""] if below else []),
-        *("What the figures take for granted:", ""),
-        *(f"- {line}" for line in assumptions(runs)),
+    rows = table(runs)
+    headings = [heading.replace("\n", " ") for heading in rows[0]] if rows else []
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(row.values() for row in rows)] if rows else []
+    parts = [
+        [f"# Compiled for {topology.name}"],
+        [f"Made by `{command}`."],
+        [f"- {line}" for line in head(topology)],
+        [f"| {' | '.join(line)} |" for line in lines],
+        [f"- {line}" for line in notes(runs, aliases)],
+        ["What the figures take for granted:"],
+        [f"- {line}" for line in ASSUMPTIONS],
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

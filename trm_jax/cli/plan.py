@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trm_jax.cli.arguments import add_command, add_set, changes, command, console, positive, set_again, settings
-from trm_jax.errors import InputError
 
 if TYPE_CHECKING:
     from trm_jax.planning import Device, Plan
 
 GUIDE_DEVICE = "v4-64"
-COMPILED_MARK = "*"  # of figures that are no estimates
 COSTLY = 0.5  # of the training's FLOPs
 _SHOWN_NAMES = 4
 _LEAST, _MOST = 1e-6, 1e9  # of what is given in place of the table's figures
@@ -53,7 +51,7 @@ def add_parser(subparsers) -> None:
         "v6e-4 ... (default: %(default)s)",
     )
     parser.add_argument(
-        "--utilisation", type=share, default=0.4, metavar="SHARE", help="of the peak (default: %(default)g)"
+        "--utilisation", type=amount, default=0.4, metavar="SHARE", help="of the peak (default: %(default)g)"
     )
     for option, (_, unit, what) in _FIGURES.items():
         parser.add_argument(f"--{option}", type=amount, metavar=unit, help=f"{what}, not the table's")
@@ -61,17 +59,10 @@ def add_parser(subparsers) -> None:
     add_set(parser)
 
 
-def share(text: str) -> float:
-    return _within(text, 1, "share of the peak, from")
-
-
 def amount(text: str) -> float:
-    return _within(text, _MOST, "positive number from")
-
-
-def _within(text: str, most: float, what: str) -> float:
-    if not _LEAST <= float(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not a {what} {_LEAST:g} to {most:g}")
+    """An argument that is a positive number."""
+    if not _LEAST <= float(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number from {_LEAST:g} to {_MOST:g}")
     return float(text)
 
 
@@ -82,23 +73,18 @@ def run(args) -> int:
     from trm_jax.planning import find, plan
     from trm_jax.sweep.plan import aliases, run_names
 
-    given = {field: getattr(args, option) for option, (field, *_) in _FIGURES.items()}
-    given = {field: value for field, value in given.items() if value is not None}
-    device = dataclasses.replace(find(args.device), **given)
+    given = {option: value for option in _FIGURES if (value := getattr(args, option)) is not None}
+    device = dataclasses.replace(find(args.device), **{_FIGURES[option][0]: given[option] for option in given})
     names = registry.select(args.words)
     plans: dict[str, Plan] = {}
     for name in run_names(names):
         config = resolve.override(registry.get(name), changes(args))
-        # What was compiled, was compiled for the table's memory.
-        known = compiled(name, config, args.device) if args.memory is None else None
-        plans[name] = plan(resolve.freeze(config), device, utilisation=args.utilisation, compiled=known)
-    _print_device(device, args)
+        plans[name] = plan(resolve.freeze(config), device, utilisation=args.utilisation)
+    _print_device(device, args.utilisation, given)
     every, runs = list(plans.values()), f"{len(plans)} run{'s' * (len(plans) > 1)}"
-    total = [_row(runs + f" x {args.seeds} seeds" * (args.seeds > 1), every, args.seeds)]
+    total = _row(runs + f" x {args.seeds} seeds" * (args.seeds > 1), every, args.seeds)
     rows = [_row(name, [one]) for name, one in plans.items()]
     print_table(_COLUMNS, rows, total if len(every) > 1 or args.seeds > 1 else ())
-    if any(one.compiled for one in every):
-        print(f"{COMPILED_MARK} compiled for the device by trm compile, not estimated")
     for name, others in aliases(names).items():
         print(f"{name}, counted once, is also {', '.join(others)}")
     for note in _notes(names, plans, device):
@@ -108,42 +94,27 @@ def run(args) -> int:
     return 0
 
 
-def compiled(name: str, config, device: str) -> tuple[int, str] | None:
-    """What `trm compile` found of a run for the device, if it was asked: bytes of a chip, and what is wrong."""
-    from trm_jax.aot import topologies
-    from trm_jax.aot.compile import folder
-    from trm_jax.aot.figures import known_figures
+def _print_device(device: Device, utilisation: float, given: Mapping[str, float]) -> None:
+    from trm_jax.planning.hardware import SOURCE
 
-    try:
-        found = known_figures(name, config, topologies.find(device), folder())
-    except InputError:  # no TPU, or not one that can be compiled for; what is wrong with the settings, the plan says
-        return None
-    return (found["needed_bytes"], found["problem"]) if found else None
-
-
-def _print_device(device: Device, args) -> None:
     several = f", {device.chips} chips on {device.hosts} host{'s' * (device.hosts > 1)}" if device.chips > 1 else ""
-    given = [option for option in _FIGURES if getattr(args, option) is not None]
     print(
         f"{device.title}{several}; a chip: {device.memory_gb:g} GB, {device.bandwidth_tb_s:g} TB/s, "
-        f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {args.utilisation:.0%}; {device.source}"
+        f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {utilisation:.0%}; {SOURCE}"
         + (f", but as given: {', '.join(given)}" if given else "")
     )
     if device.measured:
         print(f"measured on such a device: {device.measured}")
     if device.dollars_per_hour is None:
         print("no price in the table; give one with --price")
-    elif args.price is not None:
-        print(f"{device.dollars_per_hour:g} dollars an hour, as given")
     else:
-        other = f"; another document says {device.other_price}" if device.other_price else ""
-        print(f"{device.dollars_per_hour:g} dollars an hour: {device.price_source}{other}")
+        source = ", as given" if "price" in given else f": {device.price_source}"
+        print(f"{device.dollars_per_hour:g} dollars an hour{source}")
 
 
 def _row(label: str, plans: Sequence[Plan], times: int = 1) -> list[str]:
     """One line of the table: a run, or the sum of several, each run so many times."""
     works, prices = [one.work for one in plans], [one.dollars for one in plans]
-    largest = max(plans, key=lambda one: one.memory_bytes)
     return [
         label,
         f"{times * sum(work.steps for work in works):,}",
@@ -151,32 +122,31 @@ def _row(label: str, plans: Sequence[Plan], times: int = 1) -> list[str]:
         f"{times * sum(work.train_flops for work in works):.2e}",
         f"{times * sum(work.evaluations for work in works)}",
         f"{times * sum(work.eval_flops for work in works):.2e}",
-        f"{largest.memory_bytes / 1e9:.1f}" + COMPILED_MARK * largest.compiled,
+        f"{max(one.memory_bytes for one in plans) / 1e9:.1f}",
         _duration(times * sum(one.train_hours for one in plans)),
         _duration(times * sum(one.eval_hours for one in plans)),
         "-" if None in prices else f"{times * sum(prices):,.2f}",
     ]
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]] = ()) -> None:
-    """Print rows of text below their headings, totals below a line; the first column is that of names."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] = ()) -> None:
+    """Print rows of text below their headings, a total below a line; the first column is that of names."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    table.add_section()
-    for row in totals:
-        table.add_row(*row)
+    for place, row in enumerate(rows, 1):
+        table.add_row(*row, end_section=place == len(rows))
+    if total:
+        table.add_row(*total)
     # A figure cut off would be a wrong one: a narrow window folds the lines instead.
     console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
 
 
 def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> Iterator[str]:
-    """What a person should know of the runs, of the groups that are complete, and of the users' guide's hours."""
+    """What a person should know of the runs, and of the users' guide's hours."""
     from trm_jax.configs import registry
     from trm_jax.sweep.plan import BASELINE
 
@@ -185,16 +155,6 @@ def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> Iter
         for warning in one.warnings:
             said.setdefault(warning, []).append(name)
     yield from (f"{listed(where)}: {warning}" for warning, where in said.items())
-    for group in registry.groups().values():
-        members = [experiment.name for experiment in group.experiments]
-        if {"model.L_layers", "model.L_cycles"} <= set(group.varied) and set(members) <= set(names):
-            works = [plans[registry.run_name(name)].work for name in members]
-            yield (
-                f"{group.name} trades layers for cycles, which keeps neither the compute nor the size: "
-                f"{'/'.join(f'{work.layer_applications}' for work in works)} layer applications a supervision step, "
-                f"{'/'.join(f'{work.parameters / 1e6:.1f}' for work in works)} million parameters; compare by FLOPs "
-                "and parameters, not by depth alone"
-            )
     share = sum(one.work.eval_flops for one in plans.values()) / sum(one.work.train_flops for one in plans.values())
     if share >= COSTLY:
         yield (
