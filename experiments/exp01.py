@@ -1,6 +1,20 @@
 """Model size: the hidden size, and the puzzle embedding as wide."""
 
+import trm_jax.reports as r
 from trm_jax.configs.registry import Group
+
+
+def report(study):
+    over = r.OVER_PARAMETERS
+    return [
+        r.accuracy(study, over, r.PARAMETERS),
+        r.power_law(study, over),
+        r.figures(study, "Accuracy per parameter and time", "efficiency", study.scores.efficiency, axis=over),
+        r.levels_reached(study, r.time_to, over),
+        r.figures(study, "Throughput and memory", "costs", r.SPEED, r.MEMORY, axis=over),
+        r.curves(study),
+    ]
+
 
 GROUPS = [
     Group.over(
@@ -16,5 +30,7 @@ GROUPS = [
             ("exp01e", (1024, 8, 1024), (0.88,)),
             ("exp01f", (1536, 8, 1536), (0.88,)),
         ],
+        report=report,
+        levels=(0.80, 0.85, 0.87),
     )
 ]

@@ -1,6 +1,17 @@
 """Precision of the activations; float16 scales the loss."""
 
+import trm_jax.reports as r
 from trm_jax.configs.registry import Group
+
+
+def report(study):
+    return [
+        r.accuracy(study),
+        r.figures(study, "Speed and memory", "costs", r.SPEED, r.MEMORY, ratio=True),
+        r.stability(study),
+        r.curves(study),
+    ]
+
 
 GROUPS = [
     Group.over(
@@ -13,5 +24,6 @@ GROUPS = [
             ("exp07c", ("float16",), (0.85, 1.9, 1.0)),
         ],
         expects=("exact_accuracy", "speed", "memory"),  # the last two relative
+        report=report,
     )
 ]

@@ -1,6 +1,32 @@
 """The learning rate (the puzzle table's too) and its schedule: constant, or a cosine down to a share."""
 
+import trm_jax.reports as r
 from trm_jax.configs.registry import Group
+
+
+def report(study):
+    return [schedules(study), r.accuracy(study), r.curves(study)]
+
+
+def schedules(study):
+    """The best constant rate, and each decayed schedule against the constant one of the same rate."""
+    ratio, score = (lambda arm: arm.settings["optim.min_lr_ratio"]), study.score
+    constant, decayed = ([arm for arm in study.ran if (ratio(arm) == 1) is kept] for kept in (True, False))
+    pairs = [(d, c) for d in decayed for c in constant if d.settings["optim.lr"] == c.settings["optim.lr"]]
+    table, tests = r.pair_table(score, pairs, ("decayed", "constant"), {})
+    sentences = [f"Of the constant rates, {r.best_sentence(constant, score)}" if constant else "No constant rate ran."]
+    sentences += [
+        f"Decaying to {ratio(d):g} of the rate changes the mean against {c.name}: {r.verdict(test, r.FRACTION[0])}."
+        for (d, c), test in zip(pairs, tests, strict=True)
+    ]
+    if not pairs:
+        sentences.append("Decay against constant is not answered: no two of them were run with one rate.")
+    axis = r.setting_axis("optim.lr", "learning rate", "log")
+    lines = [r.Line([arm], score, f"decayed to {ratio(arm):g}") for arm in decayed]
+    lines = [*([r.Line(constant, score, "constant")] if constant else []), *lines]
+    panel = r.panel("Accuracy over the learning rate", axis, *lines)
+    return r.Section("Optimum, and decay against constant", " ".join(sentences), table, "schedule", (panel,))
+
 
 GROUPS = [
     Group.over(
@@ -14,5 +40,6 @@ GROUPS = [
             ("exp10d", (1e-4, 1e-4, 0.1), (0.87,)),
             ("exp10e", (1e-4, 1e-4, 0.01), (0.86,)),
         ],
+        report=report,
     )
 ]

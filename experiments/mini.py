@@ -65,28 +65,20 @@ def _mini(experiment: Experiment, varied: tuple[str, ...]) -> list[Any]:
     return list((scaled | _OTHERWISE.get(experiment.name, {})).values())
 
 
-def _with_live_weights(group: Group) -> Group:
+def _twin(group: Group) -> Group:
     """Runs of its own that average their weights evaluate the live ones besides."""
-    members = tuple(
-        replace(member, changes={**member.changes, "optim.ema_also": "0"})
-        if member.changes.get("optim.ema_decay")
-        else member
-        for member in group.experiments
+    rows = [(f"mini_{member.name}", _mini(member, group.varied), ()) for member in group.experiments]
+    companion = group.companion and f"mini_{group.companion}"
+    how = {"report": group.report, "levels": group.levels, "companion": companion}
+    twin = Group.over(f"mini_{group.name}", group.question, group.varied, rows, expects=(), base=MINI_BASELINE, **how)
+    live = {"optim.ema_also": "0"}
+    members = (
+        replace(one, changes={**one.changes, **live}) if one.changes.get("optim.ema_decay") else one
+        for one in twin.experiments
     )
-    return replace(group, experiments=members)
+    return replace(twin, experiments=tuple(members))
 
 
 def groups_like(groups: dict[str, Group]) -> list[Group]:
     """The small twins of the catalogue's groups."""
-    twins = [
-        Group.over(
-            f"mini_{group.name}",
-            group.question,
-            group.varied,
-            [(f"mini_{member.name}", _mini(member, group.varied), ()) for member in group.experiments],
-            expects=(),
-            base=MINI_BASELINE,
-        )
-        for group in groups.values()
-    ]
-    return [_with_live_weights(group) for group in twins]
+    return [_twin(group) for group in groups.values()]

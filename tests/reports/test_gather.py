@@ -33,7 +33,7 @@ def test_an_alias_takes_the_runs_of_its_base(tmp_path):
     }
     first = study.arms[0]
     assert first.label == "contrib01_baseline = baseline" and study.reference is first
-    assert study.kind == "contrib01" and not study.guide_problem and study.notes == ()
+    assert study.report is registry.groups()["contrib01"].report and not study.guide_problem and study.notes == ()
 
 
 def test_a_run_under_the_alias_own_name_is_the_same_run(tmp_path):
@@ -99,7 +99,7 @@ def test_runs_scored_on_different_puzzles_are_refused(tmp_path):
         lambda: selection_study([], [tmp_path / "a", tmp_path / "c"], tmp_path),
     ):
         said = refusal(call)
-        assert re.search(r"different puzzles.*eval_set aaaa of 500 puzzles in \S*/a; eval_set cccc .* in \S*/c;", said)
+        assert re.search(r"different examples.*eval_set aaaa of 500 .*in \S*/a; eval_set cccc .* in \S*/c;", said)
 
 
 def test_the_same_override_everywhere_is_fine_and_said(tmp_path):
@@ -112,7 +112,7 @@ def test_an_override_of_some_arms_is_refused(tmp_path):
     write_run(tmp_path / "a", "exp07a", changes={"optim.lr": 1.0})
     write_run(tmp_path / "c", "exp07c")
     said = refusal(group_study, "exp07", tmp_path)
-    assert re.search(r"differ in optim.lr, .*: 1.0 in \S*/a; 0.0001 in \S*/c;", said)
+    assert re.search(r"differ in optim.lr: 1.0 in \S*/a; 0.0001 in \S*/c;", said)
 
 
 def test_what_decides_no_result_may_differ(tmp_path):
@@ -163,7 +163,7 @@ def test_a_companion_is_taken_where_it_compares(tmp_path):
     assert [arm.name for arm in study.companion.ran] == ["exp02b_03"], "the centre that both share"
     write_group(tmp_path, "exp02b", eval_set="other")
     study = group_study("exp02a", tmp_path)
-    assert study.companion is None and "different puzzles" in study.companion_problem
+    assert study.companion is None and "different examples" in study.companion_problem
     write_group(tmp_path / "fresh", "exp02a")
     write_group(tmp_path / "fresh", "exp02b")
     assert len(group_study("exp02a", tmp_path / "fresh").companion.ran) == 5

@@ -3,7 +3,7 @@
 import base64
 import csv
 import html.parser
-import re
+import io
 
 import matplotlib
 import numpy as np
@@ -12,15 +12,15 @@ from PIL import Image
 
 from trm_jax.errors import InputError
 from trm_jax.evals.curves import COLORS
-from trm_jax.reports.content import Panel, Plot, Report, Section, Series, Table
+from trm_jax.reports.content import Panel, Report, Section, Series, Table
 from trm_jax.reports.pages import csv_text, html_page, markdown, write_report
-from trm_jax.reports.pictures import plot_png
+from trm_jax.reports.pictures import panels_png
 
 
 def small_report(**changes) -> Report:
     panel = Panel("a", "x", "y", (Series("s", [1, 2], [0.1, 0.2]),))
     table = Table(("arm | x", "<y>"), (("a_1 & b", "not run"), ("*c*", "0.5 ± 0.1 (n = 2)")), "of <b>")
-    part = Section("First <i>", "It is 1 < 2.", (table,), (Plot("one", "a plot", (panel,)),), ("A note_.",))
+    part = Section("First <i>", "It is 1 < 2.", table, "one", (panel,), ("A note_.",))
     fields = {"name": "demo", "question": "Why?", "answer": "Because.", "about": (("command", "trm report x"),)}
     fields |= {
         "warnings": ("mind <this>",),
@@ -62,7 +62,7 @@ def test_the_page_needs_nothing_else(report_of, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
     page = parsed(paths[0].read_text())
     assert {tag for tag, _ in page.seen} <= set(
-        "html head meta title style body main h1 h2 p div ul li table thead tbody tr th td img dl dt dd code".split()
+        "html head meta title style body h1 h2 p div ul li table tr th td img".split()
     )
     sources = [attributes["src"] for tag, attributes in page.seen if tag == "img"]
     assert len(sources) == len(list(tmp_path.glob("*.png"))) == 4
@@ -78,37 +78,33 @@ def test_the_page_says_how_it_was_made(report_of):
     about = dict(report.about)
     assert about["command"] == "trm report exp07" and about["device"].startswith("1 x cpu")
     assert about["versions"] == "trm_jax 0.1, jax 0.10, jaxlib 0.10, python 3.11"
-    assert (
-        about["runs"] == "9 runs of 3 experiments, seeds 0, 1 and 2"
-        and about["scored on"] == "500 held-out puzzles (set 5e7)"
+    assert about["runs"] == "9 runs of 3 experiments, seeds 0, 1 and 2" and about["scored on"].startswith(
+        "500 held-out"
     )
-    for text in (markdown(report), html_page(report, {plot.name: b"" for p in report.sections for plot in p.plots})):
-        assert "trm report exp07" in text and "bfloat16" in text
+    assert "trm report exp07" in markdown(report) and "bfloat16" in markdown(report)
 
 
 def test_signs_of_the_formats_stay_text():
     report = small_report()
-    page = html_page(report, {"one": b"png"})
+    page = html_page(report, {"demo_one.png": b"png"})
     assert "First &lt;i&gt;" in page and "1 &lt; 2" in page and "<b>" not in page
-    assert "a_1 & b" in parsed(page).text and '<td class="missing">not run</td>' in page
+    assert "a_1 & b" in parsed(page).text
     text = markdown(report)
     assert "a_1 & b" in text and r"A note\_." in text
     assert r"| arm \| x | \<y\> |" in text and r"| \*c\* | 0.5 ± 0.1 (n = 2) |" in text
-    assert "![a plot](demo_one.png)" in text
+    assert "](demo_one.png)" in text
 
 
 def test_what_stands_on_top_is_not_said_twice():
     report = small_report(answer="It is 1 < 2.")
     assert markdown(report).count(r"It is 1 \< 2.") == 1
-    assert html_page(report, {"one": b""}).count("It is 1 &lt; 2.") == 1
+    assert html_page(report, {"demo_one.png": b""}).count("It is 1 &lt; 2.") == 1
 
 
-def test_csv_holds_raw_numbers(report_of, tmp_path):
-    write_report(report_of("three seeds", "exp01"), tmp_path)
-    with open(tmp_path / "exp01.csv") as file:
-        arms = {row["experiment"]: row for row in csv.DictReader(file)}
-    with open(tmp_path / "exp01_runs.csv") as file:
-        runs = list(csv.DictReader(file))
+def test_csv_holds_raw_numbers(report_of):
+    found = report_of("three seeds", "exp01").csv
+    arms, runs = (list(csv.DictReader(io.StringIO(csv_text(found[name])))) for name in ("exp01.csv", "exp01_runs.csv"))
+    arms = {row["experiment"]: row for row in arms}
     assert len(arms) == 6 and len(runs) == 18
     accuracies = [float(row["exact_accuracy"]) for row in runs if row["experiment"] == "exp01b"]
     assert float(arms["exp01b"]["exact_accuracy_mean"]) == pytest.approx(np.mean(accuracies))
@@ -119,12 +115,11 @@ def test_csv_holds_raw_numbers(report_of, tmp_path):
     assert csv_text(Table(("a",), (('x,"y"',),))) == 'a\n"x,""y"""\n'
 
 
-def test_the_same_runs_give_the_same_bytes_whatever_the_users_style(report_of, tmp_path):
-    report = report_of("ends only", "exp09")
-    first = write_report(report, tmp_path / "a")
+def test_the_same_runs_give_the_same_bytes_whatever_the_users_style(tmp_path):
+    first = write_report(small_report(), tmp_path / "a")
     with matplotlib.rc_context({"axes.facecolor": "black", "lines.linewidth": 9, "savefig.dpi": 30}):
-        second = write_report(report, tmp_path / "b")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+        second = write_report(small_report(), tmp_path / "b")
+    assert len(first) == 4 and [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -135,9 +130,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         write_report(small_report(sections=()), tmp_path / "file")
 
 
-def pixels(plot: Plot, tmp_path) -> np.ndarray:
-    (tmp_path / "plot.png").write_bytes(plot_png(plot))
-    with Image.open(tmp_path / "plot.png") as image:
+def pixels(*panels: Panel) -> np.ndarray:
+    with Image.open(io.BytesIO(panels_png(panels))) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -145,61 +139,45 @@ def count(image: np.ndarray, color: str) -> int:
     return int((image == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum())
 
 
-def plot_of(*series, **panel) -> Plot:
-    return Plot("p", "p", (Panel("t", "x", "y", series, **panel),))
+def panel_of(*series, **panel) -> Panel:
+    return Panel("t", "x", "y", series, **panel)
 
 
-@pytest.mark.parametrize("style", ["points", "joined", "line", "dashed"])
-@pytest.mark.parametrize("scale", ["linear", "log", "log2"])
-def test_every_style_on_every_axis_draws_its_colour(tmp_path, style, scale):
+@pytest.mark.parametrize(
+    "style, scale", [("points", "linear"), ("joined", "log"), ("line", "log2"), ("dashed", "log"), ("points", "log2")]
+)
+def test_every_style_draws_its_colour(style, scale):
     series = Series("s", [1, 2, 4, 8], [0.1, 0.2, 0.3, 0.35], [0.01, None, 0.02, None], style=style, color=1)
-    image = pixels(plot_of(series, x_scale=scale), tmp_path)
+    image = pixels(panel_of(series, x_scale=scale))
     assert count(image, COLORS[1]) > 50 and count(image, COLORS[0]) == 0
 
 
 @pytest.mark.parametrize("scale", ["linear", "log", "log2"])
-def test_a_single_point_is_seen(tmp_path, scale):
-    image = pixels(plot_of(Series("s", [512], [0.5]), x_scale=scale, y_scale="log"), tmp_path)
-    assert count(image, COLORS[0]) > 10
+def test_a_single_point_is_seen(scale):
+    assert count(pixels(panel_of(Series("s", [512], [0.5]), x_scale=scale, y_scale="log")), COLORS[0]) > 10
 
 
-def test_bands_dots_levels_and_names_are_drawn(tmp_path):
+def test_dots_levels_and_names_are_drawn():
     line = Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line")
-    bare = pixels(plot_of(line), tmp_path)
+    bare = pixels(panel_of(line))
     extras = {
-        "band": plot_of(Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], band=[0.05] * 3, style="line")),
-        "dots": plot_of(line, Series("", [1, 2], [0.3, 0.1], style="dots")),
-        "level": plot_of(line, levels=((0.2, "0.2"),)),
-        "names": plot_of(Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line", names=["a", "b", "c"])),
-        "ticks": plot_of(line, ticks=((1, "one\nx"), (2, "two\ny"), (5, "five\nz"))),
+        "dots": panel_of(line, Series("", [1, 2], [0.3, 0.1], style="dots")),
+        "level": panel_of(line, levels=(0.2,)),
+        "names": panel_of(Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line", names=["a", "b", "c"])),
+        "ticks": panel_of(line, ticks=((1, "one"), (2, "two"), (5, "five"))),
     }
-    for what, plot in extras.items():
-        image = pixels(plot, tmp_path)
-        assert image.shape == bare.shape and (image != bare).any(), what
+    for what, panel in extras.items():
+        assert (pixels(panel) != bare).any(), what
 
 
-def test_names_with_signs_of_their_own_are_text(tmp_path):
-    series = [
-        Series(name, [1, 2], [k, k + 1], style="line", color=k) for k, name in enumerate(("_x", "$a$", r"\b", "d"))
-    ]
-    image = pixels(plot_of(*series), tmp_path)
+def test_names_with_signs_of_their_own_are_text():
+    names = ("_x", "$a$", r"\b", "d")
+    image = pixels(panel_of(*(Series(name, [1, 2], [k, k + 1], style="line", color=k) for k, name in enumerate(names))))
     # Four lines and their four handles below the panel.
     assert all(count(image[-60:], COLORS[k]) > 20 for k in range(4))
 
 
 def test_panels_stand_three_in_a_row():
-    panel = Panel("t", "x", "y", (Series("s", [1, 2], [1, 2]),))
-
-    def size(number):
-        import io
-
-        return Image.open(io.BytesIO(plot_png(Plot("p", "p", (panel,) * number)))).size
-
-    (width, height) = size(3)
-    assert size(4) == (width, 2 * height) and size(2)[0] < width
-
-
-def test_texts_of_the_page_are_short_enough_to_read(report_of):
-    answers = [report_of("three seeds", group).answer for group in ("exp01", "exp04a", "exp07", "contrib02")]
-    assert all(len(answer) < 420 for answer in answers), [len(answer) for answer in answers]
-    assert not any(re.search(r"\s{2}|\( | \)", answer) for answer in answers)
+    panel = panel_of(Series("s", [1, 2], [1, 2]))
+    height, width, _ = pixels(*[panel] * 3).shape
+    assert pixels(*[panel] * 4).shape[:2] == (2 * height, width) and pixels(panel).shape[1] < width

@@ -11,7 +11,7 @@ from tests.reports.synthetic import write_run
 from trm_jax.configs.runs import open_run
 from trm_jax.errors import InputError
 from trm_jax.reports import measures as m
-from trm_jax.reports.runs import Run, added, load_run
+from trm_jax.reports.runs import Run, added, load_run, train_halt_counts
 
 
 def run_of(*records, facts=None, **settings) -> Run:
@@ -29,13 +29,16 @@ def line(step, **more):
     return {"kind": "train", "step": step, "loss": 1.0, **more}
 
 
+EXACT = m.scores("exact_accuracy")
+
+
 def test_the_accuracy_of_record_is_the_last_not_the_best():
     run = run_of(evaluation(10, 0.5), evaluation(20, 0.9), evaluation(30, 0.8), line(30))
-    assert m.EXACT.of(run) == 0.8 and m.TIME.of(run) == 300.0 and m.STEPS.of(run) == 30
+    assert EXACT.final.of(run) == 0.8 and m.TIME.of(run) == 300.0 and m.STEPS.of(run) == 30
 
 
 def test_a_step_evaluated_again_counts_as_evaluated_last():
-    assert m.EXACT.of(run_of(evaluation(20, 0.5), evaluation(10, 0.1), evaluation(20, 0.7))) == 0.7
+    assert EXACT.final.of(run_of(evaluation(20, 0.5), evaluation(10, 0.1), evaluation(20, 0.7))) == 0.7
 
 
 CURVES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -61,15 +64,15 @@ def test_levels_in_time_epochs_and_updates():
 def test_training_accuracy_is_of_the_last_fifth_weighed_by_what_halted():
     late = [line(90, exact_accuracy=0.5, halted=30.0), line(95), line(100, exact_accuracy=0.9, halted=10.0)]
     run = run_of(line(80, exact_accuracy=0.1, halted=99.0), *late, evaluation(100, 0.5))
-    assert run.train_exact_accuracy == pytest.approx(0.6) and run.gap == pytest.approx(0.1)
-    assert run_of(evaluation(100, 0.5)).gap is None
+    assert EXACT.train.of(run) == pytest.approx(0.6) and EXACT.gap.of(run) == pytest.approx(0.1)
+    assert EXACT.gap.of(run_of(evaluation(100, 0.5))) is None
 
 
 def test_speed_leaves_the_first_line_out_which_holds_the_compilation():
     clocks = [{"examples_per_s": speed, "peak_memory_bytes": memory} for speed, memory in ((1, 5), (10, 7), (30, 6))]
     run = run_of(*(line(step, clock=clock) for step, clock in enumerate(clocks, 1)), evaluation(3, 0.1))
-    assert (run.examples_per_s, run.peak_memory_bytes) == (20, 7)
-    assert run_of(line(1, clock=clocks[0]), evaluation(1, 0.1)).examples_per_s is None
+    assert (m.SPEED.of(run), m.MEMORY.of(run)) == (20, 7)
+    assert m.SPEED.of(run_of(line(1, clock=clocks[0]), evaluation(1, 0.1))) is None
 
 
 def test_gradients_and_skipped_updates():
@@ -83,16 +86,16 @@ def test_gradients_and_skipped_updates():
 
 def test_live_weights_are_those_evaluated_besides_or_the_only_ones():
     both = evaluation(1, 0.8, exact_accuracy_live=0.7)
-    assert m.LIVE.of(run_of(both, **{"optim.ema_decay": 0.999})) == 0.7
-    assert m.LIVE.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.999})) is None
-    assert m.LIVE.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.0})) == 0.8
+    assert EXACT.live.of(run_of(both, **{"optim.ema_decay": 0.999})) == 0.7
+    assert EXACT.live.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.999})) is None
+    assert EXACT.live.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.0})) == 0.8
 
 
 def test_halting_of_evaluation_and_training():
     run = run_of(
         line(9, halt_steps=[1, 1, 0]), line(10, halt_steps=[0, 1, 1]), evaluation(10, 0.1, halt_steps=[2, 1, 1])
     )
-    assert run.train_halt_counts == [1, 2, 1]
+    assert train_halt_counts(run) == [1, 2, 1]
     assert m.TRAIN_STEPS.of(run) == 2.0 and m.TRAIN_VARIANCE.of(run) == 0.5
     assert (m.HALT_EARLY.of(run), m.HALT_VARIANCE.of(run)) == (0.75, 0.6875)
     assert added([[1], [1, 2]]) == [2, 2] and added([]) == []
@@ -100,7 +103,7 @@ def test_halting_of_evaluation_and_training():
 
 @cache
 def measures() -> list[m.Measure]:
-    return [value for value in vars(m).values() if isinstance(value, m.Measure)]
+    return [*EXACT, *m.TIME_SPENT, *(value for value in vars(m).values() if isinstance(value, m.Measure))]
 
 
 def test_a_real_run_folder_has_every_figure(tmp_path):
@@ -109,8 +112,8 @@ def test_a_real_run_folder_has_every_figure(tmp_path):
     run = load_run(open_run(write_run(tmp_path / "run", "mini_exp02a_01", changes=changes, spent=spent, lives=2)))
     assert len(measures()) > 20
     assert {measure.key: measure.of(run) for measure in measures() if measure.of(run) is None} == {}
-    assert m.DEPTH.of(run) == 3 * (1 + 1) * 2
-    assert m.EFFICIENCY.of(run) == pytest.approx(0.86 / (m.PARAMETERS.of(run) / 1e6 * m.TIME.of(run) / 3600))
+    assert m.depth(run.settings) == 3 * (1 + 1) * 2
+    assert EXACT.efficiency.of(run) == pytest.approx(0.86 / (m.PARAMETERS.of(run) / 1e6 * m.TIME.of(run) / 3600))
 
 
 def test_records_of_older_runs_are_taken_as_they_are(tmp_path):
@@ -124,12 +127,24 @@ def test_records_of_older_runs_are_taken_as_they_are(tmp_path):
 def test_where_the_time_of_a_run_went(tmp_path):
     spent = {"train": 60.0, "compile": 15.0, "lost": 5.0, "down": 300.0}
     run = load_run(open_run(write_run(tmp_path / "run", "mini_baseline", spent=spent, lives=2)))
-    found = {measure.key: measure.of(run) for measure in m.TIME_SPENT}
-    assert found == {
-        "goodput": 0.75, "lives": 2, "seconds_spent": 80.0, "seconds_train": 60.0, "seconds_compile": 15.0,
-        "seconds_data": 0.0, "seconds_evaluation": 0.0, "seconds_checkpoint": 0.0, "seconds_setup": 0.0,
-        "seconds_lost": 5.0, "seconds_down": 300.0,
+    assert {measure.key: measure.of(run) for measure in m.TIME_SPENT} == {
+        "seconds_spent": 80.0, "starts": 2, "seconds_down": 300.0, "share_train": 0.75, "share_compile": 0.1875,
+        "share_data": 0.0, "share_evaluation": 0.0, "share_checkpoint": 0.0, "share_setup": 0.0, "share_lost": 0.0625,
     }  # fmt: skip
+
+
+def test_a_run_that_shared_a_program_has_no_clock_of_its_own(tmp_path):
+    run = load_run(open_run(write_run(tmp_path / "run", "mini_baseline", facts={"pack": 3}, spent={"train": 9.0})))
+    assert run.packed and EXACT.final.of(run) == 0.86
+    assert not any(measure.of(run) for measure in (m.TIME, m.SPEED, m.MEMORY, *m.TIME_SPENT))
+
+
+def test_a_task_is_judged_by_its_own_score():
+    records = [{"kind": "eval", "step": step, "loss": loss} for step, loss in ((1, 3.0), (2, 1.5), (3, 1.0))]
+    run = run_of(*records, facts={"headline": "loss"})
+    assert run.headline == "loss" and m.scores("loss").final.of(run) == 1.0
+    assert m.steps_to(2.0).of(run) == 2 and m.steps_to(0.5).of(run) is None, "less of a loss is better"
+    assert m.scores("pass@2").final.higher and not m.scores("loss").final.higher
 
 
 @pytest.mark.parametrize("content", ["{", '{"seconds": 3}'])

@@ -34,7 +34,7 @@ def add_parser(subparsers) -> None:
         "of its own; names and run folders get one page together, `selection`. Nothing is reported that was not run.",
         "  trm report exp02a                          runs/ searched for the runs of the group\n"
         "  trm report 'mini_*' --output docs/reports  every small group, into one folder\n"
-        "  trm report mini_exp01 --levels 0.5 0.6     time to these accuracies instead of 0.8, 0.85, 0.87\n"
+        "  trm report mini_exp01 --levels 0.5 0.6     when these accuracies are reached, not the group's\n"
         "  trm report runs/demo runs/demo_2           any runs scored on the same puzzles\n",
         run,
     )
@@ -43,7 +43,12 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--output", type=any_path, metavar="DIR", help="folder to write to (default: reports/NAME)")
     parser.add_argument("--unfinished", action="store_true", help="take unfinished runs as they are, and mark them")
     parser.add_argument(
-        "--levels", type=_level, nargs="+", default=[], metavar="ACCURACY", help="exact accuracies to reach"
+        "--levels",
+        type=_level,
+        nargs="+",
+        default=[],
+        metavar="ACCURACY",
+        help="tell when these are reached (default: the group's)",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,19 @@ BASELINE = Experiment(
 
 @dataclass(frozen=True)
 class Group:
-    """Experiments that answer one question together: a sweep over the settings `varied`."""
+    """Experiments that answer one question together: a sweep over the settings `varied`.
+
+    report: gives the sections of the group's report from a `trm_jax.reports.study.Study`; without one, those of any
+    runs. levels: scores to reach, of which the report tells when. companion: the group whose runs the report needs too.
+    """
 
     name: str
     question: str
     varied: tuple[str, ...]  # dotted settings; the first one is what a table is ordered by
     experiments: tuple[Experiment, ...]
+    report: Callable[[Any], list] | None = None
+    levels: tuple[float, ...] = ()
+    companion: str = ""
 
     @classmethod
     def over(
@@ -66,8 +73,10 @@ class Group:
         *,
         expects: Sequence[str] = ("exact_accuracy",),
         base: Experiment = BASELINE,
+        **answered: Any,
     ) -> Group:
-        """The group of rows (experiment, values of `varied`, values of `expects`), each laid over `base`.
+        """The group of rows (experiment, values of `varied`, values of `expects`), each laid over `base`; answered: its
+        `report`, `levels` and `companion`.
 
         A row with the values that `base` has (which lies over the defaults) becomes another name of it.
         """
@@ -84,7 +93,7 @@ class Group:
                     dict(zip(expects, expected, strict=True)),
                 )
             )
-        return cls(name, question, varied, tuple(members))
+        return cls(name, question, varied, tuple(members), **answered)
 
 
 def experiments_folder() -> Path:

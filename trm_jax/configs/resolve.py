@@ -6,7 +6,6 @@ import ast
 import difflib
 import json
 import sys
-from dataclasses import fields
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from trm_jax import tasks
 from trm_jax.configs.defaults import SHAPE, defaults
 from trm_jax.errors import InputError
 from trm_jax.models import family as families
-from trm_jax.train import config as run_config
+from trm_jax.train.config import SECTIONS, RunConfig
 
 CHOICES = (("data", "task"), ("model", "family"))  # settings that decide what else their section holds
 
@@ -130,7 +129,7 @@ def changed_since(config: ConfigDict, saved: dict) -> dict[str, tuple[Any, Any]]
     return {k: v for k, v in (diff(config, saved) | gone).items() if not k.startswith(FREE_TO_CHANGE)}
 
 
-def freeze(config: ConfigDict) -> run_config.RunConfig:
+def freeze(config: ConfigDict) -> RunConfig:
     """ConfigDict -> RunConfig. Raises InputError for values that cannot be built."""
     task, family = tasks.get(config.data.task), families.get(config.model.family)
     data = task.Config(**_without(config.data, "task"))
@@ -140,13 +139,8 @@ def freeze(config: ConfigDict) -> run_config.RunConfig:
         model = family.Config(**shape, **_without(config.model, "family"))
     except ValueError as error:
         raise InputError(f"model.{error}") from None
-    sections = {f.name: f.type for f in fields(run_config.RunConfig)}
-    parts = {
-        name: getattr(run_config, sections[name])(**config[name].to_dict())
-        for name in ("optim", "train", "eval", "checkpoint", "log", "mesh")
-    }
-    page = config.to_dict()
-    return run_config.RunConfig(config.name, config.seed, task, data, family, model, page=page, **parts)
+    sections = {name: section(**config[name].to_dict()) for name, section in SECTIONS.items()}
+    return RunConfig(config.name, config.seed, task, data, family, model, page=config.to_dict(), **sections)
 
 
 def _without(section: ConfigDict, name: str) -> dict[str, Any]:

@@ -46,9 +46,7 @@ from trm_jax.models.layers import (
 from trm_jax.models.trm_cost import activation_bytes as activation_bytes
 from trm_jax.models.trm_cost import flops as flops
 from trm_jax.models.trm_cost import matmul_flops as matmul_flops
-
-DTYPES = ("float32", "bfloat16", "float16")
-POSITIONS = ("rope", "learned", "none")
+from trm_jax.settings import check, number, option, positive
 
 
 @dataclass(frozen=True)
@@ -58,51 +56,33 @@ class TRMConfig:
     Raises ValueError for a combination that cannot be built.
     """
 
-    vocab_size: int
-    seq_len: int
-    num_puzzle_ids: int = 1
-    hidden_size: int = 512
-    num_heads: int = 8  # attention only; unused with mlp_t
-    L_layers: int = 2
-    H_cycles: int = 3
-    L_cycles: int = 6
-    expansion: float = 4.0
+    vocab_size: int = number(low=1)
+    seq_len: int = number(low=1)
+    num_puzzle_ids: int = number(1, low=1)
+    hidden_size: int = number(512, low=1)
+    num_heads: int = number(8, low=1)  # attention only; unused with mlp_t
+    L_layers: int = number(2, low=1)
+    H_cycles: int = number(3, low=1)
+    L_cycles: int = number(6, low=1)
+    expansion: float = positive(4.0)
     mlp_t: bool = True  # mix tokens by an MLP over the sequence axis instead of attention
-    pos_encodings: str = "none"  # rope | learned | none
-    rope_theta: float = 10000.0
-    rms_eps: float = 1e-5
-    puzzle_emb_ndim: int = 512
-    puzzle_emb_len: int = 16
-    halt_max_steps: int = 16
-    halt_exploration_prob: float = 0.1
-    dtype: str = "bfloat16"  # float32 | bfloat16 | float16: of activations; weights are float32
-    attention_impl: str = "dense"
-    remat: str = "none"  # none | block: what the backward pass recomputes
+    pos_encodings: str = option("none", "rope", "learned", "none")
+    rope_theta: float = positive(10000.0)
+    rms_eps: float = positive(1e-5)
+    puzzle_emb_ndim: int = number(512)
+    puzzle_emb_len: int = number(16)
+    halt_max_steps: int = number(16, low=1)
+    halt_exploration_prob: float = number(0.1, high=1)
+    dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of activations; weights are float32
+    attention_impl: str = option("dense", *IMPLEMENTATIONS)
+    remat: str = option("none", *REMAT_POLICIES)  # block: the backward pass computes a network call again
 
     def __post_init__(self):
-        for name, options in (
-            ("dtype", DTYPES),
-            ("pos_encodings", POSITIONS),
-            ("attention_impl", tuple(IMPLEMENTATIONS)),
-            ("remat", REMAT_POLICIES),
-        ):
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(options)}")
-        positive = "vocab_size seq_len num_puzzle_ids hidden_size num_heads L_layers H_cycles L_cycles halt_max_steps"
-        for name in positive.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("expansion", "rope_theta", "rms_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not 0.0 <= self.halt_exploration_prob <= 1.0:
-            raise ValueError(f"halt_exploration_prob is {self.halt_exploration_prob}; it must be in [0, 1]")
+        check(self)
         if not self.mlp_t and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
         if not self.mlp_t and self.pos_encodings == "rope" and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head size; hidden_size / num_heads is {self.head_dim}")
-        if self.puzzle_emb_ndim < 0 or self.puzzle_emb_len < 0:
-            raise ValueError("puzzle_emb_ndim and puzzle_emb_len must not be negative")
         if self.puzzle_emb_ndim > self.puzzle_emb_len * self.hidden_size:
             raise ValueError(
                 f"puzzle_emb_ndim {self.puzzle_emb_ndim} does not fit into puzzle_emb_len {self.puzzle_emb_len} "

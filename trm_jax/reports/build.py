@@ -2,82 +2,138 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
 from trm_jax.reports import measures as m
-from trm_jax.reports.analyses.goodput import where_time_went
 from trm_jax.reports.content import Report, Table
-from trm_jax.reports.facts import about, mixed
-from trm_jax.reports.groups import analyses_of
-from trm_jax.reports.measures import Measure
-from trm_jax.reports.study import Study
-
-_MEASURES: tuple[Measure, ...] = (
-    m.EXACT, m.TOKENS, m.LIVE, m.TRAIN_EXACT, m.GAP, m.STEPS, m.TIME, m.SPEED, m.MEMORY, m.PARAMETERS, m.TRAIN_FLOPS,
-    m.PUZZLE_FLOPS, m.DEPTH, m.EARLY_STEPS, m.EARLY_EXACT, m.HALT_VARIANCE, m.HALT_EARLY, m.TRAIN_STEPS,
-    m.LOSS_VARIANCE, m.GRAD_NORM,
-)  # fmt: skip
-_LEVELS = (0.80, 0.85, 0.87)
-
-
-def _csv_measures(study: Study) -> list[Measure]:
-    levels = study.levels or _LEVELS
-    return [*_MEASURES, *(until(level) for level in levels for until in (m.time_to, m.epochs_to, m.compute_to))]
+from trm_jax.reports.runs import Run
+from trm_jax.reports.sections import where_time_went
+from trm_jax.reports.statistics import ALPHA
+from trm_jax.reports.study import Arm, Study
+from trm_jax.reports.units import counted, listed, plain
+from trm_jax.reports.words import updates_words
 
 
 def build(study: Study, command: str) -> Report:
     """The report on a study. command: the command line that makes it."""
-    analyses = analyses_of(study.kind)
+    sections = study.report(study)
     if any(run.goodput for run in study.runs):
-        analyses = (*analyses, where_time_went)
-    sections = tuple(analyse(study) for analyse in analyses)
-    return Report(
-        study.name,
-        study.question,
-        sections[0].sentence,
-        about(study, command),
-        (*study.notes, *mixed(study)),
-        sections,
-        {f"{study.name}.csv": _arms_csv(study), f"{study.name}_runs.csv": _runs_csv(study)},
-    )
+        sections.append(where_time_went(study))
+    sections = [replace(part, panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
+    csv = {f"{study.name}.csv": _arms_csv(study), f"{study.name}_runs.csv": _runs_csv(study)}
+    notes = (*study.notes, *_hard_to_compare(study))
+    answer = sections[0].sentence
+    return Report(study.name, study.question, answer, _about(study, command), notes, tuple(sections), csv)
+
+
+def _about(study: Study, command: str) -> tuple[tuple[str, str], ...]:
+    """How a report was made, as (name, words)."""
+    runs, final = study.runs, study.runs[0].final  # all were scored on the same
+    seeds = [str(seed) for seed in sorted({run.folder.seed for run in runs})]
+    facts = {
+        "command": command,
+        "runs": f"{counted(len({run.place for run in runs}), 'run')} of {counted(len(study.ran), 'experiment')}, "
+        f"seed{'s' * (len(seeds) > 1)} {listed(seeds)}",
+        "data": _data(runs),
+        "scored on": f"{final.get('count', 0):,} held-out puzzles (set {final.get('eval_set', 'unknown')[:12]})",
+        "score": f"{study.score.name} of the evaluation after the last update, EMA weights where a run averages; never "
+        "the best on the way",
+        "device": "; ".join(dict.fromkeys(map(_device, runs))),
+        "versions": "; ".join(dict.fromkeys(map(_versions, runs))),
+        "tests": f"two-sided, alpha {ALPHA}, Holm's correction over the comparisons of a column; Welch's t-test where "
+        "no other is named",
+        "expectations": study.guide_problem,
+    }
+    return tuple((name, words) for name, words in facts.items() if words)
+
+
+def _data(runs: list[Run]) -> str:
+    """What the runs trained on: their settings of data that say something, and how many puzzles these gave."""
+    found = defaultdict(dict)
+    for run in runs:
+        settings = {key.removeprefix("data."): v for key, v in run.settings.items() if key.startswith("data.")}
+        used = {"hub": ("hub_repo",), "generated": ()}.get(settings["source"], ("path",))
+        settings |= dict.fromkeys({"hub_repo", "path", "train_file", "test_file"}.difference(used), "")
+        for key, value in {**settings, "puzzles trained on": run.facts.get("groups", "not recorded")}.items():
+            if value not in ("", 0, -1):
+                found[key][plain(value)] = None
+    return "; ".join(f"{key} {listed(values)}" for key, values in found.items())
+
+
+def _device(run: Run) -> str:
+    kind, backend = run.facts.get("device_kind"), run.facts.get("backend", "unknown")
+    model = " (its model is not recorded)" if kind == backend == "cpu" else f" ({backend})"
+    return f"{run.facts.get('devices', 1)} x {kind}{model}" if kind else "not recorded"
+
+
+def _versions(run: Run) -> str:
+    versions = run.facts.get("versions", {})
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
+
+
+def _hard_to_compare(study: Study) -> list[str]:
+    """What makes figures of the runs hard to compare."""
+    found, most = replaced_data(study.runs), max(len(arm.runs) for arm in study.ran)
+    if fewer := [f"{arm.name} ({len(arm.runs)} of {most})" for arm in study.ran if len(arm.runs) < most]:
+        found.append(f"fewer seeds than others: {', '.join(fewer)}")
+    if len({_device(run) for run in study.runs}) > 1:
+        found.append("runs on different devices: speed, time and memory do not compare across them")
+    if len({_versions(run) for run in study.runs}) > 1:
+        found.append("runs with different versions of the software")
+    if any(run.packed for run in study.runs):
+        found.append("some runs shared a program with others, so their time, throughput and memory are left out")
+    if words := updates_words(study.ran):
+        found.append(f"arms differ in their number of updates too, {words}, and may owe their score to it")
+    if nothing := [arm.name for arm in study.ran if study.score.higher and not any(arm.values(study.score))]:
+        found.append(f"no held-out puzzle was solved at the end of {listed(nothing)}")
+    return found
+
+
+def replaced_data(runs: Iterable[Run]) -> list[str]:
+    """What is to be said of runs that did not train on their experiment's data."""
+    found = defaultdict(list)
+    for run in runs:
+        found[run.replaced_data].append(run.place)
+    return [f"{said}: {', '.join(places)}" for said, places in found.items() if said]
+
+
+def _measures(study: Study) -> list[m.Measure]:
+    """Those that stand in the CSV files."""
+    return [
+        *study.scores, m.STEPS, m.TIME, m.SPEED, m.MEMORY, m.PARAMETERS, m.TRAIN_FLOPS, m.PUZZLE_FLOPS, m.EARLY_STEPS,
+        m.HALT_VARIANCE, m.HALT_EARLY, m.TRAIN_STEPS, m.LOSS_VARIANCE, m.GRAD_NORM,
+        *(until(level) for level in study.levels for until in (m.time_to, m.epochs_to)),
+    ]  # fmt: skip
 
 
 def _arms_csv(study: Study) -> Table:
     """Means, standard deviations and n in base units: seconds, bytes, FLOP."""
-    measures = _csv_measures(study)
-    columns = ["experiment", "alias_of", *study.varied]
-    for measure in measures:
-        columns += [f"{measure.key}_mean", f"{measure.key}_sd", f"{measure.key}_n"]
     guide = list(dict.fromkeys(key for arm in study.arms for key in arm.expects)) if not study.guide_problem else []
-    columns += [f"guide_expects_{key}_unmeasured" for key in guide]
-    rows = []
-    for arm in study.arms:
-        row = [arm.name, arm.alias_of, *(str(arm.settings[key]) for key in study.varied)]
-        for measure in measures:
-            found = arm.spread(measure)
-            row += [_raw(found.mean), _raw(found.deviation), str(found.n)] if found else ["", "", "0"]
-        rows.append((*row, *(_raw(arm.expects.get(key)) for key in guide)))
-    return Table(tuple(columns), tuple(rows))
+
+    def row(arm: Arm) -> dict[str, object]:
+        cells = {"experiment": arm.name, "alias_of": arm.alias_of, **{key: arm.settings[key] for key in study.varied}}
+        for measure in _measures(study):
+            mean, deviation, n = arm.spread(measure) or (None, None, 0)
+            cells |= {f"{measure.key}_mean": mean, f"{measure.key}_sd": deviation, f"{measure.key}_n": n}
+        return cells | {f"guide_expects_{key}_unmeasured": arm.expects.get(key) for key in guide}
+
+    return _csv([row(arm) for arm in study.arms])
 
 
 def _runs_csv(study: Study) -> Table:
-    """A row for each run, in base units; the time of packed runs is that of the whole pack, in each of its rows."""
-    measures = [*_csv_measures(study), *m.TIME_SPENT]
-    columns = ("experiment", "run", "seed", "finished", "device", "pack", *study.varied, *(one.key for one in measures))
-    rows = [
-        (
-            arm.name,
-            run.place,
-            str(run.folder.seed),
-            str(run.folder.done).lower(),
-            run.facts.get("device_kind", ""),
-            str(run.facts.get("pack", 1)),
-            *(str(run.settings[key]) for key in study.varied),
-            *(_raw(measure.of(run)) for measure in measures),
-        )
-        for arm in study.arms
-        for run in arm.runs
-    ]
-    return Table(columns, tuple(rows))
+    """A row for each run, in base units."""
+
+    def row(arm: Arm, run: Run) -> dict[str, object]:
+        done = str(run.folder.done).lower()
+        cells = {"experiment": arm.name, "run": run.place, "seed": run.folder.seed, "finished": done}
+        cells |= {"device": run.facts.get("device_kind"), **{key: run.settings[key] for key in study.varied}}
+        return cells | {measure.key: measure.of(run) for measure in (*_measures(study), *m.TIME_SPENT)}
+
+    return _csv([row(arm, run) for arm in study.arms for run in arm.runs])
 
 
-def _raw(value: float | None) -> str:
-    return "" if value is None else repr(value)
+def _csv(rows: list[dict[str, object]]) -> Table:
+    texts = [tuple("" if value is None else str(value) for value in row.values()) for row in rows]
+    return Table(tuple(rows[0]), tuple(texts))

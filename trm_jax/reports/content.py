@@ -17,22 +17,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour: means with standard deviations `error` (None for n = 1), single runs as `dots`,
-    or a curve, a fitted one with half its confidence `band`."""
+    """Points of one colour: means with standard deviations `error` (None for n = 1), single runs as `dots`, a curve."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float | None] = ()
     names: Sequence[str] = ()  # written beside the points
-    band: Sequence[float] = ()
     style: str = "points"  # points | joined | line | dashed | dots
     color: int = 0
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A diagram. `ticks` names positions on x; a `level` is a horizontal line with its name."""
+    """A diagram. `ticks` names positions on x; a horizontal line stands at each of the `levels`."""
 
     title: str
     x_label: str
@@ -41,26 +39,21 @@ class Panel:
     x_scale: str = "linear"  # linear | log | log2
     y_scale: str = "linear"  # linear | log
     ticks: tuple[tuple[float, str], ...] = ()
-    levels: tuple[tuple[float, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Panels side by side in one picture; `name` ends its file's name, `alt` says what it shows."""
-
-    name: str
-    alt: str
-    panels: tuple[Panel, ...]
+    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """One analysis: what it found in a sentence, the table and the plot behind it, and what to know of them."""
+    """One analysis: what it found in a sentence, the table and the diagrams behind it, and what to know of them.
+
+    name: ends the name of the picture, in which the panels stand side by side.
+    """
 
     title: str
     sentence: str
-    tables: tuple[Table, ...] = ()
-    plots: tuple[Plot, ...] = ()
+    table: Table | None = None
+    name: str = ""
+    panels: tuple[Panel, ...] = ()
     notes: tuple[str, ...] = ()
 
 

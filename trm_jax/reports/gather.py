@@ -21,27 +21,26 @@ from trm_jax.reports.comparable import (
     unlike_guide,
 )
 from trm_jax.reports.runs import load_run
+from trm_jax.reports.sections import general
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import listed
 from trm_jax.storage.paths import AnyPath, BucketPath
 
 _SWEPT = Path("runs")  # where `trm sweep` puts runs unless told otherwise
-# Groups that answer a question together; the page of each shows the runs of the other where it needs them.
-COMPANIONS = {"exp02a": "exp02b", "exp02b": "exp02a", "exp04a": "exp04b", "exp04b": "exp04a"}
 
 
 def group_study(name: str, root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()) -> Study:
     """The group's study from the runs under `root`, with its companion's where that can be compared.
 
-    Raises InputError when there is nothing to report or the runs do not compare.
+    levels: scores to reach in place of the group's. Raises InputError when there is nothing to report or the runs do
+    not compare.
     """
     problems: list[str] = []
     pool = find_runs(root, lambda error: problems.append(f"left out, cannot be read: {error}"))
     study = _of_group(name, pool, root, unfinished)
-    study = replace(study, notes=(*study.notes, *problems), levels=levels)
-    other = COMPANIONS.get(study.kind)
-    other = other and name.removesuffix(study.kind) + other
-    if not other or other not in registry.groups():
+    study = replace(study, notes=(*study.notes, *problems), levels=levels or study.levels)
+    other = registry.groups()[name].companion
+    if not other:
         return study
     try:
         companion = _of_group(other, pool, root, unfinished)
@@ -54,39 +53,34 @@ def group_study(name: str, root: AnyPath, *, unfinished: bool = False, levels: t
 def _of_group(name: str, pool: list[RunFolder], root: AnyPath, unfinished: bool) -> Study:
     group = registry.groups()[name]
     notes: list[str] = []
-    arms, found = [], 0
-    for experiment in group.experiments:
-        stands = registry.run_name(experiment.name)
-        # A run under an alias' own name is a run of the same settings.
-        same = [run for run in pool if run.name in registry.catalogue() and registry.run_name(run.name) == stands]
-        found += len(same)
-        kept = _finished(same, unfinished, notes)
+    arms, stands = [], [registry.run_name(experiment.name) for experiment in group.experiments]
+    for experiment, stand in zip(group.experiments, stands, strict=True):
+        kept = _finished(_runs_of([stand], pool), unfinished, notes)
         require_one_setting(experiment.name, kept)
         runs = _one_a_seed(kept, notes)
         settings = flatten(runs[0].config if runs else registry.get(experiment.name))
-        arm = Arm(experiment.name, settings, tuple(map(load_run, runs)), experiment.alias_of, experiment.expects)
-        arms.append(arm)
-    telling = telling_settings(group.varied, arms)
-    arms = [replace(arm, varied=telling) for arm in arms]
-    if not any(arm.runs for arm in arms):
-        _refuse_nothing(name, root, [registry.run_name(arm.name) for arm in arms], found, notes, unfinished)
+        arms.append(Arm(experiment.name, settings, tuple(map(load_run, runs)), experiment.alias_of, experiment.expects))
+    arms = [replace(arm, varied=telling_settings(group.varied, arms)) for arm in arms]
+    makes = _what_makes([name], root)
     runs = [run for arm in arms for run in arm.runs]
+    if not runs and _runs_of(stands, pool):
+        raise _none_fit(f" of {name} in {root}", notes, unfinished, f"go on with {makes}")
+    if not runs:
+        looked = ", ".join(dict.fromkeys(stands))
+        raise InputError(f"no runs of {name} in {root}: looked for {looked}; make them with {makes}")
     require_comparable(name, runs, group.varied)
     require_distinct(arms)
-    missing = [arm.label for arm in arms if not arm.runs]
-    if missing:
-        makes = _what_makes([name], root)
+    if missing := [arm.label for arm in arms if not arm.runs]:
         notes.insert(0, f"not run (or not finished): {', '.join(missing)}; {makes} runs what is missing")
     notes += setting_notes(runs)
-    return Study(name, group.question, group.varied, tuple(arms), tuple(notes), unlike_guide(name, runs))
+    problem = unlike_guide(runs) if any(arm.expects for arm in arms) else ""
+    report = group.report or general
+    return Study(name, group.question, group.varied, tuple(arms), report, tuple(notes), problem, levels=group.levels)
 
 
-def _refuse_nothing(name: str, root: AnyPath, names: list[str], found: int, notes: list[str], unfinished: bool) -> None:
-    makes = _what_makes([name], root)
-    if found:
-        raise _none_fit(f" of {name} in {root}", notes, unfinished, f"go on with {makes}")
-    looked = ", ".join(dict.fromkeys(names))
-    raise InputError(f"no runs of {name} in {root}: looked for {looked}; make them with {makes}")
+def _runs_of(stands: list[str], pool: list[RunFolder]) -> list[RunFolder]:
+    """The runs of experiments; a run under an alias' own name is a run of the same settings."""
+    return [run for run in pool if run.name in registry.catalogue() and registry.run_name(run.name) in stands]
 
 
 def _what_makes(words: list[str], root: AnyPath) -> str:
@@ -98,15 +92,11 @@ def _what_makes(words: list[str], root: AnyPath) -> str:
 
 
 def _none_fit(where: str, notes: list[str], unfinished: bool, go_on: str) -> InputError:
-    """For runs of which none can be reported."""
+    """For runs of which none can be reported; the first few notes, for an error of one line."""
+    some = "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
     if unfinished:
-        return InputError(f"no run{where} has an evaluation: {_some(notes)}; {go_on}")
-    return InputError(f"no finished run{where}: {_some(notes)}; {go_on}, or report what there is with --unfinished")
-
-
-def _some(notes: list[str]) -> str:
-    """The first few, for an error of one line."""
-    return "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
+        return InputError(f"no run{where} has an evaluation: {some}; {go_on}")
+    return InputError(f"no finished run{where}: {some}; {go_on}, or report what there is with --unfinished")
 
 
 def selection_study(
@@ -115,13 +105,11 @@ def selection_study(
     """A study of experiments by name (their runs under `root`) and of run folders: an arm for each setting."""
     notes: list[str] = []
     pool = find_runs(root, lambda error: notes.append(f"left out, cannot be read: {error}")) if names else []
-    wanted = {registry.run_name(name) for name in names}
-    found = [run for run in pool if run.name in registry.catalogue() and registry.run_name(run.name) in wanted]
-    for folder in folders:
-        found += find_runs(folder)
+    wanted = sorted({registry.run_name(name) for name in names})
+    found = _runs_of(wanted, pool) + [run for folder in folders for run in find_runs(folder)]
     found = list({run.path.resolve(): run for run in found}.values())
     if not found:
-        where = f"{', '.join(sorted(wanted))} in {root}" if names else f"anything in {listed(list(map(str, folders)))}"
+        where = f"{', '.join(wanted)} in {root}" if names else f"anything in {listed(list(map(str, folders)))}"
         raise InputError(f"no runs of {where}; make them with {_what_makes(names or ['NAME'], root)}")
     runs = _finished(found, unfinished, notes)
     if not runs:
@@ -131,20 +119,17 @@ def selection_study(
         by_settings[tuple(sorted(deciding(run).items()))].append(run)
     families = [_one_a_seed(family, notes) for family in by_settings.values()]
     pages = [dict(settings) for settings in by_settings]
-    varied = tuple(key for key in pages[0] if len({repr(page[key]) for page in pages}) > 1)
-    arms: list[Arm] = []
-    for family in families:
-        name = family[0].name
-        if sum(other[0].name == name for other in families) > 1:
-            name = str(family[0].path)  # one experiment with different settings
-        arms.append(Arm(name, flatten(family[0].config), tuple(map(load_run, family))))
+    varied = tuple(key for key in pages[0] if len({repr(page.get(key)) for page in pages}) > 1)
+    names = [family[0].name for family in families]
+    # Runs of one experiment with different settings go by their folders.
+    names = [str(f[0].path) if names.count(name) > 1 else name for name, f in zip(names, families, strict=True)]
+    arms = [Arm(n, flatten(f[0].config), tuple(map(load_run, f))) for n, f in zip(names, families, strict=True)]
     arms = [replace(arm, varied=telling_settings(varied, arms)) for arm in arms]
-    absent = sorted(wanted - {registry.run_name(run.name) for run in runs if run.name in registry.catalogue()})
-    if absent:
+    if absent := [name for name in wanted if not _runs_of([name], runs)]:
         notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
-    loaded = [run for arm in arms for run in arm.runs]
-    require_one_eval_set("the selection", loaded)
-    return Study("selection", "How do these runs compare?", varied, tuple(arms), tuple(notes))
+    require_one_eval_set("the selection", [run for arm in arms for run in arm.runs])
+    question = "How do these runs compare?"
+    return Study("selection", question, varied, tuple(arms), general, tuple(notes), levels=levels)
 
 
 def telling_settings(varied: tuple[str, ...], arms: list[Arm]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Means with their spread, Welch's test, Holm's correction, Pareto fronts: pure functions on numbers."""
+"""Means with their spread, t-tests, Holm's correction, Pareto fronts: pure functions on numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 ALPHA = 0.05
-ROUNDING = 1e-12  # of the figures: differences that spread no more than this are equal
+ROUNDING = 1e-12  # of the figures: values that spread no more than this are equal
 
 
 class Spread(NamedTuple):
@@ -25,72 +25,65 @@ def spread(values: Sequence[float]) -> Spread | None:
     n = len(values)
     if n == 0:
         return None
-    if n == 1:
-        return Spread(float(values[0]), None, 1)
-    if min(values) == max(values):  # rounding of the mean must not look like a spread
-        return Spread(float(values[0]), 0.0, n)
     mean = math.fsum(values) / n
+    if max(values) - min(values) <= ROUNDING * abs(mean):  # rounding of the mean must not look like a spread
+        return Spread(float(values[0]), None if n == 1 else 0.0, n)
     return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)), n)
 
 
-class PValue(NamedTuple):
-    """A two-sided p value, or None and why there is none."""
+class TTest(NamedTuple):
+    """A difference of two means and its two-sided p value; where p is None, `why` says so.
 
-    p: float | None
-    why: str = ""
-
-
-def welch(one: Sequence[float], other: Sequence[float]) -> PValue:
-    """Welch's t-test of equal means; no equal variances are assumed."""
-    from scipy.special import stdtr
-
-    if len(one) < 2 or len(other) < 2:
-        return PValue(None, "no test: n < 2")
-    a, b = spread(one), spread(other)
-    parts = [s.deviation**2 / s.n for s in (a, b)]
-    error = math.sqrt(sum(parts))
-    if error == 0:
-        return PValue(1.0) if a.mean == b.mean else PValue(None, "no test: no spread")
-    # In shares of the sum: squares of tiny variances would vanish.
-    shares = [part / sum(parts) for part in parts]
-    freedom = 1 / sum(share**2 / (s.n - 1) for share, s in zip(shares, (a, b), strict=True))
-    return PValue(float(2 * stdtr(freedom, -abs(a.mean - b.mean) / error)))
-
-
-class PairedTest(NamedTuple):
-    """The mean of differences within n pairs; half its confidence interval and p, or None for both, and why."""
+    Of paired values it has half the confidence interval of the difference and the number of pairs too.
+    """
 
     difference: float
-    half_width: float | None
     p: float | None
-    n: int
     why: str = ""
+    half_width: float | None = None
+    pairs: int = 0
+
+    @property
+    def shown(self) -> bool:
+        return self.p is not None and self.p < ALPHA
 
 
-def paired(one: Sequence[float], other: Sequence[float]) -> PairedTest:
+def welch(one: Sequence[float], other: Sequence[float]) -> TTest:
+    """Welch's t-test of equal means; no equal variances are assumed. Both need a value."""
+    from scipy.stats import ttest_ind_from_stats
+
+    a, b = spread(one), spread(other)
+    difference = a.mean - b.mean
+    if min(a.n, b.n) < 2:
+        return TTest(difference, None, "no test: n < 2")
+    if a.deviation == b.deviation == 0:
+        return TTest(difference, 1.0) if difference == 0 else TTest(difference, None, "no test: no spread")
+    return TTest(difference, float(ttest_ind_from_stats(*a, *b, equal_var=False).pvalue))
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> TTest:
     """Student's t-test of pairs (one[i], other[i]): for runs that share what is random in them, as a seed."""
-    from scipy.special import stdtr, stdtrit
+    from scipy.stats import ttest_rel
 
-    found = spread([a - b for a, b in zip(one, other, strict=True)])
+    found = spread(np.subtract(one, other).tolist())
     if found.n < 2:
-        return PairedTest(found.mean, None, None, found.n, "no test: n < 2")
+        return TTest(found.mean, None, "no test: n < 2", None, found.n)
     if found.deviation <= ROUNDING * max(map(abs, [*one, *other])):
-        if all(a == b for a, b in zip(one, other, strict=True)):
-            return PairedTest(0.0, 0.0, 1.0, found.n)
-        return PairedTest(found.mean, None, None, found.n, "no test: no spread")
-    error = found.deviation / math.sqrt(found.n)
-    quantile = float(stdtrit(found.n - 1, 1 - ALPHA / 2))
-    p = float(2 * stdtr(found.n - 1, -abs(found.mean) / error))
-    return PairedTest(found.mean, quantile * error, p, found.n)
+        equal = list(one) == list(other)
+        return TTest(found.mean, *((1.0, "", 0.0) if equal else (None, "no test: no spread", None)), found.n)
+    result = ttest_rel(one, other)
+    low, high = result.confidence_interval(1 - ALPHA)
+    return TTest(found.mean, float(result.pvalue), "", float(high - low) / 2, found.n)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment for testing all of these together, in their order."""
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+def adjusted(tests: Sequence[TTest]) -> list[TTest]:
+    """The tests with p values by Holm's step-down correction over those that have one."""
+    order = sorted((i for i, test in enumerate(tests) if test.p is not None), key=lambda i: tests[i].p)
+    found, running = list(tests), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * tests[i].p))
+        found[i] = tests[i]._replace(p=running)
+    return found
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -101,14 +94,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def detrended_variance(values: Sequence[float]) -> float | None:
     """Variance around a straight line through equally spaced values; None for fewer than 4 of them."""
-    n = len(values)
-    if n < 4:
+    if len(values) < 4:
         return None
-    y, x = np.asarray(values, np.float64), np.arange(n, dtype=np.float64)
-    x -= x.mean()
-    y -= y.mean()
-    residuals = y - x * (x @ y) / (x @ x)
-    return float(residuals @ residuals / (n - 2))
+    x = np.arange(len(values))
+    residuals = np.asarray(values) - np.polyval(np.polyfit(x, values, 1), x)
+    return float(residuals @ residuals / (len(values) - 2))
 
 
 class Halting(NamedTuple):

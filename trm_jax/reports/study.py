@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
-from trm_jax.reports.measures import MEMORY, Measure
+from trm_jax.reports.measures import MEMORY, Measure, Scores, scores
 from trm_jax.reports.runs import Run
 from trm_jax.reports.statistics import Spread, spread
 from trm_jax.reports.units import setting_name, setting_value
-
-MINI = "mini_"
 
 
 @dataclass(frozen=True)
@@ -31,61 +28,54 @@ class Arm:
         return f"{self.name} = {self.alias_of}" if self.alias_of else self.name
 
     @property
-    def differs(self) -> str:
-        """'hidden_size 512, num_heads 8'."""
-        return ", ".join(f"{setting_name(key)} {setting_value(key, self.settings[key])}" for key in self.varied)
+    def named(self) -> str:
+        """'exp01c (hidden_size 512, num_heads 8)'."""
+        differs = ", ".join(f"{setting_name(key)} {setting_value(key, self.settings[key])}" for key in self.varied)
+        return f"{self.name} ({differs})" if differs else self.name
 
     @property
     def unfinished(self) -> bool:
         return not all(run.folder.done for run in self.runs)
-
-    def values(self, measure: Measure) -> list[float]:
-        """A figure of each run that has it.
-
-        Runs that trained side by side in one program share its clock: of them it is one measurement, their mean.
-        """
-        found = [value for value in map(measure.of, self.runs) if value is not None]
-        return [fmean(found)] if measure.clocked and largest_pack(self.runs) > 1 and found else found
 
     def by_seed(self, measure: Measure) -> dict[int, float]:
         """The figure of each run that has it, by the run's seed."""
         found = {run.folder.seed: measure.of(run) for run in self.runs}
         return {seed: value for seed, value in found.items() if value is not None}
 
+    def values(self, measure: Measure) -> list[float]:
+        return list(self.by_seed(measure).values())
+
     def spread(self, measure: Measure) -> Spread | None:
         return spread(self.values(measure))
 
-    def having(self, measure: Measure) -> int:
-        """How many of the runs have the figure."""
-        return sum(measure.of(run) is not None for run in self.runs)
+    def mean(self, measure: Measure) -> float:
+        """Over the runs that have the figure, of which there has to be one."""
+        return self.spread(measure).mean
 
     def complete(self, measure: Measure) -> bool:
-        return self.having(measure) == len(self.runs)
+        """Whether every run has the figure."""
+        return len(self.values(measure)) == len(self.runs)
 
 
 @dataclass(frozen=True)
 class Study:
-    """Arms in order, checked: scored on one set of puzzles, alike in all but what is varied.
+    """Arms in order, checked: scored on one set of examples, alike in all but what is varied.
 
-    reference: the arm the others are held against. guide_problem: why the expectations of the users' guide are not of
-    these runs, empty where they are. companion: the group that answers a question together with this one, when it was
-    run (`companion_problem` says why not). levels: accuracies asked for instead of the guide's.
+    guide_problem: why the expectations of the users' guide are not of these runs, empty where they are. companion: the
+    group that answers a question together with this one, when it was run (`companion_problem` says why not). levels:
+    scores to reach. report: gives the sections of the page, the first one's sentence is the answer.
     """
 
     name: str
     question: str
     varied: tuple[str, ...]
     arms: tuple[Arm, ...]
+    report: Callable[[Study], list]
     notes: tuple[str, ...] = ()
     guide_problem: str = ""
     companion: Study | None = None
-    companion_problem: str = ""
+    companion_problem: str = "no group stands beside this one"
     levels: tuple[float, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """The group whose analyses apply: a small group is analysed as the one that it mirrors."""
-        return self.name.removeprefix(MINI)
 
     @property
     def ran(self) -> list[Arm]:
@@ -97,19 +87,18 @@ class Study:
 
     @property
     def reference(self) -> Arm:
-        """The group's centre (the alias) when it was run, else the first arm that was."""
+        """The arm the others are held against: the group's centre (the alias), else the first that was run."""
         return next((arm for arm in self.ran if arm.alias_of), self.ran[0])
 
-    def shared(self, measure: Measure) -> str:
-        """Why a figure of the clock or of memory is not an arm's own, so that arms do not compare in it; or nothing."""
-        pack = largest_pack(self.runs)
-        if measure.clocked and pack > 1:
-            return f"up to {pack} runs trained in one program, and its clock and memory are of all of them"
-        if measure is MEMORY and any(run.facts.get("backend") == "cpu" for run in self.runs):
-            return "on a CPU it is that of the whole process, compiler and data included"
-        return ""
+    @property
+    def scores(self) -> Scores:
+        return scores(self.runs[0].headline)
 
+    @property
+    def score(self) -> Measure:
+        """The score of record, by which the task is judged."""
+        return self.scores.final
 
-def largest_pack(runs: Iterable[Run]) -> int:
-    """The most runs that trained in one program with one of these."""
-    return max((run.facts.get("pack", 1) for run in runs), default=1)
+    def shared(self, measure: Measure) -> bool:
+        """Whether a figure is not an arm's own: on a CPU memory is that of the process, compiler and data included."""
+        return measure is MEMORY and any(run.facts.get("backend") == "cpu" for run in self.runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from trm_jax.reports.statistics import Spread
@@ -32,21 +32,17 @@ class Scale(NamedTuple):
         around = "" if found.deviation is None else f" ± {_as_fine(found.deviation / self.factor, mean)}"
         return f"{mean}{around} (n = {found.n})"
 
-    def with_unit(self, found: Spread | None) -> str:
-        """'35.21 ± 0.4 min (n = 3)'."""
-        text = self.text(found)
-        return text.replace(" (n", f" {self.label} (n") if self.label else text
-
 
 Unit = tuple[Scale, ...]  # ascending factors; the first is what files hold
 FRACTION: Unit = (Scale(1, "", 4),)
+PERCENT: Unit = (Scale(0.01, "%", 1),)
 PLAIN: Unit = (Scale(1, ""),)
-STEPS: Unit = (Scale(1, "updates"),)
+UPDATES: Unit = (Scale(1, "updates"),)
 HALT_STEPS: Unit = (Scale(1, "supervision steps", 3),)
 EPOCHS: Unit = (Scale(1, "epochs"),)
 SECONDS: Unit = (Scale(1, "s"), Scale(60, "min"), Scale(3600, "h"))
 BYTES: Unit = (Scale(1, "bytes"), Scale(2**20, "MiB"), Scale(2**30, "GiB"))
-PARAMETERS: Unit = (Scale(1, ""), Scale(1e3, "thousand"), Scale(1e6, "million"))
+COUNT: Unit = (Scale(1, ""), Scale(1e3, "thousand"), Scale(1e6, "million"))
 RATE: Unit = (Scale(1, "examples/s"), Scale(1e3, "thousand examples/s"))
 FLOPS: Unit = (
     Scale(1, "FLOP"),
@@ -67,8 +63,7 @@ def fixed(value: float, decimals: int) -> str:
 
 def _as_fine(value: float, text: str) -> str:
     """`value` with the decimals of a number's text, with digits of its own where these would not show it."""
-    decimals = len(text.partition(".")[2])
-    rounded = fixed(value, decimals)
+    rounded = fixed(value, len(text.partition(".")[2]))
     return digits(value) if "e" in text or (value and not rounded.strip("0.,")) else rounded
 
 
@@ -94,8 +89,7 @@ def plain(value) -> str:
     return digits(value) if is_number else str(value) or "(empty)"
 
 
-# A setting whose own name says too little, and values that stand for something else.
-_SETTINGS = {"optim.name": "optimiser"}
+# Values of settings that stand for something else.
 _MEANINGS = {
     ("train.halt_exploration_end", -1.0): "stays",
     ("train.curriculum_epochs", 0): "none",
@@ -105,7 +99,7 @@ _MEANINGS = {
 
 def setting_name(key: str) -> str:
     """The last part of a dotted setting, as tables name it."""
-    return _SETTINGS.get(key, key.rsplit(".", 1)[-1])
+    return "optimiser" if key == "optim.name" else key.rsplit(".", 1)[-1]
 
 
 def setting_value(key: str, value) -> str:
@@ -116,7 +110,7 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(words: Iterable[str]) -> str:
     """'a, b and c'."""
     words = list(words)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

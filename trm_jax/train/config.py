@@ -1,6 +1,6 @@
-"""A run's settings as frozen dataclasses: what the training code reads, after the edge has checked it.
+"""A run's settings as frozen dataclasses, with their defaults and bounds: what the training code reads.
 
-Their values come from one page, `trm_jax/configs/defaults.py`.
+Sections `data` and `model` of the settings page are those of the task and the family; the others stand here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from trm_jax.errors import InputError
 from trm_jax.losses import TOKEN_LOSSES
 from trm_jax.models.family import Family
 from trm_jax.optim import OPTIMIZERS
+from trm_jax.settings import check, number, option
 from trm_jax.tasks import Task
 
-LOSS_SCALINGS = ("auto", "none", "dynamic")
 MAX_STEPS = 10**9  # a thousand a second would take eleven days
 LONG_WARMUP = 0.45  # share of the steps from which on a person is told: about half
 
@@ -27,35 +27,24 @@ def _require(ok: bool, message: str) -> None:
         raise InputError(message)
 
 
-def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:
-    _require(value in options, f"{name} is {value!r}; choose one of {', '.join(options)}")
-
-
 @dataclass(frozen=True)
 class OptimConfig:
-    name: str
-    lr: float
-    warmup_steps: int
-    warmup_share: float
-    min_lr_ratio: float
-    beta1: float
-    beta2: float
-    weight_decay: float
-    table_lr: float
-    table_weight_decay: float
-    ema_decay: float
-    ema_also: str
-    loss_scaling: str
+    name: str = option("adam_atan2", *OPTIMIZERS)
+    lr: float = number(1e-4)
+    warmup_steps: int = number(2000)
+    warmup_share: float = number(0.0, high=1)  # of all steps; wins over warmup_steps unless 0
+    min_lr_ratio: float = number(1.0, high=1)  # 1 = constant after the warm-up; less = cosine down to this share
+    beta1: float = number(0.9, below=1)
+    beta2: float = number(0.95, below=1)
+    weight_decay: float = number(1.0)
+    table_lr: float = number(1e-4)  # puzzle table: sparse sign-SGD
+    table_weight_decay: float = number(1.0)
+    ema_decay: float = number(0.999, below=1)  # 0 = no averaging
+    ema_also: str = ""  # decays averaged and evaluated besides, as "0.99,0.995"; 0 = the live weights
+    loss_scaling: str = option("auto", "auto", "none", "dynamic")  # auto: dynamic with float16
 
     def __post_init__(self):
-        _one_of("optim.name", self.name, OPTIMIZERS)
-        _one_of("optim.loss_scaling", self.loss_scaling, LOSS_SCALINGS)
-        for name in ("beta1", "beta2", "ema_decay"):
-            _require(0 <= getattr(self, name) < 1, f"optim.{name} is {getattr(self, name)}; it must be in [0, 1)")
-        for name in ("lr", "warmup_steps", "weight_decay", "table_lr", "table_weight_decay"):
-            _require(getattr(self, name) >= 0, f"optim.{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("min_lr_ratio", "warmup_share"):
-            _require(0 <= getattr(self, name) <= 1, f"optim.{name} is {getattr(self, name)}; it must be in [0, 1]")
+        check(self, "optim.")
         for decay in self.other_decays:
             _require(0 <= decay < 1, f"optim.ema_also holds {decay}; every decay must be in [0, 1)")
 
@@ -75,24 +64,20 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    batch_size: int
-    epochs: int
-    steps: int
-    examples: int
-    accumulation: int
-    halt_exploration_end: float
-    curriculum_epochs: int
-    curriculum_L_start: int
-    curriculum_H_start: int
-    loss: str
-    deterministic: bool
+    batch_size: int = number(6144, low=1)  # global
+    epochs: int = number(50000)  # one epoch draws one variant of every puzzle
+    steps: int = number(0)  # a budget in steps; wins over examples, which wins over epochs
+    examples: int = number(0)  # a budget in examples
+    accumulation: int = number(1, low=1)  # parts of a batch that are computed one after the other to save memory
+    halt_exploration_end: float = -1.0  # exploration goes there from the model's, linearly; -1 = it stays
+    curriculum_epochs: int = number(0)  # L_cycles and H_cycles grow to the model's over these, linearly; 0 = off
+    curriculum_L_start: int = number(2, low=1)
+    curriculum_H_start: int = number(1, low=1)
+    loss: str = option("stablemax", *TOKEN_LOSSES)
+    deterministic: bool = True  # on a GPU: operations that give the same bits every time, which may cost speed
 
     def __post_init__(self):
-        _one_of("train.loss", self.loss, TOKEN_LOSSES)
-        for name in ("batch_size", "accumulation", "curriculum_L_start", "curriculum_H_start"):
-            _require(getattr(self, name) >= 1, f"train.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("epochs", "steps", "examples", "curriculum_epochs"):
-            _require(getattr(self, name) >= 0, f"train.{name} is {getattr(self, name)}; it must not be negative")
+        check(self, "train.")
         _require(
             self.epochs > 0 or self.steps > 0 or self.examples > 0,
             "train.epochs, train.steps and train.examples are all 0; set one: --set train.steps=1000",
@@ -110,47 +95,52 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every_epochs: int
-    every_steps: int
-    batch_size: int
-    max_examples: int
+    every_epochs: int = number(5000)
+    every_steps: int = number(0)  # wins over every_epochs; both 0 = at the end only
+    batch_size: int = number(6144, low=1)
+    max_examples: int = number(0)  # 0 = all
 
     def __post_init__(self):
-        _require(self.batch_size >= 1, f"eval.batch_size is {self.batch_size}; it must be at least 1")
-        for name in ("every_epochs", "every_steps", "max_examples"):
-            _require(getattr(self, name) >= 0, f"eval.{name} is {getattr(self, name)}; it must not be negative")
+        check(self, "eval.")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every_steps: int
-    every_minutes: float
-    keep_last: int
-    keep_best: int
-    keep_every_steps: int
+    every_steps: int = number(500, low=1)
+    every_minutes: float = number(10.0)  # and when so long has passed since the last one; 0 = not for that reason
+    keep_last: int = number(2, low=1)
+    keep_best: int = number(1)  # by the task's headline score
+    keep_every_steps: int = number(0)  # 0 = none besides those
 
     def __post_init__(self):
-        _require(self.every_steps >= 1, f"checkpoint.every_steps is {self.every_steps}; it must be at least 1")
-        _require(self.keep_last >= 1, f"checkpoint.keep_last is {self.keep_last}; it must be at least 1")
-        for name in ("every_minutes", "keep_best", "keep_every_steps"):
-            _require(getattr(self, name) >= 0, f"checkpoint.{name} is {getattr(self, name)}; it must not be negative")
+        check(self, "checkpoint.")
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    every_steps: int
-    tensorboard: bool
-    wandb_project: str
+    every_steps: int = number(20, low=1)
+    tensorboard: bool = True
+    wandb_project: str = ""  # empty = no Weights & Biases
 
     def __post_init__(self):
-        _require(self.every_steps >= 1, f"log.every_steps is {self.every_steps}; it must be at least 1")
+        check(self, "log.")
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    data: int
-    fsdp: int
-    tensor: int
+    data: int = -1  # -1 = all devices that are left
+    fsdp: int = 1
+    tensor: int = 1
+
+
+SECTIONS = {
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "checkpoint": CheckpointConfig,
+    "log": LogConfig,
+    "mesh": MeshConfig,
+}
 
 
 @dataclass(frozen=True)

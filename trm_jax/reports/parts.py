@@ -1,0 +1,182 @@
+"""What sections are made of: tables with a row for each arm, axes, points with their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trm_jax.reports.content import Panel, Series, Table
+from trm_jax.reports.measures import PARAMETERS, Measure
+from trm_jax.reports.statistics import TTest
+from trm_jax.reports.study import Arm, Study
+from trm_jax.reports.units import Scale, compact, digits, scale_for, setting_name, setting_value
+from trm_jax.reports.words import Pair, adjusted_name, pair_tests, verdict
+
+SPREADS = "mean ± standard deviation (n seeds)"
+
+
+class Column(NamedTuple):
+    """A column of a table of arms; `always`: it can be told of arms that were not run."""
+
+    header: str
+    cell: Callable[[Arm], str]
+    always: bool = False
+
+
+def arm_table(study: Study, columns: Iterable[Column], caption: str = SPREADS) -> Table:
+    """A row for each arm, those that were not run among them, with what the group varies."""
+    settings = [Column(setting_name(key), lambda arm, key=key: setting_value(key, arm.settings[key]), True)
+                for key in study.varied]  # fmt: skip
+    columns, rows = [*settings, *columns], []
+    for arm in study.arms:
+        label = f"{arm.label} *" if arm.runs and arm.unfinished else arm.label
+        rows.append((label, *(c.cell(arm) if arm.runs or c.always else "not run" for c in columns)))
+    if any(arm.runs and arm.unfinished for arm in study.arms):
+        caption += "; * has unfinished runs"
+    return Table(("experiment", *(c.header for c in columns)), tuple(rows), caption)
+
+
+def common_scale(arms: Iterable[Arm], measure: Measure) -> Scale:
+    return scale_for(measure.unit, [value for arm in arms for value in arm.values(measure)])
+
+
+def headed(name: str, scale: Scale) -> str:
+    return f"{name} ({scale.label})" if scale.label and scale.label not in name.split() else name
+
+
+def measured(study: Study, *measures: Measure) -> list[Column]:
+    """A column for each measure."""
+
+    def column(measure: Measure, scale: Scale) -> Column:
+        def cell(arm: Arm) -> str:
+            found = arm.spread(measure)
+            single = found and measure.computed and not found.deviation
+            return scale.number(found.mean) if single else scale.text(found)
+
+        return Column(headed(measure.name, scale), cell)
+
+    return [column(measure, common_scale(study.ran, measure)) for measure in measures]
+
+
+def tested(study: Study, measure: Measure) -> Column:
+    """Each arm against the reference."""
+    base, scale = study.reference, common_scale(study.ran, measure)
+    others = [arm for arm in study.ran if arm is not base and arm.values(measure) and base.values(measure)]
+    found = pair_tests([(arm, base) for arm in others], measure)
+    words = {arm.name: verdict(test, scale) for arm, test in zip(others, found, strict=True)} | {base.name: "reference"}
+    header = f"{measure.name} against {base.name} ({adjusted_name(found)})"
+    return Column(header, lambda arm: words.get(arm.name, "not known"))
+
+
+def pair_table(
+    measure: Measure, pairs: Sequence[Pair], heads: tuple[str, str], told: Mapping[str, Callable[[Arm], str]]
+) -> tuple[Table, list[TTest]]:
+    """Pairs of arms side by side with the test of their difference. heads: what the arms of a pair are. told: what
+    else is told of each, by the columns' names."""
+    tests = pair_tests(pairs, measure)
+    scale = common_scale([arm for pair in pairs for arm in pair], measure)
+    of_arm = {measure.name: lambda arm: scale.text(arm.spread(measure)), **told}
+    columns = [column for head in heads for column in (head, *of_arm)]
+    rows = [
+        (*(cell for arm in pair for cell in (arm.named, *(of(arm) for of in of_arm.values()))), verdict(test, scale))
+        for pair, test in zip(pairs, tests, strict=True)
+    ]
+    return Table((*columns, f"first less second ({adjusted_name(tests)})"), tuple(rows), SPREADS), tests
+
+
+def expected(study: Study, *keys: str) -> list[Column]:
+    """What the users' guide expects, which nobody measured; nothing for groups and runs that it does not speak of."""
+
+    def column(key: str) -> Column:
+        header = f"the guide expects: {key.replace('_', ' ')} (unmeasured)"
+        return Column(header, lambda arm: digits(arm.expects[key]) if key in arm.expects else "", always=True)
+
+    known = {key for arm in study.arms for key in arm.expects} if not study.guide_problem else ()
+    return [column(key) for key in keys if key in known]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What arms are plotted over; without `of`, their names in order. named: their names stand beside the points."""
+
+    label: str = ""
+    of: Callable[[Arm], float | None] | None = None
+    scale: str = "linear"
+    named: bool = False
+
+
+def setting_axis(key: str, label: str, scale: str = "linear") -> Axis:
+    return Axis(label, lambda arm: float(arm.settings[key]), scale)
+
+
+BY_NAME = Axis()
+OVER_PARAMETERS = Axis("parameters", lambda arm: next(iter(arm.values(PARAMETERS)), None), "log")
+
+
+def over_measure(study: Study, measure: Measure, share: Callable[[Arm], float] = lambda arm: 1.0) -> Axis:
+    """An axis of the arms' means. share: what part of its mean an arm stands at."""
+    scale = common_scale(study.ran, measure)
+
+    def of(arm: Arm) -> float | None:
+        return share(arm) * arm.mean(measure) / scale.factor if arm.values(measure) else None
+
+    return Axis(headed(measure.name, scale), of, named=True)
+
+
+def positions(arms: Sequence[Arm], axis: Axis) -> dict[str, float]:
+    """Where each arm stands on the axis, by its name and in the axis' order; arms that have no place are left out."""
+    if axis.of is None:
+        return {arm.name: float(index) for index, arm in enumerate(arms)}
+    found = {arm.name: axis.of(arm) for arm in arms}
+    known = {name: x for name, x in found.items() if x is not None and (x > 0 or axis.scale == "linear")}
+    return dict(sorted(known.items(), key=lambda item: item[1]))
+
+
+def placed(arms: Sequence[Arm], axis: Axis) -> list[Arm]:
+    """The arms that have a place on the axis, in its order."""
+    by_name = {arm.name: arm for arm in arms}
+    return [by_name[name] for name in positions(arms, axis)]
+
+
+class Line(NamedTuple):
+    """A measure of arms, joined along an axis unless `style` says how; without a label, under the measure's name."""
+
+    arms: Sequence[Arm]
+    measure: Measure
+    label: str = ""
+    style: str = ""
+
+
+def panel(title: str, axis: Axis, *lines: Line, y_label: str = "", levels: Sequence[float] = ()) -> Panel:
+    """Means with standard deviations, and each run as a dot; the first line's measure gives the unit."""
+    arms = list({arm.name: arm for line in lines for arm in line.arms}.values())
+    places, first = positions(arms, axis), lines[0].measure
+    scale = scale_for(first.unit, [value for line in lines for arm in line.arms for value in arm.values(line.measure)])
+    series = [one for color, line in enumerate(lines) for one in _series(line, places, axis, scale, color)]
+    ticks = dict.fromkeys((x, compact(x) if axis.of else name) for name, x in places.items() if not axis.named)
+    x_label = axis.label or ", ".join(setting_name(key) for key in arms[0].varied[:2])
+    y_label = headed(y_label or first.name, scale)
+    return Panel(title, x_label, y_label, tuple(series), axis.scale, "linear", tuple(ticks), tuple(levels))
+
+
+def _series(line: Line, places: dict[str, float], axis: Axis, scale: Scale, color: int) -> list[Series]:
+    known = [arm for arm in placed(line.arms, axis) if arm.values(line.measure)]
+    spreads = [arm.spread(line.measure) for arm in known]
+    means = Series(
+        line.label or line.measure.name,
+        [places[arm.name] for arm in known],
+        [found.mean / scale.factor for found in spreads],
+        [None if found.deviation is None else found.deviation / scale.factor for found in spreads],
+        names=[arm.name for arm in known] if axis.named else (),
+        style=line.style or ("joined" if axis.of else "points"),
+        color=color,
+    )
+    runs = [(places[arm.name], value / scale.factor) for arm in known for value in arm.values(line.measure)]
+    dots = Series("single runs", [x for x, _ in runs], [y for _, y in runs], style="dots", color=color)
+    return [means, dots][: 1 + (len(runs) > len(known))] if known else []
+
+
+def arm_panel(study: Study, measure: Measure, axis: Axis = BY_NAME, *, levels: Sequence[float] = ()) -> Panel:
+    """One measure of all arms along an axis."""
+    return panel(measure.name[:1].upper() + measure.name[1:], axis, Line(study.ran, measure), levels=levels)
