@@ -1,9 +1,12 @@
 """Compiled results without a compiler."""
 
+import importlib.metadata
+
 import pytest
 
 from trm_jax.aot import compile as aot
 
+VERSION = importlib.metadata.version
 RESULT = {
     **aot.NOTHING,
     "memory_bytes": {
@@ -25,6 +28,17 @@ def overflow(needed: int, there: int) -> dict:
 @pytest.fixture(autouse=True)
 def versions(monkeypatch):
     """As if libtpu were installed, which none of these tests loads."""
-    monkeypatch.setattr(aot, "libtpu_version", lambda: "0.0.1")
+    pretend_libtpu(monkeypatch, "0.0.1")
     for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
         monkeypatch.delenv(name, raising=False)
+
+
+def pretend_libtpu(monkeypatch, version: str | None):
+    """As if this version were installed; None: as if none were."""
+
+    def find(name: str) -> str:
+        if name == "libtpu" and version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version if name == "libtpu" else VERSION(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", find)

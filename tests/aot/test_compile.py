@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests import tiny
-from tests.aot.conftest import RESULT
+from tests.aot.conftest import RESULT, pretend_libtpu
 from trm_jax.aot import compile as aot
 from trm_jax.errors import InputError
 from trm_jax.planning import hardware
@@ -61,7 +61,7 @@ def test_nothing_is_compiled_twice(traced, tmp_path, monkeypatch):
     assert program.compiled == 2
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_some_flag=true")
     aot.compile_lowered(program, V4_8, tmp_path)
-    monkeypatch.setattr(aot, "libtpu_version", lambda: "0.0.2")
+    pretend_libtpu(monkeypatch, "0.0.2")
     aot.compile_lowered(program, V4_8, tmp_path)
     assert program.compiled == 4
 
@@ -135,6 +135,6 @@ def test_memory_that_is_too_small_is_told_from_other_errors(message, sizes):
 
 
 def test_without_libtpu_the_command_that_installs_it_is_named(monkeypatch):
-    monkeypatch.setattr(aot, "libtpu_version", lambda: None)
+    pretend_libtpu(monkeypatch, None)
     with pytest.raises(InputError, match=r"-m pip install 'jax\[tpu\]'"):
         aot.check_installed()

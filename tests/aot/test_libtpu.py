@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests import tiny
+from tests.aot.conftest import pretend_libtpu
 from trm_jax.aot import compile as aot
 from trm_jax.planning import hardware
 
@@ -20,7 +21,7 @@ except importlib.metadata.PackageNotFoundError:
 @pytest.fixture(autouse=True)
 def versions(monkeypatch):
     """The installed one, and not what the other tests of this folder pretend."""
-    monkeypatch.setattr(aot, "libtpu_version", lambda: VERSION)
+    pretend_libtpu(monkeypatch, VERSION)
     for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
         monkeypatch.delenv(name, raising=False)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.aot.conftest import RESULT, overflow
+from tests.aot.conftest import RESULT, overflow, pretend_libtpu
 from trm_jax.aot import compile as aot
 
 SMALL = ("--set", "train.batch_size=64", "eval.batch_size=64")
@@ -13,7 +13,7 @@ SMALL = ("--set", "train.batch_size=64", "eval.batch_size=64")
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
-    monkeypatch.setattr(aot, "libtpu_version", lambda: "0.0.1")
+    pretend_libtpu(monkeypatch, "0.0.1")
 
 
 @pytest.fixture
@@ -80,5 +80,5 @@ def test_nothing_is_overwritten_unasked(refused, tmp_path):
 
 
 def test_without_libtpu_the_command_that_installs_it_is_named(refused, monkeypatch):
-    monkeypatch.setattr(aot, "libtpu_version", lambda: None)
+    pretend_libtpu(monkeypatch, None)
     assert "-m pip install 'jax[tpu]'" in refused("compile", "demo", "--topology", "v4-8", *SMALL)

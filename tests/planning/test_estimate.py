@@ -176,14 +176,16 @@ def test_what_else_a_plan_warns_of():
 
 
 def test_time_and_price_follow_the_device():
-    cfg = config(changes={"train.accumulation": 4})
-    slow, fast = plan(cfg, find("a100")), plan(cfg, find("h100"))
-    assert slow.hours / fast.hours == pytest.approx(989 / 312)
-    assert slow.hours == pytest.approx(slow.train_hours + slow.eval_hours)
-    assert slow.dollars == pytest.approx(2.79 * slow.hours)
-    assert plan(cfg, find("2xa100")).hours == pytest.approx(slow.hours / 2)
+    def hours(device, **options):
+        made = plan(config(changes={"train.accumulation": 4}), find(device), **options)
+        return made.train_hours + made.eval_hours
+
+    cfg, slow = config(changes={"train.accumulation": 4}), hours("a100")
+    assert slow / hours("h100") == pytest.approx(989 / 312)
+    assert plan(cfg, find("a100")).dollars == pytest.approx(2.79 * slow)
+    assert hours("2xa100") == pytest.approx(slow / 2)
     assert plan(cfg, find("v4-64")).dollars is None
-    assert plan(cfg, find("a100"), utilisation=0.2).hours == pytest.approx(2 * slow.hours)
+    assert hours("a100", utilisation=0.2) == pytest.approx(2 * slow)
     for utilisation in (0, 1.1, math.nan):
         with pytest.raises(InputError, match="the utilisation is"):
             plan(cfg, find("h100"), utilisation=utilisation)

@@ -22,7 +22,7 @@ def test_some_rows_of_the_table():
     pair = hardware.find("2xa100")
     assert (pair.chips, pair.memory_gb, pair.dollars_per_hour, pair.peak_tflops) == (2, 40, 3.58, 312)
     assert hardware.find("h200").dollars_per_hour is None
-    assert "790 TFLOP/s" in hardware.find("h200").measured
+    assert "790 TFLOP/s" in hardware.find("h200").title
     assert hardware.find("5090").price_source != hardware.find("4090").price_source
 
 

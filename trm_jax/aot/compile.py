@@ -7,6 +7,7 @@ program and the compiler's version.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -39,7 +40,6 @@ NOTHING = {
     "overflow_bytes": None,
     "crash": "",
 }
-_SHOWN_LINES = 3
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([BKMGT]?)"
 _OVERFLOW = re.compile(rf"(?:Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds available HBM \({_SIZE}\))")
@@ -50,23 +50,18 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trm_jax" / "compiled"
 
 
-def libtpu_version() -> str | None:
-    """None where libtpu is not installed."""
-    try:
-        return importlib.metadata.version("libtpu")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def versions() -> dict[str, str | None]:
+def versions() -> dict[str, str]:
     """What decides how a program is compiled: versions, and flags where there are any."""
-    found = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")} | {"libtpu": libtpu_version()}
-    return found | {name: os.environ[name] for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if os.environ.get(name)}
+    installed = {}
+    for name in ("jax", "jaxlib", "libtpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed | {name: os.environ[name] for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if os.environ.get(name)}
 
 
 def check_installed() -> None:
     """Raise InputError where there is no libtpu to compile with."""
-    if libtpu_version() is None:
+    if "libtpu" not in versions():
         raise InputError(
             "the TPU's compiler, libtpu, is not installed (there is one for Linux on x86-64 only); install it with "
             f"{sys.executable} -m pip install 'jax[tpu]'"
@@ -104,10 +99,10 @@ def compile_program(config, topology: Device, number: int, root: Path) -> dict:
 def _how_it_died(done: subprocess.CompletedProcess) -> str:
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     failed = [line for line in said if "Check failed" in line or "RET_CHECK" in line]
-    lines = failed[:1] or said[-1 if any(line.startswith("Traceback") for line in said) else -_SHOWN_LINES :]
+    why = "".join(f": {line}" for line in failed[:1] or said[-1:])
     killed = done.returncode < 0
     how = f"was killed by {signal.Signals(-done.returncode).name}" if killed else f"ended with code {done.returncode}"
-    return f"the compiler {how}" + (f": {' / '.join(lines)}" if lines else "")
+    return f"the compiler {how}{why}"
 
 
 def overflow(message: str) -> list[int] | None:

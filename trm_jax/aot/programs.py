@@ -13,7 +13,6 @@ from trm_jax.errors import InputError
 from trm_jax.evals.runner import jit_eval_step, rows_of_batch
 from trm_jax.models import target
 from trm_jax.planning import Device, work
-from trm_jax.planning.estimate import data_size
 from trm_jax.train.compiled import jit_train_step
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import Stage, stages
@@ -45,7 +44,7 @@ def devices(topology: Device) -> list:
 
 def run_stages(cfg: RunConfig) -> list[Stage]:
     """The stages of the run's curriculum; without one a single stage. Raises InputError as `planning.work` does."""
-    return stages(cfg, work(cfg).steps, data_size(cfg)[0])
+    return stages(cfg, work(cfg).steps, cfg.task.info(cfg.data).groups)
 
 
 def programs_of(cfg: RunConfig) -> list[Program]:

@@ -45,7 +45,8 @@ def run(args) -> int:
     # Nothing here runs on a device, and taking one would disturb what trains on it.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from trm_jax.aot import report
-    from trm_jax.aot.compile import check_installed, folder
+    from trm_jax.aot.compile import check_installed, compile_program, folder
+    from trm_jax.aot.programs import cycles_of, programs_of
     from trm_jax.configs import registry, resolve
     from trm_jax.planning import hardware, memory
     from trm_jax.sweep.plan import aliases, run_names
@@ -62,7 +63,16 @@ def run(args) -> int:
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
     check_installed()
-    runs = [_compile(name, config, topology, args.cache or folder()) for name, config in configs.items()]
+    runs = []
+    for name, config in configs.items():
+        cfg, compiled = resolve.freeze(config), {}
+        for number, (kind, model) in enumerate(programs_of(cfg)):
+            cycles = "".join(f" {letter} {count}" for letter, count in zip("LH", cycles_of(model), strict=False))
+            print(f"{name}: {kind}{cycles} ...", end=" ", flush=True, file=sys.stderr)  # it takes minutes
+            begin = time.monotonic()
+            found = compiled[kind, model] = compile_program(config, topology, number, args.cache or folder())
+            print("not compiled" if found["crash"] else f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
+        runs.append(report.figures(name, cfg, topology, compiled))
     print("\n".join(report.head(topology)))
     if rows := report.table(runs):
         narrow = [heading for heading in rows[0] if heading not in report.WIDE]
@@ -79,20 +89,3 @@ def run(args) -> int:
             print(f"wrote {file}")
     print(f"next: {command('plan', *args.words, '--device', topology.name, *again)}")
     return 0 if all(one["fits"] for one in runs) else 1
-
-
-def _compile(name: str, config, topology, cache) -> dict:
-    """The record of one run, with lines on standard error: a compilation takes minutes."""
-    from trm_jax.aot.compile import compile_program
-    from trm_jax.aot.figures import figures
-    from trm_jax.aot.programs import cycles_of, programs_of
-    from trm_jax.configs import resolve
-
-    cfg, compiled = resolve.freeze(config), {}
-    for number, (kind, model) in enumerate(programs_of(cfg)):
-        cycles = "".join(f" {name} {count}" for name, count in zip("LH", cycles_of(model), strict=False))
-        print(f"{name}: {kind}{cycles} ...", end=" ", flush=True, file=sys.stderr)
-        begin = time.monotonic()
-        found = compiled[kind, model] = compile_program(config, topology, number, cache)
-        print("not compiled" if found["crash"] else f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
-    return figures(name, cfg, topology, compiled)

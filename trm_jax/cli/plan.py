@@ -13,17 +13,14 @@ from trm_jax.cli.arguments import add_command, add_set, changes, command, consol
 if TYPE_CHECKING:
     from trm_jax.planning import Device, Plan
 
-GUIDE_DEVICE = "v4-64"
 COSTLY = 0.5  # of the training's FLOPs
 _SHOWN_NAMES = 4
-_LEAST, _MOST = 1e-6, 1e9  # of what is given in place of the table's figures
 _WIDEST = 200  # of a table
 _COLUMNS = ("", "steps", "parameters", "training\nFLOPs", "evalua-\ntions", "their\nFLOPs", "GB a chip,\nestimated",
             "training", "evalua-\ntions", "dollars")  # fmt: skip
 # What can be given in place of the table's: {option: (field of Device, unit, of what)}.
 _FIGURES = {
     "peak": ("peak_tflops", "TFLOPS", "of a chip"),
-    "bandwidth": ("bandwidth_tb_s", "TB/S", "of a chip's memory"),
     "memory": ("memory_gb", "GB", "of a chip"),
     "price": ("dollars_per_hour", "DOLLARS_PER_HOUR", "of the device"),
 }
@@ -44,12 +41,7 @@ def add_parser(subparsers) -> None:
         run,
     )
     parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to plan (trm list shows names)")
-    parser.add_argument(
-        "--device",
-        default=GUIDE_DEVICE,
-        help="h200, h100, a100, 2xa100, l40s, a40, 5090, 4090, 3090, a10 or a TPU slice: v4-64, v5e-16, v5p-8, "
-        "v6e-4 ... (default: %(default)s)",
-    )
+    parser.add_argument("--device", default="v4-64", help="h100, a100, 4090, v4-64, v5e-16 ... (default: %(default)s)")
     parser.add_argument(
         "--utilisation", type=amount, default=0.4, metavar="SHARE", help="of the peak (default: %(default)g)"
     )
@@ -61,8 +53,8 @@ def add_parser(subparsers) -> None:
 
 def amount(text: str) -> float:
     """An argument that is a positive number."""
-    if not _LEAST <= float(text) <= _MOST:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number from {_LEAST:g} to {_MOST:g}")
+    if not 1e-6 <= float(text) <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number from 1e-06 to 1e+09")
     return float(text)
 
 
@@ -87,7 +79,7 @@ def run(args) -> int:
     print_table(_COLUMNS, rows, total if len(every) > 1 or args.seeds > 1 else ())
     for name, others in aliases(names).items():
         print(f"{name}, counted once, is also {', '.join(others)}")
-    for note in _notes(names, plans, device):
+    for note in _notes(plans):
         print(f"note: {note}")
     look_first = ["--dry-run"] * (len(plans) > 1)
     print(f"next: {command('sweep', *args.words, *set_again(settings(args)), *look_first)}")
@@ -103,13 +95,8 @@ def _print_device(device: Device, utilisation: float, given: Mapping[str, float]
         f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {utilisation:.0%}; {SOURCE}"
         + (f", but as given: {', '.join(given)}" if given else "")
     )
-    if device.measured:
-        print(f"measured on such a device: {device.measured}")
-    if device.dollars_per_hour is None:
-        print("no price in the table; give one with --price")
-    else:
-        source = ", as given" if "price" in given else f": {device.price_source}"
-        print(f"{device.dollars_per_hour:g} dollars an hour{source}")
+    price, source = device.dollars_per_hour, "as given" if "price" in given else device.price_source
+    print(f"{price:g} dollars an hour: {source}" if price else "no price in the table; give one with --price")
 
 
 def _row(label: str, plans: Sequence[Plan], times: int = 1) -> list[str]:
@@ -145,11 +132,8 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], total: S
     console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
 
 
-def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> Iterator[str]:
-    """What a person should know of the runs, and of the users' guide's hours."""
-    from trm_jax.configs import registry
-    from trm_jax.sweep.plan import BASELINE
-
+def _notes(plans: dict[str, Plan]) -> Iterator[str]:
+    """What a person should know of the runs."""
     said: dict[str, list[str]] = {}
     for name, one in plans.items():
         for warning in one.warnings:
@@ -160,13 +144,6 @@ def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> Iter
         yield (
             f"evaluations cost {share:.0%} of the training's FLOPs; a larger eval.every_epochs makes them cheaper, and "
             "so does eval.max_examples, with results that are less exact"
-        )
-    guides = [name for name in names if name == BASELINE or registry.catalogue()[name].expects]
-    if device.name == GUIDE_DEVICE and guides:
-        longest = max(plans[registry.run_name(name)].hours for name in guides)
-        yield (
-            f"the users' guide expects about 40 hours for each run on a v4-64; the longest here takes {longest:.1f}: "
-            "the guide multiplied the augmentations into the steps, but an epoch draws one variant of every puzzle"
         )
 
 

@@ -34,39 +34,24 @@ class Plan:
     """
 
     work: Work
-    device: Device
     train_hours: float
     eval_hours: float
+    dollars: float | None  # None where the device has no price
     memory_bytes: int
     warnings: tuple[str, ...]
     obstacle: str
 
-    @property
-    def hours(self) -> float:
-        return self.train_hours + self.eval_hours
 
-    @property
-    def dollars(self) -> float | None:
-        """None where the device has no price."""
-        price = self.device.dollars_per_hour
-        return None if price is None else self.hours * price
+def work(cfg: RunConfig) -> Work:
+    """What a run computes, from its settings alone; a group counts once an epoch.
 
-
-def data_size(cfg: RunConfig) -> tuple[int, int]:
-    """(groups of training examples, held-out examples), as far as the settings tell. Raises InputError where they do
-    not."""
-    sizes = cfg.task.info(cfg.data).groups, cfg.task.eval_size(cfg.data)
-    for size, name in zip(sizes, ("train_puzzles", "test_puzzles"), strict=True):
+    Raises InputError where they do not tell how many puzzles there are, and for a budget of less than one step.
+    """
+    groups, held_out = cfg.task.info(cfg.data).groups, cfg.task.eval_size(cfg.data)
+    for size, name in ((groups, "train_puzzles"), (held_out, "test_puzzles")):
         if not size:
             give = f"give their number: --set data.{name}=1000"
             raise InputError(f"data.{name} is 0, all of the source, which only the data tell; {give}")
-    return sizes
-
-
-def work(cfg: RunConfig) -> Work:
-    """What a run computes, from its settings alone; a group counts once an epoch. Raises InputError as `data_size`
-    does, and for a budget of less than one step."""
-    groups, held_out = data_size(cfg)
     steps = cfg.total_steps(groups, 1.0)
     tested = min(cfg.eval.max_examples or held_out, held_out)
     evaluations = len(cfg.evaluation_steps(groups, 1.0, steps))
@@ -100,5 +85,6 @@ def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4) -> Plan:
         warnings.append("the peak is that of bfloat16, which float32 does not reach: give the device's with --peak")
     per_hour = 3600 * utilisation * device.chips * device.peak_tflops * 1e12
     hours = found.train_flops / per_hour, found.eval_flops / per_hour
+    dollars = None if device.dollars_per_hour is None else sum(hours) * device.dollars_per_hour
     chip_bytes = memory.state_bytes(cfg, mesh) + memory.step_bytes(cfg, mesh, cfg.train.accumulation)
-    return Plan(found, device, *hours, chip_bytes, tuple(warnings), obstacle)
+    return Plan(found, *hours, dollars, chip_bytes, tuple(warnings), obstacle)

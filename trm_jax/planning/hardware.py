@@ -39,7 +39,6 @@ class Device:
     usable_gib: float = 0.0
     link_gb_s: float = 0.0
     link_source: str = ""
-    measured: str = ""
 
     @property
     def links(self) -> int:
@@ -60,7 +59,7 @@ class Device:
 GPUS = {
     device.name: device
     for device in (
-        Device("h200", "H200", 141, 989, 4.8, measured="790 TFLOP/s in a large matmul, 4.3 TB/s in a copy"),
+        Device("h200", "H200 (measured: 790 TFLOP/s in a large matmul, 4.3 TB/s in a copy)", 141, 989, 4.8),
         Device("h100", "H100 80GB", 80, 989, 3.35, 3.89, _OTHER + "8-12"),
         Device("a100", "A100 80GB", 80, 312, 2.0, 2.79, _OTHER + "2.5-3.5"),
         Device("2xa100", "2 x A100 40GB", 40, 312, 1.55, 3.58, _OTHER + "1.5-2 each", chips=2),
@@ -76,9 +75,9 @@ GPUS = {
 _POWERS = (1, 4, 8, 16, 32, 64, 128, 256)
 _V4_LINKS = "all-reduce bandwidth of a pod, 1.1 PB/s over 4,096 chips of 6 links"
 _LINKS = "GB/s a chip, both directions of"
-# generation: a chip's memory, peak, bandwidth, usable GiB, a link's GB/s and its source; then how slices are named and
-# built: cores of a chip in the number (or 1: it counts chips), most chips of a slice that is one machine (larger ones
-# are machines of four), dimensions of the shape, the numbers that there are.
+_OF_A_CHIP = ("memory_gb", "peak_tflops", "bandwidth_tb_s", "usable_gib", "link_gb_s", "link_source")
+# generation: figures of a chip; then how slices are named and built: cores of a chip in the number (or 1: it counts
+# chips), most chips of one machine (larger slices are machines of four), dimensions of the shape, possible numbers.
 TPUS = {
     "v4": (32, 275, 1.2, 30.75, 45, _V4_LINKS, 2, 4, 3, range(8, 8193, 8)),
     "v5p": (95, 459, 2.77, 95.74, 100, f"1,200 {_LINKS} 6 links", 2, 4, 3, range(8, 12289, 8)),
@@ -102,7 +101,7 @@ def find(name: str) -> Device:
             f"no device {name!r} in the table.{near} It holds {', '.join(GPUS)} and slices of {', '.join(TPUS)} such "
             "as v4-64"
         )
-    *chip, usable_gib, link_gb_s, link_source, cores, one_host, dimensions, numbers = TPUS[generation]
+    *chip, cores, one_host, dimensions, numbers = TPUS[generation]
     if int(number) not in numbers:
         first, second, third, *_, last = numbers
         unit = "cores, two a chip" if cores == 2 else "chips"
@@ -111,8 +110,7 @@ def find(name: str) -> Device:
         )
     chips = int(number) // cores
     slice_of = {"chips": chips, "hosts": 1 if chips <= one_host else chips // 4, "shape": _shape(chips, dimensions)}
-    links = {"link_gb_s": link_gb_s, "link_source": link_source}
-    return Device(name, f"TPU {name}", *chip, usable_gib=usable_gib, **slice_of, **links)
+    return Device(name, f"TPU {name}", **dict(zip(_OF_A_CHIP, chip, strict=True)), **slice_of)
 
 
 def find_slice(name: str) -> Device:
