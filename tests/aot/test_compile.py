@@ -11,7 +11,6 @@ import pytest
 from tests import tiny
 from tests.aot.conftest import RESULT, pretend_libtpu
 from trm_jax.aot import compile as aot
-from trm_jax.errors import InputError
 from trm_jax.planning import hardware
 
 V4_8 = hardware.find_slice("v4-8")
@@ -132,9 +131,3 @@ def test_the_process_that_compiles_takes_no_tpu(compiler, monkeypatch):
 )  # fmt: skip
 def test_memory_that_is_too_small_is_told_from_other_errors(message, sizes):
     assert aot.overflow(message) == sizes
-
-
-def test_without_libtpu_the_command_that_installs_it_is_named(monkeypatch):
-    pretend_libtpu(monkeypatch, None)
-    with pytest.raises(InputError, match=r"-m pip install 'jax\[tpu\]'"):
-        aot.check_installed()

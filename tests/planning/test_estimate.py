@@ -129,7 +129,7 @@ def compiled_step(cfg):
         pytest.param(
             {"model.mlp_t": True, "model.pos_encodings": "none", "model.remat": "block"}, marks=pytest.mark.slow
         ),
-        {"model.mlp_t": False, "model.pos_encodings": "rope"},
+        pytest.param({"model.mlp_t": False, "model.pos_encodings": "rope"}, marks=pytest.mark.slow),
         {"model.mlp_t": False, "model.pos_encodings": "rope", "model.remat": "block"},
     ],
 )

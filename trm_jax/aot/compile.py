@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 
 from trm_jax.aot import hlo, programs
 from trm_jax.configs import resolve
-from trm_jax.errors import InputError
 from trm_jax.planning import Device, hardware
 from trm_jax.storage.paths import write_whole
 
@@ -45,11 +44,6 @@ _SIZE = r"([\d.]+)([BKMGT]?)"
 _OVERFLOW = re.compile(rf"(?:Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds available HBM \({_SIZE}\))")
 
 
-def folder() -> Path:
-    """Where results are kept unless a person names another place."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trm_jax" / "compiled"
-
-
 def versions() -> dict[str, str]:
     """What decides how a program is compiled: versions, and flags where there are any."""
     installed = {}
@@ -57,15 +51,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
     return installed | {name: os.environ[name] for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if os.environ.get(name)}
-
-
-def check_installed() -> None:
-    """Raise InputError where there is no libtpu to compile with."""
-    if "libtpu" not in versions():
-        raise InputError(
-            "the TPU's compiler, libtpu, is not installed (there is one for Linux on x86-64 only); install it with "
-            f"{sys.executable} -m pip install 'jax[tpu]'"
-        )
 
 
 def environment(topology: Device) -> dict[str, str]:

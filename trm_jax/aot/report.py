@@ -129,32 +129,33 @@ def _giga(size: int) -> str:
 
 def table(runs: Sequence[dict]) -> list[dict[str, str]]:
     """{heading: cell} for each run that could be compiled: its figures and those of its last training step."""
-    return [_cells(run, run["programs"][-2]) for run in runs if "train_bytes" in run]
-
-
-def _cells(run: dict, step: dict) -> dict[str, str]:
-    sent = {kind: total["bytes"] for kind, total in step["collectives_by_kind"].items()}
-    in_loops = sum(total["bytes_in_loops"] for total in step["collectives_by_kind"].values())
-    others = [f"{kind} {short(size / 1e6)}" for kind, size in sent.items() if kind != "all-reduce"]
-    return {
-        "run": run["name"],
-        "steps": f"{run['steps']:,}",
-        "arguments\nGB a chip": _giga(step["memory_bytes"]["arguments"]),
-        "temporaries\nGB a chip": _giga(step["memory_bytes"]["temporaries"]),
-        "training\nGB a chip": _giga(run["train_bytes"]),
-        "evaluation\nGB a chip": _giga(run["eval_bytes"]),
-        "all-reduce\nMB a step": short(sent.get("all-reduce", 0) / 1e6),
-        "other\nMB": ", ".join(others) or "0",
-        "from\nloops": f"{in_loops / sum(sent.values()):.0%}" if sent else "-",
-        "FLOPs\na step": f"{step['flops']:.2e}",
-        "memory\nGB": _giga(step["traffic_bytes"]),
-        **{f"{part}\nms": short(1e3 * seconds) for part, seconds in step["roofline_seconds"].items()},
-        "bound by": step["bound_by"],
-        "scaling\nefficiency": f"{step['efficiency_without_overlap']:.1%}",
-        "training\nhours": short(run["train_hours"]),
-        "evaluations\nhours": short(run["eval_hours"]),
-        "fits": "yes" if run["fits"] else "no",
-    }
+    rows = []
+    for run in (run for run in runs if "train_bytes" in run):
+        *_, step, _ = run["programs"]
+        sent = {kind: total["bytes"] for kind, total in step["collectives_by_kind"].items()}
+        in_loops = sum(total["bytes_in_loops"] for total in step["collectives_by_kind"].values())
+        others = [f"{kind} {short(size / 1e6)}" for kind, size in sent.items() if kind != "all-reduce"]
+        row = {
+            "run": run["name"],
+            "steps": f"{run['steps']:,}",
+            "arguments\nGB a chip": _giga(step["memory_bytes"]["arguments"]),
+            "temporaries\nGB a chip": _giga(step["memory_bytes"]["temporaries"]),
+            "training\nGB a chip": _giga(run["train_bytes"]),
+            "evaluation\nGB a chip": _giga(run["eval_bytes"]),
+            "all-reduce\nMB a step": short(sent.get("all-reduce", 0) / 1e6),
+            "other\nMB": ", ".join(others) or "0",
+            "from\nloops": f"{in_loops / sum(sent.values()):.0%}" if sent else "-",
+            "FLOPs\na step": f"{step['flops']:.2e}",
+            "memory\nGB": _giga(step["traffic_bytes"]),
+            **{f"{part}\nms": short(1e3 * seconds) for part, seconds in step["roofline_seconds"].items()},
+            "bound by": step["bound_by"],
+            "scaling\nefficiency": f"{step['efficiency_without_overlap']:.1%}",
+            "training\nhours": short(run["train_hours"]),
+            "evaluations\nhours": short(run["eval_hours"]),
+            "fits": "yes" if run["fits"] else "no",
+        }
+        rows.append(row)
+    return rows
 
 
 def head(topology: Device) -> list[str]:

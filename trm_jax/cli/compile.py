@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from trm_jax.cli.arguments import add_command, add_set, changes, check_free, command, local_path, set_again, settings
 from trm_jax.cli.plan import print_table
@@ -45,7 +46,7 @@ def run(args) -> int:
     # Nothing here runs on a device, and taking one would disturb what trains on it.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from trm_jax.aot import report
-    from trm_jax.aot.compile import check_installed, compile_program, folder
+    from trm_jax.aot.compile import compile_program, versions
     from trm_jax.aot.programs import cycles_of, programs_of
     from trm_jax.configs import registry, resolve
     from trm_jax.planning import hardware, memory
@@ -62,7 +63,12 @@ def run(args) -> int:
             memory.check_batches(cfg, memory.abstract_mesh(cfg, topology.chips))
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-    check_installed()
+    if "libtpu" not in versions():
+        raise InputError(
+            "the TPU's compiler, libtpu, is not installed (there is one for Linux on x86-64 only); install it with "
+            f"{sys.executable} -m pip install 'jax[tpu]'"
+        )
+    cache = args.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trm_jax" / "compiled"
     runs = []
     for name, config in configs.items():
         cfg, compiled = resolve.freeze(config), {}
@@ -70,7 +76,7 @@ def run(args) -> int:
             cycles = "".join(f" {letter} {count}" for letter, count in zip("LH", cycles_of(model), strict=False))
             print(f"{name}: {kind}{cycles} ...", end=" ", flush=True, file=sys.stderr)  # it takes minutes
             begin = time.monotonic()
-            found = compiled[kind, model] = compile_program(config, topology, number, args.cache or folder())
+            found = compiled[kind, model] = compile_program(config, topology, number, cache)
             print("not compiled" if found["crash"] else f"{time.monotonic() - begin:.0f} s", file=sys.stderr)
         runs.append(report.figures(name, cfg, topology, compiled))
     print("\n".join(report.head(topology)))
@@ -80,10 +86,8 @@ def run(args) -> int:
     print("\n".join([*report.notes(runs, aliases(names)), *(f"assumed: {line}" for line in report.ASSUMPTIONS)]))
     again = set_again(settings(args))
     made = command("compile", *args.words, "--topology", args.topology, *again, "--output", args.output)
-    for file, text in (
-        (args.json, json.dumps(runs, indent=1) + "\n"),
-        (args.output, report.markdown(runs, topology, aliases(names), made)),
-    ):
+    page = report.markdown(runs, topology, aliases(names), made)
+    for file, text in ((args.json, json.dumps(runs, indent=1) + "\n"), (args.output, page)):
         if file:
             write_whole(file, text.encode())
             print(f"wrote {file}")

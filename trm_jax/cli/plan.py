@@ -73,16 +73,14 @@ def run(args) -> int:
         config = resolve.override(registry.get(name), changes(args))
         plans[name] = plan(resolve.freeze(config), device, utilisation=args.utilisation)
     _print_device(device, args.utilisation, given)
-    every, runs = list(plans.values()), f"{len(plans)} run{'s' * (len(plans) > 1)}"
-    total = _row(runs + f" x {args.seeds} seeds" * (args.seeds > 1), every, args.seeds)
     rows = [_row(name, [one]) for name, one in plans.items()]
-    print_table(_COLUMNS, rows, total if len(every) > 1 or args.seeds > 1 else ())
+    label = f"{len(plans)} run{'s' * (len(plans) > 1)}" + f" x {args.seeds} seeds" * (args.seeds > 1)
+    print_table(_COLUMNS, rows, _row(label, [*plans.values()], args.seeds) if len(plans) * args.seeds > 1 else ())
     for name, others in aliases(names).items():
         print(f"{name}, counted once, is also {', '.join(others)}")
     for note in _notes(plans):
         print(f"note: {note}")
-    look_first = ["--dry-run"] * (len(plans) > 1)
-    print(f"next: {command('sweep', *args.words, *set_again(settings(args)), *look_first)}")
+    print(f"next: {command('sweep', *args.words, *set_again(settings(args)), *['--dry-run'] * (len(plans) > 1))}")
     return 0
 
 

@@ -37,15 +37,10 @@ def check_batches(cfg: RunConfig, mesh: AbstractMesh) -> None:
     sharding.check_batch(mesh, sharding.Rules(), cfg.eval.batch_size, "eval.batch_size")
 
 
-def _ways(mesh: AbstractMesh) -> int:
-    """Devices that share a batch."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
 def state_bytes(cfg: RunConfig, mesh: AbstractMesh) -> int:
     """Bytes of one device: weights, averages, optimiser moments, and the carry of its share of the batch, which is
     filled up where it does not divide."""
-    rows = round_up(cfg.train.batch_size, _ways(mesh) * cfg.train.accumulation)
+    rows = round_up(cfg.train.batch_size, mesh.size // mesh.shape["tensor"] * cfg.train.accumulation)
     filled = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, batch_size=rows))
     arrays = jax.tree.leaves(abstract_state(filled, mesh))
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
@@ -54,12 +49,11 @@ def state_bytes(cfg: RunConfig, mesh: AbstractMesh) -> int:
 def step_bytes(cfg: RunConfig, mesh: AbstractMesh, parts: int) -> int:
     """Estimate of what a step needs of one device besides the state: activations of one of `parts` of the batch,
     gradients."""
-    share = cfg.train.batch_size / _ways(mesh)
+    share = cfg.train.batch_size * mesh.shape["tensor"] / mesh.size  # of the batch, a device's
     gradients = params.count(cfg.family.specs(cfg.model)["weights"]) * _FLOAT32
     of_a_row = jax.tree.leaves(params.abstract(cfg.family.carry_specs(cfg.model, 1)))
     carry = math.ceil(share * sum(x.size * x.dtype.itemsize for x in of_a_row))
-    # Of several parts the sum and its next term; the carry cut into parts, and those that come back.
-    copies = 2 if parts > 1 else 1
+    copies = 2 if parts > 1 else 1  # the sum and its next term; the carry cut into parts, and those that come back
     return cfg.family.activation_bytes(cfg.model, math.ceil(share / parts)) + copies * (gradients + carry)
 
 
@@ -79,7 +73,7 @@ def shortage(cfg: RunConfig, device: Device, mesh: AbstractMesh) -> str:
 
 def remedy(cfg: RunConfig, mesh: AbstractMesh, takes: Callable[[int], float], room: float) -> str:
     """What to do where a step takes more than `room` bytes of a chip; takes: its bytes, from train.accumulation."""
-    batch, ways = cfg.train.batch_size, _ways(mesh)
+    batch, ways = cfg.train.batch_size, mesh.size // mesh.shape["tensor"]
     for parts in range(cfg.train.accumulation + 1, batch // ways + 1):
         if batch % (parts * ways) == 0 and takes(parts) <= room:
             return f"set train.accumulation={parts}, which gives the same update"
