@@ -96,10 +96,11 @@ def test_a_command_that_is_none_is_found(command, capsys):
 
 def test_the_guide_s_figures_are_the_program_s():
     page = PAGES["docs/guide.md"]
-    made = plan(resolve.freeze(registry.get("baseline")), find("v4-64"))
+    pod = find("v4-64")
+    made = plan(resolve.freeze(registry.get("baseline")), pod)
     assert f"the baseline has {made.work.steps:,} steps" in page and f"| {made.work.parameters:,} |" in page
     assert f"{60 * made.train_hours:.1f} minutes of training for the baseline on a v4-64 at 40%" in page
-    assert f"{made.device.chips} chips, {made.device.chips} JAX devices, {made.device.hosts} hosts" in page
+    assert f"{pod.chips} chips, {pod.chips} JAX devices, {pod.hosts} hosts" in page
     [warning] = plan(resolve.freeze(registry.get("baseline")), find("h100")).warnings
     assert "set train.accumulation=4," in warning and "the accumulation that fits: 4" in page
 

@@ -4,11 +4,10 @@ import jax
 import pytest
 
 from trm_jax import sharding
-from trm_jax.aot import topologies
 from trm_jax.configs import registry, resolve
 from trm_jax.models.params import path_name
 from trm_jax.planning.memory import abstract_mesh
-from trm_jax.train.state import state_shardings
+from trm_jax.train.state import abstract_state
 
 BATCH = ("data", "fsdp")
 # Of every run of the catalogue: data parallel, the carry shared by its rows, the rest whole on every chip. The puzzle
@@ -31,19 +30,17 @@ SHARE = {  # of one of 32 chips
 
 @pytest.mark.parametrize("name", SHARE)
 def test_a_state_on_a_v4_64(name):
-    cfg, rules = resolve.freeze(registry.get(name)), sharding.Rules()
-    mesh = abstract_mesh(cfg, topologies.find("v4-64").chips)
+    cfg = resolve.freeze(registry.get(name))
+    mesh = abstract_mesh(cfg, 32)
     assert dict(mesh.shape) == {"data": 32, "fsdp": 1, "tensor": 1}
-    abstract, lies = state_shardings(cfg, mesh, rules)
-    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
-    placed = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(lies)}
-    assert shapes.keys() == placed.keys() and LIES.keys() == {path for path in placed if path.startswith("carry/")}
-    for path, place in placed.items():
+    state = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state(cfg, mesh))}
+    assert LIES.keys() == {path for path in state if path.startswith("carry/")}
+    for path, leaf in state.items():
         if path in LIES:
-            assert tuple(place.spec) == LIES[path], path
+            assert tuple(leaf.sharding.spec) == LIES[path], path
         else:
-            assert place.shard_shape(shapes[path]) == shapes[path], path
-    assert {path: placed[path].shard_shape(shapes[path]) for path in SHARE[name]} == SHARE[name]
+            assert leaf.sharding.shard_shape(leaf.shape) == leaf.shape, path
+    assert {path: state[path].sharding.shard_shape(state[path].shape) for path in SHARE[name]} == SHARE[name]
 
 
 def test_a_batch_on_a_v4_64():

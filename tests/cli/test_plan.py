@@ -6,9 +6,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch, tmp_path):
+def environment(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # what was compiled on this machine
 
 
 def row(out: str, name: str) -> list[str]:
@@ -29,7 +28,6 @@ def test_one_run(here):
         "of which 40%; data sheets, 2025-12-09" in head[0] and head[1] == "no price in the table; give one with --price"
     )
     assert "note: evaluations cost 81% of the training's FLOPs" in result.out
-    assert "users' guide expects about 40 hours for each run on a v4-64; the longest here takes 0.3" in result.out
     assert head[-1] == "next: trm sweep baseline"
 
 
@@ -43,25 +41,14 @@ def test_a_group_counts_aliases_once_and_seeds_as_often(here):
     assert float(total[-1]) == pytest.approx(sum(prices), abs=0.05)
     assert float(tripled[-1]) == pytest.approx(3 * sum(prices), abs=0.15)
     assert "3.89 dollars an hour: the users' documents" in one.out and "another document says 8-12" in one.out
-    assert "39/42/45/48/54 layer applications" in one.out
     assert "note: exp03e: about " in one.out and "set train.accumulation=" in one.out
     assert "next: trm sweep exp03 --dry-run" in one.out
-
-
-def test_a_group_that_trades_no_layers_for_cycles_is_not_told_so(here):
-    assert "layer applications" not in here("plan", "exp02a").out
 
 
 def test_asked_for_twice_is_counted_once(here):
     result = here("plan", "baseline", "exp02a_03", "exp03b")
     assert len(re.findall(r"^ *baseline  ", result.out, re.MULTILINE)) == 1
     assert "baseline, counted once, is also exp02a_03, exp03b" in result.out
-
-
-def test_the_guide_s_hours_are_of_its_runs_on_its_device(here):
-    assert "users' guide" not in here("plan", "demo").out
-    assert "users' guide" not in here("plan", "baseline", "--device", "a10").out.partition("note:")[2]
-    assert "users' guide expects about 40 hours" in here("plan", "exp02a_01").out
 
 
 def test_help_has_examples(here):
@@ -71,14 +58,14 @@ def test_help_has_examples(here):
 
 def test_figures_can_be_given(here):
     result = here(
-        *("plan", "baseline", "--device", "h200", "--utilisation", "1", "--peak", "400", "--bandwidth", "4.3"),
+        *("plan", "baseline", "--device", "h200", "--utilisation", "1", "--peak", "400"),
         *("--memory", "500", "--price", "2", "--set", "eval.max_examples=1000", "eval.every_epochs=0"),
     )
     cells = row(result.out, "baseline")
     assert cells[4] == "1" and cells[7] == "1.5 h" and float(cells[-1]) == pytest.approx(2 * 1.48, abs=0.02)
-    assert "but as given: peak, bandwidth, memory, price" in result.out and "2 dollars an hour, as given" in result.out
+    assert "but as given: peak, memory, price" in result.out and "2 dollars an hour: as given" in result.out
     assert "note:" not in result.out
-    assert "measured on such a device: 790 TFLOP/s" in result.out
+    assert "H200 (measured: 790 TFLOP/s" in result.out
 
 
 def test_notes_of_runs_that_end_in_the_warm_up(here):
@@ -101,12 +88,12 @@ def test_no_figure_is_cut_off(here, monkeypatch):
         (("exp99",), "no experiment and no group matches 'exp99'. Did you mean exp09"),
         (("baseline", "--device", "v4-63"), "there is no slice v4-63: v4 comes in 8, 16, 24, ... 8192"),
         (("baseline", "--device", "h101"), "no device 'h101' in the table. Did you mean h100"),
-        (("baseline", "--utilisation", "40"), "40 is not a share of the peak"),
-        (("baseline", "--utilisation", "nan"), "nan is not a share of the peak"),
+        (("baseline", "--utilisation", "40"), "the utilisation is 40; give a share of the peak"),
+        (("baseline", "--utilisation", "nan"), "nan is not a positive number"),
         (("baseline", "--price", "-1"), "-1 is not a positive number"),
         (("baseline", "--price", "cheap"), "argument --price: invalid amount value: 'cheap'"),
         (("baseline", "--price", "1e308"), "1e308 is not a positive number from 1e-06 to 1e+09"),
-        (("baseline", "--utilisation", "1e-300"), "1e-300 is not a share of the peak"),
+        (("baseline", "--utilisation", "1e-300"), "1e-300 is not a positive number"),
         (("baseline", "--memory", "inf"), "inf is not a positive number"),
         (("baseline", "--seeds", "0"), "'0' is not a whole number of at least 1"),
         (("baseline", "--seeds", "9" * 400), "is too large"),

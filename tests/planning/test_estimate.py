@@ -11,12 +11,12 @@ from tests import tiny
 from trm_jax import compiler, sharding
 from trm_jax.configs import registry, resolve
 from trm_jax.errors import InputError
-from trm_jax.models import trm
+from trm_jax.models import target, trm
 from trm_jax.planning import find, memory, plan, work
-from trm_jax.planning.estimate import COMPILERS_TAKE
-from trm_jax.train import cost
-from trm_jax.train.state import initial_state
-from trm_jax.train.step import make_train_step
+from trm_jax.planning.memory import COMPILERS_TAKE
+from trm_jax.train.compiled import jit_train_step
+from trm_jax.train.state import abstract_state, initial_state
+from trm_jax.train.step import hparams_of
 
 # The spec's figures are rounded to two digits.
 TWO_DIGITS = 0.03
@@ -26,7 +26,7 @@ GUIDE = [name for name, experiment in registry.catalogue().items() if name == "b
 @pytest.fixture
 def quick_compilation(monkeypatch):
     """Without LLVM's optimisation, which takes most of the time and sets nothing else aside in memory."""
-    monkeypatch.setattr(compiler, "options", lambda: {"xla_backend_optimization_level": 0})
+    monkeypatch.setattr(compiler, "options", lambda deterministic=False: {"xla_backend_optimization_level": 0})
 
 
 def config(name="baseline", changes=None):
@@ -38,7 +38,7 @@ def test_the_baseline_is_what_the_spec_says():
     found = work(config())
     assert (found.steps, found.parameters, found.puzzle_table) == (8138, 5_028_866, 512)
     assert found.train_flops == pytest.approx(2.1e18, rel=TWO_DIGITS)
-    assert cost.eval_flops(config(), 422_786) == pytest.approx(1.7e17, rel=TWO_DIGITS)
+    assert found.eval_flops / found.evaluations == pytest.approx(1.7e17, rel=TWO_DIGITS)
     h200 = dataclasses.replace(find("h200"), peak_tflops=400)
     assert plan(config(), h200, utilisation=1).train_hours == pytest.approx(1.5, rel=TWO_DIGITS)
     assert 60 * plan(config(), find("v4-64")).train_hours == pytest.approx(10, rel=TWO_DIGITS)
@@ -114,11 +114,11 @@ def test_the_state_takes_exactly_what_the_plan_says(changes, devices):
 
 
 def compiled_step(cfg):
-    state = jax.eval_shape(lambda: initial_state(cfg, jax.random.key(0)))
-    tokens = jax.ShapeDtypeStruct((cfg.train.batch_size, cfg.model.seq_len), "int32")
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    state, tokens = abstract_state(cfg, mesh), jax.ShapeDtypeStruct((cfg.train.batch_size, cfg.model.seq_len), "int32")
     batch = {"inputs": tokens, "labels": tokens, "puzzle_ids": jax.ShapeDtypeStruct(tokens.shape[:1], "int32")}
-    step = jax.jit(make_train_step(cfg, 100), donate_argnums=0, compiler_options=compiler.options())
-    return step.lower(state, batch).compile()
+    with target.made_for("an accelerator"):
+        return jit_train_step(cfg, 100, cfg.model, state, mesh).lower(state, batch, hparams_of(cfg, 100)).compile()
 
 
 @pytest.mark.parametrize(
@@ -129,20 +129,19 @@ def compiled_step(cfg):
         pytest.param(
             {"model.mlp_t": True, "model.pos_encodings": "none", "model.remat": "block"}, marks=pytest.mark.slow
         ),
-        {"model.mlp_t": False, "model.pos_encodings": "rope"},
+        pytest.param({"model.mlp_t": False, "model.pos_encodings": "rope"}, marks=pytest.mark.slow),
         {"model.mlp_t": False, "model.pos_encodings": "rope", "model.remat": "block"},
     ],
 )
-def test_a_step_takes_what_the_plan_says_within_the_stated_factor(changes, monkeypatch, quick_compilation):
+def test_a_step_takes_what_the_plan_says_within_the_stated_factor(changes, quick_compilation):
     """What XLA sets aside lies between 0.75 (it was 0.83 to 1.02 when this was written) and COMPILERS_TAKE times it.
 
     The estimate is of the loop as accelerators run it, so it is compiled here as for them: the CPU's unrolled one
     lets XLA merge what `remat` wants computed again with what was computed before.
     """
-    monkeypatch.setattr(jax, "default_backend", lambda: "an accelerator")
     small = {"model.hidden_size": 128, "model.puzzle_emb_ndim": 128, "model.L_layers": 1, "model.H_cycles": 1}
     cfg = config("demo", {"train.batch_size": 64, **small, **changes})
-    estimate = memory.step_bytes(cfg, memory.abstract_mesh(cfg, 1))
+    estimate = memory.step_bytes(cfg, memory.abstract_mesh(cfg, 1), cfg.train.accumulation)
     taken = compiled_step(cfg).memory_analysis().temp_size_in_bytes
     assert 0.75 * estimate < taken < COMPILERS_TAKE * estimate, taken / estimate
 
@@ -174,18 +173,19 @@ def test_what_else_a_plan_warns_of():
     assert "train.batch_size / train.accumulation = 16 is not" in warnings("v4-64", train__accumulation=384)
     assert "eval.batch_size 6145 is not divisible" in warnings("v4-64", eval__batch_size=6145)
     assert "the peak is that of bfloat16" in warnings("v4-64", model__dtype="float32")
-    assert "v6e-16 can keep at most 38% of its peak busy" in warnings("v6e-16")
 
 
 def test_time_and_price_follow_the_device():
-    cfg = config(changes={"train.accumulation": 4})
-    slow, fast = plan(cfg, find("a100")), plan(cfg, find("h100"))
-    assert slow.hours / fast.hours == pytest.approx(989 / 312)
-    assert slow.hours == pytest.approx(slow.train_hours + slow.eval_hours)
-    assert slow.dollars == pytest.approx(2.79 * slow.hours)
-    assert plan(cfg, find("2xa100")).hours == pytest.approx(slow.hours / 2)
+    def hours(device, **options):
+        made = plan(config(changes={"train.accumulation": 4}), find(device), **options)
+        return made.train_hours + made.eval_hours
+
+    cfg, slow = config(changes={"train.accumulation": 4}), hours("a100")
+    assert slow / hours("h100") == pytest.approx(989 / 312)
+    assert plan(cfg, find("a100")).dollars == pytest.approx(2.79 * slow)
+    assert hours("2xa100") == pytest.approx(slow / 2)
     assert plan(cfg, find("v4-64")).dollars is None
-    assert plan(cfg, find("a100"), utilisation=0.2).hours == pytest.approx(2 * slow.hours)
+    assert hours("a100", utilisation=0.2) == pytest.approx(2 * slow)
     for utilisation in (0, 1.1, math.nan):
         with pytest.raises(InputError, match="the utilisation is"):
             plan(cfg, find("h100"), utilisation=utilisation)

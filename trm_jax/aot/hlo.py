@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _ARRAY = re.compile(r"\b([a-z]+[0-9a-z]*)\[([0-9,<= ]*)\](?:\{([^{}]*)\})?")
@@ -17,8 +18,7 @@ _CALLERS = ("fusion", "call", "async-start", "conditional")
 _CALLED = "calls|to_apply|called_computations|branch_computations|true_computation|false_computation"
 
 
-@dataclass(frozen=True)
-class Array:
+class Array(NamedTuple):
     """An array of a program; `space` is the memory that it lies in, 0 for the device's main memory."""
 
     bytes: int
@@ -38,13 +38,14 @@ def arrays(text: str) -> tuple[Array, ...]:
 
 @dataclass(frozen=True)
 class Instruction:
-    """`attributes` is all that stands behind the operands."""
+    """`argument` stands between the parentheses: operands, a parameter's number, a constant's value; `attributes` is
+    all behind them."""
 
     name: str
     opcode: str
     results: tuple[Array, ...]
     operands: tuple[str, ...]
-    argument: str  # what stands between the parentheses: a parameter's number, a constant's value
+    argument: str
     attributes: str
 
     @property
@@ -56,10 +57,8 @@ class Instruction:
 
     def called(self, names: str) -> list[str]:
         """Computations that the given attributes (`a|b`) name."""
-        found = []
-        for one, several in re.findall(rf"\b(?:{names})=(?:%([\w.\-]+)|\{{([^}}]*)\}})", self.attributes):
-            found += [one] if one else _NAME.findall(several)
-        return found
+        found = re.findall(rf"\b(?:{names})=(%[\w.\-]+|\{{[^}}]*\}})", self.attributes)
+        return _NAME.findall(" ".join(found))
 
 
 @dataclass(frozen=True)
@@ -72,18 +71,13 @@ class Computation:
         return self.instructions[name].results if name in self.instructions else ()
 
 
-@dataclass(frozen=True)
-class Execution:
-    """A computation and how often it runs in one execution of the program.
-
-    known: whether every loop around it says how often it runs; one that does not is counted once. fused: its
-    instructions run inside another one.
-    """
+class Execution(NamedTuple):
+    """A computation and how often it runs in one execution of the program."""
 
     computation: Computation
     times: int = 1
-    known: bool = True
-    fused: bool = False
+    known: bool = True  # every loop around it says how often it runs; one that does not is counted once
+    fused: bool = False  # its instructions run inside another one
 
 
 @dataclass(frozen=True)
@@ -100,17 +94,15 @@ class Module:
             yield now
             for instruction in now.computation.instructions.values():
                 times, known, fused = now.times, now.known, now.fused or instruction.opcode == "fusion"
+                called = instruction.called(_CALLED) if instruction.opcode in _CALLERS else []
                 if instruction.opcode == "while":
                     called, trips = instruction.called("body"), self._trips(now.computation, instruction)
                     times, known = times * (1 if trips is None else trips), known and trips is not None
-                elif instruction.opcode in _CALLERS:
-                    called = instruction.called(_CALLED)
-                else:
-                    continue
                 waiting += [Execution(self.computations[name], times, known, fused) for name in called]
 
     def _trips(self, around: Computation, loop: Instruction) -> int | None:
-        """How often the loop's body runs: as annotated, or counting up by 1 to a constant as `lax.scan` does."""
+        """How often the loop's body runs: as annotated, or counting up by 1 to a constant as `lax.scan` does, from the
+        constant that it is given (0 where that cannot be seen)."""
         if annotated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(annotated[1])
         condition = self.computations[loop.called("condition")[0]]
@@ -122,18 +114,13 @@ class Module:
         counters = [one for one in found if one.opcode == "get-tuple-element"]
         if "direction=LT" not in compare.attributes or len(limits) != 1 or len(counters) != 1:
             return None
-        return int(limits[0].argument) - self._start(around, loop, counters[0])
-
-    def _start(self, around: Computation, loop: Instruction, counter: Instruction) -> int:
-        """Where a loop's counter begins: the constant that it is given, 0 where that cannot be seen."""
-        state = around.instructions.get(loop.operands[0])
-        index = re.search(r"index=(\d+)", counter.attributes)
-        if state is None or state.opcode != "tuple" or not index:
-            return 0
-        first = around.instructions.get(state.operands[int(index[1])])
-        while first is not None and first.opcode == "copy":
+        first = around.instructions.get(loop.operands[0])
+        if first and first.opcode == "tuple":
+            index = re.search(r"index=(\d+)", counters[0].attributes)
+            first = around.instructions.get(first.operands[int(index[1])])
+        while first and first.opcode == "copy":
             first = around.instructions.get(first.operands[0])
-        return int(first.argument) if first is not None and first.opcode == "constant" else 0
+        return int(limits[0].argument) - (int(first.argument) if first and first.opcode == "constant" else 0)
 
 
 def parse(text: str) -> Module:
@@ -164,17 +151,15 @@ def _total(found: Iterable[Array]) -> int:
 # What the devices send one another.
 
 
-def _group_size(instruction: Instruction, partitions: int) -> int:
+def _group_size(text: str, partitions: int) -> int:
     """Devices that take part together; the groups come as lists, as an iota or as axes of a mesh."""
-    text = instruction.attributes
     if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", text):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
         return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", axes[2]))
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", text):
         return int(iota[1])
-    if listed := re.search(r"replica_groups=\{\{([\d, ]+)\}", text):
-        return len(listed[1].split(","))
-    return partitions
+    listed = re.search(r"replica_groups=\{\{([\d, ]+)\}", text)
+    return len(listed[1].split(",")) if listed else partitions
 
 
 def collectives(module: Module) -> dict[str, dict]:
@@ -189,7 +174,7 @@ def collectives(module: Module) -> dict[str, dict]:
     for run in module.executions():
         for instruction in run.computation.instructions.values():
             kind = instruction.opcode.removesuffix("-start")
-            n = 2 if kind == "collective-permute" else _group_size(instruction, module.partitions)
+            n = 2 if kind == "collective-permute" else _group_size(instruction.attributes, module.partitions)
             if kind not in COLLECTIVES or n < 2:
                 continue
             whole = instruction.started
@@ -245,25 +230,20 @@ def _written(fused: Computation, name: str) -> int:
     return _total(fused.results(root.operands[1]) if root.opcode == "dynamic-update-slice" else root.results)
 
 
-def _fusion_bytes(module: Module, around: Computation, fusion: Instruction) -> int:
-    fused = module.computations[fusion.called("calls")[0]]
-    parameters = {one.argument: one.name for one in fused.instructions.values() if one.opcode == "parameter"}
-    moved = min(_written(fused, fused.root.name), _in_memory(fusion.results))
-    for number, operand in enumerate(fusion.operands):
-        whole = _in_memory(around.results(operand))
-        moved += _read_inside(fused, parameters[str(number)], whole) if whole else 0
-    return moved
-
-
 def _bytes(module: Module, around: Computation, one: Instruction) -> int:
     """Bytes of one execution of an instruction that is not fused into another one."""
     operands = [array for name in one.operands for array in around.results(name)]
-    if one.opcode in _MOVES_NOTHING or one.opcode.endswith("-done"):
-        return 0
-    if one.opcode == "custom-call" and any(target in one.attributes for target in _NO_COPY):
+    named = one.opcode == "custom-call" and any(target in one.attributes for target in _NO_COPY)
+    if named or one.opcode in _MOVES_NOTHING or one.opcode.endswith("-done"):
         return 0
     if one.opcode == "fusion":
-        return _fusion_bytes(module, around, one)
+        fused = module.computations[one.called("calls")[0]]
+        parameters = {part.argument: part.name for part in fused.instructions.values() if part.opcode == "parameter"}
+        moved = min(_written(fused, fused.root.name), _in_memory(one.results))
+        for number, operand in enumerate(one.operands):
+            whole = _in_memory(around.results(operand))
+            moved += _read_inside(fused, parameters[str(number)], whole) if whole else 0
+        return moved
     if one.opcode == "copy-start":  # (copy, original, context)
         return _in_memory(one.results[:2])
     if one.opcode in (*_CUTS, "slice-start"):

@@ -1,4 +1,5 @@
-"""The records of compiled runs (`figures.figures`) as lines, as a table and as a page of markdown."""
+"""What a run's compiled programs say about the run: memory, whether it fits, what to do, time at best; as a record, a
+table and a page of markdown."""
 
 from __future__ import annotations
 
@@ -6,21 +7,115 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 from trm_jax.aot.compile import versions
-from trm_jax.planning import Device
+from trm_jax.aot.programs import Program, cycles_of, rows_of, run_stages
+from trm_jax.planning import Device, memory, work
+from trm_jax.planning.hardware import SOURCE
+from trm_jax.train.config import RunConfig
 
+_NAMES = {"train": "training", "eval": "evaluation"}
 ASSUMPTIONS = (
     "training holds the evaluation's code, and evaluation the training's state and code",
-    "compute: analytic matmul FLOPs at the bfloat16 peak of the data sheet; what is computed again, and all that is "
-    "no product, is left out",
-    "memory: bytes between a chip and its main memory, counted in the compiled program without the padding of tiles, "
-    "at the data sheet's bandwidth",
-    "links: what a chip must send at least ((n - 1)/n of an array, twice for an all-reduce) over all links of the "
-    "chip that has the fewest, at full rate; latency is left out",
+    "compute: analytic matmul FLOPs at the data sheet's bfloat16 peak; nothing computed again, nothing but products",
+    "memory: bytes to and from main memory, counted in the program without the padding of tiles, at full bandwidth",
+    "links: what a chip must send at least, over all links of the chip that has the fewest, at full rate, no latency",
     "a step takes the longest of the three, as if each overlapped the others: a lower bound, not a forecast",
-    "scaling efficiency: the longer of compute and memory, as a share of it and the links' time together, as if "
-    "nothing else were done while the chips talk; waiting for the slowest chip or host is left out",
+    "scaling efficiency: the longer of compute and memory, as a share of it and the links' time, as if none overlapped",
     "hours are steps and evaluation batches at that time; compilation, data, checkpoints and start-up come on top",
+    "a loop whose length the compiled program does not say is counted once",
 )
+# What a terminal has no room for.
+WIDE = {"steps", "arguments\nGB a chip", "temporaries\nGB a chip", "memory\nGB", "step\nms", "scaling\nefficiency"}
+
+
+def figures(name: str, cfg: RunConfig, topology: Device, compiled: Mapping[Program, dict]) -> dict:
+    """The record of a run on a slice, as `trm compile --json` writes it: bytes of one chip, FLOPs of all together,
+    seconds at best.
+
+    compiled: what became of its programs, in the order of `programs_of`. Where all could be compiled the record holds
+    "train_bytes", "eval_bytes", "train_hours" and "eval_hours" too.
+    """
+    programs, found = [_program(cfg, topology, *pair) for pair in compiled.items()], work(cfg)
+    complete = all(one["memory_bytes"] for one in programs)
+    needed = _needed(programs) if complete else {}
+    problem = _problem(cfg, topology, programs, needed)
+    return {
+        "name": name,
+        "topology": topology.name,
+        "versions": versions(),
+        "steps": found.steps,
+        "train_flops": found.train_flops,
+        "eval_flops": found.eval_flops,
+        "fits": not problem,
+        "problem": problem,
+        **{f"{kind}_bytes": size for kind, size in needed.items()},
+        **(_hours(cfg, dict(zip(compiled, programs, strict=True))) if complete else {}),
+        "programs": programs,
+    }
+
+
+def _program(cfg: RunConfig, topology: Device, program: Program, compiled: dict) -> dict:
+    """One program: its batch, its analytic FLOPs of one execution, what became of it, seconds of its roofline."""
+    kind, model = program
+    rows = rows_of(cfg, kind, memory.abstract_mesh(cfg, topology.chips))
+    flops = rows * cfg.family.flops(model)[kind == "eval"]
+    record = {"kind": kind, "cycles": cycles_of(model), "batch_rows": rows, "flops": flops, **compiled}
+    if not compiled["memory_bytes"]:
+        return record
+    sent = sum(total["sent_bytes"] for total in compiled["collectives_by_kind"].values())
+    best = {
+        "compute": flops / topology.chips / (topology.peak_tflops * 1e12),
+        "memory": compiled["traffic_bytes"] / (topology.bandwidth_tb_s * 1e12),
+        "links": sent / (topology.links * topology.link_gb_s * 1e9) if sent else 0.0,
+    }
+    busy = max(best["compute"], best["memory"])
+    return record | {
+        "roofline_seconds": best | {"step": max(best.values())},
+        "bound_by": max(best, key=best.get),
+        # The share of the time left for work if nothing else is done while the devices talk.
+        "efficiency_without_overlap": busy / (busy + best["links"]),
+    }
+
+
+def _needed(programs: list[dict]) -> dict[str, int]:
+    """Bytes of one chip while it trains: the step that needs most, and the code of the evaluation; and while it
+    evaluates: the state of training and its code stay where they are."""
+    *stages, evaluation = [one["memory_bytes"] for one in programs]
+    own = evaluation["outputs"] + evaluation["temporaries"] + evaluation["code"]
+    return {
+        "train": max(one["total"] for one in stages) + evaluation["code"],
+        "eval": stages[-1]["arguments"] + stages[-1]["code"] + own,
+    }
+
+
+def _hours(cfg: RunConfig, programs: dict[Program, dict]) -> dict[str, float]:
+    """Of all updates and of all evaluations at their rooflines."""
+    seconds = {program: one["roofline_seconds"]["step"] for program, one in programs.items()}
+    stages, found, evaluation = run_stages(cfg), work(cfg), ("eval", cfg.model)
+    ends = [first for first, _ in stages[1:]] + [found.steps]
+    training = sum((end - first) * seconds["train", model] for (first, model), end in zip(stages, ends, strict=True))
+    batches = -(-found.eval_puzzles // programs[evaluation]["batch_rows"])
+    scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
+    evaluating = found.evaluations * scored * batches * seconds[evaluation]
+    return {"train_hours": training / 3600, "eval_hours": evaluating / 3600}
+
+
+def _problem(cfg: RunConfig, topology: Device, programs: list[dict], needed: dict[str, int]) -> str:
+    """Why the run cannot be as it is, and what to do; empty for one that fits. needed: of a run that was compiled."""
+    for one in programs:
+        if one["crash"]:
+            return f"{_NAMES[one['kind']]} was not compiled: {one['crash']}"
+    sizes = {one["kind"]: one["overflow_bytes"] for one in programs if one["overflow_bytes"]}
+    sizes = sizes or {kind: (size, topology.usable_bytes) for kind, size in needed.items()}
+    kind, (size, there) = max(sizes.items(), key=lambda pair: pair[1][0])
+    if size <= there:
+        return ""
+    said = f"{_NAMES[kind]} needs {size / 1e9:.1f} GB a chip and {topology.name} has {there / 1e9:.1f} for it: "
+    mesh = memory.abstract_mesh(cfg, topology.chips)
+    if kind == "eval":
+        rows = programs[-1]["batch_rows"] // 2 // mesh.size * mesh.size
+        return said + (f"set eval.batch_size={rows}, which scores the same" if rows else "take more chips")
+    state, parts = memory.state_bytes(cfg, mesh), cfg.train.accumulation
+    return said + memory.remedy(cfg, mesh, lambda more: state + (size - state) * parts / more, there)
 
 
 def short(figure: float) -> str:
@@ -32,111 +127,68 @@ def _giga(size: int) -> str:
     return short(size / 1e9)
 
 
-def _milli(part: str):
-    return lambda run, step: short(1e3 * step["roofline_seconds"][part])
-
-
-def _collectives(step: dict, key: str, kinds: Sequence[str] = ()) -> int:
-    found = step["collectives_by_kind"]
-    return sum(found[kind][key] for kind in kinds or found if kind in found)
-
-
-def _others(step: dict) -> str:
-    found = {kind: total["bytes"] for kind, total in step["collectives_by_kind"].items() if kind != "all-reduce"}
-    return ", ".join(f"{kind} {short(size / 1e6)}" for kind, size in found.items()) or "0"
-
-
-def _in_loops(step: dict) -> str:
-    whole = _collectives(step, "bytes")
-    return f"{_collectives(step, 'bytes_in_loops') / whole:.0%}" if whole else "-"
-
-
-# {heading: a cell's text, from a run's record and that of its last training step}.
-COLUMNS = {
-    "run": lambda run, step: run["name"],
-    "steps": lambda run, step: f"{run['steps']:,}",
-    "arguments\nGB a chip": lambda run, step: _giga(step["memory_bytes"]["arguments"]),
-    "temporaries\nGB a chip": lambda run, step: _giga(step["memory_bytes"]["temporaries"]),
-    "training\nGB a chip": lambda run, step: _giga(run["train_bytes"]),
-    "evaluation\nGB a chip": lambda run, step: _giga(run["eval_bytes"]),
-    "all-reduce\nMB a step": lambda run, step: short(_collectives(step, "bytes", ["all-reduce"]) / 1e6),
-    "other\nMB": lambda run, step: _others(step),
-    "from\nloops": lambda run, step: _in_loops(step),
-    "FLOPs\na step": lambda run, step: f"{step['flops']:.2e}",
-    "memory\nGB": lambda run, step: _giga(step["traffic_bytes"]),
-    "compute\nms": _milli("compute"),
-    "memory\nms": _milli("memory"),
-    "links\nms": _milli("links"),
-    "step\nms": _milli("step"),
-    "bound by": lambda run, step: step["bound_by"],
-    "scaling\nefficiency": lambda run, step: f"{step['efficiency_without_overlap']:.1%}",
-    "training\nhours": lambda run, step: short(run["train_hours"]),
-    "evaluations\nhours": lambda run, step: short(run["eval_hours"]),
-    "fits": lambda run, step: "yes" if run["fits"] else "no",
-}
-_OF_ANY_RUN = ("run", "steps", "fits")  # compiled or not
-_ON_PAGES = ("steps", "arguments\nGB a chip", "temporaries\nGB a chip", "memory\nGB", "step\nms", "scaling\nefficiency")
-NARROW = [heading for heading in COLUMNS if heading not in _ON_PAGES]  # what a terminal has room for
-
-
-def cells(run: dict) -> dict[str, str]:
-    """One row: a text for each of COLUMNS."""
-    *_, step, _ = run["programs"]
-    complete = all(one["memory_bytes"] for one in run["programs"])
-    row = {heading: cell(run, step) if complete or heading in _OF_ANY_RUN else "-" for heading, cell in COLUMNS.items()}
-    for one in run["programs"]:
-        if one["overflow_bytes"]:
-            what = "training" if one["kind"] == "train" else "evaluation"
-            row[f"{what}\nGB a chip"] = _giga(one["overflow_bytes"][0])
-    return row
+def table(runs: Sequence[dict]) -> list[dict[str, str]]:
+    """{heading: cell} for each run that could be compiled: its figures and those of its last training step."""
+    rows = []
+    for run in (run for run in runs if "train_bytes" in run):
+        *_, step, _ = run["programs"]
+        sent = {kind: total["bytes"] for kind, total in step["collectives_by_kind"].items()}
+        in_loops = sum(total["bytes_in_loops"] for total in step["collectives_by_kind"].values())
+        others = [f"{kind} {short(size / 1e6)}" for kind, size in sent.items() if kind != "all-reduce"]
+        row = {
+            "run": run["name"],
+            "steps": f"{run['steps']:,}",
+            "arguments\nGB a chip": _giga(step["memory_bytes"]["arguments"]),
+            "temporaries\nGB a chip": _giga(step["memory_bytes"]["temporaries"]),
+            "training\nGB a chip": _giga(run["train_bytes"]),
+            "evaluation\nGB a chip": _giga(run["eval_bytes"]),
+            "all-reduce\nMB a step": short(sent.get("all-reduce", 0) / 1e6),
+            "other\nMB": ", ".join(others) or "0",
+            "from\nloops": f"{in_loops / sum(sent.values()):.0%}" if sent else "-",
+            "FLOPs\na step": f"{step['flops']:.2e}",
+            "memory\nGB": _giga(step["traffic_bytes"]),
+            **{f"{part}\nms": short(1e3 * seconds) for part, seconds in step["roofline_seconds"].items()},
+            "bound by": step["bound_by"],
+            "scaling\nefficiency": f"{step['efficiency_without_overlap']:.1%}",
+            "training\nhours": short(run["train_hours"]),
+            "evaluations\nhours": short(run["eval_hours"]),
+            "fits": "yes" if run["fits"] else "no",
+        }
+        rows.append(row)
+    return rows
 
 
 def head(topology: Device) -> list[str]:
     """What the figures are of: the slice, the compiler."""
     made = {**versions(), "trm_jax": importlib.metadata.version("trm_jax")}
-    usable, links = topology.usable_bytes, f"; {topology.links} links of {topology.tpu.link_gb_s:g} GB/s in each "
+    usable, links = topology.usable_bytes, f"; {topology.links} links of {topology.link_gb_s:g} GB/s in each direction "
     return [
         f"{topology.title}: {topology.chips} chip{'s' * (topology.chips > 1)}, {'x'.join(map(str, topology.shape))}, "
         f"on {topology.hosts} host{'s' * (topology.hosts > 1)}; a program may use {usable / 1e9:.1f} GB "
         f"({usable / 2**30:g} GiB) of a chip; {topology.peak_tflops:g} TFLOP/s, {topology.bandwidth_tb_s:g} TB/s "
-        f"({topology.source})" + (f"{links}direction ({topology.tpu.link_source})" if topology.links else ""),
+        f"({SOURCE})" + (f"{links}({topology.link_source})" if topology.links else ""),
         "compiled, not run: " + ", ".join(f"{name} {version}" for name, version in made.items()),
     ]
 
 
 def notes(runs: Sequence[dict], aliases: Mapping[str, Sequence[str]]) -> list[str]:
-    """Lines below the table: the stages of curricula but the last, other names of runs, what does not fit."""
-    stages = [(run["name"], one) for run in runs for one in run["programs"][:-2] if one["memory_bytes"]]
-    return [
-        *(
-            f"{name} at L {one['cycles'][0]}, H {one['cycles'][1]}: {_giga(one['memory_bytes']['temporaries'])} GB of "
-            f"temporaries, {one['flops']:.2e} FLOPs, {short(1e3 * one['roofline_seconds']['step'])} ms a step"
-            for name, one in stages
-        ),
-        *(f"{name} is also {', '.join(others)}" for name, others in aliases.items()),
-        *(f"note: {run['name']}: {run['problem']}" for run in runs if run["problem"]),
-    ]
-
-
-def assumptions(runs: Sequence[dict]) -> list[str]:
-    """What the figures take for granted, for these runs."""
-    unknown = any(one["unknown_loops"] for run in runs for one in run["programs"])
-    return [*ASSUMPTIONS, *["a loop whose length the compiled program does not say is counted once"] * unknown]
+    """Lines below the table: other names of runs, what does not fit."""
+    same = [f"{name} is also {', '.join(others)}" for name, others in aliases.items()]
+    return same + [f"note: {run['name']}: {run['problem']}" for run in runs if run["problem"]]
 
 
 def markdown(runs: Sequence[dict], topology: Device, aliases: Mapping[str, Sequence[str]], command: str) -> str:
     """A page: what the figures are of, the table, what they take for granted, what does not fit."""
-    headings = [heading.replace("\n", " ") for heading in COLUMNS]
-    rows = [headings, ["---", *["---:"] * (len(COLUMNS) - 1)], *(cells(run).values() for run in runs)]
-    below = [f"- {line}" for line in notes(runs, aliases)]
-    lines = [
-        *(f"# Compiled for {topology.name}", "", f"Made by `{command}`.", ""),
-        *(f"- {line}" for line in head(topology)),
-        "",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        *(below + [""] if below else []),
-        *("What the figures take for granted:", ""),
-        *(f"- {line}" for line in assumptions(runs)),
+    rows = table(runs)
+    headings = [heading.replace("\n", " ") for heading in rows[0]] if rows else []
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(row.values() for row in rows)] if rows else []
+    parts = [
+        [f"# Compiled for {topology.name}"],
+        [f"Made by `{command}`."],
+        [f"- {line}" for line in head(topology)],
+        [f"| {' | '.join(line)} |" for line in lines],
+        [f"- {line}" for line in notes(runs, aliases)],
+        ["What the figures take for granted:"],
+        [f"- {line}" for line in ASSUMPTIONS],
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

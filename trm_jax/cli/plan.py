@@ -5,27 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trm_jax.cli.arguments import add_command, add_set, changes, command, console, positive, set_again, settings
-from trm_jax.errors import InputError
 
 if TYPE_CHECKING:
     from trm_jax.planning import Device, Plan
 
-GUIDE_DEVICE = "v4-64"
-COMPILED_MARK = "*"  # of figures that are no estimates
 COSTLY = 0.5  # of the training's FLOPs
 _SHOWN_NAMES = 4
-_LEAST, _MOST = 1e-6, 1e9  # of what is given in place of the table's figures
 _WIDEST = 200  # of a table
 _COLUMNS = ("", "steps", "parameters", "training\nFLOPs", "evalua-\ntions", "their\nFLOPs", "GB a chip,\nestimated",
             "training", "evalua-\ntions", "dollars")  # fmt: skip
 # What can be given in place of the table's: {option: (field of Device, unit, of what)}.
 _FIGURES = {
     "peak": ("peak_tflops", "TFLOPS", "of a chip"),
-    "bandwidth": ("bandwidth_tb_s", "TB/S", "of a chip's memory"),
     "memory": ("memory_gb", "GB", "of a chip"),
     "price": ("dollars_per_hour", "DOLLARS_PER_HOUR", "of the device"),
 }
@@ -46,14 +41,9 @@ def add_parser(subparsers) -> None:
         run,
     )
     parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to plan (trm list shows names)")
+    parser.add_argument("--device", default="v4-64", help="h100, a100, 4090, v4-64, v5e-16 ... (default: %(default)s)")
     parser.add_argument(
-        "--device",
-        default=GUIDE_DEVICE,
-        help="h200, h100, a100, 2xa100, l40s, a40, 5090, 4090, 3090, a10 or a TPU slice: v4-64, v5e-16, v5p-8, "
-        "v6e-4 ... (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--utilisation", type=share, default=0.4, metavar="SHARE", help="of the peak (default: %(default)g)"
+        "--utilisation", type=amount, default=0.4, metavar="SHARE", help="of the peak (default: %(default)g)"
     )
     for option, (_, unit, what) in _FIGURES.items():
         parser.add_argument(f"--{option}", type=amount, metavar=unit, help=f"{what}, not the table's")
@@ -61,17 +51,10 @@ def add_parser(subparsers) -> None:
     add_set(parser)
 
 
-def share(text: str) -> float:
-    return _within(text, 1, "share of the peak, from")
-
-
 def amount(text: str) -> float:
-    return _within(text, _MOST, "positive number from")
-
-
-def _within(text: str, most: float, what: str) -> float:
-    if not _LEAST <= float(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not a {what} {_LEAST:g} to {most:g}")
+    """An argument that is a positive number."""
+    if not 1e-6 <= float(text) <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number from 1e-06 to 1e+09")
     return float(text)
 
 
@@ -82,68 +65,41 @@ def run(args) -> int:
     from trm_jax.planning import find, plan
     from trm_jax.sweep.plan import aliases, run_names
 
-    given = {field: getattr(args, option) for option, (field, *_) in _FIGURES.items()}
-    given = {field: value for field, value in given.items() if value is not None}
-    device = dataclasses.replace(find(args.device), **given)
+    given = {option: value for option in _FIGURES if (value := getattr(args, option)) is not None}
+    device = dataclasses.replace(find(args.device), **{_FIGURES[option][0]: given[option] for option in given})
     names = registry.select(args.words)
     plans: dict[str, Plan] = {}
     for name in run_names(names):
         config = resolve.override(registry.get(name), changes(args))
-        # What was compiled, was compiled for the table's memory.
-        known = compiled(name, config, args.device) if args.memory is None else None
-        plans[name] = plan(resolve.freeze(config), device, utilisation=args.utilisation, compiled=known)
-    _print_device(device, args)
-    every, runs = list(plans.values()), f"{len(plans)} run{'s' * (len(plans) > 1)}"
-    total = [_row(runs + f" x {args.seeds} seeds" * (args.seeds > 1), every, args.seeds)]
+        plans[name] = plan(resolve.freeze(config), device, utilisation=args.utilisation)
+    _print_device(device, args.utilisation, given)
     rows = [_row(name, [one]) for name, one in plans.items()]
-    print_table(_COLUMNS, rows, total if len(every) > 1 or args.seeds > 1 else ())
-    if any(one.compiled for one in every):
-        print(f"{COMPILED_MARK} compiled for the device by trm compile, not estimated")
+    label = f"{len(plans)} run{'s' * (len(plans) > 1)}" + f" x {args.seeds} seeds" * (args.seeds > 1)
+    print_table(_COLUMNS, rows, _row(label, [*plans.values()], args.seeds) if len(plans) * args.seeds > 1 else ())
     for name, others in aliases(names).items():
         print(f"{name}, counted once, is also {', '.join(others)}")
-    for note in _notes(names, plans, device):
+    for note in _notes(plans):
         print(f"note: {note}")
-    look_first = ["--dry-run"] * (len(plans) > 1)
-    print(f"next: {command('sweep', *args.words, *set_again(settings(args)), *look_first)}")
+    print(f"next: {command('sweep', *args.words, *set_again(settings(args)), *['--dry-run'] * (len(plans) > 1))}")
     return 0
 
 
-def compiled(name: str, config, device: str) -> tuple[int, str] | None:
-    """What `trm compile` found of a run for the device, if it was asked: bytes of a chip, and what is wrong."""
-    from trm_jax.aot import topologies
-    from trm_jax.aot.compile import folder
-    from trm_jax.aot.figures import known_figures
+def _print_device(device: Device, utilisation: float, given: Mapping[str, float]) -> None:
+    from trm_jax.planning.hardware import SOURCE
 
-    try:
-        found = known_figures(name, config, topologies.find(device), folder())
-    except InputError:  # no TPU, or not one that can be compiled for; what is wrong with the settings, the plan says
-        return None
-    return (found["needed_bytes"], found["problem"]) if found else None
-
-
-def _print_device(device: Device, args) -> None:
     several = f", {device.chips} chips on {device.hosts} host{'s' * (device.hosts > 1)}" if device.chips > 1 else ""
-    given = [option for option in _FIGURES if getattr(args, option) is not None]
     print(
         f"{device.title}{several}; a chip: {device.memory_gb:g} GB, {device.bandwidth_tb_s:g} TB/s, "
-        f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {args.utilisation:.0%}; {device.source}"
+        f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {utilisation:.0%}; {SOURCE}"
         + (f", but as given: {', '.join(given)}" if given else "")
     )
-    if device.measured:
-        print(f"measured on such a device: {device.measured}")
-    if device.dollars_per_hour is None:
-        print("no price in the table; give one with --price")
-    elif args.price is not None:
-        print(f"{device.dollars_per_hour:g} dollars an hour, as given")
-    else:
-        other = f"; another document says {device.other_price}" if device.other_price else ""
-        print(f"{device.dollars_per_hour:g} dollars an hour: {device.price_source}{other}")
+    price, source = device.dollars_per_hour, "as given" if "price" in given else device.price_source
+    print(f"{price:g} dollars an hour: {source}" if price else "no price in the table; give one with --price")
 
 
 def _row(label: str, plans: Sequence[Plan], times: int = 1) -> list[str]:
     """One line of the table: a run, or the sum of several, each run so many times."""
     works, prices = [one.work for one in plans], [one.dollars for one in plans]
-    largest = max(plans, key=lambda one: one.memory_bytes)
     return [
         label,
         f"{times * sum(work.steps for work in works):,}",
@@ -151,62 +107,41 @@ def _row(label: str, plans: Sequence[Plan], times: int = 1) -> list[str]:
         f"{times * sum(work.train_flops for work in works):.2e}",
         f"{times * sum(work.evaluations for work in works)}",
         f"{times * sum(work.eval_flops for work in works):.2e}",
-        f"{largest.memory_bytes / 1e9:.1f}" + COMPILED_MARK * largest.compiled,
+        f"{max(one.memory_bytes for one in plans) / 1e9:.1f}",
         _duration(times * sum(one.train_hours for one in plans)),
         _duration(times * sum(one.eval_hours for one in plans)),
         "-" if None in prices else f"{times * sum(prices):,.2f}",
     ]
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]] = ()) -> None:
-    """Print rows of text below their headings, totals below a line; the first column is that of names."""
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] = ()) -> None:
+    """Print rows of text below their headings, a total below a line; the first column is that of names."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    table.add_section()
-    for row in totals:
-        table.add_row(*row)
+    for place, row in enumerate(rows, 1):
+        table.add_row(*row, end_section=place == len(rows))
+    if total:
+        table.add_row(*total)
     # A figure cut off would be a wrong one: a narrow window folds the lines instead.
     console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
 
 
-def _notes(names: Sequence[str], plans: dict[str, Plan], device: Device) -> Iterator[str]:
-    """What a person should know of the runs, of the groups that are complete, and of the users' guide's hours."""
-    from trm_jax.configs import registry
-    from trm_jax.sweep.plan import BASELINE
-
+def _notes(plans: dict[str, Plan]) -> Iterator[str]:
+    """What a person should know of the runs."""
     said: dict[str, list[str]] = {}
     for name, one in plans.items():
         for warning in one.warnings:
             said.setdefault(warning, []).append(name)
     yield from (f"{listed(where)}: {warning}" for warning, where in said.items())
-    for group in registry.groups().values():
-        members = [experiment.name for experiment in group.experiments]
-        if {"model.L_layers", "model.L_cycles"} <= set(group.varied) and set(members) <= set(names):
-            works = [plans[registry.run_name(name)].work for name in members]
-            yield (
-                f"{group.name} trades layers for cycles, which keeps neither the compute nor the size: "
-                f"{'/'.join(f'{work.layer_applications}' for work in works)} layer applications a supervision step, "
-                f"{'/'.join(f'{work.parameters / 1e6:.1f}' for work in works)} million parameters; compare by FLOPs "
-                "and parameters, not by depth alone"
-            )
     share = sum(one.work.eval_flops for one in plans.values()) / sum(one.work.train_flops for one in plans.values())
     if share >= COSTLY:
         yield (
             f"evaluations cost {share:.0%} of the training's FLOPs; a larger eval.every_epochs makes them cheaper, and "
             "so does eval.max_examples, with results that are less exact"
-        )
-    guides = [name for name in names if name == BASELINE or registry.catalogue()[name].expects]
-    if device.name == GUIDE_DEVICE and guides:
-        longest = max(plans[registry.run_name(name)].hours for name in guides)
-        yield (
-            f"the users' guide expects about 40 hours for each run on a v4-64; the longest here takes {longest:.1f}: "
-            "the guide multiplied the augmentations into the steps, but an epoch draws one variant of every puzzle"
         )
 
 

@@ -72,10 +72,6 @@ class Family(Protocol):
         """Estimate of what the backward pass of `rows` rows keeps and makes."""
         ...
 
-    # Optional, for `trm plan`:
-    # layer_applications(cfg)  of one supervision step
-    # products_per_byte(cfg)   FLOPs for each byte that its products move at least
-
 
 def get(name: str) -> Family:
     """The family called `name`, or the one at "module:ATTRIBUTE", which need not be of this package."""

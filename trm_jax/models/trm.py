@@ -45,9 +45,7 @@ from trm_jax.models.layers import (
 )
 from trm_jax.models.trm_cost import activation_bytes as activation_bytes
 from trm_jax.models.trm_cost import flops as flops
-from trm_jax.models.trm_cost import layer_applications as layer_applications
 from trm_jax.models.trm_cost import matmul_flops as matmul_flops
-from trm_jax.models.trm_cost import products_per_byte as products_per_byte
 from trm_jax.settings import check, number, option, positive
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-from jax.sharding import AbstractMesh
 
 from trm_jax.errors import InputError
 from trm_jax.models import params
@@ -14,9 +10,6 @@ from trm_jax.planning import memory
 from trm_jax.planning.hardware import Device
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import train_flops
-
-# What XLA set aside for a step was 0.8 to 1.4 times the estimate, compiled for a TPU v4 and for a CPU.
-COMPILERS_TAKE = 1.4
 
 
 @dataclass(frozen=True)
@@ -26,7 +19,6 @@ class Work:
     steps: int
     parameters: int
     puzzle_table: int
-    layer_applications: int  # of one supervision step at the end of the run
     train_flops: int
     evaluations: int
     eval_puzzles: int  # of one evaluation
@@ -35,49 +27,31 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run on a device. `memory_bytes` are of one chip, an estimate unless `compiled`.
+    """A run on a device; `memory_bytes` are an estimate of one chip's.
 
     obstacle: why the run cannot be there as it is, a batch that the chips cannot share or a memory that is too small,
     and what to do; empty where it can.
     """
 
     work: Work
-    device: Device
     train_hours: float
     eval_hours: float
+    dollars: float | None  # None where the device has no price
     memory_bytes: int
-    compiled: bool
     warnings: tuple[str, ...]
     obstacle: str
 
-    @property
-    def hours(self) -> float:
-        return self.train_hours + self.eval_hours
-
-    @property
-    def dollars(self) -> float | None:
-        """None where the device has no price."""
-        price = self.device.dollars_per_hour
-        return None if price is None else self.hours * price
-
-
-def data_size(cfg: RunConfig) -> tuple[int, int]:
-    """(groups of training examples, held-out examples), as far as the settings tell. Raises InputError where they do
-    not."""
-    sizes = cfg.task.info(cfg.data).groups, cfg.task.eval_size(cfg.data)
-    for size, name in zip(sizes, ("train_puzzles", "test_puzzles"), strict=True):
-        if not size:
-            raise InputError(
-                f"data.{name} is 0, all of the source, which only the data tell; give their number: "
-                f"--set data.{name}=1000"
-            )
-    return sizes
-
 
 def work(cfg: RunConfig) -> Work:
-    """What a run computes, from its settings alone; a group counts once an epoch. Raises InputError as `data_size`
-    does, and for a budget of less than one step."""
-    groups, held_out = data_size(cfg)
+    """What a run computes, from its settings alone; a group counts once an epoch.
+
+    Raises InputError where they do not tell how many puzzles there are, and for a budget of less than one step.
+    """
+    groups, held_out = cfg.task.info(cfg.data).groups, cfg.task.eval_size(cfg.data)
+    for size, name in ((groups, "train_puzzles"), (held_out, "test_puzzles")):
+        if not size:
+            give = f"give their number: --set data.{name}=1000"
+            raise InputError(f"data.{name} is 0, all of the source, which only the data tell; {give}")
     steps = cfg.total_steps(groups, 1.0)
     tested = min(cfg.eval.max_examples or held_out, held_out)
     evaluations = len(cfg.evaluation_steps(groups, 1.0, steps))
@@ -88,7 +62,6 @@ def work(cfg: RunConfig) -> Work:
         steps=steps,
         parameters=params.count(specs["weights"]),
         puzzle_table=params.count(tables),
-        layer_applications=getattr(cfg.family, "layer_applications", lambda model: 1)(cfg.model),
         train_flops=train_flops(cfg, steps, groups),
         evaluations=evaluations,
         eval_puzzles=tested,
@@ -96,54 +69,22 @@ def work(cfg: RunConfig) -> Work:
     )
 
 
-def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4, compiled: tuple[int, str] | None = None) -> Plan:
+def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4) -> Plan:
     """The plan of one run at `utilisation` of the peak; no device is touched. Raises InputError for settings that no
-    device can run.
-
-    compiled: what a compiler made of the run for the device, if it was asked: bytes of one chip, and what to do where
-    that is too small.
-    """
+    device can run."""
     if not 0 < utilisation <= 1:
         raise InputError(f"the utilisation is {utilisation:g}; give a share of the peak, for example 0.4")
-    mesh = memory.abstract_mesh(cfg, device.chips)
-    state, step = memory.state_bytes(cfg, mesh), memory.step_bytes(cfg, mesh)
-    found, chip_bytes = work(cfg), compiled[0] if compiled else state + step
+    mesh, found = memory.abstract_mesh(cfg, device.chips), work(cfg)
     try:
         memory.check_batches(cfg, mesh)
-        obstacle = compiled[1] if compiled else _too_large(cfg, device, mesh, state)
+        obstacle = memory.shortage(cfg, device, mesh)
     except InputError as error:
         obstacle = str(error)
-    warnings = tuple([*cfg.warnings(found.steps), *filter(None, [obstacle]), *_out_of_reach(cfg, device, utilisation)])
+    warnings = [*cfg.warnings(found.steps), *filter(None, [obstacle])]
+    if getattr(cfg.model, "dtype", "float32") == "float32":
+        warnings.append("the peak is that of bfloat16, which float32 does not reach: give the device's with --peak")
     per_hour = 3600 * utilisation * device.chips * device.peak_tflops * 1e12
     hours = found.train_flops / per_hour, found.eval_flops / per_hour
-    return Plan(found, device, *hours, chip_bytes, compiled is not None, warnings, obstacle)
-
-
-def _out_of_reach(cfg: RunConfig, device: Device, utilisation: float) -> Iterator[str]:
-    """Why the device does not reach the rate that the plan counts with."""
-    if getattr(cfg.model, "dtype", "float32") == "float32":
-        yield "the peak is that of bfloat16, which float32 does not reach: give the device's with --peak"
-    if not hasattr(cfg.family, "products_per_byte"):
-        return
-    reachable = cfg.family.products_per_byte(cfg.model) * device.bandwidth_tb_s / device.peak_tflops
-    if utilisation > reachable:
-        yield (
-            f"{device.name} can keep at most {reachable:.0%} of its peak busy with products that each go through "
-            f"memory once ({device.bandwidth_tb_s:g} TB/s): the time at {utilisation:.0%} is out of reach"
-        )
-
-
-def _too_large(cfg: RunConfig, device: Device, mesh: AbstractMesh, state_bytes: int) -> str:
-    """Why the device's memory is too small by the estimate, and what to do; empty where it is not."""
-
-    def takes(parts: int) -> float:
-        train = dataclasses.replace(cfg.train, accumulation=parts)
-        return state_bytes + COMPILERS_TAKE * memory.step_bytes(dataclasses.replace(cfg, train=train), mesh)
-
-    needed, room = takes(cfg.train.accumulation), device.memory_gb * 1e9
-    if needed <= room:
-        return ""
-    return (
-        f"about {needed / 1e9:.0f} GB a chip with what compilers take on top, and {device.name} has "
-        f"{device.memory_gb:g}: {memory.remedy(cfg, mesh, takes, room)}"
-    )
+    dollars = None if device.dollars_per_hour is None else sum(hours) * device.dollars_per_hour
+    chip_bytes = memory.state_bytes(cfg, mesh) + memory.step_bytes(cfg, mesh, cfg.train.accumulation)
+    return Plan(found, *hours, dollars, chip_bytes, tuple(warnings), obstacle)

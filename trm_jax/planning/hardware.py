@@ -7,42 +7,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trm_jax.configs.resolve import nearest
 from trm_jax.errors import InputError
 
 SOURCE = "data sheets, 2025-12-09"
 PRICE_SOURCE = "the users' documents, one cloud of rented GPUs, 2025-12-09"
-
-
-@dataclass(frozen=True)
-class TpuGeneration:
-    """A TPU chip, and the numbers that name its slices: cores for v4 and v5p (two a chip), chips for the others.
-
-    A slice of up to `one_host_chips` is one machine; larger ones are machines of four chips. usable_gib: of a chip's
-    memory, what libtpu 0.0.42 lets a program have. link_gb_s: of one link between chips in one direction.
-    """
-
-    memory_gb: float
-    peak_tflops: float
-    bandwidth_tb_s: float
-    usable_gib: float
-    link_gb_s: float
-    link_source: str
-    cores_in_name: int  # of a chip
-    one_host_chips: int
-    dimensions: int  # of a slice's shape
-    numbers: Sequence[int]
+_OTHER = PRICE_SOURCE + "; another document says "
 
 
 @dataclass(frozen=True)
 class Device:
     """What a run gets to run on: `chips` alike, each one JAX device, on `hosts` machines.
 
-    Memory, peak and bandwidth are of one chip; the price is of all of them together. Of a TPU slice, `shape` is how
-    its chips are laid out, empty where that is not known, and `links` are those of the chip that has the fewest.
+    Memory, peak and bandwidth are of one chip; the price is of all of them together. Of a TPU slice: `shape` is how its
+    chips are laid out, empty where that is not known; `usable_gib` what libtpu 0.0.42 lets a program have of a chip's
+    memory; `link_gb_s` the rate of one link between chips in one direction.
     """
 
     name: str
@@ -51,18 +32,17 @@ class Device:
     peak_tflops: float
     bandwidth_tb_s: float
     dollars_per_hour: float | None = None
+    price_source: str = PRICE_SOURCE
     chips: int = 1
     hosts: int = 1
-    tpu: TpuGeneration | None = field(default=None, repr=False)
     shape: tuple[int, ...] = ()
-    other_price: str = ""  # what a second document says, in dollars an hour
-    measured: str = ""
-    source: str = SOURCE
-    price_source: str = PRICE_SOURCE
+    usable_gib: float = 0.0
+    link_gb_s: float = 0.0
+    link_source: str = ""
 
     @property
     def links(self) -> int:
-        """One in each dimension of the shape, two where the dimension closes to a ring.
+        """Of the chip that has the fewest: one in each dimension of the shape, two where it closes to a ring.
 
         Three dimensions close when all are multiples of 4; of two each does by itself, when it is a multiple of 16.
         """
@@ -73,19 +53,19 @@ class Device:
     @property
     def usable_bytes(self) -> int:
         """Of a TPU chip's memory, what a program may use."""
-        return int(self.tpu.usable_gib * 2**30)
+        return int(self.usable_gib * 2**30)
 
 
 GPUS = {
     device.name: device
     for device in (
-        Device("h200", "H200", 141, 989, 4.8, measured="790 TFLOP/s in a large matmul, 4.3 TB/s in a copy"),
-        Device("h100", "H100 80GB", 80, 989, 3.35, 3.89, other_price="8-12"),
-        Device("a100", "A100 80GB", 80, 312, 2.0, 2.79, other_price="2.5-3.5"),
-        Device("2xa100", "2 x A100 40GB", 40, 312, 1.55, 3.58, chips=2, other_price="1.5-2 each"),
+        Device("h200", "H200 (measured: 790 TFLOP/s in a large matmul, 4.3 TB/s in a copy)", 141, 989, 4.8),
+        Device("h100", "H100 80GB", 80, 989, 3.35, 3.89, _OTHER + "8-12"),
+        Device("a100", "A100 80GB", 80, 312, 2.0, 2.79, _OTHER + "2.5-3.5"),
+        Device("2xa100", "2 x A100 40GB", 40, 312, 1.55, 3.58, _OTHER + "1.5-2 each", chips=2),
         Device("l40s", "L40S", 48, 362, 0.86, 1.14),
         Device("a40", "A40", 48, 150, 0.70, 0.79),
-        Device("5090", "RTX 5090", 32, 210, 1.79, 0.335, price_source="the ARC transformer's author, 2025-12-09"),
+        Device("5090", "RTX 5090", 32, 210, 1.79, 0.335, "the ARC transformer's author, 2025-12-09"),
         Device("4090", "RTX 4090", 24, 165, 1.01, 0.74),
         Device("3090", "RTX 3090", 24, 71, 0.94, 0.44),
         Device("a10", "A10", 24, 125, 0.60, 0.36),
@@ -95,13 +75,15 @@ GPUS = {
 _POWERS = (1, 4, 8, 16, 32, 64, 128, 256)
 _V4_LINKS = "all-reduce bandwidth of a pod, 1.1 PB/s over 4,096 chips of 6 links"
 _LINKS = "GB/s a chip, both directions of"
-TPUS = {  # figures in the order of the fields
-    "v4": TpuGeneration(32, 275, 1.2, 30.75, 45, _V4_LINKS, 2, 4, 3, range(8, 8193, 8)),
-    "v5p": TpuGeneration(95, 459, 2.77, 95.74, 100, f"1,200 {_LINKS} 6 links", 2, 4, 3, range(8, 12289, 8)),
-    "v5e": TpuGeneration(16, 197, 0.82, 15.75, 50, f"400 {_LINKS} 4 links", 1, 8, 2, _POWERS),
-    "v6e": TpuGeneration(32, 918, 1.64, 31.25, 100, f"800 {_LINKS} 4 links", 1, 8, 2, _POWERS),
+_OF_A_CHIP = ("memory_gb", "peak_tflops", "bandwidth_tb_s", "usable_gib", "link_gb_s", "link_source")
+# generation: figures of a chip; then how slices are named and built: cores of a chip in the number (or 1: it counts
+# chips), most chips of one machine (larger slices are machines of four), dimensions of the shape, possible numbers.
+TPUS = {
+    "v4": (32, 275, 1.2, 30.75, 45, _V4_LINKS, 2, 4, 3, range(8, 8193, 8)),
+    "v5p": (95, 459, 2.77, 95.74, 100, f"1,200 {_LINKS} 6 links", 2, 4, 3, range(8, 12289, 8)),
+    "v5e": (16, 197, 0.82, 15.75, 50, f"400 {_LINKS} 4 links", 1, 8, 2, _POWERS),
+    "v6e": (32, 918, 1.64, 31.25, 100, f"800 {_LINKS} 4 links", 1, 8, 2, _POWERS),
 }
-EXAMPLES = (*GPUS, "v4-8", "v4-64", "v5p-64", "v5e-16", "v6e-16")
 
 
 def find(name: str) -> Device:
@@ -114,21 +96,29 @@ def find(name: str) -> Device:
         return GPUS[name]
     generation, _, number = name.partition("-")
     if generation not in TPUS or not re.fullmatch("0|[1-9][0-9]*", number):
+        near = nearest(name, (*GPUS, "v4-8", "v4-64", "v5p-64", "v5e-16", "v6e-16"))
         raise InputError(
-            f"no device {name!r} in the table.{nearest(name, EXAMPLES)} It holds {', '.join(GPUS)} and slices of "
-            f"{', '.join(TPUS)} such as v4-64"
+            f"no device {name!r} in the table.{near} It holds {', '.join(GPUS)} and slices of {', '.join(TPUS)} such "
+            "as v4-64"
         )
-    tpu = TPUS[generation]
-    if int(number) not in tpu.numbers:
-        first, second, third, *_, last = tpu.numbers
-        unit = "cores, two a chip" if tpu.cores_in_name == 2 else "chips"
-        numbers = f"{first}, {second}, {third}, ... {last} {unit}"
-        raise InputError(f"there is no slice {name}: {generation} comes in {numbers}")
-    chips = int(number) // tpu.cores_in_name
-    hosts = 1 if chips <= tpu.one_host_chips else chips // 4
-    figures = tpu.memory_gb, tpu.peak_tflops, tpu.bandwidth_tb_s
-    shape = _shape(chips, tpu.dimensions)
-    return Device(name, f"TPU {name}", *figures, chips=chips, hosts=hosts, tpu=tpu, shape=shape)
+    *chip, cores, one_host, dimensions, numbers = TPUS[generation]
+    if int(number) not in numbers:
+        first, second, third, *_, last = numbers
+        unit = "cores, two a chip" if cores == 2 else "chips"
+        raise InputError(
+            f"there is no slice {name}: {generation} comes in {first}, {second}, {third}, ... {last} {unit}"
+        )
+    chips = int(number) // cores
+    slice_of = {"chips": chips, "hosts": 1 if chips <= one_host else chips // 4, "shape": _shape(chips, dimensions)}
+    return Device(name, f"TPU {name}", **dict(zip(_OF_A_CHIP, chip, strict=True)), **slice_of)
+
+
+def find_slice(name: str) -> Device:
+    """The TPU slice of that name, of known shape. Raises InputError for another device."""
+    device = find(name)
+    if not device.shape:
+        raise InputError(f"{name} is no TPU slice of a known shape; take one such as v4-8, v4-16, v4-64, v5e-16, v6e-4")
+    return device
 
 
 def _shape(chips: int, dimensions: int) -> tuple[int, ...]:
