@@ -136,3 +136,8 @@ def test_links_lead_somewhere(page):
 def test_every_page_is_in_the_index():
     index = PAGES["docs/README.md"]
     assert all(f"({file.name})" in index for file in FILES[1:] if file.name != "README.md")
+
+
+def test_the_settings_page_explains_every_setting_and_no_other():
+    named = re.findall(r"^\| (`.*?`) \|", PAGES["docs/settings.md"], re.MULTILINE)
+    assert {name for names in named for name in re.findall(r"`([\w.]+)`", names)} == set(resolve.flatten(defaults()))
