@@ -42,7 +42,7 @@ lint: $(INSTALLED)  ## ruff and shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/shellcheck --external-sources --check-sourced launch/*.sh launch/*.sbatch
 
-bench: torch  ## what the README's speed tables are made from
+bench: torch  ## what the tables of docs/speed.md are made from
 	$(BIN)/python -m benchmarks.data_speed
 	$(BIN)/python -m benchmarks.torch_speed
 

@@ -63,7 +63,7 @@ EXTRAS_REQUIRE = {
 setup(
     name="trm_jax",
     version=version(),
-    description="Tiny recursive reasoners (TRM) in JAX: Sudoku, mazes and ARC, from a laptop to a TPU pod.",
+    description="Tiny Recursive Models (TRM) in JAX on Sudoku: training, evaluation and exact resume.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",

@@ -1,4 +1,4 @@
-"""Every command in the guides and in the README is one: it parses, and what it names exists."""
+"""Every command in the README and in docs/ is one: it parses, and what it names exists; links lead somewhere."""
 
 import os
 import re
@@ -39,7 +39,8 @@ def words(command: str) -> list[str]:
     return [PLACEHOLDERS.get(part, part) for part in parts]
 
 
-PAGES = {name: (ROOT / name).read_text() for name in ("docs/guide.md", "docs/tpu.md", "README.md")}
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = {str(file.relative_to(ROOT)): file.read_text() for file in FILES}
 EVERY = [(name, command) for name, page in PAGES.items() for command in commands(page)]
 
 
@@ -82,7 +83,7 @@ def test_the_pages_hold_commands_of_every_kind():
     found = {words(command)[0] for page, command in EVERY if page == "docs/guide.md"}
     assert found >= set("list show plan train sweep data eval solve export report compare doctor".split())
     assert len([command for page, command in EVERY if page == "README.md"]) > 10
-    assert {page for page, command in LAUNCHES} == {"README.md", "docs/tpu.md"} and len(LAUNCHES) > 8
+    assert {page for page, command in LAUNCHES} >= {"docs/gpu.md", "docs/tpu.md"} and len(LAUNCHES) > 6
     assert words("trm eval RUN [--checkpoint best|latest|STEP]  # a comment") == ["eval", "RUN", "--checkpoint", "best"]
 
 
@@ -110,3 +111,34 @@ def test_every_experiment_that_the_guide_names_exists():
     assert len(named) > 15
     for name in named:
         registry.select([name])
+
+
+def test_the_readme_s_example_runs_and_prints_what_it_says(capsys):
+    [example] = re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == re.search(r"print\(.*\)  # (.*)", example)[1]
+
+
+def anchors(page: str) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[page]):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_every_page_is_in_the_index():
+    index = PAGES["docs/README.md"]
+    assert all(f"({file.name})" in index for file in FILES[1:] if file.name != "README.md")
+
+
+def test_the_settings_page_explains_every_setting_and_no_other():
+    named = re.findall(r"^\| (`.*?`) \|", PAGES["docs/settings.md"], re.MULTILINE)
+    assert {name for names in named for name in re.findall(r"`([\w.]+)`", names)} == set(resolve.flatten(defaults()))

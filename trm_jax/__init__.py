@@ -1,3 +1,3 @@
 """trm_jax: tiny recursive reasoners in JAX."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

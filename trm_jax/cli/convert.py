@@ -25,7 +25,7 @@ def add_parser(subparsers) -> None:
         run_export,
     )
     add_run(export)
-    export.add_argument("file", type=any_path)
+    export.add_argument("file", type=any_path, help="file to write")
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
     export.add_argument("--prefix", default=None, help="prefix of the names (default: model.inner.)")
     imp = add_command(
@@ -40,10 +40,10 @@ def add_parser(subparsers) -> None:
         "  trm import official.safetensors --config demo --workdir runs/x --set model.L_cycles=4\n",
         run_import,
     )
-    imp.add_argument("file", type=any_path)
+    imp.add_argument("file", type=any_path, help="file that holds the weights")
     imp.add_argument("--config", required=True, help="experiment that the weights belong to")
-    imp.add_argument("--workdir", type=any_path, required=True)
-    imp.add_argument("--key", default="", help="which weights, where the file holds several (ema, say)")
+    imp.add_argument("--workdir", type=any_path, required=True, help="folder of the new run")
+    imp.add_argument("--key", default="", help="which weights, if the file holds several, for example ema")
     add_set(imp)
 
 

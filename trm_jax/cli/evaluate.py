@@ -24,9 +24,11 @@ def add_parser(subparsers) -> None:
     )
     add_run(parser)
     add_set(parser)
-    parser.add_argument("--max-examples", type=int, help="score only the first N puzzles (0 = all)")
-    parser.add_argument("--batch-size", type=positive, help="puzzles at a time")
-    parser.add_argument("--steps", type=positive, help="supervision steps instead of the model's halt_max_steps")
+    parser.add_argument("--max-examples", type=int, metavar="N", help="score only the first N puzzles (0 = all)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="puzzles at a time")
+    parser.add_argument(
+        "--steps", type=positive, metavar="N", help="supervision steps instead of the model's halt_max_steps"
+    )
 
 
 def run(args) -> int:

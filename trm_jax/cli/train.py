@@ -1,4 +1,4 @@
-"""`trm train`: run an experiment, or go on with one."""
+"""`trm train`: run an experiment, or resume one."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ def add_parser(subparsers) -> None:
     parser = add_command(
         subparsers,
         "train",
-        "train an experiment, or go on with one",
+        "train an experiment, or resume one",
         "Train an experiment in a workdir. Stop it at any time (Ctrl-C, SIGTERM, even kill -9) and give the same\n"
-        "command again: it goes on exactly where its last checkpoint was.\n"
+        "command again: it resumes exactly from its last checkpoint.\n"
         "Exit codes: 0 done, 1 training diverged, 2 bad input, 69 another host or the storage is gone, 70 a fault of\n"
         "the program, 75 stopped and saved.",
         "  trm train demo --workdir runs/demo\n"
         "  trm train baseline_768 --set data.source=csv data.path=puzzles\n"
-        "  trm train baseline --local            the same experiment shrunk to seconds, to see that it runs\n"
-        "  srun --ntasks-per-node=1 --nodes=4 trm train baseline      four hosts as one, found by itself\n",
+        "  trm train baseline --local            a small debug run of it, to see that everything works\n"
+        "  srun --ntasks-per-node=1 --nodes=4 trm train baseline      four hosts train one run\n",
         run,
     )
     parser.add_argument("name", help="an experiment of `trm list`")
     add_set(parser)
-    parser.add_argument("--workdir", type=any_path, help="folder of the run (default: runs/NAME)")
-    parser.add_argument("--local", action="store_true", help="shrink it to a debug run of seconds")
+    parser.add_argument("--workdir", type=any_path, help="folder of the run (default: runs/NAME, or runs/NAME_local)")
+    parser.add_argument(
+        "--local", action="store_true", help="a small debug run of seconds: shows that everything works"
+    )
 
     several = parser.add_argument_group(
         "several hosts",
         "Start the same command on every host, with a workdir that all of them see. On SLURM, GKE and Cloud TPUs the "
-        "processes find each other; elsewhere say who is who.",
+        "processes find each other; elsewhere give --coordinator, --processes and --process.",
     )
-    several.add_argument("--multihost", action="store_true", help="one of several processes, whatever it looks like")
-    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="process 0 (or TRM_COORDINATOR)")
-    several.add_argument("--processes", type=positive, default=0, metavar="N", help="how many (or TRM_PROCESSES)")
-    several.add_argument("--process", type=int, default=-1, metavar="I", help="which, from 0 on (or TRM_PROCESS)")
-    several.add_argument("--port", type=positive, default=0, help="of the coordinator")
+    several.add_argument("--multihost", action="store_true", help="join this host's cluster; fail if there is none")
+    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0 (or TRM_COORDINATOR)")
+    several.add_argument(
+        "--processes", type=positive, default=0, metavar="N", help="how many there are (or TRM_PROCESSES)"
+    )
+    several.add_argument(
+        "--process", type=int, default=-1, metavar="I", help="which one this is, from 0 (or TRM_PROCESS)"
+    )
+    several.add_argument("--port", type=positive, default=0, help="port of process 0, unless HOST:PORT names it")
     several.add_argument(
         "--startup-timeout", type=positive, default=900, metavar="S", help="seconds to wait for the others (900)"
     )
@@ -80,7 +86,7 @@ def run(args) -> int:
 
 
 def _group(args):
-    """The processes that train together: those that are told of or found, this one alone otherwise."""
+    """The processes that train together: those given or found, else this one alone."""
     from trm_jax.cli.main import report_failure
     from trm_jax.distributed import rendezvous
     from trm_jax.distributed.process_group import ProcessGroup
@@ -117,6 +123,8 @@ def _tell(args, cfg, workdir, outcome) -> None:
         f"done: {outcome.total_steps} steps; held-out {name.replace('_', ' ')} {score[name]:.4f} "
         f"on {score['count']} puzzles"
     )
+    if args.local:
+        print("this was a small debug run: it shows that everything works, not what the model can learn")
     print(f"curves: {workdir / 'curve.png'}   metrics: {workdir / 'metrics.jsonl'}")
     lost = f", {duration(outcome.seconds['lost'])} lost to crashes" if outcome.seconds["lost"] >= 1 else ""
     print(f"goodput: {goodput(outcome.seconds):.0%} of {duration(spent(outcome.seconds))} trained{lost}")
