@@ -258,7 +258,7 @@ def _opening_line(facts: dict, group: ProcessGroup, held_out: int, workdir: AnyP
     devices = f"{facts['devices']} {facts['device_kind']} device{'s' * (facts['devices'] > 1)}"
     return (
         f"{facts['name']}: {facts['parameters']:,} parameters, {facts['total_steps']:,} steps of "
-        f"{facts['batch_size']} on {devices}{f' of {group.count} processes' * (group.count > 1)}; "
+        f"batch {facts['batch_size']} on {devices}{f' of {group.count} processes' * (group.count > 1)}; "
         f"{facts['groups']:,} training puzzles, {held_out:,} held out; workdir {workdir}"
     )
 

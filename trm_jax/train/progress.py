@@ -70,7 +70,7 @@ class Progress:
             self._stream.flush()
 
     def _numbers(self, record: dict) -> str:
-        shown = {"loss": "loss {:.3f}", self._headline: f"{self._headline} {{:.3f}}", "steps": "think steps {:.1f}"}
+        shown = {"loss": "loss {:.3f}", self._headline: f"{self._headline} {{:.3f}}", "steps": "supervision steps {:.1f}"}
         return "  ".join(form.format(record[name]) for name, form in shown.items() if name in record)
 
     def record(self, record: dict | None) -> None:
@@ -78,8 +78,8 @@ class Progress:
         if record is None:
             return
         if record["kind"] == "eval":
-            name = self._headline
-            self.say(f"step {record['step']}: held-out {name} {record[name]:.4f} on {record['count']} puzzles")
+            score, name = record[self._headline], self._headline.replace("_", " ")
+            self.say(f"step {record['step']}: held-out {name} {score:.4f} on {record['count']} puzzles")
         else:
             self._latest = self._numbers(record)
 
