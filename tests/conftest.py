@@ -37,6 +37,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def compilations(tmp_path_factory) -> Path:
+    """Where programs are kept once they are compiled, by this process and by those that it starts."""
+    return tmp_path_factory.mktemp("compilations")
+
+
+@pytest.fixture(scope="session")
 def boards_of():
     """boards_of(size): 60 generated and proven puzzles, made once."""
     from trm_jax.tasks.sudoku.generator import distinct_puzzles

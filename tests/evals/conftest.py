@@ -6,7 +6,6 @@ from tests import tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilations(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compilations")
-    with tiny.warm_compilations(folder):
-        yield folder
+def warm(compilations):
+    with tiny.warm_compilations(compilations):
+        yield

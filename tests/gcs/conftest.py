@@ -13,9 +13,9 @@ def buckets():
 
 
 @pytest.fixture(scope="session")
-def trm(buckets, tmp_path_factory):
+def trm(buckets, tmp_path_factory, compilations):
     """`trm` in processes to which the bucket is Google's."""
-    server = Server(tmp_path_factory.mktemp("processes"), tmp_path_factory.mktemp("compilations"), buckets.environment)
+    server = Server(tmp_path_factory.mktemp("processes"), compilations, buckets.environment)
     yield server
     server.close()
 

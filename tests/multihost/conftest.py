@@ -9,7 +9,7 @@ from tests.processes import Server
 
 
 @pytest.fixture(scope="session")
-def hosts(tmp_path_factory) -> Iterator[Hosts]:
-    server = Server(tmp_path_factory.mktemp("processes"), tmp_path_factory.mktemp("compilations"))
+def hosts(tmp_path_factory, compilations) -> Iterator[Hosts]:
+    server = Server(tmp_path_factory.mktemp("processes"), compilations)
     yield Hosts(server)
     server.close()

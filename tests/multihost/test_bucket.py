@@ -20,8 +20,8 @@ def bucket():
 
 
 @pytest.fixture(scope="module")
-def cloud_hosts(bucket, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("processes"), tmp_path_factory.mktemp("compilations"), bucket.environment)
+def cloud_hosts(bucket, tmp_path_factory, compilations):
+    server = Server(tmp_path_factory.mktemp("processes"), compilations, bucket.environment)
     yield Hosts(server)
     server.close()
 

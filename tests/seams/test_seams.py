@@ -33,8 +33,8 @@ def settings(**changes) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def trm(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("processes"), tmp_path_factory.mktemp("compilations"))
+def trm(tmp_path_factory, compilations):
+    server = Server(tmp_path_factory.mktemp("processes"), compilations)
     yield server
     server.close()
 

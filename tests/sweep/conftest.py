@@ -16,8 +16,8 @@ from trm_jax.train.stopping import StopRequest
 
 
 @pytest.fixture(scope="session")
-def trm(tmp_path_factory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("processes"), tmp_path_factory.mktemp("compilations"))
+def trm(tmp_path_factory, compilations) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("processes"), compilations)
     yield server
     server.close()
 

@@ -1,7 +1,6 @@
 """One compilation of each program for the whole folder, and `trm` in processes of its own."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -10,10 +9,9 @@ from tests.processes import Server
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilations(tmp_path_factory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("compilations")
-    with tiny.warm_compilations(folder):
-        yield folder
+def warm(compilations) -> Iterator[None]:
+    with tiny.warm_compilations(compilations):
+        yield
 
 
 @pytest.fixture(scope="session")
