@@ -8,10 +8,9 @@ import pytest
 
 from tests.processes import Server
 from trm_jax.configs.defaults import defaults
-from trm_jax.sweep.plan import Run
+from trm_jax.sweep.run import Run
 from trm_jax.sweep.runner import Runner
-from trm_jax.sweep.slots import Slot
-from trm_jax.sweep.state import Entry, State, read
+from trm_jax.sweep.state import State, read
 from trm_jax.train.stopping import StopRequest
 
 
@@ -24,7 +23,7 @@ def trm(tmp_path_factory) -> Iterator[Server]:
 
 @dataclass
 class Shell:
-    """Runs lines for a shell as a sweep would run `trm`; $0 is what follows the launcher (the cores)."""
+    """Runs lines for a shell as a sweep would run `trm`."""
 
     root: Path
     lines: list[str] = field(default_factory=list)
@@ -33,12 +32,12 @@ class Shell:
     def runs(self, scripts: dict[str, str]) -> list[Run]:
         return [Run(name, 0, self.root / name, defaults(), (script,)) for name, script in scripts.items()]
 
-    def sweep(self, scripts: dict[str, str], *, slots=1, refresh=lambda: None, **how) -> dict[str, Entry]:
+    def sweep(self, scripts: dict[str, str], *, slots=1, refresh=lambda: None, **how) -> dict[str, dict]:
         """Run them to their end; the entries of sweep.json afterwards."""
         self.root.mkdir(exist_ok=True)
         runs = self.runs(scripts)
-        places = slots if isinstance(slots, list) else [Slot()] * slots
-        how = {"retries": 2, "pause_s": 0.05, "launch": ["sh", "-c", 'eval "$1"'], **how}
+        places = slots if isinstance(slots, list) else [{}] * slots
+        how = {"retries": 2, "pause_s": 0.05, "launch": ["sh", "-c"], **how}
         Runner(State(self.root, runs), places, stop=self.stop, say=self.lines.append, **how).run(runs, refresh)
         return read(self.root)
 

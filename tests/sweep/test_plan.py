@@ -9,6 +9,7 @@ from trm_jax.configs import registry
 from trm_jax.configs.registry import Experiment, Group
 from trm_jax.errors import InputError
 from trm_jax.sweep.plan import parse_seeds, plan, run_names
+from trm_jax.sweep.run import REFUSED, WAITING
 
 ROOT = Path("runs")
 
@@ -95,8 +96,8 @@ def test_the_command_means_the_very_same_settings(catalogue):
 
 def test_one_that_cannot_be_built_does_not_keep_the_others(catalogue):
     runs = plan(["size_a", "size_odd"], ROOT)
-    assert [bool(run.problem) for run in runs] == [False, True]
-    assert "size" in runs[1].problem and runs[1].config is None
+    assert [run.state for run in runs] == [WAITING, REFUSED]
+    assert "size" in runs[1].error and runs[1].config is None
 
 
 def test_settings_that_fit_none_are_refused_at_once(catalogue):

@@ -8,9 +8,7 @@ import pytest
 
 from tests.terminal import Terminal
 from trm_jax.configs.defaults import defaults
-from trm_jax.sweep.plan import Run
-from trm_jax.sweep.progress import Progress, look
-from trm_jax.sweep.state import DIVERGED, DONE, RUNNING, State
+from trm_jax.sweep.run import DIVERGED, DONE, RUNNING, Run
 from trm_jax.sweep.table import Display, counts
 
 
@@ -24,68 +22,71 @@ def runs(tmp_path) -> list[Run]:
         train = {"kind": "train", "step": steps, "loss": 1.0, "clock": {"elapsed_s": float(steps)}}
         score = {"kind": "eval", "step": steps, "exact_accuracy": steps / 1000, "clock": {"elapsed_s": float(steps)}}
         (run.folder / "metrics.jsonl").write_text(f"{json.dumps(train)}\n{json.dumps(score)}\n")
+    for run in found:
+        run.look()
+    found[0].state, found[1].state = DONE, RUNNING
     return found
 
 
-@pytest.fixture
-def state(runs, tmp_path) -> State:
-    found = State(tmp_path, runs)
-    found.entries["first"].state, found.entries["second"].state = DONE, RUNNING
-    return found
+def progress(run: Run) -> tuple:
+    return run.step, run.total_steps, run.score, run.left_s
 
 
 def test_progress_is_read_from_the_folder(runs):
-    assert [look(run) for run in runs] == [Progress(100, 100, 0.1, 0.0), Progress(50, 100, 0.05, 50.0), Progress()]
+    assert [progress(run) for run in runs] == [(100, 100, 0.1, 0.0), (50, 100, 0.05, 50.0), (0, 0, None, None)]
 
 
 def test_a_folder_that_cannot_be_read_has_no_progress(runs):
     (runs[0].folder / "run.json").write_text("{")
     (runs[1].folder / "metrics.jsonl").write_text("rubbish\n{}\n")
-    assert [look(run) for run in runs[:2]] == [Progress(), Progress()]
+    for run in runs[:2]:
+        fresh = Run(run.name, 0, run.folder, run.config, ())
+        fresh.look()
+        assert progress(fresh) == (0, 0, None, None)
 
 
-def test_counts(runs, state):
-    assert counts(runs, state) == "1 of 3 done, 1 running, 1 waiting"
-    state.entries["third"].state = DIVERGED
-    assert counts(runs, state) == "1 of 3 done, 1 running, 1 diverged"
+def test_counts(runs):
+    assert counts(runs) == "1 of 3 done, 1 running, 1 waiting"
+    runs[2].state = DIVERGED
+    assert counts(runs) == "1 of 3 done, 1 running, 1 diverged"
 
 
-def test_a_log_gets_lines(runs, state):
+def test_a_log_gets_lines(runs):
     stream = io.StringIO()
-    display = Display(runs, state, stream, line_every_s=0.0)
+    display = Display(runs, stream, line_every_s=0.0)
     display.say("second: started")
     display.refresh()
     display.close()
     event, line = stream.getvalue().splitlines()
     assert re.fullmatch(r"\d\d:\d\d:\d\d second: started", event)
-    assert line[9:] == ("1 of 3 done, 1 running, 1 waiting; second step 50/100, exact accuracy 0.0500, left 0:50")
+    assert line[9:] == ("1 of 3 done, 1 running, 1 waiting; second step 50/100, exact accuracy 0.0500, 0:50 left")
 
 
-def test_but_not_more_than_one_a_minute(runs, state):
+def test_but_not_more_than_one_a_minute(runs):
     stream = io.StringIO()
-    display = Display(runs, state, stream)
+    display = Display(runs, stream)
     for _ in range(10):
         display.refresh()
     assert stream.getvalue() == ""
 
 
-def test_a_stream_that_takes_no_more_does_not_end_the_sweep(runs, state):
+def test_a_stream_that_takes_no_more_does_not_end_the_sweep(runs):
     with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as stream:
         with pytest.raises(OSError, match="No space left"):
             stream.write("a line")
-        display = Display(runs, state, stream, line_every_s=0.0)
+        display = Display(runs, stream, line_every_s=0.0)
         display.say("second: started")
         display.refresh()
         display.close()
 
 
-def test_a_terminal_gets_a_table(runs, state):
+def test_a_terminal_gets_a_table(runs):
     with Terminal() as terminal, open(terminal.name, "w") as stream:
-        display = Display(runs, state, stream)
-        state.entries["second"].state, state.entries["second"].score = DONE, 0.05
+        display = Display(runs, stream)
+        runs[1].state = DONE
         display.say("second: done")
         display.close()
     text = terminal.text
-    assert re.search(r"second +1 +running +50/100 +exact accuracy 0.0500 +0:50", text)
-    assert re.search(r"second +1 +done +exact accuracy 0.0500 +\r", text)
+    assert re.search(r"second +1 +running +50/100 +exact accuracy 0.0500 +0:50 left", text)
+    assert re.search(r"second +1 +done +50/100 +exact accuracy 0.0500 +\r", text)
     assert "1 of 3 done, 1 running, 1 waiting" in text and "2 of 3 done, 1 waiting" in text and "second: done" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,18 @@ def command(*words: object) -> str:
     return shlex.join(["trm", *map(str, words)])
 
 
-def positive(text: str) -> int:
-    """An argument that counts: a whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return whole(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument that counts: a whole number of at least `least`."""
+
+    def count(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return whole(text)
+
+    return count
+
+
+positive = at_least(1)
 
 
 def whole(text: str) -> int:

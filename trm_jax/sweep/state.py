@@ -7,87 +7,44 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import making, write_whole
-from trm_jax.sweep.plan import Run
+from trm_jax.sweep.run import RUNNING, STOPPED, Run
 
 STATE_FILE, LOCK_FILE = "sweep.json", ".sweep.lock"
-
-WAITING, RUNNING, DONE = "waiting", "running", "done"
-STOPPED = "stopped"  # saved and not finished
-FAILED = "failed"  # died, more often than it was to be tried again
-DIVERGED = "diverged"
-REFUSED = "refused"  # bad input or a full disk: trying again changes nothing
-BAD_ENDS = (FAILED, DIVERGED, REFUSED)
-
-
-def now() -> str:
-    """The time of day in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@dataclass
-class Entry:
-    """A run as `sweep.json` has it. `attempts` and `exit_codes` are of all sweeps; times are UTC; `error`: one line."""
-
-    name: str
-    seed: int | None
-    folder: str
-    command: str
-    state: str = WAITING
-    attempts: int = 0
-    exit_codes: list[int] = field(default_factory=list)
-    started: str = ""
-    ended: str = ""
-    error: str = ""
-    score: float | None = None  # the headline of its task
+EARLIER = ("exit_codes", "started", "ended")  # what a run has from the sweeps before
+KEPT = ("name", "seed", "command", "state", "error", "score", *EARLIER)
 
 
 class State:
-    """The entries of a sweep's runs by folder, before those that earlier sweeps have left in `root`."""
+    """`sweep.json` of the folder `root`: the runs of this sweep, before those that earlier sweeps have left."""
 
     def __init__(self, root: Path, runs: Sequence[Run]):
-        self._file = root / STATE_FILE
-        kept = read(root)
-        self.entries: dict[str, Entry] = {}
+        self._file, self._runs, self._others = root / STATE_FILE, runs, read(root)
         for run in runs:
-            entry = kept.pop(run.label, None) or Entry(run.name, run.seed, "", "")
-            entry.seed, entry.folder = run.seed, str(run.folder)
-            if not entry.started:  # otherwise it says how the run was trained
-                entry.command = run.command
-            self.entries[run.label] = entry
-        self.entries |= kept
-        for entry in self.entries.values():
-            if entry.state == RUNNING:  # its sweep was killed: whoever holds the lock is the only one
-                entry.state = STOPPED
+            before = self._others.pop(run.label, {})
+            vars(run).update({key: before[key] for key in EARLIER if key in before})
+        for entry in self._others.values():
+            if entry["state"] == RUNNING:  # its sweep was killed: whoever holds the lock is the only one
+                entry["state"] = STOPPED
 
-    def of(self, run: Run) -> Entry:
-        return self.entries[run.label]
-
-    def write(self) -> str:
-        """Replace `sweep.json` in one step; the reason when that is impossible (a full disk) and the old one stays."""
-        content = json.dumps({"runs": [asdict(entry) for entry in self.entries.values()]}, indent=1)
-        try:
-            write_whole(self._file, content.encode())
-        except OSError as error:
-            return f"{self._file} was not written ({error.strerror}); the one before stays"
-        return ""
+    def write(self) -> None:
+        """Replace the file in one step. Raises OSError when that is impossible (a full disk), and the old one stays."""
+        entries = [{"folder": str(run.folder)} | {key: getattr(run, key) for key in KEPT} for run in self._runs]
+        write_whole(self._file, json.dumps({"runs": [*entries, *self._others.values()]}, indent=1).encode())
 
 
-def read(root: Path) -> dict[str, Entry]:
+def read(root: Path) -> dict[str, dict]:
     """The entries of `root` by the names of the runs' folders; none before its first sweep. Raises InputError."""
     file = root / STATE_FILE
     if not file.exists():
         return {}
-    known = {each.name for each in fields(Entry)}  # other versions keep other things besides
     try:
-        found = [{k: v for k, v in entry.items() if k in known} for entry in json.loads(file.read_text())["runs"]]
-        return {Path(entry["folder"]).name: Entry(**entry) for entry in found}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        entries = json.loads(file.read_text())["runs"]
+        return {Path(each["folder"]).name: {**each, "exit_codes": [*each["exit_codes"]]} for each in entries}
+    except (ValueError, TypeError, KeyError) as error:
         mend = "remove it, the runs themselves know how far they are"
         raise InputError(f"{file} does not describe a sweep ({error}); {mend}") from None
 

@@ -35,7 +35,7 @@ def fits(experiments: Experiments, device: Device) -> Iterator[Check]:
     good: dict[str, float] = {}
     for name, config in experiments:
         try:
-            found = plan(freeze(config), device, verdict=compiled(name, config, device.name))
+            found = plan(freeze(config), device, compiled=compiled(name, config, device.name))
             obstacle = found.obstacle
         except InputError as error:
             obstacle = str(error)

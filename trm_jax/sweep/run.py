@@ -1,0 +1,91 @@
+"""One run of a sweep: what it is, how it goes, and how far its folder says it has come."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from trm_jax import tasks
+from trm_jax.configs.resolve import changed_since
+from trm_jax.configs.runs import open_run, read_run_file
+from trm_jax.errors import InputError
+from trm_jax.train.writers import METRICS_FILE, read_jsonl
+
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+STOPPED = "stopped"  # saved and not finished
+FAILED = "failed"  # died, more often than it was to be tried again
+DIVERGED = "diverged"
+REFUSED = "refused"  # bad input or a full disk: trying again changes nothing
+BAD_ENDS = (FAILED, DIVERGED, REFUSED)
+
+
+@dataclass
+class Run:
+    """Experiment `name` with its settings in the workdir `folder`, and how it goes.
+
+    `arguments`: the command behind `trm` that trains it or goes on with it. `error`: one line, why it failed, or why
+    its settings cannot be built: it is refused then and has no config. Times are UTC. The rest is read from its folder:
+    `total_steps` 0: not known yet; `score`: its task's headline in the last evaluation, if any.
+    """
+
+    name: str
+    seed: int | None
+    folder: Path
+    config: ConfigDict | None
+    arguments: tuple[str, ...]
+    state: str = WAITING
+    error: str = ""
+    exit_codes: list[int] = field(default_factory=list)  # of all sweeps
+    started: str = ""
+    ended: str = ""
+    step: int = 0
+    total_steps: int = 0
+    score: float | None = None
+    left_s: float | None = None
+
+    @property
+    def label(self) -> str:
+        return self.folder.name
+
+    @property
+    def command(self) -> str:
+        """The command line, to be pasted into a shell."""
+        return shlex.join(["trm", *self.arguments])
+
+    @property
+    def score_words(self) -> str:
+        """'exact accuracy 0.8740'; empty before the first evaluation."""
+        return "" if self.score is None else f"{self._headline.replace('_', ' ')} {self.score:.4f}"
+
+    @property
+    def _headline(self) -> str:
+        return tasks.get(self.config.data.task).headline
+
+    def look(self) -> None:
+        """Read how far it has come; nothing from a folder that cannot be read (its training says why)."""
+        try:
+            total = read_run_file(self.folder).get("total_steps", 0)
+            records = read_jsonl(self.folder / METRICS_FILE)
+        except (InputError, OSError):
+            return
+        step = max((record["step"] for record in records), default=0)
+        elapsed_s = max((record.get("clock", {}).get("elapsed_s", 0) for record in records), default=0)
+        evaluations = [record for record in records if record["kind"] == "eval"]
+        self.step, self.total_steps = step, total
+        self.score = evaluations[-1].get(self._headline) if evaluations else None
+        self.left_s = elapsed_s / step * max(total - step, 0) if step and total else None
+
+    def examine(self) -> None:
+        """Find whether it is done, with the same settings, or was begun, before it is started."""
+        if self.state == REFUSED:
+            return
+        self.look()
+        try:
+            there = open_run(self.folder)
+            done = there.done and not changed_since(self.config, there.config.to_dict())
+        except (InputError, OSError):
+            done = False
+        self.state = DONE if done else STOPPED if self.step else WAITING
