@@ -260,7 +260,7 @@ class Wandb:
     """What the tests need of Weights & Biases: rows by step, which must not go back, and runs that go on."""
 
     def __init__(self):
-        self.rows, self.inits = {}, []
+        self.rows, self.summary, self.inits = {}, {}, []
         self.util = SimpleNamespace(generate_id=lambda: "abc")
 
     def init(self, **how):
@@ -294,6 +294,17 @@ def test_weights_and_biases_gets_each_row_once(workdir, monkeypatch):
     first = wandb.inits[0]
     assert (first["project"], first["name"], first["config"], first["id"]) == ("ours", "mine", {"seed": 3}, "abc")
     assert {how["id"] for how in wandb.inits} == {"abc"} and (workdir / "wandb_id").read_text() == "abc"
+
+
+def test_rows_of_a_run_of_version_0_1_0_are_not_sent_again(tmp_path, monkeypatch):
+    """They were counted, and told their step as a value."""
+    wandb = Wandb()
+    wandb.__spec__ = object()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    wandb.rows, wandb.summary = {0: {}, 1: {}}, {"step": 4}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(train(step)) + "\n" for step in (2, 4, 6)))
+    life(tmp_path, 6, 8, wandb_project="ours")
+    assert [step for step, values in wandb.rows.items() if values] == [6, 8]
 
 
 def test_rows_of_one_step_are_one_row(tmp_path, monkeypatch):
