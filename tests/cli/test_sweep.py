@@ -7,7 +7,7 @@ import pytest
 
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.registry import Experiment
-from trm_jax.sweep.state import alone
+from trm_jax.storage.owner import owned
 
 
 def test_a_dry_run_shows_the_runs_in_order_and_leaves_nothing(here, tmp_path):
@@ -99,8 +99,8 @@ def test_bad_arguments_are_refused_before_anything_starts(refused, tmp_path, arg
 
 
 def test_a_second_sweep_in_one_root_is_refused(refused, tmp_path):
-    with alone(tmp_path / "runs"):
-        assert "is at work in runs; wait for it" in refused("sweep", "demo")
+    with owned(tmp_path / "runs", lambda: None):
+        assert "another process is working in runs; wait for it or use another --root" == refused("sweep", "demo")
 
 
 def test_roots_that_cannot_be_used(refused, tmp_path):

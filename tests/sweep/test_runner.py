@@ -9,9 +9,9 @@ import time
 import pytest
 
 from tests import faults
+from tests.sweep.conftest import StopOnce
 from trm_jax.configs.workdir import LOG_FILE
-from trm_jax.sweep.run import DIVERGED, DONE, FAILED, REFUSED, RUNNING, STOPPED, WAITING
-from trm_jax.sweep.state import STATE_FILE
+from trm_jax.sweep.run import DIVERGED, DONE, FAILED, REFUSED, RUNNING, STATE_FILE, STOPPED, WAITING
 
 # Ends well at the third attempt: each leaves a letter.
 THIRD_TIME = "echo -n x >> {root}/count; [ $(cat {root}/count) = xxx ] || exit {code}"
@@ -125,11 +125,8 @@ def test_a_stop_is_passed_on_waited_for_and_written_down(shell):
     """The first saves and says 75, the second never begins."""
     scripts = {"a": f"trap 'exit 75' TERM; touch {shell.root}/began; while :; do sleep 0.05; done", "b": "exit 0"}
 
-    def stop_once_it_runs():
-        if (shell.root / "began").exists():
-            shell.stop.name = "SIGTERM"
-
-    entries = shell.sweep(scripts, refresh=stop_once_it_runs)
+    shell.stop = StopOnce((shell.root / "began").exists)
+    entries = shell.sweep(scripts)
     assert ends(entries) == {"a": (STOPPED, [75]), "b": (WAITING, [])}
     assert "SIGTERM: the runs save and stop" in shell.lines
 
@@ -140,9 +137,11 @@ def test_a_second_interrupt_leaves_no_process_behind(shell):
     def interrupt():
         if pid_file.exists() and pid_file.read_text():
             raise KeyboardInterrupt
+        return False
 
+    shell.stop = StopOnce(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        shell.sweep({"a": f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 0.05; done"}, refresh=interrupt)
+        shell.sweep({"a": f"trap '' TERM; echo $$ > {pid_file}; while :; do sleep 0.05; done"})
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
     [entry] = json.loads((shell.root / STATE_FILE).read_text())["runs"]
@@ -158,8 +157,10 @@ def test_a_folder_in_which_somebody_works_is_waited_for(shell):
         def later():
             if time.monotonic() > release:
                 fcntl.flock(lock, fcntl.LOCK_UN)
+            return False
 
-        entries = shell.sweep({"a": "exit 0", "b": "exit 0"}, refresh=later)
+        shell.stop = StopOnce(later)
+        entries = shell.sweep({"a": "exit 0", "b": "exit 0"})
     assert ends(entries) == {"a": (DONE, [0]), "b": (DONE, [0])}
     assert [line for line in shell.lines if line.endswith("started")] == ["b: started", "a: started"]
 

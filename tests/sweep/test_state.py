@@ -1,17 +1,14 @@
-"""sweep.json is valid at any moment and forgets nothing; one sweep at a time."""
+"""sweep.json is valid at any moment and forgets nothing."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import faults
 from trm_jax.errors import InputError
-from trm_jax.sweep.run import DONE, RUNNING, STOPPED, WAITING, Run
-from trm_jax.sweep.state import STATE_FILE, State, alone, read
+from trm_jax.sweep.run import DONE, RUNNING, STATE_FILE, STOPPED, WAITING, Run, State, read
 
 
 def runs(root: Path, *names: str) -> list[Run]:
@@ -70,46 +67,3 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
         assert sorted(file.name for file in disk.iterdir()) == ["filler", STATE_FILE]
         (disk / "filler").unlink()
         state.write()
-
-
-def test_a_second_sweep_is_refused_and_told_of_the_first(tmp_path):
-    root = tmp_path / "new" / "root"
-    with alone(root):
-        for _ in range(2):  # the refusal leaves the lock as it was
-            with pytest.raises(InputError, match=rf"another sweep \(process {os.getpid()}\) is at work in {root}; "):
-                with alone(root):
-                    raise AssertionError("two sweeps in one folder")
-    with alone(root):
-        assert (root / ".sweep.lock").read_text() == f"{os.getpid()}\n"
-
-
-def test_a_process_that_outlives_its_sweep_does_not_keep_the_lock(tmp_path):
-    script = (
-        "import subprocess, sys; from pathlib import Path; from trm_jax.sweep.state import alone\n"
-        "with alone(Path(sys.argv[1])):\n"
-        "    print(subprocess.Popen(['sleep', '60']).pid, flush=True)\n"
-        "    import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True)
-    orphan = int(parent.stdout.readline())
-    parent.stdout.close()
-    parent.wait()
-    try:
-        os.kill(orphan, 0)
-        with alone(tmp_path):
-            assert (tmp_path / ".sweep.lock").read_text() == f"{os.getpid()}\n"
-    finally:
-        os.kill(orphan, 9)
-
-
-def test_a_root_that_is_a_file(tmp_path):
-    (tmp_path / "root").write_text("")
-    with pytest.raises(InputError, match="root is a file; --root wants a folder"):
-        with alone(tmp_path / "root"):
-            raise AssertionError("it was taken for a folder")
-
-
-def test_a_root_that_cannot_be_made():
-    with pytest.raises(InputError, match="cannot write /proc/root_of_sweeps: "):
-        with alone(Path("/proc/root_of_sweeps")):
-            raise AssertionError("it was made")

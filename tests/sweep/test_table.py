@@ -5,11 +5,11 @@ import json
 import re
 
 import pytest
+from rich.console import Console
 
-from tests.terminal import Terminal
 from trm_jax.configs.defaults import defaults
 from trm_jax.sweep.run import DIVERGED, DONE, RUNNING, Run
-from trm_jax.sweep.table import Display, counts
+from trm_jax.sweep.table import counts, news, table
 
 
 @pytest.fixture
@@ -51,42 +51,13 @@ def test_counts(runs):
     assert counts(runs) == "1 of 3 done, 1 running, 1 diverged"
 
 
-def test_a_log_gets_lines(runs):
+def test_a_line_while_it_works(runs):
+    assert news(runs) == "1 of 3 done, 1 running, 1 waiting; second step 50/100, exact accuracy 0.0500, 0:50 left"
+
+
+def test_a_table_at_the_end(runs):
+    runs[2].state, runs[2].error = DIVERGED, "the loss is not finite"
     stream = io.StringIO()
-    display = Display(runs, stream, line_every_s=0.0)
-    display.say("second: started")
-    display.refresh()
-    display.close()
-    event, line = stream.getvalue().splitlines()
-    assert re.fullmatch(r"\d\d:\d\d:\d\d second: started", event)
-    assert line[9:] == ("1 of 3 done, 1 running, 1 waiting; second step 50/100, exact accuracy 0.0500, 0:50 left")
-
-
-def test_but_not_more_than_one_a_minute(runs):
-    stream = io.StringIO()
-    display = Display(runs, stream)
-    for _ in range(10):
-        display.refresh()
-    assert stream.getvalue() == ""
-
-
-def test_a_stream_that_takes_no_more_does_not_end_the_sweep(runs):
-    with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as stream:
-        with pytest.raises(OSError, match="No space left"):
-            stream.write("a line")
-        display = Display(runs, stream, line_every_s=0.0)
-        display.say("second: started")
-        display.refresh()
-        display.close()
-
-
-def test_a_terminal_gets_a_table(runs):
-    with Terminal() as terminal, open(terminal.name, "w") as stream:
-        display = Display(runs, stream)
-        runs[1].state = DONE
-        display.say("second: done")
-        display.close()
-    text = terminal.text
-    assert re.search(r"second +1 +running +50/100 +exact accuracy 0.0500 +0:50 left", text)
-    assert re.search(r"second +1 +done +50/100 +exact accuracy 0.0500 +\r", text)
-    assert "1 of 3 done, 1 running, 1 waiting" in text and "2 of 3 done, 1 waiting" in text and "second: done" in text
+    Console(file=stream, width=100).print(table(runs))
+    assert re.search(r"first +0 +done +100/100 +exact accuracy 0.1000 *\n", stream.getvalue())
+    assert re.search(r"third +2 +diverged +the loss is not finite *\n", stream.getvalue())

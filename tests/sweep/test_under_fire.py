@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from trm_jax.sweep.state import STATE_FILE, read
+from trm_jax.sweep.run import STATE_FILE, read
 
 # Long enough to be met while it trains; the pictures of TensorBoard and of each evaluation would only take time.
 CHANGES = {
-    "train.steps": 600,
+    "train.steps": 1000,
     "checkpoint.every_steps": 20,
-    "eval.every_steps": 600,
+    "eval.every_steps": 1000,
     "log.every_steps": 10,
     "log.tensorboard": False,
 }
@@ -126,7 +126,7 @@ def test_a_sweep_that_is_killed_and_stopped_loses_nothing(trm, reference, reader
 
     result = trm.run(*sweep)
     assert result.code == 0 and "started" not in result.err
-    assert re.search(r"demo-seed0 +0 +done +600/600 +exact accuracy \d\.\d{4}", result.out)
+    assert re.search(r"demo-seed0 +0 +done +1000/1000 +exact accuracy \d\.\d{4}", result.out)
     assert result.out.splitlines()[-2:] == ["1 of 1 done", f"next: trm report demo --root {root}"]
 
 
@@ -168,4 +168,4 @@ def test_many_kills_at_random_moments(trm, reference, reader, tmp_path):
     assert result.code == 0, result.err
     for name in ("demo", "sudoku4"):
         assert tiny.steps(root / name) == tiny.steps(reference)
-        assert tiny.records(root / name)[-1]["step"] == 600
+        assert tiny.records(root / name)[-1]["step"] == 1000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from trm_jax.cli.arguments import (
@@ -22,6 +24,7 @@ from trm_jax.cli.arguments import (
 from trm_jax.errors import InputError
 
 DEFAULT_ROOT = Path("runs")
+LAUNCH = [sys.executable, "-m", "trm_jax.cli.child"]
 
 
 def add_parser(subparsers) -> None:
@@ -52,9 +55,9 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from trm_jax.configs import registry
+    from trm_jax.storage.owner import owned
     from trm_jax.sweep import plan
-    from trm_jax.sweep.run import REFUSED
-    from trm_jax.sweep.state import State, alone
+    from trm_jax.sweep.run import REFUSED, State
     from trm_jax.train.stopping import StopRequest
 
     names = registry.select(args.words)
@@ -67,7 +70,7 @@ def run(args) -> int:
         print(f"note: {labels} cannot be run: {problem}", file=sys.stderr)
     if args.dry_run:
         return _show_plan(args, runs)
-    with alone(args.root), StopRequest() as stop:
+    with owned(args.root, lambda: None, "--root"), StopRequest() as stop:
         _train(args, runs, State(args.root, runs), stop)
     return _summarise(args, runs, stop)
 
@@ -82,24 +85,22 @@ def _show_plan(args, runs) -> int:
 
 
 def _train(args, runs, state, stop) -> None:
-    from trm_jax.sweep.run import STOPPED, WAITING
     from trm_jax.sweep.runner import Runner
     from trm_jax.sweep.slots import slots
-    from trm_jax.sweep.table import Display, counts
+    from trm_jax.sweep.table import counts
 
     platform, devices = accelerators(args.jobs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
     places = slots(args.jobs, platform=platform, devices=devices, cores=cores, environ=os.environ)
     for one in runs:
         one.examine()
-    display = Display(runs, sys.stderr)
-    try:
-        display.say(f"{counts(runs)}; {args.root}")
-        launch = [sys.executable, "-m", "trm_jax.cli.child"]
-        runner = Runner(state, places, launch, retries=args.retries, stop=stop, say=display.say)
-        runner.run([one for one in runs if one.state in (STOPPED, WAITING)], display.refresh)
-    finally:
-        display.close()
+
+    def say(line: str) -> None:
+        with suppress(OSError):  # a disk that is full is no reason to end a sweep
+            print(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+    say(f"{counts(runs)}; {args.root}")
+    Runner(state, places, LAUNCH, retries=args.retries, stop=stop, say=say).run(runs)
 
 
 def accelerators(jobs: int) -> tuple[str, int]:

@@ -1,8 +1,10 @@
-"""One run of a sweep: what it is, how it goes, and how far its folder says it has come."""
+"""The runs of a sweep, how far their folders say they are, and `sweep.json`, which says how they go at any moment."""
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from trm_jax import tasks
 from trm_jax.configs.resolve import changed_since
 from trm_jax.configs.runs import open_run, read_run_file
 from trm_jax.errors import InputError
+from trm_jax.storage.paths import write_whole
 from trm_jax.train.writers import METRICS_FILE, read_jsonl
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
@@ -20,6 +23,9 @@ FAILED = "failed"  # died, more often than it was to be tried again
 DIVERGED = "diverged"
 REFUSED = "refused"  # bad input or a full disk: trying again changes nothing
 BAD_ENDS = (FAILED, DIVERGED, REFUSED)
+STATE_FILE = "sweep.json"
+EARLIER = ("exit_codes", "started", "ended")  # what a run has from the sweeps before
+KEPT = ("name", "seed", "command", "state", "error", "score", *EARLIER)
 
 
 @dataclass
@@ -89,3 +95,34 @@ class Run:
         except (InputError, OSError):
             done = False
         self.state = DONE if done else STOPPED if self.step else WAITING
+
+
+class State:
+    """`sweep.json` of the folder `root`: the runs of this sweep, before those that earlier sweeps have left."""
+
+    def __init__(self, root: Path, runs: Sequence[Run]):
+        self._file, self._runs, self._others = root / STATE_FILE, runs, read(root)
+        for run in runs:
+            before = self._others.pop(run.label, {})
+            vars(run).update({key: before[key] for key in EARLIER if key in before})
+        for entry in self._others.values():
+            if entry["state"] == RUNNING:  # its sweep was killed: whoever holds the lock is the only one
+                entry["state"] = STOPPED
+
+    def write(self) -> None:
+        """Replace the file in one step. Raises OSError when that is impossible (a full disk), and the old one stays."""
+        entries = [{"folder": str(run.folder)} | {key: getattr(run, key) for key in KEPT} for run in self._runs]
+        write_whole(self._file, json.dumps({"runs": [*entries, *self._others.values()]}, indent=1).encode())
+
+
+def read(root: Path) -> dict[str, dict]:
+    """The entries of `root` by the names of the runs' folders; none before its first sweep. Raises InputError."""
+    file = root / STATE_FILE
+    if not file.exists():
+        return {}
+    try:
+        entries = json.loads(file.read_text())["runs"]
+        return {Path(each["folder"]).name: {**each, "exit_codes": [*each["exit_codes"]]} for each in entries}
+    except (ValueError, TypeError, KeyError) as error:
+        mend = "remove it, the runs themselves know how far they are"
+        raise InputError(f"{file} does not describe a sweep ({error}); {mend}") from None
