@@ -45,11 +45,11 @@ def test_the_groups_fit_a_screen(here, tmp_path):
 def test_the_whole_catalogue_in_its_order(here):
     result = here("list", "*")
     assert list(rows_of(result)) == list(registry.catalogue())
+    titles = {line.split()[0]: line for line in result.out.splitlines() if line}
     for name, group in registry.groups().items():
-        assert f"\n{name}: {group.question.split(',')[0].split(':')[0][:40]}" in result.out
-    assert result.out.index("\nbaseline ") < result.out.index("\nexp01:") < result.out.index("\ncontrib02:")
-    assert result.out.index("\ncontrib02:") < result.out.index("\nmini_baseline ") < result.out.index("\nmini_exp01:")
-    assert result.out.index("\nmini_contrib02:") < result.out.index("\ndemo ")
+        assert titles[name].split()[1:4] == group.question.split()[:3]
+    order = [result.out.index(f"\n{name} ") for name in ("baseline", "exp01", "contrib02", "mini_exp01", "demo")]
+    assert order == sorted(order)
 
 
 @pytest.mark.parametrize(
@@ -138,15 +138,16 @@ def test_a_terminal_folds_what_differs(here, monkeypatch):
 def test_show_tells_what_the_catalogue_knows(here):
     said = here("show", "exp05_b", "--diff", "baseline").out.splitlines()
     group = registry.groups()["exp05"]
-    assert said == [
-        "model.halt_max_steps = 8   (baseline: 16)",
+    assert said[0] == "model.halt_max_steps = 8   (baseline: 16)"
+    assert said[-3:] == [
         f"# exp05: {group.question}",
         "# the users' guide expects (nobody measured it): exact_accuracy 0.84, steps 6.2",
+        "# next: trm train exp05_b",
     ]
-    assert said[1:] == here("show", "exp05_b").out.splitlines()[-3:-1]
+    assert said[1:] == here("show", "exp05_b").out.splitlines()[-5:]
     said = here("show", "exp02a_03", "--diff", "baseline").out.splitlines()
     assert said[0] == "exp02a_03 and baseline have the same settings"
-    assert said[-1] == "# another name of baseline, whose run stands for both"
+    assert said[-2] == "# another name of baseline, whose run stands for both"
     assert "# 8,138 steps, 2.1e+18 FLOPs of training (analytic)\n" in here("show", "baseline").out
     assert "expects" not in here("show", "mini_exp05_b").out
 
@@ -165,7 +166,7 @@ def test_show_tells_what_the_catalogue_knows(here):
 def test_show_warns_of_a_warm_up_that_takes_the_run(here, name, share, alternative):
     said = here("show", name, "--diff", "baseline").out
     assert f"# note: {share} lie inside the warm-up of 2,000" in said
-    assert said.endswith(f"# the same with more steps after the warm-up: {alternative}\n")
+    assert f"# the same with more steps after the warm-up: {alternative}\n" in said
     assert "warm-up" not in here("show", alternative, "--diff", name).out
 
 

@@ -39,15 +39,13 @@ def test_seeds(text, seeds):
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", ",", "a", "1.5", "-1", "1-", "1-2-3", "0,,1", "²"])
+@pytest.mark.parametrize("text", ["", ",", "a", "1.5", "-1", "1-", "1-2-3", "3-1", "0,,1", "²"])
 def test_seeds_that_are_none(text):
     with pytest.raises(InputError, match="--seeds .* write whole numbers or ranges, for example"):
         parse_seeds(text)
 
 
-def test_seeds_the_wrong_way_round_or_far_too_many():
-    with pytest.raises(InputError, match="3-1 is empty; write 1-3"):
-        parse_seeds("3-1")
+def test_far_too_many_seeds():
     with pytest.raises(InputError, match="more than 1000"):
         parse_seeds("0-99999999999")
 

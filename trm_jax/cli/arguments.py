@@ -69,11 +69,8 @@ def options_again(*options: tuple[str, Any, Any]) -> list[str]:
 
     A value of True stands for a flag without one.
     """
-    words = []
-    for flag, value, default in options:
-        if value != default:
-            words += [flag] if value is True else [flag, str(value)]
-    return words
+    given = [(flag, value) for flag, value, default in options if value != default]
+    return [word for flag, value in given for word in ([flag] if value is True else [flag, str(value)])]
 
 
 def command(*words: object) -> str:
@@ -128,10 +125,8 @@ def local_path(text: str) -> Path:
 
 
 def check_free(path: AnyPath, force: bool) -> None:
-    """Raise InputError when `path` cannot be written or exists and was not to be replaced."""
+    """Raise InputError when `path` is a folder, or exists and was not to be replaced."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise InputError(f"{path.parent} is a file where a folder is needed; choose another folder")
     if path.exists() and not force:
         raise InputError(f"{path} exists; give another name or --force to replace it")

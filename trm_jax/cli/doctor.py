@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "doctor",
         "check this machine and name what mends it",
-        "Check packages, devices, memory, disk and environment; with experiments also whether their batches and\n"
+        "Check packages, devices and disk; with experiments also whether their batches and\n"
         "memory (planned) fit the devices here, and their puzzles. Each problem comes with its remedy.\n"
         "Exit codes: 0 nothing is broken, 1 something is, 2 bad arguments.",
         "  trm doctor\n"
@@ -73,7 +73,6 @@ def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
     names = registry.select(args.words) if args.words else []
     experiments = [(name, resolve.override(registry.get(name), changes(args))) for name in run_names(names)]
     yield from machine.packages()
-    yield machine.memory()
     yield machine.place("workdir", args.workdir)
     if args.bucket:
         yield machine.place("bucket", args.bucket)
@@ -87,7 +86,6 @@ def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
         yield from runs.fits(experiments, here)
     if address:
         yield machine.coordinator(*address)
-    yield machine.environment(environ)
 
 
 def _run_pod(args, environ: dict[str, str]) -> int:

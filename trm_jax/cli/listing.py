@@ -11,8 +11,6 @@ from itertools import groupby
 from trm_jax.cli.arguments import add_command, add_set, any_path, changes
 from trm_jax.errors import InputError
 
-WIDTH = 100  # of the groups, where no terminal has another
-
 
 def add_parser(subparsers) -> None:
     listing = add_command(
@@ -29,11 +27,7 @@ def add_parser(subparsers) -> None:
     )
     listing.add_argument("pattern", nargs="?", default="", help="shell pattern or part of a name; '*' for all")
     listing.add_argument("--root", type=any_path, default="runs", help="folder of the runs (default: runs)")
-    listing.add_argument(
-        "--names",
-        action="store_true",
-        help="only the names of the runs, in the order of a sweep: no aliases, and none that --set makes impossible",
-    )
+    listing.add_argument("--names", action="store_true", help="only the names of the runs, in the order of a sweep")
     add_set(listing)
     show = add_command(
         subparsers,
@@ -88,9 +82,8 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: 
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for place, heading in enumerate(headings):
-        table.add_column(
-            heading, justify="right" if heading in ("steps", "FLOPs", "done") else "left", no_wrap=place != 1
-        )
+        right = heading in ("steps", "FLOPs", "done")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=place != 1)
     for row in rows:
         table.add_row(*(Text(cell, no_wrap=not fold) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else width, color_system=None)
@@ -106,36 +99,28 @@ def _group_of(name: str):
     return next((group for group in groups().values() if any(name == e.name for e in group.experiments)), None)
 
 
-def _home(experiment) -> tuple[str, str]:
-    """The line of `trm list` that stands for an experiment, and what it is about.
+def _print_groups(runs) -> None:
+    """A line for each group and each experiment beside them.
 
     Groups that are others with a prefix share a line, and so do the other ways to run members of groups.
     """
-    from trm_jax.configs.registry import catalogue, groups
-
-    group = _group_of(experiment.name)
-    home = group.name if group else experiment.name
-    prefix, _, rest = home.partition("_")
-    if rest in groups() or rest in catalogue():
-        return f"{prefix}_*", f"each of these groups as {prefix}_NAME"
-    if not group and _group_of(experiment.base):
-        return "others", f"other ways to run members of groups: {experiment.name}, ..."
-    return home, group.question if group else experiment.summary
-
-
-def _print_groups(runs) -> None:
-    """A line for each group and each experiment beside them."""
     from trm_jax.configs.registry import catalogue, groups, run_name
 
     lines: dict[str, tuple[str, set[str]]] = {}  # what each is about, and the experiments that run for it
     for experiment in catalogue().values():
-        name, about = _home(experiment)
+        group = _group_of(experiment.name)
+        name, about = (group.name, group.question) if group else (experiment.name, experiment.summary)
+        prefix, _, rest = name.partition("_")
+        if rest in groups() or rest in catalogue():
+            name, about = f"{prefix}_*", f"each of these groups as {prefix}_NAME"
+        elif not group and _group_of(experiment.base):
+            name, about = "others", f"other ways to run members of groups: {name}, ..."
         lines.setdefault(name, (about, set()))[1].add(run_name(experiment.name))
     rows = []
     for name, (about, wanted) in lines.items():
         done = sum(any(run.done for run in _own(runs[one], one)) for one in wanted if runs[one])
         rows.append((name, about, f"{done} of {len(wanted)}"))
-    _print_table(("group", "", "done"), rows, WIDTH, fold=False)
+    _print_table(("group", "", "done"), rows, width=100, fold=False)
     print(f"next: trm list {next(iter(groups()))} (its members), trm show NAME, trm train demo")
 
 
@@ -220,18 +205,10 @@ def run_show(args) -> int:
     else:
         for key, value in resolve.flatten(config).items():
             print(f"{key} = {value!r}")
-    if found and not args.diff:
+    experiment = registry.catalogue()[args.name]
+    if found:
         print(f"# {found.parameters:,} trained parameters and a puzzle table of {found.puzzle_table:,}")
         print(f"# {found.steps:,} steps, {found.train_flops:.1e} FLOPs of training (analytic)")
-    _print_remarks(registry.catalogue()[args.name], run.warnings(found.steps) if found else [])
-    print(f"# next: trm train {args.name}")
-    return 0
-
-
-def _print_remarks(experiment, warnings: Sequence[str]) -> None:
-    """What the catalogue knows of an experiment besides its settings."""
-    from trm_jax.configs.registry import alternatives
-
     if group := _group_of(experiment.name):
         print(f"# {group.name}: {group.question}")
     if experiment.expects:
@@ -239,7 +216,10 @@ def _print_remarks(experiment, warnings: Sequence[str]) -> None:
         print(f"# the users' guide expects (nobody measured it): {expected}")
     if experiment.alias_of:
         print(f"# another name of {experiment.alias_of}, whose run stands for both")
+    warnings = run.warnings(found.steps) if found else []
     for warning in warnings:
         print(f"# note: {warning}")
-    if warnings and (others := alternatives(experiment.name)):
+    if warnings and (others := registry.alternatives(args.name)):
         print(f"# the same with more steps after the warm-up: {', '.join(others)}")
+    print(f"# next: trm train {args.name}")
+    return 0

@@ -20,13 +20,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
-        if not found:
-            raise InputError(
-                f"--seeds {text!r}: write whole numbers or ranges, for example --seeds 0,1,2 or --seeds 0-2"
-            )
-        first, last = int(found[1]), int(found[2] or found[1])
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last:
-            raise InputError(f"--seeds {text!r}: {part} is empty; write {last}-{first}")
+            raise InputError(f"--seeds {text!r}: write whole numbers or ranges, for example 0,1,2 or 0-2")
         if last - first + len(seeds) >= MOST_SEEDS:
             raise InputError(f"--seeds {text!r} are more than {MOST_SEEDS}; give fewer")
         check_seed("--seeds", last)

@@ -9,13 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from trm_jax.configs.workdir import LOG_FILE
 from trm_jax.storage.owner import taken
-from trm_jax.sweep.run import DIVERGED, DONE, FAILED, REFUSED, RUNNING, STOPPED, WAITING, Run, State
+from trm_jax.sweep.run import DIVERGED, DONE, FAILED, REFUSED, RUNNING, STATE_FILE, STOPPED, WAITING, Run, State
 from trm_jax.sweep.table import news
+from trm_jax.train.stopping import StopRequest
 
 POLL_S, LONGEST_PAUSE_S, NEWS_EVERY_S = 0.1, 64.0, 60.0
 # A process that was asked to stop before it could listen dies of the signal: nothing was lost either.
@@ -74,6 +76,7 @@ class Process(subprocess.Popen):
         return (errors or said)[-1][:LONGEST_LINE]
 
 
+@dataclass
 class Runner:
     """One process for each slot, until no run is left or `stop` is true.
 
@@ -84,25 +87,18 @@ class Runner:
     say: takes a line for the person who watches.
     """
 
-    def __init__(
-        self,
-        state: State,
-        slots: Sequence[Mapping[str, str]],
-        launch: Sequence[str],
-        *,
-        retries: int,
-        stop,
-        say: Callable[[str], None],
-        pause_s: float = 1.0,
-    ):
-        self._state, self._slots, self._launch = state, slots, launch
-        self._retries, self._stop, self._say, self._pause_s = retries, stop, say, pause_s
-        self._waiting: list[Run] = []
-        self._not_before: dict[str, float] = {}  # by label, on the clock time.monotonic()
-        self._failures = Counter()  # by label: those that count as retries
-        self._blocked: set[str] = set()
-        self._running: dict[int, tuple[Run, Process]] = {}  # by the number of the slot
-        self._trouble = ""
+    state: State
+    slots: Sequence[Mapping[str, str]]
+    launch: Sequence[str]
+    retries: int
+    stop: StopRequest
+    say: Callable[[str], None]
+    pause_s: float = 1.0
+    _waiting: list[Run] = field(default_factory=list)
+    _running: dict[int, tuple[Run, Process]] = field(default_factory=dict)  # by the number of the slot
+    _not_before: Counter = field(default_factory=Counter)  # by label, on the clock time.monotonic()
+    _failures: Counter = field(default_factory=Counter)  # by label: those that count as retries
+    _told: set[str] = field(default_factory=set)  # what need not be said again
 
     def run(self, runs: Sequence[Run]) -> None:
         """Run those that are neither done nor refused."""
@@ -110,18 +106,18 @@ class Runner:
         self._save()
         asked, last = False, time.monotonic()
         try:
-            while self._running or self._waiting and not self._stop:
-                if not self._stop:
+            while self._running or self._waiting and not self.stop:
+                if not self.stop:
                     self._start()
                 elif not asked:
                     asked = True
-                    self._say(f"{self._stop.name}: the runs save and stop")
+                    self.say(f"{self.stop.name}: the runs save and stop")
                     for _, process in self._running.values():
                         process.terminate()
                 self._collect()
                 if time.monotonic() - last >= NEWS_EVERY_S:
                     last = time.monotonic()
-                    self._say(news(runs))
+                    self.say(news(runs))
                 time.sleep(POLL_S)
         finally:  # a second Ctrl-C: nobody may train on without a sweep
             for _, process in self._running.values():
@@ -133,32 +129,30 @@ class Runner:
 
     def _start(self) -> None:
         """Fill the empty slots with runs whose time has come."""
-        for number, environ in enumerate(self._slots):
+        for number, environ in enumerate(self.slots):
             while number not in self._running and (run := self._next()):
                 self._waiting.remove(run)
                 try:
-                    command = [*self._launch, *run.arguments]
+                    command = [*self.launch, *run.arguments]
                     process = Process(command, environ, run.folder / LOG_FILE, run.command)
                 except OSError as error:
                     self._end(run, REFUSED, f"{error.filename or run.folder}: {error.strerror}")
                 else:
                     self._running[number] = run, process
                     run.state, run.error, run.started, run.ended = RUNNING, "", run.started or now(), ""
-                    self._say(f"{run.label}: started")
+                    self.say(f"{run.label}: started")
                 self._save()
 
     def _next(self) -> Run | None:
         """The first run whose pause is over and in whose folder nobody is at work."""
         moment = time.monotonic()
         for run in self._waiting:
-            if self._not_before.get(run.label, 0.0) > moment:
+            if self._not_before[run.label] > moment:
                 continue
             if not taken(run.folder):
                 return run
-            self._not_before[run.label] = moment + self._pause_s
-            if run.label not in self._blocked:
-                self._blocked.add(run.label)
-                self._say(f"{run.label}: another process is at work in {run.folder}; waiting for it")
+            self._not_before[run.label] = moment + self.pause_s
+            self._say_once(f"{run.label}: another process is at work in {run.folder}; waiting for it")
         return None
 
     def _collect(self) -> None:
@@ -171,15 +165,15 @@ class Runner:
             process.stdin.close()
             self._end(run, *process.outcome(), code)
             failures = self._failures[run.label]
-            retry = run.state == FAILED and failures < self._retries
-            if (retry or run.state == STOPPED) and not self._stop:
-                pause_s = min(self._pause_s * 2**failures, LONGEST_PAUSE_S)
+            retry = run.state == FAILED and failures < self.retries
+            if (retry or run.state == STOPPED) and not self.stop:
+                pause_s = min(self.pause_s * 2**failures, LONGEST_PAUSE_S)
                 self._failures[run.label] += retry
                 self._not_before[run.label] = time.monotonic() + pause_s
                 run.state = WAITING
                 self._waiting.insert(0, run)
-                which = f", retry {failures + 1} of {self._retries}" if retry else ""
-                self._say(f"{run.label}: again in {pause_s:g} s{which}")
+                which = f", retry {failures + 1} of {self.retries}" if retry else ""
+                self.say(f"{run.label}: again in {pause_s:g} s{which}")
             self._save()
 
     def _end(self, run: Run, state: str, error: str, code: int | None = None) -> None:
@@ -187,14 +181,15 @@ class Runner:
         run.state, run.error, run.ended = state, error, now()
         run.exit_codes += [] if code is None else [code]
         words = run.score_words if state == DONE else error
-        self._say(f"{run.label}: {state}" + (f", {words}" if words else ""))
+        self.say(f"{run.label}: {state}" + (f", {words}" if words else ""))
 
     def _save(self) -> None:
-        trouble = ""
         try:
-            self._state.write()
+            self.state.write()
         except OSError as error:
-            trouble = f"warning: sweep.json was not written ({error.strerror}); the one before stays"
-            if trouble != self._trouble:
-                self._say(trouble)
-        self._trouble = trouble
+            self._say_once(f"warning: {STATE_FILE} was not written ({error.strerror}); the one before stays")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self.say(line)
