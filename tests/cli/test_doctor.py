@@ -16,9 +16,9 @@ import pytest
 
 from tests.gcs.server import Gcs
 from tests.gcs.storage import Fault
-from trm_jax.cli.health import machine, probe
-from trm_jax.cli.health.devices import accelerators, devices, nvidia_gpus, tpu_chips
-from trm_jax.cli.health.probe import Device, run_probe
+from trm_jax.cli.health import devices as probe
+from trm_jax.cli.health import machine
+from trm_jax.cli.health.devices import Device, accelerators, devices, nvidia_gpus, run_probe, tpu_chips
 from trm_jax.cli.health.runs import fits, puzzles
 from trm_jax.configs import registry, resolve
 from trm_jax.planning import find

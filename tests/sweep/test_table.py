@@ -1,15 +1,11 @@
 """What a person sees of a sweep."""
 
-import io
 import json
-import re
 
 import pytest
-from rich.console import Console
 
 from trm_jax.configs.defaults import defaults
-from trm_jax.sweep.run import DIVERGED, DONE, RUNNING, Run
-from trm_jax.sweep.table import counts, news, table
+from trm_jax.sweep.run import DIVERGED, DONE, RUNNING, Run, counts, news
 
 
 @pytest.fixture
@@ -53,11 +49,3 @@ def test_counts(runs):
 
 def test_a_line_while_it_works(runs):
     assert news(runs) == "1 of 3 done, 1 running, 1 waiting; second step 50/100, exact accuracy 0.0500, 0:50 left"
-
-
-def test_a_table_at_the_end(runs):
-    runs[2].state, runs[2].error = DIVERGED, "the loss is not finite"
-    stream = io.StringIO()
-    Console(file=stream, width=100).print(table(runs))
-    assert re.search(r"first +0 +done +100/100 +exact accuracy 0.1000 *\n", stream.getvalue())
-    assert re.search(r"third +2 +diverged +the loss is not finite *\n", stream.getvalue())

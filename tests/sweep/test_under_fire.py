@@ -126,7 +126,7 @@ def test_a_sweep_that_is_killed_and_stopped_loses_nothing(trm, reference, reader
 
     result = trm.run(*sweep)
     assert result.code == 0 and "started" not in result.err
-    assert re.search(r"demo-seed0 +0 +done +1000/1000 +exact accuracy \d\.\d{4}", result.out)
+    assert re.search(r"demo-seed0 +done +1000/1000 +exact accuracy \d\.\d{4}", result.out)
     assert result.out.splitlines()[-2:] == ["1 of 1 done", f"next: trm report demo --root {root}"]
 
 

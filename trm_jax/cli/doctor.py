@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
 def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
     """All findings about this machine, in the order of the table."""
     from trm_jax.cli.health import devices, machine, runs
-    from trm_jax.cli.health.probe import run_probe
     from trm_jax.configs import registry, resolve
     from trm_jax.distributed.rendezvous import endpoint
     from trm_jax.planning import Device
@@ -77,11 +76,12 @@ def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
     if args.bucket:
         yield machine.place("bucket", args.bucket)
     yield from runs.puzzles(experiments)
-    found, failure = run_probe(environ)
+    found, failure = devices.run_probe(environ)
     yield from devices.devices(found, failure, environ)
     yield from devices.accelerators(found, environ)
     if experiments and found:
-        memory = found[0].memory_bytes or machine.total_memory() / len(found)  # CPU devices share the machine's
+        shared = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(found)  # by CPU devices
+        memory = found[0].memory_bytes or shared
         here = Device("this machine", found[0].kind, round(memory / 1e9, 1), 1.0, 1.0, chips=len(found))
         yield from runs.fits(experiments, here)
     if address:

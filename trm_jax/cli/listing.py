@@ -177,12 +177,8 @@ def _status(runs, name: str) -> str:
     """How far the runs of one experiment are; those that were started with other settings are counted apart."""
     own = _own(runs, name)
     done = sum(run.done for run in own)
-    unfinished = [run for run in own if not run.done]
     said = [f"{done} done" if done > 1 else "done"] if done else []
-    if len(unfinished) == 1:
-        said.append(f"step {unfinished[0].step:,} of {unfinished[0].total_steps:,}")
-    elif unfinished:
-        said.append(f"{len(unfinished)} unfinished")
+    said += [f"step {run.step:,} of {run.total_steps:,}" for run in own if not run.done]
     if len(runs) > len(own):
         said.append(f"{len(runs) - len(own)} with other settings")
     return ", ".join(said) or "-"
@@ -206,7 +202,7 @@ def run_show(args) -> int:
         for key, value in resolve.flatten(config).items():
             print(f"{key} = {value!r}")
     experiment = registry.catalogue()[args.name]
-    if found:
+    if found and not args.diff:
         print(f"# {found.parameters:,} trained parameters and a puzzle table of {found.puzzle_table:,}")
         print(f"# {found.steps:,} steps, {found.train_flops:.1e} FLOPs of training (analytic)")
     if group := _group_of(experiment.name):
@@ -221,5 +217,6 @@ def run_show(args) -> int:
         print(f"# note: {warning}")
     if warnings and (others := registry.alternatives(args.name)):
         print(f"# the same with more steps after the warm-up: {', '.join(others)}")
-    print(f"# next: trm train {args.name}")
+    if not args.diff:
+        print(f"# next: trm train {args.name}")
     return 0

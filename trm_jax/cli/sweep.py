@@ -14,7 +14,6 @@ from trm_jax.cli.arguments import (
     at_least,
     changes,
     command,
-    console,
     local_path,
     options_again,
     positive,
@@ -85,9 +84,9 @@ def _show_plan(args, runs) -> int:
 
 
 def _train(args, runs, state, stop) -> None:
+    from trm_jax.sweep.run import counts
     from trm_jax.sweep.runner import Runner
     from trm_jax.sweep.slots import slots
-    from trm_jax.sweep.table import counts
 
     platform, devices = accelerators(args.jobs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
@@ -105,8 +104,7 @@ def _train(args, runs, state, stop) -> None:
 
 def accelerators(jobs: int) -> tuple[str, int]:
     """(platform, GPUs that JAX sees or TPU chips) for `slots`; JAX is asked only when the answer matters."""
-    from trm_jax.cli.health.devices import nvidia_gpus, tpu_chips
-    from trm_jax.cli.health.probe import run_probe
+    from trm_jax.cli.health.devices import nvidia_gpus, run_probe, tpu_chips
 
     chips = tpu_chips(Path("/"))
     if jobs == 1 or not (chips or nvidia_gpus(Path("/"))):
@@ -126,11 +124,14 @@ def _again(args) -> str:
 
 def _summarise(args, runs, stop) -> int:
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
+    from trm_jax.cli.plan import print_table
     from trm_jax.configs.workdir import LOG_FILE
-    from trm_jax.sweep.run import BAD_ENDS, DONE
-    from trm_jax.sweep.table import counts, table
+    from trm_jax.sweep.run import BAD_ENDS, DONE, counts
 
-    console().print(table(runs))
+    print_table(("run", "state", "step", "score"), [(one.label, one.state, one.steps, one.score_words) for one in runs])
+    for one in runs:
+        if one.error:
+            print(f"{one.label}: {one.state}, {one.error}")
     print(counts(runs))
     if stop and not {one.state for one in runs} <= {DONE, *BAD_ENDS}:
         print(f"next: {_again(args)}   (goes on from there)")

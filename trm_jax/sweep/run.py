@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from trm_jax.configs.resolve import changed_since
 from trm_jax.configs.runs import open_run, read_run_file
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import write_whole
+from trm_jax.train.progress import duration
 from trm_jax.train.writers import METRICS_FILE, read_jsonl
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
@@ -23,6 +25,7 @@ FAILED = "failed"  # died, more often than it was to be tried again
 DIVERGED = "diverged"
 REFUSED = "refused"  # bad input or a full disk: trying again changes nothing
 BAD_ENDS = (FAILED, DIVERGED, REFUSED)
+STATES = (DONE, RUNNING, *BAD_ENDS, STOPPED, WAITING)  # in the order in which they are told
 STATE_FILE = "sweep.json"
 EARLIER = ("exit_codes", "started", "ended")  # what a run has from the sweeps before
 KEPT = ("name", "seed", "command", "state", "error", "score", *EARLIER)
@@ -65,6 +68,11 @@ class Run:
     def score_words(self) -> str:
         """'exact accuracy 0.8740'; empty before the first evaluation."""
         return "" if self.score is None else f"{self._headline.replace('_', ' ')} {self.score:.4f}"
+
+    @property
+    def steps(self) -> str:
+        """'50/100'; empty before it first starts."""
+        return f"{self.step}/{self.total_steps}" if self.total_steps else ""
 
     @property
     def _headline(self) -> str:
@@ -126,3 +134,21 @@ def read(root: Path) -> dict[str, dict]:
     except (ValueError, TypeError, KeyError) as error:
         mend = "remove it, the runs themselves know how far they are"
         raise InputError(f"{file} does not describe a sweep ({error}); {mend}") from None
+
+
+def counts(runs: Sequence[Run]) -> str:
+    """'3 of 10 done, 1 running, 6 waiting'."""
+    found = Counter(run.state for run in runs)
+    others = [f"{found[state]} {state}" for state in STATES[1:] if found[state]]
+    return ", ".join([f"{found[DONE]} of {len(runs)} done", *others])
+
+
+def news(runs: Sequence[Run]) -> str:
+    """The counts, and how far each run is that is at work."""
+    said = [counts(runs)]
+    for run in runs:
+        if run.state == RUNNING:
+            run.look()
+            left = "" if run.left_s is None else f"{duration(run.left_s)} left"
+            said.append(", ".join(filter(None, [f"{run.label} step {run.steps}", run.score_words, left])))
+    return "; ".join(said)

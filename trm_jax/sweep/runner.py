@@ -15,8 +15,7 @@ from pathlib import Path
 
 from trm_jax.configs.workdir import LOG_FILE
 from trm_jax.storage.owner import taken
-from trm_jax.sweep.run import DIVERGED, DONE, FAILED, REFUSED, RUNNING, STATE_FILE, STOPPED, WAITING, Run, State
-from trm_jax.sweep.table import news
+from trm_jax.sweep.run import DIVERGED, DONE, FAILED, REFUSED, RUNNING, STATE_FILE, STOPPED, WAITING, Run, State, news
 from trm_jax.train.stopping import StopRequest
 
 POLL_S, LONGEST_PAUSE_S, NEWS_EVERY_S = 0.1, 64.0, 60.0

@@ -1,4 +1,4 @@
-"""Packages, memory, and what a run reaches: its folder or bucket, process 0."""
+"""Packages, and what a run reaches: its folder or bucket, process 0."""
 
 from __future__ import annotations
 
@@ -38,11 +38,6 @@ def packages() -> Iterator[Check]:
         if not version:
             detail = f"optional, not installed: {purpose}" if purpose else "required and not installed"
             yield Check(name, "warn" if purpose else "fail", detail, pip_install(requirement))
-
-
-def total_memory() -> int:
-    """RAM of the machine in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def place(name: str, path: AnyPath) -> Check:
