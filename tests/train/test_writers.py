@@ -85,7 +85,7 @@ def test_what_an_evaluation_record_says(run):
     for record in tiny.records(run, "eval"):
         assert record.keys() == {
             "kind", "step", "exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "count", "eval_set",
-            "early_exit_exact_accuracy", "early_exit_steps", "halt_steps",
+            "early_exit_accuracy", "early_exit_exact_accuracy", "early_exit_steps", "halt_steps",
         }  # fmt: skip
         assert sum(record["halt_steps"]) == 12
         assert record["count"] == 12 and record["steps"] == 3.0
@@ -95,7 +95,10 @@ def test_what_an_evaluation_record_says(run):
 
 def test_the_learning_rate_is_the_schedules(run):
     """The mean of the two updates that a record stands for: warm-up, then cosine."""
-    schedule = optim.warmup_cosine(1e-3, 4, 12, 0.1)
+
+    def schedule(step: int):
+        return optim.warmup_cosine(step, 1e-3, 4, 12, 0.1)
+
     for record in tiny.records(run, "train"):
         expected = (float(schedule(record["step"] - 1)) + float(schedule(record["step"]))) / 2
         assert record["lr"] == pytest.approx(expected, rel=1e-6)  # float32 sums

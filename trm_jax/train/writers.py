@@ -114,7 +114,8 @@ def read_jsonl(path: AnyPath) -> list[dict]:
 def _is_record(record) -> bool:
     if not (isinstance(record, dict) and isinstance(record.get("kind"), str) and type(record.get("step")) is int):
         return False
-    return isinstance(record.get("clock", {}), dict)
+    scored = record["kind"] != "eval" or isinstance(record.get("count"), int)
+    return scored and isinstance(record.get("clock", {}), dict)
 
 
 def scalars(record: dict) -> dict[str, float]:
