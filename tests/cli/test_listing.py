@@ -20,7 +20,9 @@ def start_run(workdir, name, *, step=0, total_steps=100, evaluated=False, change
     with claim(workdir, resolve.override(registry.get(name), changes or {})):
         pass
     (workdir / "run.json").write_text(json.dumps({"total_steps": total_steps}))
-    records = [{"kind": "train", "step": step}] + [{"kind": "eval", "step": step, "exact_accuracy": 0.5}] * evaluated
+    records = [{"kind": "train", "step": step}] + [
+        {"kind": "eval", "step": step, "exact_accuracy": 0.5, "count": 8}
+    ] * evaluated
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 

@@ -31,7 +31,9 @@ def test_a_dry_run_knows_what_is_done_begun_and_missing(here, tmp_path):
         config = resolve.override(registry.get("demo"), {"seed": seed})
         (folder / "config.json").write_text(resolve.to_json(config))
         (folder / "run.json").write_text('{"total_steps": 1600}')
-        (folder / "metrics.jsonl").write_text(json.dumps({"kind": "eval", "step": step, "exact_accuracy": 0.5}) + "\n")
+        (folder / "metrics.jsonl").write_text(
+            json.dumps({"kind": "eval", "step": step, "exact_accuracy": 0.5, "count": 8}) + "\n"
+        )
 
     def states(*arguments) -> list[str]:
         result = here("sweep", "demo", "--dry-run", *arguments)

@@ -16,7 +16,13 @@ def runs(tmp_path) -> list[Run]:
         run.folder.mkdir()
         (run.folder / "run.json").write_text(json.dumps({"total_steps": 100}))
         train = {"kind": "train", "step": steps, "loss": 1.0, "clock": {"elapsed_s": float(steps)}}
-        score = {"kind": "eval", "step": steps, "exact_accuracy": steps / 1000, "clock": {"elapsed_s": float(steps)}}
+        score = {
+            "kind": "eval",
+            "step": steps,
+            "exact_accuracy": steps / 1000,
+            "count": 8,
+            "clock": {"elapsed_s": float(steps)},
+        }
         (run.folder / "metrics.jsonl").write_text(f"{json.dumps(train)}\n{json.dumps(score)}\n")
     for run in found:
         run.look()

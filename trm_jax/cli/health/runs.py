@@ -28,14 +28,14 @@ HUB_TIMEOUT_S = 10.0
 
 def fits(experiments: Experiments, device: Device) -> Iterator[Check]:
     """A row for each experiment that the device cannot take as it is (memory is planned), and one for all others."""
-    from trm_jax.cli.plan import compiled, listed
+    from trm_jax.cli.plan import listed
     from trm_jax.configs.resolve import freeze
     from trm_jax.planning import plan
 
     good: dict[str, float] = {}
     for name, config in experiments:
         try:
-            found = plan(freeze(config), device, compiled=compiled(name, config, device.name))
+            found = plan(freeze(config), device)
             obstacle = found.obstacle
         except InputError as error:
             obstacle = str(error)
