@@ -11,27 +11,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.gcs.server import Gcs
 from tests.gcs.storage import Fault
-from trm_jax.cli.health import machine, probe
-from trm_jax.cli.health.devices import accelerators, devices, nvidia_driver, nvidia_gpus, tpu_chips
-from trm_jax.cli.health.probe import Device, run_probe
+from trm_jax.cli.health import devices as probe
+from trm_jax.cli.health import machine
+from trm_jax.cli.health.devices import Device, accelerators, devices, nvidia_gpus, run_probe, tpu_chips
 from trm_jax.cli.health.runs import fits, puzzles
 from trm_jax.configs import registry, resolve
 from trm_jax.planning import find
 from trm_jax.storage.paths import as_path
 
-CPU = Device("cpu:0", "cpu", "cpu", error=1e-7)
+CPU = Device("cpu:0", "cpu", "cpu")
 
 
 @pytest.fixture
 def doctor(here, monkeypatch):
     """Runs `trm doctor --json` on a machine whose JAX finds these devices: (exit code, checks by name)."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
-    for name in machine.HARMFUL_SWITCHES:
-        monkeypatch.delenv(name, raising=False)
 
     def run(*arguments, found=(CPU,), failure=""):
         monkeypatch.setattr(probe, "run_probe", lambda environ: (found, failure))
@@ -65,21 +64,19 @@ def test_a_sound_machine_passes(doctor, tmp_path):
     code, checks = doctor("--workdir", "runs/new", found=(CPU, CPU, CPU))
     assert code == 0
     assert checks["devices"]["detail"] == "3 x cpu"
-    assert checks["computation"]["status"] == checks["environment"]["status"] == "ok"
     assert {"Python", "jax", "orbax-checkpoint"} <= set(checks["packages"]["detail"].replace(",", "").split())
     assert list(tmp_path.iterdir()) == []  # neither the workdir nor a trace of the writing
 
 
 def test_each_remedy_is_a_line_that_can_be_pasted(here, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_JIT", "1")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setattr(probe, "run_probe", lambda environ: ((CPU,), ""))
+    monkeypatch.setattr(probe, "run_probe", lambda environ: ((), "JAX does not start"))
     Path("file").touch()
     result = here("doctor", "--workdir", "file")
     lines = [line.strip() for line in result.out.splitlines()]
-    assert result.code == 1
-    assert "remedy: unset JAX_DISABLE_JIT" in lines and any(line.startswith("FAIL  workdir") for line in lines)
-    assert lines[-1].startswith("1 of these checks failed")
+    assert result.code == 1 and any(line.startswith("FAIL  workdir") for line in lines)
+    assert any(line.startswith("remedy: unset JAX_PLATFORMS   # or ") for line in lines)
+    assert lines[-1].startswith("2 of these checks failed")
 
 
 def test_how_jax_starts():
@@ -94,13 +91,6 @@ def test_how_jax_starts():
     assert check.status == "fail" and "--xla_no_such_flag" in check.detail
     assert check.remedy.startswith("unset XLA_FLAGS JAX_PLATFORMS   # or ")
     assert "did not answer within 0.01 s" in run_probe(environ, 0.01)[1]
-
-
-@pytest.mark.parametrize("variable", ["JAX_ENABLE_X64", "JAX_DISABLE_JIT", "NUMBA_DISABLE_JIT"])
-def test_warns_of_variables_that_change_or_slow_a_run(variable):
-    check = machine.environment({variable: "True"})
-    assert (check.status, check.remedy) == ("warn", f"unset {variable}")
-    assert machine.environment({variable: "0"}).status == "ok"
 
 
 def test_packages_that_are_missing(monkeypatch):
@@ -178,7 +168,7 @@ def test_experiments_are_held_against_this_machine(doctor):
     assert code == 1 and checks["puzzles of baseline, sudoku4"]["status"] == "ok"
     assert "this machine has" in checks["fit of baseline"]["detail"]
     assert checks["fit"]["detail"].startswith("sudoku4: ")
-    gpu = Device("cuda:0", "gpu", "H200", 300 * 10**9, 1e-7)
+    gpu = Device("cuda:0", "gpu", "H200", 300 * 10**9)
     code, checks = doctor("baseline", *generated, found=(gpu,))
     assert code == 0 and checks["devices"]["detail"] == "1 x H200 of 279.4 GiB"
 
@@ -233,9 +223,6 @@ def test_puzzles_of_the_hub(monkeypatch):
     raised = ConnectionError("no network")
     assert (look().status, look("gs://mine/runs").status) == ("fail", "warn")  # the hosts may have one
     assert look().detail.endswith("no network") and look().remedy.startswith("hf download")
-    raised = ConnectionError("404")
-    raised.response = object()
-    assert look("gs://mine/runs").status == "fail"
     cached += ["train.csv", "test.csv"]
     asked.clear()
     assert look().detail == "sapientinc/sudoku-extreme is here" and not asked
@@ -262,16 +249,10 @@ def test_the_coordinator_of_several_hosts(monkeypatch):
 
 
 def test_finds_nvidia_hardware_in_the_file_system(tmp_path):
-    assert (nvidia_gpus(tmp_path), nvidia_driver(tmp_path)) == (0, None)
+    assert nvidia_gpus(tmp_path) == 0
     for node in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         write(tmp_path, f"dev/{node}")
-    versions = "NVRM version: NVIDIA UNIX {}x86_64 Kernel Module  {}  Tue Jan 1\nGCC version: gcc 12.2.0\n"
-    for build, version in (("", "570.133.20"), ("Open ", "580.65.06")):
-        write(tmp_path, "proc/driver/nvidia/version", versions.format(build, version))
-        assert (nvidia_gpus(tmp_path), nvidia_driver(tmp_path)) == (2, int(version[:3]))
-    open_module = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  595.58.03  Release Build\n"
-    write(tmp_path, "proc/driver/nvidia/version", open_module)
-    assert nvidia_driver(tmp_path) == 595
+    assert nvidia_gpus(tmp_path) == 2
 
 
 def test_finds_tpus_and_takes_no_network_card_for_one(tmp_path):
@@ -288,53 +269,36 @@ def test_finds_tpus_and_takes_no_network_card_for_one(tmp_path):
 @pytest.mark.parametrize(
     ("plugins", "platforms", "remedies"),
     [
-        ((), "", ["-m pip install --upgrade 'jax[cuda12]'", "-m pip install --upgrade 'jax[tpu]'"]),
+        ((), "", ["-m pip install --upgrade 'jax[cuda13]'", "-m pip install --upgrade 'jax[tpu]'"]),
         (("jax-cuda12-plugin", "libtpu"), "cpu", ["unset JAX_PLATFORMS"] * 2),
         (("jax-cuda13-plugin", "libtpu"), "", ["JAX_PLATFORMS=cuda trm doctor", "JAX_PLATFORMS=tpu trm doctor"]),
         (("jax-cuda13-plugin", "libtpu"), "cuda,cpu", ["JAX_PLATFORMS=cuda trm doctor", "unset JAX_PLATFORMS"]),
     ],
 )
 def test_says_why_hardware_goes_unused(tmp_path, monkeypatch, plugins, platforms, remedies):
-    """A machine that shows an old driver, a GPU and a TPU, under a JAX that finds the CPU or one of them."""
+    """A machine that shows a GPU and a TPU, under a JAX that finds the CPU or one of them."""
     write(tmp_path, "dev/nvidia0")
     write(tmp_path, "dev/accel0")
-    write(tmp_path, "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  x\n")
     monkeypatch.setattr("trm_jax.cli.health.devices.installed_version", lambda name: name in plugins)
     environ = {"JAX_PLATFORMS": platforms}
     found = list(accelerators([CPU], environ, tmp_path))
     assert [check.name for check in found] == ["gpu", "tpu"]
     assert all(remedy in check.remedy for check, remedy in zip(found, remedies, strict=True))
     assert [check.status for check in found] == ["fail" if "doctor" in remedy else "warn" for remedy in remedies]
-    gpu = Device("cuda:0", "gpu", "H200", error=1e-7)
+    gpu = Device("cuda:0", "gpu", "H200")
     assert [check.name for check in accelerators([gpu], environ, tmp_path)] == ["tpu"]
 
 
-def test_a_driver_without_a_gpu_is_told(tmp_path):
-    write(tmp_path, "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  x\n")
-    (check,) = accelerators([CPU], {}, tmp_path)
-    assert check.status == "warn" and "docker run --gpus all" in check.remedy
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        Device("cuda:0", "gpu", "H200", failure="XlaRuntimeError: RESOURCE_EXHAUSTED"),
-        Device("cuda:0", "gpu", "H200", error=1e-2),
-        Device("cuda:0", "gpu", "H200", error=math.nan),
-    ],
-)
-def test_a_device_that_computes_wrongly_is_named(device):
-    assert [check.status for check in devices([CPU], "", {})] == ["ok", "ok"]
-    _, check = devices([CPU, device], "", {})
+def test_a_device_that_computes_wrongly_is_named():
+    assert [check.status for check in devices([CPU], "", {})] == ["ok"]
+    _, check = devices([CPU, Device("cuda:0", "gpu", "H200", failure="RESOURCE_EXHAUSTED")], "", {})
     assert (check.name, check.status) == ("device cuda:0", "fail")
 
 
-def test_the_limit_of_a_container_counts_as_its_memory(tmp_path):
-    free = machine.total_memory(tmp_path)
-    write(tmp_path, "sys/fs/cgroup/memory.max", "max\n")
-    assert machine.total_memory(tmp_path) == free
-    write(tmp_path, "sys/fs/cgroup/memory.max", f"{2**30}\n")
-    assert "1.0 GiB of memory" in machine.memory(tmp_path).detail
+@pytest.mark.parametrize("wrong, named", [(0.0, False), (1e-5, False), (1e-2, True), (math.nan, True)])
+def test_what_is_a_wrong_number(wrong, named):
+    expected = np.array([1.0, -2.0])
+    assert bool(probe.difference(expected + wrong, expected)) == named
 
 
 @pytest.mark.parametrize(

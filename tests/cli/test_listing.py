@@ -20,7 +20,9 @@ def start_run(workdir, name, *, step=0, total_steps=100, evaluated=False, change
     with claim(workdir, resolve.override(registry.get(name), changes or {})):
         pass
     (workdir / "run.json").write_text(json.dumps({"total_steps": total_steps}))
-    records = [{"kind": "train", "step": step}] + [{"kind": "eval", "step": step, "exact_accuracy": 0.5}] * evaluated
+    records = [{"kind": "train", "step": step}] + [
+        {"kind": "eval", "step": step, "exact_accuracy": 0.5, "count": 8}
+    ] * evaluated
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -45,11 +47,11 @@ def test_the_groups_fit_a_screen(here, tmp_path):
 def test_the_whole_catalogue_in_its_order(here):
     result = here("list", "*")
     assert list(rows_of(result)) == list(registry.catalogue())
+    titles = {line.split()[0]: line for line in result.out.splitlines() if line}
     for name, group in registry.groups().items():
-        assert f"\n{name}: {group.question.split(',')[0].split(':')[0][:40]}" in result.out
-    assert result.out.index("\nbaseline ") < result.out.index("\nexp01:") < result.out.index("\ncontrib02:")
-    assert result.out.index("\ncontrib02:") < result.out.index("\nmini_baseline ") < result.out.index("\nmini_exp01:")
-    assert result.out.index("\nmini_contrib02:") < result.out.index("\ndemo ")
+        assert titles[name].split()[1:4] == group.question.split()[:3]
+    order = [result.out.index(f"\n{name} ") for name in ("baseline", "exp01", "contrib02", "mini_exp01", "demo")]
+    assert order == sorted(order)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_how_far_the_runs_are(here, tmp_path):
     assert rows["exp01a"].endswith("  done")
     assert rows["exp01b"].endswith("  2 done, step 40 of 100")
     assert rows["exp01d"].endswith("  step 3 of 8,138, 1 with other settings")
-    assert rows["exp01e"].endswith("  2 unfinished")
+    assert rows["exp01e"].endswith("  step 9 of 100, step 9 of 100")
     assert rows["exp01f"].endswith("  -")
     assert rows_of(here("list", "baseline"))["baseline"].endswith("  step 50 of 100")
     assert rows_of(here("list", "exp01f", "--root", tmp_path / "elsewhere"))["exp01f"].endswith("  done")
@@ -165,7 +167,7 @@ def test_show_tells_what_the_catalogue_knows(here):
 def test_show_warns_of_a_warm_up_that_takes_the_run(here, name, share, alternative):
     said = here("show", name, "--diff", "baseline").out
     assert f"# note: {share} lie inside the warm-up of 2,000" in said
-    assert said.endswith(f"# the same with more steps after the warm-up: {alternative}\n")
+    assert f"# the same with more steps after the warm-up: {alternative}\n" in said
     assert "warm-up" not in here("show", alternative, "--diff", name).out
 
 

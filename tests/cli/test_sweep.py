@@ -7,7 +7,7 @@ import pytest
 
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.registry import Experiment
-from trm_jax.sweep.state import alone
+from trm_jax.storage.owner import owned
 
 
 def test_a_dry_run_shows_the_runs_in_order_and_leaves_nothing(here, tmp_path):
@@ -31,7 +31,9 @@ def test_a_dry_run_knows_what_is_done_begun_and_missing(here, tmp_path):
         config = resolve.override(registry.get("demo"), {"seed": seed})
         (folder / "config.json").write_text(resolve.to_json(config))
         (folder / "run.json").write_text('{"total_steps": 1600}')
-        (folder / "metrics.jsonl").write_text(json.dumps({"kind": "eval", "step": step, "exact_accuracy": 0.5}) + "\n")
+        (folder / "metrics.jsonl").write_text(
+            json.dumps({"kind": "eval", "step": step, "exact_accuracy": 0.5, "count": 8}) + "\n"
+        )
 
     def states(*arguments) -> list[str]:
         result = here("sweep", "demo", "--dry-run", *arguments)
@@ -99,8 +101,8 @@ def test_bad_arguments_are_refused_before_anything_starts(refused, tmp_path, arg
 
 
 def test_a_second_sweep_in_one_root_is_refused(refused, tmp_path):
-    with alone(tmp_path / "runs"):
-        assert "is at work in runs; wait for it" in refused("sweep", "demo")
+    with owned(tmp_path / "runs", lambda: None):
+        assert "another process is working in runs; wait for it or use another --root" == refused("sweep", "demo")
 
 
 def test_roots_that_cannot_be_used(refused, tmp_path):

@@ -244,7 +244,7 @@ SAID = "runs\t{}\tgs://mine/runs\tbaseline exp02a_01\nok\tcode\tcommitted\t\nfai
     ],
 )  # fmt: skip
 def test_runs_that_the_tpu_cannot_take(kind, setting, name, detail, remedy):
-    found = list(runs.on_tpu(SAID.format(kind), {"data.source": "generated", **setting}))
+    found = list(runs.on_tpu(SAID.format(kind), {"data.source": "generated", "data.test_puzzles": "1000", **setting}))
     assert found[-2:] == [Check("code", "ok", "committed"), Check("account", "fail", "none", "gcloud auth login")]
     assert found[0] == Check("puzzles of baseline, exp02a_01", "ok", "generated when they are needed")
     (check,) = [check for check in found if check.name == name]
@@ -257,7 +257,7 @@ def test_the_table_of_the_doctor(sound, monkeypatch, capfd):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
     sound.cloud(account="")
-    generated = ["--set", "data.source=generated"]
+    generated = ["--set", "data.source=generated", "data.test_puzzles=1000"]
     assert main(["doctor", "--pod", "exp02a", "--bucket", "gs://mine/runs", "--dirty", *generated]) == 1
     lines = [line.strip() for line in capfd.readouterr().out.splitlines()]
     assert "remedy: gcloud auth login" in lines and any(line.startswith("ok    fit ") for line in lines)

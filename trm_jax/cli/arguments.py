@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,8 @@ def options_again(*options: tuple[str, Any, Any]) -> list[str]:
 
     A value of True stands for a flag without one.
     """
-    words = []
-    for flag, value, default in options:
-        if value != default:
-            words += [flag] if value is True else [flag, str(value)]
-    return words
+    given = [(flag, value) for flag, value, default in options if value != default]
+    return [word for flag, value in given for word in ([flag] if value is True else [flag, str(value)])]
 
 
 def command(*words: object) -> str:
@@ -80,11 +78,18 @@ def command(*words: object) -> str:
     return shlex.join(["trm", *map(str, words)])
 
 
-def positive(text: str) -> int:
-    """An argument that counts: a whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return whole(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument that counts: a whole number of at least `least`."""
+
+    def count(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return whole(text)
+
+    return count
+
+
+positive = at_least(1)
 
 
 def whole(text: str) -> int:
@@ -120,10 +125,8 @@ def local_path(text: str) -> Path:
 
 
 def check_free(path: AnyPath, force: bool) -> None:
-    """Raise InputError when `path` cannot be written or exists and was not to be replaced."""
+    """Raise InputError when `path` is a folder, or exists and was not to be replaced."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
-    if path.parent.exists() and not path.parent.is_dir():
-        raise InputError(f"{path.parent} is a file where a folder is needed; choose another folder")
     if path.exists() and not force:
         raise InputError(f"{path} exists; give another name or --force to replace it")

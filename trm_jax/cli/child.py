@@ -1,13 +1,9 @@
-"""`trm` as a process of a sweep: it stops when the sweep is gone, and says by its exit code what became of it.
-
-python -m trm_jax.cli.child CORES COMMAND...   (CORES: 0,1,... that it may run on; empty: any)
-"""
+"""`trm` as a process of a sweep: on the cores that it names in TRM_CORES (0,1,...), and gone when the sweep is gone."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 
@@ -15,7 +11,7 @@ GRACE_S = 60.0
 
 
 def stop_with_parent() -> None:
-    """Save and stop once standard input ends: its other end is open for as long as the sweep lives."""
+    """Save and stop once standard input ends: its other end is open for as long as the sweep is there."""
     while os.read(0, 1024):
         continue
     os.kill(os.getpid(), signal.SIGTERM)
@@ -23,20 +19,10 @@ def stop_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(argv: list[str]) -> int:
-    """Run the command; its exit code."""
-    cores, *command = argv
-    if cores and hasattr(os, "sched_setaffinity"):
+if __name__ == "__main__":
+    if cores := os.environ.get("TRM_CORES"):
         os.sched_setaffinity(0, map(int, cores.split(",")))  # before JAX counts them
     threading.Thread(target=stop_with_parent, daemon=True).start()
-    from trm_jax.cli.main import main as trm
-    from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
+    from trm_jax.cli.main import entry
 
-    drop_stray_tracebacks()
-    keep_libtpu_quiet()
-    sys.argv = ["trm", *command]
-    return trm(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    entry()

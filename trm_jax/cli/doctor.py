@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "doctor",
         "check this machine and name what mends it",
-        "Check packages, devices, memory, disk and environment; with experiments also whether their batches and\n"
+        "Check packages, devices and disk; with experiments also whether their batches and\n"
         "memory (planned) fit the devices here, and their puzzles. Each problem comes with its remedy.\n"
         "Exit codes: 0 nothing is broken, 1 something is, 2 bad arguments.",
         "  trm doctor\n"
@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
 def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
     """All findings about this machine, in the order of the table."""
     from trm_jax.cli.health import devices, machine, runs
-    from trm_jax.cli.health.probe import run_probe
     from trm_jax.configs import registry, resolve
     from trm_jax.distributed.rendezvous import endpoint
     from trm_jax.planning import Device
@@ -73,21 +72,20 @@ def _examine(args, environ: dict[str, str]) -> Iterator[Check]:
     names = registry.select(args.words) if args.words else []
     experiments = [(name, resolve.override(registry.get(name), changes(args))) for name in run_names(names)]
     yield from machine.packages()
-    yield machine.memory()
     yield machine.place("workdir", args.workdir)
     if args.bucket:
         yield machine.place("bucket", args.bucket)
     yield from runs.puzzles(experiments)
-    found, failure = run_probe(environ)
+    found, failure = devices.run_probe(environ)
     yield from devices.devices(found, failure, environ)
     yield from devices.accelerators(found, environ)
     if experiments and found:
-        memory = found[0].memory_bytes or machine.total_memory() / len(found)  # CPU devices share the machine's
+        shared = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(found)  # by CPU devices
+        memory = found[0].memory_bytes or shared
         here = Device("this machine", found[0].kind, round(memory / 1e9, 1), 1.0, 1.0, chips=len(found))
         yield from runs.fits(experiments, here)
     if address:
         yield machine.coordinator(*address)
-    yield machine.environment(environ)
 
 
 def _run_pod(args, environ: dict[str, str]) -> int:

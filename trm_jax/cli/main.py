@@ -19,20 +19,7 @@ from trm_jax.storage.bucket import problem as storage_problem
 # that the answer is no.
 EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_OUT_OF_REACH, EXIT_CRASHED, EXIT_STOPPED = 0, 1, 2, 69, 70, 75
 
-COMMANDS = (
-    "listing",
-    "plan",
-    "compile",
-    "train",
-    "sweep",
-    "report",
-    "compare",
-    "evaluate",
-    "solve",
-    "data",
-    "convert",
-    "doctor",
-)
+COMMANDS = "listing plan compile train sweep report compare evaluate solve data convert doctor".split()
 
 EPILOG = """examples:
   trm list                                       the experiments
@@ -113,18 +100,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line; returns its exit code (0 done, 1 the answer is no, 2 bad input, 70 a fault of the program,
-    75 stopped and saved)."""
+    """Run one command line; returns its exit code (see EPILOG)."""
     try:
         args = parser().parse_args(argv)
         code = args.run(args)
-    except (Exception, KeyboardInterrupt) as error:
-        code = report_failure(error)
-    try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        streams.drop_unread()
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:
         code = report_failure(error)
         streams.drop_unread()
     return code

@@ -11,24 +11,12 @@ import sys
 _LOST = (errno.EPIPE, errno.EIO)  # the reader of a pipe, the other side of a terminal
 
 
-class _Outliving(io.RawIOBase):
+class _Outliving(io.FileIO):
     """A file to which writing goes on, without effect, once nobody reads it."""
-
-    def __init__(self, number: int):
-        self._number = number
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._number
-
-    def isatty(self) -> bool:
-        return os.isatty(self._number)
 
     def write(self, content) -> int:
         try:
-            return os.write(self._number, content)
+            return super().write(content)
         except OSError as error:
             if error.errno not in _LOST:
                 raise
@@ -51,9 +39,8 @@ def outlive_readers() -> None:
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         old.flush()
-        binary = io.BufferedWriter(_Outliving(os.dup(old.fileno())))  # the old one closes its own
-        how = {"encoding": old.encoding, "errors": old.errors, "line_buffering": old.line_buffering}
-        setattr(sys, name, io.TextIOWrapper(binary, write_through=old.write_through, **how))
+        binary = io.BufferedWriter(_Outliving(os.dup(old.fileno()), "w"))  # the old one closes its own
+        setattr(sys, name, io.TextIOWrapper(binary, old.encoding, old.errors, line_buffering=True))
 
 
 def reader_left() -> bool:
@@ -64,5 +51,8 @@ def reader_left() -> bool:
 
 
 def drop_unread() -> None:
-    """Let what standard output still holds go nowhere; else the interpreter would complain of it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Let what standard output cannot get rid of go nowhere; else the interpreter would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from trm_jax.cli.arguments import (
     add_command,
     add_set,
+    at_least,
     changes,
     command,
-    console,
     local_path,
     options_again,
     positive,
@@ -22,6 +23,7 @@ from trm_jax.cli.arguments import (
 from trm_jax.errors import InputError
 
 DEFAULT_ROOT = Path("runs")
+LAUNCH = [sys.executable, "-m", "trm_jax.cli.child"]
 
 
 def add_parser(subparsers) -> None:
@@ -44,103 +46,65 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
     parser.add_argument("--root", type=local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
-    parser.add_argument(
-        "--retries", type=not_negative, default=2, metavar="N", help="how often a run that died is tried again"
-    )
+    parser.add_argument("--retries", type=at_least(0), default=2, metavar="N", help="of a run that died (default: 2)")
     add_set(parser)
     parser.add_argument("--local", action="store_true", help="shrink every run to a debug run of seconds")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and their commands, and run nothing")
 
 
-def not_negative(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
 def run(args) -> int:
     from trm_jax.configs import registry
+    from trm_jax.storage.owner import owned
     from trm_jax.sweep import plan
-    from trm_jax.sweep.state import State, alone
+    from trm_jax.sweep.run import REFUSED, State
     from trm_jax.train.stopping import StopRequest
 
     names = registry.select(args.words)
     seeds = plan.parse_seeds(args.seeds) if args.seeds is not None else ()
     runs = plan.plan(names, args.root, seeds=seeds, changes=changes(args), local=args.local)
-    for note in _notes(names, runs):
-        print(f"note: {note}", file=sys.stderr)
+    for name, others in plan.aliases(names).items():
+        print(f"note: {name}, run once, is also {', '.join(others)}", file=sys.stderr)
+    for problem in dict.fromkeys(one.error for one in runs if one.state == REFUSED):
+        labels = ", ".join(one.label for one in runs if one.error == problem)
+        print(f"note: {labels} cannot be run: {problem}", file=sys.stderr)
     if args.dry_run:
         return _show_plan(args, runs)
-    with alone(args.root), StopRequest() as stop:
-        state = State(args.root, runs)
-        _train(args, runs, state, stop)
-    return _summarise(args, runs, state, stop)
-
-
-def _notes(names, runs) -> list[str]:
-    """What a person should know before the sweep starts, in lines about many runs at once."""
-    from trm_jax.sweep.plan import aliases
-
-    problems: dict[str, list[str]] = {}
-    for one in runs:
-        if one.problem:
-            problems.setdefault(one.problem, []).append(one.label)
-    notes = [f"{name}, run once, is also {', '.join(others)}" for name, others in aliases(names).items()]
-    return notes + [f"{', '.join(labels)} cannot be run: {problem}" for problem, labels in problems.items()]
-
-
-def _mark(runs, state) -> list:
-    """Writes into `state` what is known of the runs before anything is started; gives back those left to do."""
-    from trm_jax.sweep.progress import done, look
-    from trm_jax.sweep.state import DONE, REFUSED, STOPPED, WAITING
-
-    for one in runs:
-        entry, progress = state.of(one), look(one)
-        entry.error, entry.score = one.problem, progress.score
-        if one.problem:
-            entry.state = REFUSED
-        elif done(one):
-            entry.state = DONE
-        else:
-            entry.state = STOPPED if progress.step else WAITING
-    return [one for one in runs if state.of(one).state in (STOPPED, WAITING)]
+    with owned(args.root, lambda: None, "--root"), StopRequest() as stop:
+        _train(args, runs, State(args.root, runs), stop)
+    return _summarise(args, runs, stop)
 
 
 def _show_plan(args, runs) -> int:
-    from trm_jax.sweep.state import State
-
-    state = State(args.root, runs)
-    _mark(runs, state)
     for number, one in enumerate(runs, 1):
-        entry = state.of(one)
-        print(f"{number} {one.label}: {entry.state}" + (f" ({entry.error})" if entry.error else ""))
+        one.examine()
+        print(f"{number} {one.label}: {one.state}" + (f" ({one.error})" if one.error else ""))
         print(f"  {one.command}")
     print(f"next: {_again(args)}")
     return 0
 
 
 def _train(args, runs, state, stop) -> None:
+    from trm_jax.sweep.run import counts
     from trm_jax.sweep.runner import Runner
     from trm_jax.sweep.slots import slots
-    from trm_jax.sweep.table import Display, counts
 
     platform, devices = accelerators(args.jobs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
     places = slots(args.jobs, platform=platform, devices=devices, cores=cores, environ=os.environ)
-    left = _mark(runs, state)
-    display = Display(runs, state, sys.stderr)
-    try:
-        display.say(f"{counts(runs, state)}; {args.root}")
-        launch = [sys.executable, "-m", "trm_jax.cli.child"]
-        Runner(state, places, launch, retries=args.retries, stop=stop, say=display.say).run(left, display.refresh)
-    finally:
-        display.close()
+    for one in runs:
+        one.examine()
+
+    def say(line: str) -> None:
+        with suppress(OSError):  # a disk that is full is no reason to end a sweep
+            print(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+    say(f"{counts(runs)}; {args.root}")
+    Runner(state, places, LAUNCH, retries=args.retries, stop=stop, say=say).run(runs)
 
 
 def accelerators(jobs: int) -> tuple[str, int]:
     """(platform, GPUs that JAX sees or TPU chips) for `slots`; JAX is asked only when the answer matters."""
-    from trm_jax.cli.health.devices import nvidia_gpus, tpu_chips
-    from trm_jax.cli.health.probe import run_probe
+    from trm_jax.cli.health.devices import nvidia_gpus, run_probe, tpu_chips
 
     chips = tpu_chips(Path("/"))
     if jobs == 1 or not (chips or nvidia_gpus(Path("/"))):
@@ -153,28 +117,26 @@ def accelerators(jobs: int) -> tuple[str, int]:
 
 def _again(args) -> str:
     """The command line that goes on with this sweep."""
-    options = options_again(
-        ("--seeds", args.seeds, None),
-        ("--root", args.root, DEFAULT_ROOT),
-        ("--jobs", args.jobs, 1),
-        ("--retries", args.retries, 2),
-    )
+    given = ("--seeds", args.seeds, None), ("--root", args.root, DEFAULT_ROOT), ("--jobs", args.jobs, 1)
+    options = options_again(*given, ("--retries", args.retries, 2))
     return command("sweep", *args.words, *options, *set_again(settings(args)), *["--local"] * args.local)
 
 
-def _summarise(args, runs, state, stop) -> int:
+def _summarise(args, runs, stop) -> int:
     from trm_jax.cli.main import EXIT_DONE, EXIT_NO, EXIT_STOPPED
+    from trm_jax.cli.plan import print_table
     from trm_jax.configs.workdir import LOG_FILE
-    from trm_jax.sweep.state import BAD_ENDS, DONE
-    from trm_jax.sweep.table import counts, table
+    from trm_jax.sweep.run import BAD_ENDS, DONE, counts
 
-    console().print(table(runs, state, over=True))
-    print(counts(runs, state))
-    states = {state.of(one).state for one in runs}
-    if stop and not states <= {DONE, *BAD_ENDS}:
+    print_table(("run", "state", "step", "score"), [(one.label, one.state, one.steps, one.score_words) for one in runs])
+    for one in runs:
+        if one.error:
+            print(f"{one.label}: {one.state}, {one.error}")
+    print(counts(runs))
+    if stop and not {one.state for one in runs} <= {DONE, *BAD_ENDS}:
         print(f"next: {_again(args)}   (goes on from there)")
         return EXIT_STOPPED
-    bad = next((one for one in runs if state.of(one).state in BAD_ENDS), None)
+    bad = next((one for one in runs if one.state in BAD_ENDS), None)
     if bad:
         log = bad.folder / LOG_FILE
         print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {_again(args)}")

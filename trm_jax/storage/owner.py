@@ -25,7 +25,7 @@ LOCK_FILE, OWNER_FILE = ".lock", ".owner"
 
 
 @contextmanager
-def owned(workdir: AnyPath, check: Callable[[], None]) -> Iterator[None]:
+def owned(workdir: AnyPath, check: Callable[[], None], option: str = "--workdir") -> Iterator[None]:
     """Let this process alone work in `workdir`, which is made if need be, for as long as the context lasts.
 
     check: raises when the folder must not be used; in a bucket it is called before another process loses the run.
@@ -35,7 +35,7 @@ def owned(workdir: AnyPath, check: Callable[[], None]) -> Iterator[None]:
     if remote:
         require_access(workdir, write=True)
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir} is a file; --workdir wants a folder")
+        raise InputError(f"{workdir} is a file; {option} wants a folder")
     if remote:
         check()
         take_over(workdir)
@@ -46,7 +46,7 @@ def owned(workdir: AnyPath, check: Callable[[], None]) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / LOCK_FILE, "w") as lock:
         if not _locks(lock):
-            raise InputError(f"another process is working in {workdir}; wait for it or use another --workdir")
+            raise InputError(f"another process is working in {workdir}; wait for it or use another {option}")
         check()
         yield
 

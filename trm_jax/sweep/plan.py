@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from ml_collections import ConfigDict
 
 from trm_jax.configs import registry, resolve
 from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
+from trm_jax.sweep.run import REFUSED, Run
 
 BASELINE = "baseline"
 MOST_SEEDS = 1000  # more is a slip of the finger
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: experiment `name` with its settings, in the workdir `folder`.
-
-    `arguments`: the command behind `trm` that trains it or goes on with it. `problem`: why its settings cannot be
-    built, and then there are none (and no seed but one that was asked for); empty when they can.
-    """
-
-    name: str
-    seed: int | None
-    folder: Path
-    config: ConfigDict | None
-    arguments: tuple[str, ...]
-    problem: str = ""
-
-    @property
-    def label(self) -> str:
-        return self.folder.name
-
-    @property
-    def command(self) -> str:
-        """The command line, to be pasted into a shell."""
-        return shlex.join(["trm", *self.arguments])
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -48,13 +20,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
-        if not found:
-            raise InputError(
-                f"--seeds {text!r}: write whole numbers or ranges, for example --seeds 0,1,2 or --seeds 0-2"
-            )
-        first, last = int(found[1]), int(found[2] or found[1])
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if first > last:
-            raise InputError(f"--seeds {text!r}: {part} is empty; write {last}-{first}")
+            raise InputError(f"--seeds {text!r}: write whole numbers or ranges, for example 0,1,2 or 0-2")
         if last - first + len(seeds) >= MOST_SEEDS:
             raise InputError(f"--seeds {text!r} are more than {MOST_SEEDS}; give fewer")
         check_seed("--seeds", last)
@@ -86,8 +54,8 @@ def plan(
     if seeds and "seed" in changes:
         raise InputError("--seeds and --set seed=... contradict each other; give one of them")
     runs = [_run(name, root, seed, changes, local) for seed in (seeds or (None,)) for name in run_names(names)]
-    if all(run.problem for run in runs):
-        raise InputError(runs[0].problem)
+    if all(run.state == REFUSED for run in runs):
+        raise InputError(runs[0].error)
     return runs
 
 
@@ -104,7 +72,7 @@ def _run(name: str, root: Path, seed: int | None, changes: dict[str, str], local
         config = resolve.override(resolve.local(config) if local else config, changes)
         resolve.freeze(config)
     except InputError as error:
-        return Run(name, seed, folder, None, tuple(arguments), str(error))
+        return Run(name, seed, folder, None, tuple(arguments), REFUSED, str(error))
     return Run(name, config.seed, folder, config, tuple(arguments))
 
 

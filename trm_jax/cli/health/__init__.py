@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Literal
 
 
@@ -29,9 +31,5 @@ def pip_install(requirement: str) -> str:
 
 
 def installed_version(distribution: str) -> str | None:
-    from importlib import metadata
-
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,78 +1,82 @@
-"""The devices that JAX finds, whether they compute rightly, and those that it overlooks."""
+"""The devices that JAX finds, whether they compute rightly, and those that it overlooks.
+
+An unknown XLA flag aborts a process and a TPU that waits for its neighbours blocks for ever. So `run_probe` asks JAX in
+a process of its own, which is this file as a program and prints one line of JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trm_jax.cli.health import Check, installed_version, pip_install
-from trm_jax.cli.health.probe import Device
 
-# float32 sums of 64 products differ by some 1e-7, approximations of tanh by some 1e-5, bfloat16 by over 1e-3.
-DEVICE_TOLERANCE = 1e-4
 GOOGLE_VENDOR = "0x1ae0"  # in PCI ids; of its devices TPU v2 to v7, and not its network cards
 TPU_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
-CUDA13_DRIVER = 580  # the oldest NVIDIA driver that runs CUDA 13
+_GPU_PLUGIN = "'jax[cuda13]'   # 'jax[cuda12]' for a driver older than 580 (nvidia-smi)"
+REINSTALL = pip_install("--force-reinstall jax jaxlib")
+# Float32 sums of 64 products differ by some 1e-7, approximations of tanh by some 1e-5, bfloat16 by over 1e-3.
+TOLERANCE = 1e-4
 # Variables that stop JAX from starting when their value is wrong for this machine.
 STARTUP_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "LD_LIBRARY_PATH", "JAX_PLATFORMS")
 
 
+@dataclass(frozen=True)
+class Device:
+    """One device as JAX sees it; `failure`: why it cannot be used, or how far it computes from what numpy does."""
+
+    name: str
+    platform: str
+    kind: str
+    memory_bytes: int | None = None
+    failure: str = ""
+
+
 def devices(found: Sequence[Device], failure: str, environ: Mapping[str, str]) -> Iterator[Check]:
-    """The devices by kind, and whether each computes what numpy computes (NaN does not); or why there are none."""
+    """The devices by kind, and those that do not compute rightly; or why there are none."""
     if failure:
         suspects = " ".join(name for name in STARTUP_VARIABLES if environ.get(name))
-        remedy = pip_install("--upgrade jax jaxlib")
-        yield Check("devices", "fail", failure, f"unset {suspects}   # or {remedy}" if suspects else remedy)
+        yield Check("devices", "fail", failure, f"unset {suspects}   # or {REINSTALL}" if suspects else REINSTALL)
         return
     memory = {device: f" of {device.memory_bytes / 2**30:.1f} GiB" if device.memory_bytes else "" for device in found}
     kinds = Counter(device.kind + memory[device] for device in found)
     yield Check("devices", "ok", "; ".join(f"{count} x {kind}" for kind, count in kinds.items()))
-    broken = [device for device in found if device.failure or not device.error <= DEVICE_TOLERANCE]
-    for device in broken:
-        detail = device.failure or f"differs from numpy by {device.error:.1e} (limit {DEVICE_TOLERANCE})"
-        gpu, reinstall = device.platform == "gpu", pip_install("--force-reinstall jax jaxlib")
-        yield Check(f"device {device.name}", "fail", detail, "nvidia-smi   # who uses it?" if gpu else reinstall)
-    if not broken:
-        yield Check("computation", "ok", "agrees with numpy on every device")
+    for device in found:
+        if device.failure:
+            remedy = "nvidia-smi   # who uses it?" if device.platform == "gpu" else REINSTALL
+            yield Check(f"device {device.name}", "fail", device.failure, remedy)
 
 
 def accelerators(found: Sequence[Device], environ: Mapping[str, str], root: Path = Path("/")) -> Iterator[Check]:
     """GPUs and TPUs that the operating system shows and JAX overlooks: no plugin, JAX_PLATFORMS, or a fault."""
-    used, driver = {device.platform for device in found}, nvidia_driver(root)
+    used = {device.platform for device in found}
     platforms = set(filter(None, environ.get("JAX_PLATFORMS", "").split(",")))
-    cuda = "cuda12" if driver and driver < CUDA13_DRIVER else "cuda13"
-    for name, backend, here, plugins, requirement in (
-        ("gpu", "cuda", nvidia_gpus(root), ("jax-cuda13-plugin", "jax-cuda12-plugin"), f"jax[{cuda}]"),
-        ("tpu", "tpu", tpu_chips(root), ("libtpu",), "jax[tpu]"),
+    for name, backend, here, plugins, install in (
+        ("gpu", "cuda", nvidia_gpus(root), ("jax-cuda13-plugin", "jax-cuda12-plugin"), _GPU_PLUGIN),
+        ("tpu", "tpu", tpu_chips(root), ("libtpu",), "'jax[tpu]'"),
     ):
         if not here or name in used:
             continue
         status = "warn"
         if not any(map(installed_version, plugins)):
-            detail, remedy = "this JAX has no plugin for it", pip_install(f"--upgrade '{requirement}'")
+            detail, remedy = "this JAX has no plugin for it", pip_install(f"--upgrade {install}")
         elif platforms and not {name, backend} & platforms:
             detail, remedy = f"it is left out by JAX_PLATFORMS={environ['JAX_PLATFORMS']}", "unset JAX_PLATFORMS"
         else:
             detail, status = "its plugin does not find it", "fail"
             remedy = f"JAX_PLATFORMS={backend} trm doctor   # shows the error"
         yield Check(name, status, f"a {name.upper()} is here, but {detail}", remedy)
-    if driver and not nvidia_gpus(root):
-        remedy = "docker run --gpus all ...   # or ask for it in the job's description"
-        yield Check("gpu", "warn", f"NVIDIA driver {driver} is loaded and no GPU is passed in here", remedy)
 
 
 def nvidia_gpus(root: Path) -> int:
     """Device files of GPUs; /dev/dxg is that of Windows' Linux subsystem."""
     return len([*root.glob("dev/nvidia[0-9]*"), *root.glob("dev/dxg")])
-
-
-def nvidia_driver(root: Path) -> int | None:
-    """Major version of the loaded NVIDIA kernel module, None without one."""
-    path = root / "proc/driver/nvidia/version"
-    match = re.search(r"Kernel Module.*?\s(\d+)\.\d", path.read_text()) if path.is_file() else None
-    return int(match[1]) if match else None
 
 
 def tpu_chips(root: Path) -> int:
@@ -81,3 +85,54 @@ def tpu_chips(root: Path) -> int:
     google = [card for card in cards if (card / "vendor").read_text().strip() == GOOGLE_VENDOR]
     chips = [card for card in google if (card / "device").read_text().strip() in TPU_DEVICES]
     return len(chips) or len([*root.glob("dev/accel[0-9]*")])
+
+
+def run_probe(environ: Mapping[str, str], timeout_s: float = 120.0) -> tuple[tuple[Device, ...], str]:
+    """(devices as JAX sees them under these environment variables, why there are none: empty when JAX starts)."""
+    command = [sys.executable, "-m", "trm_jax.cli.health.devices"]
+    try:
+        done = subprocess.run(command, env=dict(environ), capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return (), f"JAX did not answer within {timeout_s:g} s (on a TPU slice ask on all its workers at once)"
+    if done.returncode == 0:
+        return tuple(Device(**found) for found in json.loads(done.stdout.splitlines()[-1])), ""
+    complaints = [line for line in done.stderr.splitlines() if line.strip()]
+    last = complaints[-1] if complaints else f"exit code {done.returncode}"
+    # XLA's log lines begin with a date, a thread and a place in its source.
+    return (), "JAX does not start: " + re.sub(r"^[IWEF]\d{4} .*?\] ", "", last)
+
+
+def probe() -> list[dict]:
+    """The fields of `Device` for each local device: a small jitted float32 computation, held against numpy."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    x = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
+    expected = np.tanh(x @ x.T / 8).sum(axis=-1)
+
+    @jax.jit
+    def compute(x: jax.Array) -> jax.Array:
+        # "highest": accelerators round float32 products to fewer bits by default.
+        return jnp.tanh(jnp.matmul(x, x.T, precision="highest") / 8).sum(axis=-1)
+
+    def examine(device: jax.Device) -> dict:
+        found = {"name": str(device), "platform": device.platform, "kind": device.device_kind}
+        try:
+            got = np.asarray(compute(jax.device_put(x, device)))
+            found["memory_bytes"] = (device.memory_stats() or {}).get("bytes_limit")
+        except Exception as error:  # whatever a backend raises is this device's finding, not the probe's end
+            return found | {"failure": f"{type(error).__name__}: {error}".splitlines()[0]}
+        return found | {"failure": difference(got, expected)}
+
+    return [examine(device) for device in jax.local_devices()]
+
+
+def difference(got, expected) -> str:
+    """What is wrong with numbers that a device computed; empty for the right ones (NaN is not)."""
+    error = abs(got - expected).max() / abs(expected).max()
+    return "" if error <= TOLERANCE else f"differs from numpy by {error:.1e} (limit {TOLERANCE})"
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe()))

@@ -1,4 +1,4 @@
-"""Python, packages, memory, environment variables, and what a run reaches: its folder or bucket, process 0."""
+"""Packages, and what a run reaches: its folder or bucket, process 0."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 from trm_jax.cli.health import Check, failed, installed_version, pip_install
 from trm_jax.errors import InputError, OutOfReach
@@ -25,8 +24,7 @@ OPTIONAL = {
     "wandb": ("metrics to Weights & Biases", "wandb"),
     "torch": ("official checkpoints", "torch --index-url https://download.pytorch.org/whl/cpu"),
 }
-GIB, SMALL_DISK, TINY_DISK = 2**30, 2**32, 2**28  # bytes
-HARMFUL_SWITCHES = ("JAX_ENABLE_X64", "JAX_DISABLE_JIT", "NUMBA_DISABLE_JIT")
+SMALL_DISK, TINY_DISK = 2**32, 2**28  # bytes
 PATIENCE_S = 5.0  # with process 0
 
 
@@ -40,29 +38,6 @@ def packages() -> Iterator[Check]:
         if not version:
             detail = f"optional, not installed: {purpose}" if purpose else "required and not installed"
             yield Check(name, "warn" if purpose else "fail", detail, pip_install(requirement))
-
-
-def total_memory(root: Path = Path("/")) -> int:
-    """RAM in bytes of the machine, or of the container where its limit is lower."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if (root / file).is_file() and (limit := (root / file).read_text().strip()) != "max":
-            limits.append(int(limit))
-    return min(limits)
-
-
-def memory(root: Path = Path("/")) -> Check:
-    """Cores and memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Check("machine", "ok", f"{cores} cores, {total_memory(root) / GIB:.1f} GiB of memory")
-
-
-def environment(environ: Mapping[str, str]) -> Check:
-    """Environment variables under which everything runs, but not as meant."""
-    on = [name for name in HARMFUL_SWITCHES if environ.get(name, "").strip().lower() in ("1", "true", "t", "yes", "on")]
-    if not on:
-        return Check("environment", "ok", "no variable that slows or changes a run")
-    return Check("environment", "warn", f"{', '.join(on)}: other numbers, or far slower", f"unset {' '.join(on)}")
 
 
 def place(name: str, path: AnyPath) -> Check:
@@ -86,11 +61,9 @@ def place(name: str, path: AnyPath) -> Check:
         remedy = f"df -h {quoted}; ls -ld {quoted}   # then make room, change the rights or go elsewhere"
         return Check(name, "fail", f"cannot write to {path}: {error.strerror}", remedy)
     free = shutil.disk_usage(path).free
-    detail = f"{path} takes files, {free / GIB:.1f} GiB are free"
-    if free < SMALL_DISK:
-        tail = f"du -xh {quoted} | sort -h | tail   # what takes the space"
-        return Check(name, "fail" if free < TINY_DISK else "warn", detail, tail)
-    return Check(name, "ok", detail)
+    status = "fail" if free < TINY_DISK else "warn" if free < SMALL_DISK else "ok"
+    remedy = "" if status == "ok" else f"du -xh {quoted} | sort -h | tail   # what takes the space"
+    return Check(name, status, f"{path} takes files, {free / 2**30:.1f} GiB are free", remedy)
 
 
 def coordinator(host: str, port: int) -> Check:

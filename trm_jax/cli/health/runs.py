@@ -75,9 +75,8 @@ def _folder(name: str, source: str, where: str, files: Sequence[str], bucket: st
     place = f"{bucket}/puzzles" if bucket else "puzzles"
     build = f"trm data sudoku build --format {source} --output-dir {shlex.quote(where or place)}"
     if not where:
-        return Check(
-            name, "fail", f"data.source={source} and no data.path", f"{build}   # then --set data.path={place}"
-        )
+        remedy = f"{build}   # then --set data.path={place}"
+        return Check(name, "fail", f"data.source={source} and no data.path", remedy)
     if bucket and not where.startswith("gs://"):
         copy = f"gcloud storage rsync --recursive {shlex.quote(where)} {place}   # then --set data.path={place}"
         return Check(name, "fail", f"the hosts have no {where}; they read gs://, the hub or what they generate", copy)
@@ -104,8 +103,7 @@ def _hub(name: str, repo: str, files: Sequence[str], *, hosts: bool) -> Check:
         url = hf_hub_url(repo, files[0] if hosts else missing[0], repo_type="dataset")
         get_hf_file_metadata(url, token=False if hosts else None, timeout=HUB_TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 - the network fails in many ways, and so does the hub's client
-        # Hosts may reach a hub that this machine does not.
-        status = "warn" if hosts and getattr(error, "response", None) is None else "fail"
+        status = "warn" if hosts else "fail"  # hosts may reach a hub that this machine does not
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Check(name, status, f"{repo} cannot be fetched: {reason}", f"{fetch}   # or data.source=generated")
     if hosts:
