@@ -65,21 +65,6 @@ def box(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, height: int, fill
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=fill)
 
 
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """`text` broken at its newlines and spaces into lines no wider than `width` pixels, where words allow."""
-    lines: list[str] = []
-    for paragraph in text.splitlines():
-        line = ""
-        for word in paragraph.split():
-            longer = f"{line} {word}".strip()
-            if line and font.getlength(longer) > width:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    return lines
-
-
 def save_png(path: str | AnyPath, image: Image.Image) -> None:
     """Write one image as PNG; `write_picture` tells how."""
     buffer = io.BytesIO()
@@ -87,12 +72,12 @@ def save_png(path: str | AnyPath, image: Image.Image) -> None:
     write_picture(path, ".png", buffer.getvalue())
 
 
-def save_gif(path: str | AnyPath, images: Sequence[Image.Image], durations_ms: Sequence[int]) -> None:
+def save_gif(path: str | AnyPath, images: Sequence[Image.Image], durations_ms: list[int]) -> None:
     """Write RGB images of one size as an endless GIF; `write_picture` tells how."""
     first, *others = _one_palette(images)
-    buffer, durations = io.BytesIO(), list(durations_ms)
+    buffer = io.BytesIO()
     # `optimize` halves the file.
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations_ms, loop=0, optimize=True)
     write_picture(path, ".gif", buffer.getvalue())
 
 

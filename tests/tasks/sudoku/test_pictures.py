@@ -19,7 +19,6 @@ from trm_jax.tasks.sudoku.pictures import (
     MODEL,
     SOLVED,
     TRACK,
-    UNSURE_FILL,
     board_png,
     board_text,
     thinking_gif,
@@ -158,21 +157,6 @@ def test_png_paints_conflicts_red_and_keeps_the_changed_clue_in_the_corner(tmp_p
     assert count(png_cell(pixels, 0, 1), INK) > 20, "a clue in conflict stays a clue"
 
 
-def test_png_shades_what_the_model_is_unsure_of(tmp_path):
-    path = tmp_path / "board.png"
-    question = question_of(4)
-    confidence = np.ones(16)
-    confidence[[0, 1, 2]] = 0.0, 0.0, 0.5
-    board_png(path, question, ANSWER[4], confidence=confidence)
-    pixels = rgb(path)
-    fills = [tuple(int(part) for part in png_cell(pixels, *divmod(index, 4))[0, 0]) for index in range(16)]
-    assert fills[0] == CLUE_FILL, "a clue is nothing to be sure of"
-    assert fills[1] == UNSURE_FILL
-    halfway = [(a + b) / 2 for a, b in zip(UNSURE_FILL, PAPER, strict=True)]
-    assert np.abs(np.array(fills[2]) - halfway).max() <= 0.5  # rounding of a colour's parts
-    assert set(fills[4:6]) == {PAPER}
-
-
 def test_png_caption_wraps_below_the_board(tmp_path):
     heights, words = [], "a caption that is long enough to need more than one line of its own "
     for caption in ("", "short", words, words * 3):
@@ -265,7 +249,7 @@ def test_gif_steps_turn_green_where_the_model_halts(gif):
 
 
 def write_board(path):
-    board_png(path, question_of(9), ANSWER[9], confidence=np.linspace(0, 1, 81), caption="the same")
+    board_png(path, question_of(9), ANSWER[9], caption="the same")
 
 
 def write_gif(path):

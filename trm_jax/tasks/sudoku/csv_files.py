@@ -10,7 +10,6 @@ import csv
 import gzip
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,8 @@ import numpy as np
 
 from trm_jax.data.text_files import open_text
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
+from trm_jax.storage.paths import AnyPath, as_path, cache_folder, local_copy, replacement
+from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku.boards import SIZE_OF, Boards
 
 BAD = 255  # what `DIGIT_OF_BYTE` holds for a character that is neither a blank nor a digit
@@ -42,7 +42,6 @@ _WORTH_KEEPING = 20_000  # rows; a shorter file is read and verified in about a 
 _FORMAT = 1  # of what is kept
 _UNRATED = -1
 
-Progress = Callable[[int, int], None]
 Fields = tuple[str, str, str, str]  # question, answer, rating, source; "" where the file has no such column
 
 
@@ -73,10 +72,8 @@ def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer"
     separator, width, places = _header(first)
     for role in need:
         if role not in places:
-            raise InputError(
-                f"{name} line {above + 1}: no column {role}: the first line must be {','.join(COLUMNS)} "
-                "(source and rating may be missing)".lstrip()
-            )
+            wanted = f"the first line must be {','.join(COLUMNS)} (source and rating may be missing)"
+            raise InputError(f"{name} line {above + 1}: no column {role}: {wanted}".lstrip())
     order = [places.get(role, width) for role in _NAMES]
     reader = csv.reader(file, delimiter=separator)
     for fields in reader:
@@ -93,10 +90,7 @@ def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer"
 
 
 def read_csv(
-    path: str | AnyPath,
-    *,
-    select: Callable[[int], np.ndarray] | None = None,
-    progress: Progress | None = None,
+    path: str | AnyPath, *, select: Callable[[int], np.ndarray] | None = None, progress: Progress | None = None
 ) -> Boards:
     """Read a CSV file of puzzles and verify it; its first row tells the boards' size.
 
@@ -142,12 +136,6 @@ def _boards(rows: np.ndarray, path: AnyPath) -> Boards:
 # The cache
 
 
-def cache_folder() -> Path:
-    """Where what was read is kept: $TRM_CACHE_DIR, else trm_jax in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TRM_CACHE_DIR") or Path(home) / "trm_jax")
-
-
 def _cache_file(file: Path) -> Path:
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
@@ -155,23 +143,20 @@ def _cache_file(file: Path) -> Path:
 
 
 def _kept(file: Path) -> np.ndarray | None:
-    """The rows that are kept in a file, on the disk; marks are written to it where that is allowed."""
-    for mode in ("r+", "c"):
-        try:
-            return np.load(file, mmap_mode=mode)
-        except (OSError, ValueError):  # not there, not ours to write, or damaged
-            continue
-    return None
+    """The rows that are kept in a file; they stay on the disk, and marks are written to it."""
+    try:
+        return np.load(file, mmap_mode="r+")
+    except (OSError, ValueError):  # not there, not ours to write, or damaged
+        return None
 
 
 def _keep(file: Path, rows: np.ndarray) -> np.ndarray:
     try:
         with replacement(file) as new, new.open("wb") as output:
             np.save(output, rows)
+        return np.load(file, mmap_mode="r+")
     except (OSError, InputError):
         return rows  # no place to keep them: they are read again the next time
-    kept = _kept(file)
-    return rows if kept is None else kept
 
 
 # Reading
@@ -184,10 +169,8 @@ def _opened(path: AnyPath) -> Iterator[Path]:
         with local_copy(path) as copy:
             yield copy
     except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist: `trm data sudoku build --output-dir {path.parent}` makes train.csv "
-            "and test.csv, or take the public set with data.source=hub"
-        ) from None
+        build = f"`trm data sudoku build --output-dir {path.parent}` makes train.csv and test.csv"
+        raise InputError(f"{path} does not exist: {build}, or take the public set with data.source=hub") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder: name a CSV file in it") from None
     except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
@@ -204,9 +187,8 @@ def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
             questions, answers, ratings, sources = zip(*fields, strict=True)
             size = size or SIZE_OF.get(len(answers[0])) or SIZE_OF.get(len(questions[0]))
             if not size:
-                raise InputError(
-                    f"{path} line {lines[0]}: question has {len(questions[0])} characters, a board has 16, 36 or 81"
-                )
+                said = f"question has {len(questions[0])} characters, a board has 16, 36 or 81"
+                raise InputError(f"{path} line {lines[0]}: {said}")
             names = np.char.encode(np.array(sources), "utf-8")
             kinds = [("question", "u1", size**2), ("answer", "u1", size**2), ("rating", "i4"), ("line", "i8"),
                      ("verified", "?"), ("source", f"S{names.itemsize}")]  # fmt: skip
@@ -236,10 +218,8 @@ def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: tuple[int, .
     bad = (cells == BAD) | (cells > size)
     if bad.any():
         row, place = np.argwhere(bad)[0]
-        raise InputError(
-            f"{path} line {lines[row]}: character {place + 1} of {column} is {texts[row][place]!r}: "
-            f"write 1..{size}, and . or 0 for a blank"
-        )
+        said = f"character {place + 1} of {column} is {texts[row][place]!r}"
+        raise InputError(f"{path} line {lines[row]}: {said}: write 1..{size}, and . or 0 for a blank")
     return cells
 
 
@@ -256,10 +236,8 @@ def _ratings(texts: tuple[str, ...], path: AnyPath, lines: tuple[int, ...]) -> l
 def write_csv(path: str | AnyPath, boards: Boards) -> None:
     """Write boards as `source,question,answer,rating`, in one step."""
     digits = np.frombuffer(b".123456789", "S1")
-    columns = (
-        digits[cells].view(f"S{boards.size**2}")[:, 0].astype(str) for cells in (boards.questions, boards.answers)
-    )
+    lines = (digits[cells].view(f"S{boards.size**2}")[:, 0] for cells in (boards.questions, boards.answers))
     with replacement(as_path(path)) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(zip(boards.sources, *columns, boards.ratings, strict=True))
+        writer.writerows(zip(boards.sources, *np.char.decode([*lines]), boards.ratings, strict=True))

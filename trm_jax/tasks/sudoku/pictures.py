@@ -6,12 +6,13 @@ repeat in their row, column or box, or differ from their clue) on red.
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trm_jax.storage.paths import AnyPath
-from trm_jax.tasks.pictures import PAPER, Color, box, canvas, save_gif, save_png, sized_font, wrapped
+from trm_jax.tasks.pictures import PAPER, Color, box, canvas, save_gif, save_png, sized_font
 from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, conflicts
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ CONFLICT: Color = (190, 24, 36)
 CONFLICT_FILL: Color = (255, 222, 219)
 CHANGED: Color = (222, 158, 14)
 CHANGED_FILL: Color = (255, 243, 196)
-UNSURE_FILL: Color = (250, 176, 92)
 SOLVED: Color = (26, 127, 55)
 
 BOLD, RED, RESET = "\x1b[1m", "\x1b[31m", "\x1b[0m"
@@ -70,33 +70,15 @@ def board_text(question: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
     return "\n".join([*lines, border("└", "┴", "┘")])
 
 
-def board_png(
-    path: str | AnyPath,
-    question: np.ndarray,
-    answer: np.ndarray,
-    *,
-    confidence: np.ndarray | None = None,
-    caption: str = "",
-) -> None:
-    """Write one board as PNG.
-
-    confidence: [size*size] in 0..1, shades the cells that the model filled, the less sure the darker, on a fixed
-    scale. A clue that the answer changed stands small in the corner of its cell.
-    """
+def board_png(path: str | AnyPath, question: np.ndarray, answer: np.ndarray, *, caption: str = "") -> None:
+    """Write one board as PNG. A clue that the answer changed stands small in the corner of its cell."""
     cell, margin, font = 64, 28, sized_font(20)
     width = _pixels(SIZE_OF[len(question)], cell) + 2 * margin
-    lines = wrapped(caption, font, width - 2 * margin)
-    legend_height = 40 if confidence is not None else 0
-    caption_height = 28 * len(lines) + 12 if lines else 0
-    image, draw = canvas(width, width + legend_height + caption_height)
-    _draw_board(draw, (margin, margin), cell, question, answer, confidence=confidence)
-    y = width - 4
-    if confidence is not None:
-        _draw_confidence_legend(draw, (margin, y), width - 2 * margin)
-        y += legend_height
-    for line in lines:
-        draw.text((width // 2, y + 10), line, fill=INK, font=font, anchor="mm")
-        y += 28
+    lines = textwrap.wrap(caption, int((width - 2 * margin) / font.getlength("n")))
+    image, draw = canvas(width, width + (28 * len(lines) + 12 if lines else 0))
+    _draw_board(draw, (margin, margin), cell, question, answer)
+    for number, line in enumerate(lines):
+        draw.text((width // 2, width + 6 + 28 * number), line, fill=INK, font=font, anchor="mm")
     save_png(path, image)
 
 
@@ -135,17 +117,12 @@ def _thinking_image(
     if not wrong and not blank:
         status, color = "solved", SOLVED
     draw.text((margin + board, margin + 10), status, fill=color, font=sized_font(18), anchor="rm")
-    _draw_board(draw, (margin, margin + header), cell, question, answer, changed=changed)
+    _draw_board(draw, (margin, margin + header), cell, question, answer, changed)
     y = margin + header + board + 16
     _draw_steps(draw, (margin, y), board, len(frames), step, halted_at)
     if q is not None:
         _draw_halting(draw, (margin, y + 30), board, float(q[step - 1]) if step else None)
     return image
-
-
-def _mix(first: Color, second: Color, share: float) -> Color:
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
-    return red, green, blue
 
 
 def _thick(cell: int) -> int:
@@ -162,9 +139,7 @@ def _draw_board(
     cell: int,
     question: np.ndarray,
     answer: np.ndarray,
-    *,
     changed: np.ndarray | None = None,
-    confidence: np.ndarray | None = None,
 ) -> None:
     """Draw one board with its upper left corner at `origin`, `cell` pixels from line to line."""
     size = SIZE_OF[len(question)]
@@ -179,13 +154,10 @@ def _draw_board(
             fill = CONFLICT_FILL
         elif is_changed:
             fill = CHANGED_FILL
-        elif confidence is not None and answer[index] and not question[index]:
-            fill = _mix(UNSURE_FILL, PAPER, confidence[index])
         box(draw, x, y, cell, cell, fill)
         if is_changed:
             near, far = thick + 1, cell - thick - 1
-            frame = (x + near, y + near, x + far, y + far)
-            draw.rectangle(frame, outline=CHANGED, width=max(1, cell // 24))
+            draw.rectangle((x + near, y + near, x + far, y + far), outline=CHANGED, width=max(1, cell // 24))
         if answer[index]:
             clue = question[index] > 0 and not changed_clues[index]
             ink = INK if clue else CONFLICT if wrong[index] else MODEL
@@ -218,17 +190,6 @@ def _draw_digit(
     baseline = y - (top + bottom) / 2
     stroke = cell / 90 if bold else 0
     draw.text((x, baseline), digit, fill=ink, font=font, anchor="ms", stroke_width=stroke, stroke_fill=ink)
-
-
-def _draw_confidence_legend(draw: ImageDraw.ImageDraw, origin: tuple[int, int], width: int) -> None:
-    x, y = origin
-    bar = min(160, width // 3)
-    left = x + (width - bar) // 2
-    for column in range(bar):
-        box(draw, left + column, y + 4, 1, 14, _mix(UNSURE_FILL, PAPER, column / (bar - 1)))
-    draw.rectangle((left - 1, y + 3, left + bar, y + 18), outline=HAIRLINE)
-    draw.text((left - 10, y + 11), "unsure", fill=MUTED, font=sized_font(16), anchor="rm")
-    draw.text((left + bar + 10, y + 11), "sure", fill=MUTED, font=sized_font(16), anchor="lm")
 
 
 def _draw_steps(
