@@ -215,8 +215,7 @@ def _export(args) -> int:
 
 
 def _show(args) -> int:
-    from trm_jax.tasks.sudoku.pictures import board_text
-    from trm_jax.tasks.sudoku.text import format_line
+    from trm_jax.tasks.sudoku.text import board_text, format_line
 
     line = ""
     for name, boards in _splits(args.path).items():

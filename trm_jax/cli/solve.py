@@ -48,7 +48,7 @@ def run(args) -> int:
     for picture, suffix in ((args.png, ".png"), (args.gif, ".gif")):
         if picture:
             require_suffix(picture, suffix)
-    name, text = ("", "") if args.example else read_text(args.puzzle)
+    name, text = ("", "") if args.example else _read_text(args.puzzle)
     # One device is enough for puzzles by hand, and it spares the padding to a multiple of several.
     import jax
 
@@ -61,8 +61,13 @@ def run(args) -> int:
     if args.example:
         inputs = task.load_eval(data).rows(np.arange(1))["inputs"]
     else:
-        inputs = read_puzzles(task, data, name, text)[: args.limit]
-    answers, q_halt = think_over(opened.cfg, opened.params, inputs, args.steps or 0)
+        try:
+            inputs = task.read(data, text)[: args.limit]
+        except InputError as error:
+            raise InputError(f"{name} {error}") from None
+        if not len(inputs):
+            raise InputError(f"{name} holds no puzzle")
+    answers, q_halt = _think_over(opened.cfg, opened.params, inputs, args.steps or 0)
 
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     solved = 0
@@ -84,7 +89,7 @@ def run(args) -> int:
         halted = np.flatnonzero(q_halt[0] > 0)
         at = int(halted[0]) + 1 if len(halted) else None
         sure = 1 / (1 + np.exp(-q_halt[0].astype(np.float64)))
-        task.gif(data, args.gif, inputs[0], answers[0], q=sure, halted_at=at)
+        task.gif(data, args.gif, inputs[0], answers[0], sure, halted_at=at)
         print(f"thinking: {args.gif}")
     print(f"next: {_following(args, task.line(data, inputs[0]))}", file=sys.stderr)
     return 0 if solved == len(inputs) else 1
@@ -99,39 +104,23 @@ def _following(args, puzzle: str) -> str:
     return command("solve", args.run_dir, "--example" if args.example else puzzle, *which, "--gif", "thinking.gif")
 
 
-def read_text(source: str) -> tuple[str, str]:
+def _read_text(source: str) -> tuple[str, str]:
     """(where, text) of a literal puzzle, a text or CSV file, or '-'. Raises InputError for what cannot be read."""
     from trm_jax.data.text_files import open_text
 
-    if source == "-":
-        name, content = "standard input", sys.stdin.buffer.read()
-    elif os.path.isdir(source):
-        raise InputError(f"{source} is a folder; name a file of puzzles")
-    elif "://" in source or os.path.exists(source):  # not by Path: it raises for a name too long for a file
-        try:
-            name, content = source, as_path(source).read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{source} does not exist; name a file of puzzles") from None
-    else:
+    name = "standard input" if source == "-" else source
+    if source != "-" and "://" not in source and not os.path.exists(source):  # Path raises for a name that is too long
         return f"{source!r} is no file, and as a puzzle:", source
     try:
+        content = sys.stdin.buffer.read() if source == "-" else as_path(source).read_bytes()
         return name, open_text(io.BufferedReader(io.BytesIO(content))).read()
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{source} is no file; name a file of puzzles") from None
     except (UnicodeError, EOFError, OSError) as error:
         raise InputError(f"{name} is not text in UTF-8 or UTF-16 ({error}); save it as such") from None
 
 
-def read_puzzles(task, data, name: str, text: str):
-    """Inputs [N, S] of the puzzles in a text. Raises InputError naming the place."""
-    try:
-        inputs = task.read(data, text)
-    except InputError as error:
-        raise InputError(f"{name} {error}") from None
-    if not len(inputs):
-        raise InputError(f"{name} holds no puzzle")
-    return inputs
-
-
-def think_over(cfg, params, inputs, steps: int):
+def _think_over(cfg, params, inputs, steps: int):
     """Answers [N, steps, S] (tokens) and q_halt [N, steps] for inputs [N, S]; steps 0: the model's own."""
     import jax
     import numpy as np

@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, write_whole
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
 PAPER: Color = (255, 255, 255)
@@ -38,25 +35,16 @@ def write_picture(path: str | AnyPath, suffix: str, data: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}: choose another place") from error
 
 
-def _pillow():
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise InputError("pillow is not installed, pictures of puzzles need it: pip install pillow") from error
-    return Image, ImageDraw, ImageFont
-
-
 @cache
 def sized_font(pixels: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font."""
-    return _pillow()[2].load_default(size=pixels)
+    return ImageFont.load_default(size=pixels)
 
 
 def canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """An empty picture and what draws on it."""
-    image_module, draw_module, _ = _pillow()
-    image = image_module.new("RGB", (width, height), PAPER)
-    return image, draw_module.Draw(image)
+    image = Image.new("RGB", (width, height), PAPER)
+    return image, ImageDraw.Draw(image)
 
 
 def box(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, height: int, fill: Color) -> None:
@@ -83,7 +71,6 @@ def save_gif(path: str | AnyPath, images: Sequence[Image.Image], durations_ms: l
 
 def _one_palette(images: Sequence[Image.Image]) -> list[Image.Image]:
     """RGB images as palette images that share the 256 commonest colours: no flicker, exact flat colours."""
-    image_module = _pillow()[0]
     pixels = np.stack([np.asarray(image, dtype=np.int64) for image in images])
     packed = (pixels << np.array([16, 8, 0])).sum(axis=-1)
     colors, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
@@ -92,7 +79,7 @@ def _one_palette(images: Sequence[Image.Image]) -> list[Image.Image]:
     nearest = ((rgb[:, None] - palette) ** 2).sum(axis=-1).argmin(axis=1).astype(np.uint8)
     indexed = []
     for frame in nearest[inverse].reshape(packed.shape):
-        image = image_module.fromarray(frame)
+        image = Image.fromarray(frame)
         image.putpalette(palette.astype(np.uint8).tobytes())
         indexed.append(image)
     return indexed

@@ -20,9 +20,9 @@ from trm_jax.tasks.sudoku.pictures import (
     SOLVED,
     TRACK,
     board_png,
-    board_text,
     thinking_gif,
 )
+from trm_jax.tasks.sudoku.text import board_text
 
 ANSWER = {
     4: np.array([int(digit) for digit in "1234341221434321"]),
@@ -188,7 +188,7 @@ def thinking(size: int = 9, steps: int = 4):
 def test_gif_has_the_question_and_every_step_and_holds_the_last(tmp_path, size):
     path = tmp_path / "thinking.gif"
     question, frames = thinking(size, steps=5)
-    thinking_gif(path, question, frames)
+    thinking_gif(path, question, frames, np.zeros(5))
     with Image.open(path) as image:
         durations = []
         for frame in range(image.n_frames):

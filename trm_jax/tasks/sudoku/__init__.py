@@ -14,7 +14,7 @@ from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
 from trm_jax.settings import check, number, option
 from trm_jax.tasks import Progress
-from trm_jax.tasks.sudoku import boards, pictures, text
+from trm_jax.tasks.sudoku import boards, text
 
 HUB_REPO, HUB_TEST_PUZZLES = "sapientinc/sudoku-extreme", 422_786  # Sudoku-Extreme and the rows of its test file
 
@@ -107,13 +107,17 @@ class SudokuTask:
         return boards.problems(_digits(inputs), _digits(answer), cfg.size)
 
     def show(self, cfg: SudokuConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
-        return pictures.board_text(_digits(inputs), _digits(answer), color=color)
+        return text.board_text(_digits(inputs), _digits(answer), color=color)
 
     def png(self, cfg: SudokuConfig, path, inputs, answer, *, caption: str = "") -> None:
-        pictures.board_png(path, _digits(inputs), _digits(answer), caption=caption)
+        from trm_jax.tasks.sudoku.pictures import board_png
 
-    def gif(self, cfg: SudokuConfig, path, inputs, frames, *, q=None, halted_at: int | None = None) -> None:
-        pictures.thinking_gif(path, _digits(inputs), _digits(frames), q=q, halted_at=halted_at)
+        board_png(path, _digits(inputs), _digits(answer), caption=caption)
+
+    def gif(self, cfg: SudokuConfig, path, inputs, frames, q, *, halted_at: int | None = None) -> None:
+        from trm_jax.tasks.sudoku.pictures import thinking_gif
+
+        thinking_gif(path, _digits(inputs), _digits(frames), q, halted_at=halted_at)
 
 
 def _digits(tokens: np.ndarray) -> np.ndarray:

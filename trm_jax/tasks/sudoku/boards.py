@@ -81,6 +81,12 @@ def conflicts(board: np.ndarray, size: int) -> np.ndarray:
     return ((board[:, None] == board) & _peers(size)).any(axis=-1) & (board > 0)
 
 
+def wrong_cells(question: np.ndarray, answer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells [size*size] that break a rule or a clue, and those whose clue the answer changed."""
+    changed = (question > 0) & (answer != question)
+    return conflicts(answer, size) | changed, changed
+
+
 def problems(question: np.ndarray, answer: np.ndarray, size: int) -> tuple[str, ...]:
     """A line for each thing that is wrong with an answer to a question, both [size*size]; empty for a right one."""
     counts = np.zeros((3 * size, size + 1), np.int64)  # [unit, digit]
