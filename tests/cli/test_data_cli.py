@@ -111,7 +111,7 @@ def test_verify_finds_a_test_puzzle_among_the_training_puzzles(trm, puzzles):
         ("show {puzzles} --row 99", "puzzles 1..30"),
         ("export {puzzles}/train.csv --format csv --output-dir {tmp}/x", "holds no train and test split"),
         ("build --output-dir {tmp}/x --size 5", "data.size is 5; choose one of 4, 6, 9"),
-        ("build --output-dir {tmp}/x --num-aug 5 --format csv", "arrays only"),
+        ("build --output-dir {tmp}/x --num-aug 5 --format csv", "for arrays only"),
         ("build --output-dir {tmp}/x --num-aug -5 --format arrays", "--num-aug is -5"),
         ("build --output-dir {tmp}/x --num-aug -5", "--num-aug is -5"),
         ("build --output-dir {tmp}/x --size 4 --subsample-size 100", "found only 36"),

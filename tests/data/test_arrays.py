@@ -45,7 +45,7 @@ def test_round_trip_and_stored_variants(folder, boards_of):
     np.testing.assert_array_equal(back["test"].answers, boards.answers[40:])
     np.testing.assert_array_equal(back["test"].ratings, boards.ratings[40:])
     stored = array_boards(read_split(folder, "train"))
-    expected = variants(boards.questions, boards.answers, 6, np.repeat(np.arange(40), 4), np.tile(range(4), 40), 0)
+    expected = variants(boards.questions, boards.answers, np.repeat(np.arange(40), 4), np.tile(range(4), 40), 0)
     np.testing.assert_array_equal(stored.questions, expected[0])
     np.testing.assert_array_equal(stored.answers, expected[1])
 

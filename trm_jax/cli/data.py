@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 
 from trm_jax.cli.arguments import add_command, any_path, check_free, command, seed, whole
@@ -33,63 +32,35 @@ def add_parser(subparsers) -> None:
         _build,
     )
     _add_target(build)
-    build.add_argument("--source", choices=("generated", "csv", "hub", "arrays"), default="generated")
-    build.add_argument("--path", default="", help="source csv or arrays: the folder to read")
+    build.add_argument("--source", choices=("generated", "csv", "hub"), default="generated")
+    build.add_argument("--path", default="", help="source csv: the folder to read")
     build.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
     build.add_argument("--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set")
-    for flag, setting, default, text in (
-        ("--size", "size", 9, "4, 6 or 9 (9)"),
-        ("--subsample-size", "train_puzzles", 1000, "training puzzles; 0 = all of the source"),
-        ("--test", "test_puzzles", 1000, "test puzzles; 0 = all of the source"),
-        ("--min-rating", "min_rating", 0, "generator: least guesses of the solver (0)"),
-        ("--max-rating", "max_rating", -1, "generator: most guesses; -1 = no bound"),
-        ("--extra-clues", "extra_clues", 0, "generator: clues added to a minimal puzzle (0)"),
-    ):
-        build.add_argument(flag, dest=setting, type=whole, default=default, help=text)
+    build.add_argument("--size", type=whole, default=9, help="4, 6 or 9 (9)")
+    for flag, name, text in (("--subsample-size", "train_puzzles", "training"), ("--test", "test_puzzles", "test")):
+        build.add_argument(flag, dest=name, type=whole, default=1000, help=f"{text} puzzles; 0 = all of the source")
+    build.add_argument("--min-rating", type=whole, default=0, help="generator: least guesses of the solver (0)")
+    build.add_argument("--max-rating", type=whole, default=-1, help="generator: most guesses; -1 = no bound")
+    build.add_argument("--extra-clues", type=whole, default=0, help="generator: clues added to a minimal puzzle (0)")
 
-    verify = add_command(
-        commands,
-        "verify",
-        "check every row of a file or folder",
-        "Check that every puzzle has one solution, its answer, and that train and test are disjoint.",
-        "  trm data sudoku verify puzzles\n  trm data sudoku verify puzzles/test.csv\n",
-        _verify,
-    )
-    verify.add_argument("path", type=any_path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
-
-    stats = add_command(
-        commands,
-        "stats",
-        "count puzzles, clues and ratings",
-        "Print the number of puzzles and histograms of clues and ratings.",
-        "  trm data sudoku stats puzzles/train.csv\n",
-        _stats,
-    )
-    stats.add_argument("path", type=any_path, help="a CSV file or a folder")
-
-    export = add_command(
-        commands,
-        "export",
-        "convert between CSV and the official arrays",
-        "Read a folder of train.csv and test.csv or of the official arrays, write it in the other format.",
-        "  trm data sudoku export puzzles --format arrays --output-dir arrays --num-aug 1000\n"
-        "  trm data sudoku export arrays --format csv --output-dir puzzles\n",
-        _export,
-    )
-    export.add_argument("path", type=any_path, help="the folder to read")
-    _add_target(export)
-
-    show = add_command(
-        commands,
-        "show",
-        "print puzzles as boards",
-        "Print puzzles and their solutions.",
-        "  trm data sudoku show puzzles/test.csv --row 3 --count 2\n",
-        _show,
-    )
-    show.add_argument("path", type=any_path, help="a CSV file or a folder")
-    show.add_argument("--row", type=whole, default=1, help="the first puzzle to print, from 1 (1)")
-    show.add_argument("--count", type=whole, default=1, help="how many (1)")
+    for name, run, summary, description, example in (
+        ("verify", _verify, "check every row of a file or folder",
+         "Check that every puzzle has one solution, its answer, and that train and test are disjoint.", "puzzles"),
+        ("stats", _stats, "count puzzles, clues and ratings",
+         "Print the number of puzzles and histograms of clues and ratings.", "puzzles/train.csv"),
+        ("export", _export, "convert between CSV and the official arrays",
+         "Read a folder of train.csv and test.csv or of the official arrays, write it in the other format.",
+         "puzzles --format arrays --output-dir arrays --num-aug 1000"),
+        ("show", _show, "print puzzles as boards", "Print puzzles and their solutions.",
+         "puzzles/test.csv --row 3 --count 2"),
+    ):  # fmt: skip
+        reader = add_command(commands, name, summary, description, f"  trm data sudoku {name} {example}\n", run)
+        reader.add_argument("path", type=any_path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
+        if name == "export":
+            _add_target(reader)
+        if name == "show":
+            reader.add_argument("--row", type=whole, default=1, help="the first puzzle to print, from 1 (1)")
+            reader.add_argument("--count", type=whole, default=1, help="how many (1)")
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -97,34 +68,27 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("csv", "arrays"), help="what to write (csv; with --num-aug, arrays)")
     parser.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    parser.add_argument("--seed", type=seed, default=0, help="of the generator, the draw and stored variants (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of generator, draw and stored variants (0)")
 
 
-@contextmanager
-def _telling(what: str) -> Iterator[Callable[[int, int], None]]:
+def _telling(what: str) -> Callable[[int, int], None]:
     """A `progress(done, total)` that says how far it is: on a line of a terminal, elsewhere every ten seconds."""
-    last, terminal, begun = time.monotonic(), sys.stderr.isatty(), False
+    last, terminal = time.monotonic(), sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:
-        nonlocal last, begun
+        nonlocal last
         if time.monotonic() - last >= (0.2 if terminal else 10):
-            last, begun = time.monotonic(), terminal
-            end = "\r" if terminal else "\n"
+            last, end = time.monotonic(), "\r" if terminal else "\n"  # what is printed next covers it
             print(f"{what}: {done / max(total, 1):4.0%}", end=end, file=sys.stderr, flush=True)
 
-    try:
-        yield progress
-    finally:
-        if begun:
-            print(file=sys.stderr)
+    return progress
 
 
 def _splits(path) -> dict:
     """The verified boards of every split at a path: a CSV file, a folder of them, or a folder of arrays."""
     from trm_jax.tasks.sudoku.files import read_splits
 
-    with _telling("verifying") as progress:
-        return read_splits(path, progress=progress)
+    return read_splits(path, progress=_telling("verifying"))
 
 
 def _check_target(args) -> None:
@@ -132,10 +96,8 @@ def _check_target(args) -> None:
     from trm_jax.tasks.sudoku.files import FILE_OF, SPLITS
 
     args.format = args.format or ("arrays" if args.num_aug else "csv")
-    if args.num_aug and args.format == "csv":
-        raise InputError("--num-aug stores variants in arrays only; a CSV source is augmented while training")
-    if args.num_aug < 0:
-        raise InputError(f"--num-aug is {args.num_aug}: give 0 or more")
+    if args.num_aug < 0 or args.num_aug and args.format == "csv":
+        raise InputError(f"--num-aug is {args.num_aug}: give 0 or more, and for arrays only (CSV: while training)")
     for name in SPLITS:
         check_free(args.output_dir / FILE_OF[args.format].format(name), args.force)
 
@@ -164,9 +126,8 @@ def _build(args) -> int:
 
     _check_target(args)
     cfg = SudokuConfig(**{f.name: getattr(args, f.name) for f in fields(SudokuConfig) if hasattr(args, f.name)})
-    with _telling("generating" if cfg.source == "generated" else "verifying") as progress:
-        train, test = load_boards(cfg, progress=progress)
-    return _write(args, train, test)
+    doing = "generating" if cfg.source == "generated" else "verifying"
+    return _write(args, *load_boards(cfg, progress=_telling(doing)))
 
 
 def _verify(args) -> int:

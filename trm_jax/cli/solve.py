@@ -45,19 +45,18 @@ def run(args) -> int:
 
     if bool(args.puzzle) == args.example:
         raise InputError("give one of PUZZLE, a file, - for standard input, or --example")
-    for picture, suffix in ((args.png, ".png"), (args.gif, ".gif")):
-        if picture:
-            require_suffix(picture, suffix)
+    pictures = {kind: path for kind, path in (("png", args.png), ("gif", args.gif)) if path}
+    for kind, path in pictures.items():
+        require_suffix(path, f".{kind}")
     name, text = ("", "") if args.example else _read_text(args.puzzle)
-    # One device is enough for puzzles by hand, and it spares the padding to a multiple of several.
-    import jax
+    import jax  # late, so that what is wrong with the arguments is said at once
 
     compiler.use_cache()
-    opened = open_run(args, devices=jax.devices()[:1])
+    opened = open_run(args, devices=jax.devices()[:1])  # one is enough, and no batch is padded for several
     task, data = opened.cfg.task, opened.cfg.data
-    for picture in ("png", "gif"):
-        if getattr(args, picture) and not hasattr(task, picture):
-            raise InputError(f"--{picture}: task {opened.config.data.task} draws no pictures")
+    for kind in pictures:
+        if not hasattr(task, kind):
+            raise InputError(f"--{kind}: task {opened.config.data.task} draws no pictures")
     if args.example:
         inputs = task.load_eval(data).rows(np.arange(1))["inputs"]
     else:
@@ -129,11 +128,7 @@ def _think_over(cfg, params, inputs, steps: int):
     size = min(BATCH, len(inputs))
     spec = cfg.task.batch_spec(cfg.data)
     blank = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in spec.items()}
-    answers, q_halt = [], []
-    for start in range(0, len(inputs), size):
-        rows = inputs[start : start + size]
-        padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
-        a, q = jax.device_get(thinker(params, {**blank, "inputs": padded}))
-        answers.append(a.swapaxes(0, 1)[: len(rows)])
-        q_halt.append(q.swapaxes(0, 1)[: len(rows)])
-    return np.concatenate(answers), np.concatenate(q_halt)
+    padded = np.concatenate([inputs, np.repeat(inputs[:1], -len(inputs) % size, axis=0)])
+    parts = [thinker(params, {**blank, "inputs": rows}) for rows in padded.reshape(-1, size, padded.shape[1])]
+    answers, q_halt = (np.concatenate(part, axis=1) for part in zip(*jax.device_get(parts), strict=True))
+    return answers.swapaxes(0, 1)[: len(inputs)], q_halt.T[: len(inputs)]

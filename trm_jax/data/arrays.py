@@ -116,21 +116,15 @@ def read_split(folder: str | AnyPath, split: str) -> ArraySplit:
         if any(part.size and not 0 <= part.min() <= part.max() < end for part in parts):
             raise _damaged(place, f"a {what} lies outside 0..{end - 1}")
     sizes = meta["vocab_size"], meta["num_puzzle_identifiers"]
-    return ArraySplit(*arrays, *sizes, meta["ignore_label_id"], origin=str(place))
+    return ArraySplit(*arrays, *sizes, meta.get("ignore_label_id"), origin=str(place))
 
 
 def _damaged(path: AnyPath, message: str) -> InputError:
     return InputError(f"{path}: {message}; copy the data set once more, all files from one build")
 
 
-def _index(values: np.ndarray, end: int) -> bool:
-    return (
-        values.ndim == 1
-        and len(values) > 1
-        and values[0] == 0
-        and values[-1] == end
-        and (values[1:] > values[:-1]).all()
-    )
+def _index(v: np.ndarray, end: int) -> bool:
+    return v.ndim == 1 and len(v) > 1 and v[0] == 0 and v[-1] == end and (v[1:] > v[:-1]).all()
 
 
 def _json(path: AnyPath) -> dict:
@@ -145,8 +139,6 @@ def _json(path: AnyPath) -> dict:
     for key in ("vocab_size", "num_puzzle_identifiers"):
         if type(meta.get(key)) is not int:
             raise _damaged(path, f"{key} is {meta.get(key)!r}, no whole number")
-    if "ignore_label_id" not in meta:
-        raise _damaged(path, "no key ignore_label_id")
     if meta.get("sets", ["all"]) != ["all"]:
         raise InputError(f"{path}: sets is {meta['sets']}, only ['all'] is known")
     return meta

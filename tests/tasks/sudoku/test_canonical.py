@@ -15,7 +15,7 @@ SIZES = (4, 6, 9)
 
 def transformed(boards, seed, number):
     groups = np.arange(len(boards))
-    pair = variants(boards.questions, boards.answers, boards.size, groups, np.full(len(boards), number), seed)
+    pair = variants(boards.questions, boards.answers, groups, np.full(len(boards), number), seed)
     return tuple(x.astype(np.uint8) for x in pair)
 
 

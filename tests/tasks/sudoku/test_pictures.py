@@ -25,7 +25,7 @@ from trm_jax.tasks.sudoku.pictures import (
 from trm_jax.tasks.sudoku.text import board_text
 
 ANSWER = {
-    4: np.array([int(digit) for digit in "1234341221434321"]),
+    4: np.array([int(digit) for digit in "1234351221435321"]),
     6: np.array([int(digit) for digit in "123456456123231564564231312645645312"]),
     9: np.array([int(d) for d in "769341852142895367538267194273689541954123678681574923316452789495738216827916435"]),
 }
@@ -231,7 +231,7 @@ def test_gif_colors_are_exact_and_the_solved_end_has_no_red(gif):
 def test_gif_bar_is_as_long_as_the_halting_probability(gif):
     lengths = []
     for pixels in gif[0]:
-        bar = pixels[60 + 434 + 16 + 30 - 4, 24 + 48 : 24 + 434 - 52]
+        bar = pixels[60 + 435 + 16 + 30 - 4, 24 + 48 : 24 + 435 - 52]
         tick, track = count(bar, INK), count(bar, TRACK)
         assert tick == 2
         lengths.append(1 - track / (len(bar) - tick))
@@ -240,8 +240,8 @@ def test_gif_bar_is_as_long_as_the_halting_probability(gif):
 
 
 def test_gif_steps_turn_green_where_the_model_halts(gif):
-    rows = [pixels[60 + 434 + 16 + 4] for pixels in gif[0]]
-    shares = [[round(5 * count(row, color) / 434) for color in (INK, SOLVED, TRACK)] for row in rows]
+    rows = [pixels[60 + 435 + 16 + 4] for pixels in gif[0]]
+    shares = [[round(5 * count(row, color) / 435) for color in (INK, SOLVED, TRACK)] for row in rows]
     assert shares == [[0, 0, 5], [1, 0, 4], [2, 0, 3], [3, 0, 2], [3, 1, 1], [3, 2, 0]]
 
 

@@ -15,6 +15,7 @@ from trm_jax.errors import InputError
 from trm_jax.settings import check, number, option
 from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku import boards, text
+from trm_jax.tasks.tokens import finish_means, score_tokens
 
 HUB_REPO, HUB_TEST_PUZZLES = "sapientinc/sudoku-extreme", 422_786  # Sudoku-Extreme and the rows of its test file
 
@@ -78,13 +79,9 @@ class SudokuTask:
         return {"inputs": (cells, np.int32), "labels": (cells, np.int32), "puzzle_ids": ((), np.int32)}
 
     def score(self, cfg: SudokuConfig, answers, batch, counted) -> dict:
-        from trm_jax.tasks.tokens import score_tokens
-
         return score_tokens(answers, batch["labels"], counted)
 
     def finish(self, sums) -> dict[str, float]:
-        from trm_jax.tasks.tokens import finish_means
-
         return finish_means(sums)
 
     def local(self, cfg: SudokuConfig) -> dict[str, int | str]:

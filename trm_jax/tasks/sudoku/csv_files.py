@@ -6,13 +6,13 @@ second start neither parses nor solves it again.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -29,12 +29,11 @@ DIGIT_OF_BYTE = np.full(256, BAD, np.uint8)
 DIGIT_OF_BYTE[list(b".0_*xX")] = 0
 DIGIT_OF_BYTE[ord("1") : ord("9") + 1] = np.arange(1, 10)
 
-COLUMNS = ("source", "question", "answer", "rating")
-_NAMES = {  # of the columns, as the public sets call them
+COLUMNS = {  # and what the public sets call them
+    "source": ("source",),
     "question": ("question", "puzzle", "puzzles", "quiz", "quizzes"),
     "answer": ("answer", "solution", "solutions"),
     "rating": ("rating",),
-    "source": ("source",),
 }
 _BLOCK = 65_536  # rows held as text at a time: the hub's training file has 3.8 million
 _VERIFIED_WHOLE = 500_000  # rows; of a longer file only those in use are solved
@@ -42,7 +41,7 @@ _WORTH_KEEPING = 20_000  # rows; a shorter file is read and verified in about a 
 _FORMAT = 1  # of what is kept
 _UNRATED = -1
 
-Fields = tuple[str, str, str, str]  # question, answer, rating, source; "" where the file has no such column
+Fields = tuple[str, str, str, str]  # as COLUMNS; "" where the file has no such column
 
 
 def names_csv(path: AnyPath) -> bool:
@@ -54,7 +53,7 @@ def _header(line: str) -> tuple[str, int, dict[str, int]]:
     """(separator, number of fields, role -> place) of the line that names the columns."""
     separator = max(",;\t", key=line.count)
     names = [name.strip().lower() for name in next(csv.reader([line], delimiter=separator), [])]
-    places = {role: next((names.index(n) for n in known if n in names), None) for role, known in _NAMES.items()}
+    places = {role: next((names.index(n) for n in known if n in names), None) for role, known in COLUMNS.items()}
     return separator, len(names), {role: place for role, place in places.items() if place is not None}
 
 
@@ -74,7 +73,7 @@ def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer"
         if role not in places:
             wanted = f"the first line must be {','.join(COLUMNS)} (source and rating may be missing)"
             raise InputError(f"{name} line {above + 1}: no column {role}: {wanted}".lstrip())
-    order = [places.get(role, width) for role in _NAMES]
+    order = [places.get(role, width) for role in COLUMNS]
     reader = csv.reader(file, delimiter=separator)
     for fields in reader:
         if not fields:
@@ -83,10 +82,10 @@ def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer"
         if len(fields) != width:
             raise InputError(f"{name} line {line}: {len(fields)} fields where the header has {width}".lstrip())
         fields.append("")
-        question, answer, rating, source = (fields[place].strip() for place in order)
+        source, question, answer, rating = (fields[place].strip() for place in order)
         if len(question) < len(answer) and question.isdigit() and "0" in question:  # an answer has none to lose
             question = question.zfill(len(answer))
-        yield line, (question, answer, rating, source)
+        yield line, (source, question, answer, rating)
 
 
 def read_csv(
@@ -100,25 +99,46 @@ def read_csv(
     has one solution; of longer files that is verified for the rows returned. Raises `InputError` naming file and line
     (as an editor counts them). `progress(done, total)` is called while rows are read (in bytes) and solved.
     """
-    from trm_jax.tasks.sudoku.verify import check_rules, verify
+    from trm_jax.tasks.sudoku.verify import verify
 
     path = as_path(path)
-    with _opened(path) as copy:
-        kept = _cache_file(copy)
-        rows = _kept(kept)
-        if rows is None:
-            rows = _read(path, copy, progress)
-            if len(rows) <= _VERIFIED_WHOLE:
-                _mark(rows, slice(None), verify(_boards(rows, path), progress=progress))
-            for start in range(0, len(rows), _BLOCK):  # in parts: a copy of the whole would take gigabytes
-                check_rules(_boards(rows[start : start + _BLOCK], path))
-            if len(rows) >= _WORTH_KEEPING:
-                rows = _keep(kept, rows)
+    try:
+        with local_copy(path) as copy:
+            rows = _verified(path, copy, progress)
+    except FileNotFoundError:
+        build = f"`trm data sudoku build --output-dir {path.parent}` makes train.csv and test.csv"
+        raise InputError(f"{path} does not exist: {build}, or take the public set with data.source=hub") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder: name a CSV file in it") from None
+    except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is not a CSV text file in UTF-8 or UTF-16 ({error}): save it as one") from None
     chosen = np.arange(len(rows)) if select is None else select(len(rows))
     due = chosen[~rows["verified"][chosen]]
     if len(due):
         _mark(rows, due, verify(_boards(rows[due], path), progress=progress))
     return _boards(rows[chosen], path)
+
+
+def _verified(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
+    """All rows of a file, out of the cache or read and checked; those of a long file stay on the disk, marks too."""
+    from trm_jax.tasks.sudoku.verify import check_rules, verify
+
+    with copy.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    kept = cache_folder() / "puzzles" / f"{digest}_{_FORMAT}.npy"
+    with contextlib.suppress(OSError, ValueError):  # not there, not ours to write, or damaged
+        return np.load(kept, mmap_mode="r+")
+    rows = _read(path, copy, progress)
+    if len(rows) <= _VERIFIED_WHOLE:
+        _mark(rows, slice(None), verify(_boards(rows, path), progress=progress))
+    for start in range(0, len(rows), _BLOCK):  # in parts: a copy of the whole would take gigabytes
+        check_rules(_boards(rows[start : start + _BLOCK], path))
+    if len(rows) >= _WORTH_KEEPING:
+        with contextlib.suppress(OSError, InputError):  # no place to keep them: they are read again the next time
+            with replacement(kept) as new, new.open("wb") as output:
+                np.save(output, rows)
+            return np.load(kept, mmap_mode="r+")
+    return rows
 
 
 def _mark(rows: np.ndarray, which: slice | np.ndarray, ratings: np.ndarray) -> None:
@@ -133,50 +153,6 @@ def _boards(rows: np.ndarray, path: AnyPath) -> Boards:
     return Boards(size, *columns, np.char.decode(rows["source"], "utf-8"), str(path), rows["line"].astype(np.int64))
 
 
-# The cache
-
-
-def _cache_file(file: Path) -> Path:
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return cache_folder() / "puzzles" / f"{digest}_{_FORMAT}.npy"
-
-
-def _kept(file: Path) -> np.ndarray | None:
-    """The rows that are kept in a file; they stay on the disk, and marks are written to it."""
-    try:
-        return np.load(file, mmap_mode="r+")
-    except (OSError, ValueError):  # not there, not ours to write, or damaged
-        return None
-
-
-def _keep(file: Path, rows: np.ndarray) -> np.ndarray:
-    try:
-        with replacement(file) as new, new.open("wb") as output:
-            np.save(output, rows)
-        return np.load(file, mmap_mode="r+")
-    except (OSError, InputError):
-        return rows  # no place to keep them: they are read again the next time
-
-
-# Reading
-
-
-@contextmanager
-def _opened(path: AnyPath) -> Iterator[Path]:
-    """The file on this machine; what is wrong with it as a whole is an `InputError`."""
-    try:
-        with local_copy(path) as copy:
-            yield copy
-    except FileNotFoundError:
-        build = f"`trm data sudoku build --output-dir {path.parent}` makes train.csv and test.csv"
-        raise InputError(f"{path} does not exist: {build}, or take the public set with data.source=hub") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder: name a CSV file in it") from None
-    except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is not a CSV text file in UTF-8 or UTF-16 ({error}): save it as one") from None
-
-
 def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
     """The rows of a file, as records: question, answer, rating, source, line, verified."""
     blocks, total, size = [], copy.stat().st_size, 0
@@ -184,7 +160,7 @@ def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
         rows_of_text = table(text, str(path))
         while block := list(itertools.islice(rows_of_text, _BLOCK)):
             lines, fields = zip(*block, strict=True)
-            questions, answers, ratings, sources = zip(*fields, strict=True)
+            sources, questions, answers, ratings = zip(*fields, strict=True)
             size = size or SIZE_OF.get(len(answers[0])) or SIZE_OF.get(len(questions[0]))
             if not size:
                 said = f"question has {len(questions[0])} characters, a board has 16, 36 or 81"
@@ -224,13 +200,10 @@ def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: tuple[int, .
 
 
 def _ratings(texts: tuple[str, ...], path: AnyPath, lines: tuple[int, ...]) -> list[int]:
-    ratings = []
     for text, line in zip(texts, lines, strict=True):
-        whole = text.removesuffix(".0") or str(_UNRATED)
-        if text and not (whole.isascii() and whole.isdigit() and len(whole) < 10):
+        if not re.fullmatch(r"([0-9]{1,9}(\.0)?)?", text):
             raise InputError(f"{path} line {line}: rating is {text!r}: write a whole number from 0 on, or nothing")
-        ratings.append(int(whole))
-    return ratings
+    return [int(text.removesuffix(".0") or _UNRATED) for text in texts]
 
 
 def write_csv(path: str | AnyPath, boards: Boards) -> None:

@@ -26,10 +26,8 @@ def board_arrays(boards: Boards, augmentations: int = 0, seed: int = 0) -> Array
     if augmentations:
         numbers = np.tile(np.arange(augmentations + 1), len(boards))
         for start in range(0, len(groups), 65_536):  # the int32 tokens of all variants at once would take gigabytes
-            part = slice(start, start + 65_536)
-            inputs[part], labels[part] = variants(
-                boards.questions, boards.answers, boards.size, groups[part], numbers[part], seed, shift=1
-            )
+            at = slice(start, start + 65_536)
+            inputs[at], labels[at] = variants(boards.questions, boards.answers, groups[at], numbers[at], seed, shift=1)
     return ArraySplit(
         inputs,
         labels,

@@ -51,25 +51,9 @@ def _minimise(board, table, cells, solution, nothing, work):
 
 
 @njit(cache=True, nogil=True)
-def _start(board, key, counter, table, order, solution, nothing, work):
-    """A random minimal puzzle in `board`; returns its rating and the next counter."""
-    board.fill(0)
-    search(board, table, FIRST, NOTHING, key_of(key, 0, counter), solution, nothing, work)
-    _copy(solution, board)
-    counter = shuffle(key, counter + 1, order)
-    _minimise(board, table, order, solution, nothing, work)
-    _, rating = search(board, table, BOTH, NOTHING, NO_KEY, solution, nothing, work)
-    return rating, counter
-
-
-@njit(cache=True, nogil=True)
 def _distance(rating, low, high):
     """How far a rating is from low..high (high -1: no bound)."""
-    if rating < low:
-        return low - rating
-    if high >= 0 and rating > high:
-        return rating - high
-    return 0
+    return max(low - rating, rating - high if high >= 0 else 0, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -126,8 +110,13 @@ def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings
     counter = np.int64(0)
     made, steps, quiet, accepted, rating, fresh = 0, 0, 0, 0, -1, True
     while made < questions.shape[0] and steps < _STEPS:
-        if fresh:
-            rating, counter = _start(board, key, counter, table, order, answers[made], tally[:0], work)
+        if fresh:  # a random minimal puzzle
+            board.fill(0)
+            search(board, table, FIRST, NOTHING, key_of(key, 0, counter), answers[made], tally[:0], work)
+            _copy(answers[made], board)
+            counter = shuffle(key, counter + 1, order)
+            _minimise(board, table, order, answers[made], tally[:0], work)
+            _, rating = search(board, table, BOTH, NOTHING, NO_KEY, answers[made], tally[:0], work)
             fresh, quiet, accepted = False, 0, _APART
         distance = _distance(rating, low, high)
         if distance == 0 and accepted >= _APART:

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.ImageDraw import ImageDraw as Draw
 
 from trm_jax.storage.paths import AnyPath
-from trm_jax.tasks.pictures import PAPER, Color, box, canvas, save_gif, save_png, sized_font
+from trm_jax.tasks.pictures import PAPER, Color, box, save_gif, save_png, sized_font
 from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, wrong_cells
 
 INK: Color = (31, 35, 40)
@@ -29,15 +29,17 @@ CHANGED_FILL: Color = (255, 243, 196)
 SOLVED: Color = (26, 127, 55)
 
 FRAME_MS, LAST_FRAME_MS = 500, 2000
+THICK = 3  # pixels of a line between boxes
 Point = tuple[int, int]
 
 
 def board_png(path: str | AnyPath, question: np.ndarray, answer: np.ndarray, *, caption: str = "") -> None:
     """Write one board as PNG. A clue that the answer changed stands small in the corner of its cell."""
     cell, margin, font = 64, 28, sized_font(20)
-    width = _pixels(SIZE_OF[len(question)], cell) + 2 * margin
+    width = SIZE_OF[len(question)] * cell + THICK + 2 * margin
     lines = textwrap.wrap(caption, int((width - 2 * margin) / font.getlength("n")))
-    image, draw = canvas(width, width + (28 * len(lines) + 12 if lines else 0))
+    image = Image.new("RGB", (width, width + (28 * len(lines) + 12 if lines else 0)), PAPER)
+    draw = Draw(image)
     _draw_board(draw, (margin, margin), cell, question, answer, changed=answer != answer)
     for number, line in enumerate(lines):
         draw.text((width // 2, width + 6 + 28 * number), line, fill=INK, font=font, anchor="mm")
@@ -63,8 +65,9 @@ def _thinking_image(
     """One frame of the GIF: header, board, a segment for each step and the halting bar."""
     size = SIZE_OF[len(question)]
     cell, margin, header = min(72, 432 // size), 24, 36
-    board = _pixels(size, cell)
-    image, draw = canvas(board + 2 * margin, margin + header + board + 74)
+    board = size * cell + THICK
+    image = Image.new("RGB", (board + 2 * margin, margin + header + board + 74), PAPER)
+    draw = Draw(image)
     answer = frames[step - 1] if step else question
     changed = answer != (frames[step - 2] if step > 1 else answer)
     title = f"step {step} of {len(frames)}" if step else "question"
@@ -81,29 +84,20 @@ def _thinking_image(
     return image
 
 
-def _thick(cell: int) -> int:
-    return max(2, cell // 20)
-
-
-def _pixels(size: int, cell: int) -> int:
-    return size * cell + _thick(cell)
-
-
 def _draw_board(
     draw: Draw, origin: Point, cell: int, question: np.ndarray, answer: np.ndarray, changed: np.ndarray
 ) -> None:
     """Draw one board with its upper left corner at `origin`, `cell` pixels from line to line; frame `changed` cells."""
     size = SIZE_OF[len(question)]
     wrong, changed_clues = wrong_cells(question, answer, size)
-    thick, font = _thick(cell), sized_font(round(cell * 0.58))
-    left, top = origin[0] + thick // 2, origin[1] + thick // 2
+    font, (left, top) = sized_font(round(cell * 0.58)), origin
     for index in range(size * size):
-        x, y = left + index % size * cell, top + index // size * cell
+        x, y = left + 1 + index % size * cell, top + 1 + index // size * cell
         fill = CLUE_FILL if question[index] else PAPER
         fill = CONFLICT_FILL if wrong[index] else CHANGED_FILL if changed[index] else fill
         box(draw, x, y, cell, cell, fill)
         if changed[index]:
-            near, far = thick + 1, cell - thick - 1
+            near, far = THICK + 1, cell - THICK - 1
             draw.rectangle((x + near, y + near, x + far, y + far), outline=CHANGED, width=max(1, cell // 24))
         if answer[index]:
             clue = question[index] > 0 and not changed_clues[index]
@@ -121,10 +115,10 @@ def _draw_board(
 
 def _draw_lines(draw: Draw, origin: Point, cell: int, size: int) -> None:
     rows, columns = BOX_HEIGHT[size], size // BOX_HEIGHT[size]
-    thick, extent = _thick(cell), _pixels(size, cell)
+    extent = size * cell + THICK
     # Thin lines first, so that no hairline crosses a box border.
     for heavy in (False, True):
-        width, color, shift = (thick, INK, 0) if heavy else (1, HAIRLINE, thick // 2)
+        width, color, shift = (THICK, INK, 0) if heavy else (1, HAIRLINE, 1)
         for line in range(size + 1):
             if (line % columns == 0) == heavy:
                 box(draw, origin[0] + line * cell + shift, origin[1], width, extent, color)

@@ -43,7 +43,7 @@ class AugmentedPool:
     def examples(self, groups: np.ndarray, numbers: np.ndarray) -> Batch:
         """The examples (groups[b], numbers[b]) as tokens."""
         boards = self.boards
-        inputs, labels = variants(boards.questions, boards.answers, boards.size, groups, numbers, self.seed, shift=1)
+        inputs, labels = variants(boards.questions, boards.answers, groups, numbers, self.seed, shift=1)
         return {"inputs": inputs, "labels": labels, "puzzle_ids": np.zeros(len(inputs), np.int32)}
 
 
@@ -88,7 +88,7 @@ def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> EvalSou
 
 
 def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[Boards, Boards]:
-    """The boards of both splits, verified and disjoint (of arrays: the originals). Raises `InputError`."""
+    """The boards of both splits, generated or of CSV files, verified and disjoint. Raises `InputError`."""
     if cfg.source == "generated":
         if not (cfg.train_puzzles and cfg.test_puzzles):
             raise InputError("data.source=generated needs train_puzzles and test_puzzles of at least 1")
@@ -97,10 +97,6 @@ def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple
         how = {"size": cfg.size, "seed": cfg.seed, "extra_clues": cfg.extra_clues, **bounds}
         test, train = distinct_puzzles(counts, **how, progress=progress)
         return train, test
-    if cfg.source == "arrays":
-        split, every, test = _arrays(cfg, progress)
-        train = originals(split, every)
-        return train.take(chosen(len(train), cfg.train_puzzles, cfg.seed, "train", train.origin)), test
     train, test = (_read(cfg, split, progress) for split in SPLITS)
     require_disjoint(train, test)
     return train, test
@@ -123,8 +119,8 @@ def _read(cfg: SudokuConfig, split: str, progress: Progress | None, alone: bool 
 
 def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, Boards, Boards]:
     """The stored training split, all its boards, and the test boards; only originals are solved."""
-    split, test = (read_split(_place(cfg), name) for name in SPLITS)
-    every, test = array_boards(split), array_boards(test)
+    split, held_out = (read_split(_place(cfg), name) for name in SPLITS)
+    every, test = array_boards(split), array_boards(held_out)
     for boards in (every, test):
         _check_board_size(boards, cfg.size)
     check_rules(every)

@@ -29,7 +29,7 @@ def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
     """(line, board [size*size] uint8) of every board in `text`. Raises `InputError` naming the line."""
     if is_table(text):
         rows = table(io.StringIO(text), "", need=("question",))
-        return [(line, _board(line, question)) for line, (question, *_) in rows]
+        return [(line, _board(line, question)) for line, (_, question, *_) in rows]
     found: list[tuple[int, np.ndarray]] = []
     begun: list[Row] = []  # rows of a board whose other rows are still to come
     lines = [(number, _first_long_field(line)) for number, line in enumerate(text.splitlines(), 1)]
