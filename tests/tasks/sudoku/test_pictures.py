@@ -25,7 +25,7 @@ from trm_jax.tasks.sudoku.pictures import (
 from trm_jax.tasks.sudoku.text import board_text
 
 ANSWER = {
-    4: np.array([int(digit) for digit in "1234351221435321"]),
+    4: np.array([int(digit) for digit in "1234341221434321"]),
     6: np.array([int(digit) for digit in "123456456123231564564231312645645312"]),
     9: np.array([int(d) for d in "769341852142895367538267194273689541954123678681574923316452789495738216827916435"]),
 }
