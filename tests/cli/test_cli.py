@@ -116,12 +116,12 @@ def rows(*questions: str, answer: str = SOLVED) -> str:
 GOOD = "1234341221434..."
 FILES = {
     "a wrong length": (rows(GOOD, GOOD[:-1]), "line 3"),
-    "a wrong letter": (rows(GOOD, "x" + GOOD[1:]), "line 3"),
+    "a wrong letter": (rows(GOOD, "y" + GOOD[1:]), "line 3"),
     "a digit too large": (rows(GOOD, "9" + GOOD[1:]), "line 3"),
     "a contradiction": (rows(GOOD, "11.............."), "line 3"),
     "two solutions": (rows(GOOD, "12.............."), "line 3"),
     "another answer": (rows(GOOD, "4" + "." * 15), "line 3"),
-    "a missing column": (rows(GOOD).replace("question", "puzzle"), "line 1"),
+    "a missing column": (rows(GOOD).replace("question", "frage"), "line 1"),
     "no rows": (rows(), "holds no puzzle"),
     "nothing": ("", "train.csv"),
 }
