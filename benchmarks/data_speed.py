@@ -45,7 +45,7 @@ def measure(seconds: float) -> dict[str, dict[str, float]]:
     groups = np.arange(BATCH) % len(boards)
 
     def augment(number: int) -> int:
-        variants(boards.questions, boards.answers, 9, groups, groups + number, 0, shift=1)
+        variants(boards.questions, boards.answers, groups, groups + number, 0, shift=1)
         return BATCH
 
     def verified(number: int, **bounds: int) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import platform
 from pathlib import Path
 
 import jax
 
 from trm_jax.models import target
+from trm_jax.storage.paths import cache_folder
 
 _OPTIONS = {
     # XLA:CPU's YNN fusions materialise slices and broadcast constants of this model, which costs time in every step.
@@ -47,8 +47,7 @@ def use_cache() -> None:
     """
     if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "trm_jax" / "xla" / _processor()
+    folder = cache_folder() / "xla" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # a read-only home: compile each time

@@ -8,7 +8,7 @@ from typing import Any
 from trm_jax.errors import InputError
 
 
-def option(default: str, *options: str) -> Any:
+def option(default: Any, *options: Any) -> Any:
     """A field that is one of `options`."""
     return field(default=default, metadata={"options": options})
 
@@ -29,7 +29,7 @@ def check(cfg: Any, section: str = "") -> None:
         value, bounds = getattr(cfg, one.name), one.metadata
         wrong = ""
         if "options" in bounds and value not in bounds["options"]:
-            wrong = f"{value!r}; choose one of {', '.join(bounds['options'])}"
+            wrong = f"{value!r}; choose one of {', '.join(map(str, bounds['options']))}"
         elif bounds.get("positive") and not value > 0:
             wrong = f"{value}; it must be positive"
         elif "low" in bounds:

@@ -84,8 +84,8 @@ def test_show_the_difference(here):
         (("train", "demo", "--set", "model.mlp_t=1"), "model.mlp_t='1' is not a bool"),
         (("train", "demo", "--set", "optim.name=adam"), "optim.name is 'adam'; choose one of"),
         (("train", "demo", "--set", "model.dtype=fp32"), "model.dtype is 'fp32'; choose one of float32"),
-        (("train", "demo", "--set", "data.size=5"), "size 5: choose 4, 6 or 9"),
-        (("train", "demo", "--set", "data.source=web"), "no data.source 'web': choose one of generated, csv"),
+        (("train", "demo", "--set", "data.size=5"), "data.size is 5; choose one of 4, 6, 9"),
+        (("train", "demo", "--set", "data.source=web"), "data.source is 'web'; choose one of generated, csv"),
         (("train", "demo", "--set", "data.test_puzzles=-1"), "test_puzzles"),
         (("train", "demo", "--set", "data.augmentations=-1"), "augmentations is -1"),
         (("train", "demo", "--set", "data.source=csv"), "data.source=csv needs data.path=FOLDER"),
@@ -116,12 +116,12 @@ def rows(*questions: str, answer: str = SOLVED) -> str:
 GOOD = "1234341221434..."
 FILES = {
     "a wrong length": (rows(GOOD, GOOD[:-1]), "line 3"),
-    "a wrong letter": (rows(GOOD, "x" + GOOD[1:]), "line 3"),
+    "a wrong letter": (rows(GOOD, "y" + GOOD[1:]), "line 3"),
     "a digit too large": (rows(GOOD, "9" + GOOD[1:]), "line 3"),
     "a contradiction": (rows(GOOD, "11.............."), "line 3"),
     "two solutions": (rows(GOOD, "12.............."), "line 3"),
     "another answer": (rows(GOOD, "4" + "." * 15), "line 3"),
-    "a missing column": (rows(GOOD).replace("question", "puzzle"), "line 1"),
+    "a missing column": (rows(GOOD).replace("question", "frage"), "line 1"),
     "no rows": (rows(), "holds no puzzle"),
     "nothing": ("", "train.csv"),
 }

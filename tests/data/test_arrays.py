@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split, write_split
+from trm_jax.data.arrays import ArraySplit, StoredPool, read_split, write_split
 from trm_jax.errors import InputError
 from trm_jax.tasks.sudoku import SudokuConfig
 from trm_jax.tasks.sudoku.canonical import canonical_forms
@@ -45,7 +45,7 @@ def test_round_trip_and_stored_variants(folder, boards_of):
     np.testing.assert_array_equal(back["test"].answers, boards.answers[40:])
     np.testing.assert_array_equal(back["test"].ratings, boards.ratings[40:])
     stored = array_boards(read_split(folder, "train"))
-    expected = variants(boards.questions, boards.answers, 6, np.repeat(np.arange(40), 4), np.tile(range(4), 40), 0)
+    expected = variants(boards.questions, boards.answers, np.repeat(np.arange(40), 4), np.tile(range(4), 40), 0)
     np.testing.assert_array_equal(stored.questions, expected[0])
     np.testing.assert_array_equal(stored.answers, expected[1])
 
@@ -82,11 +82,16 @@ def test_ignored_labels_and_ids():
     assert StoredPool(split).examples(np.array([0]), np.array([0]))["labels"].tolist() == [[0, 1, 2, 0]]
 
 
-def test_keep_groups(folder):
+def test_fewer_groups_than_are_stored(folder):
     split = read_split(folder, "train")
-    part = keep_groups(split, np.array([3, 10]))
-    np.testing.assert_array_equal(part.inputs, split.inputs[[12, 13, 14, 15, 40, 41, 42, 43]])
-    assert part.group_indices.tolist() == [0, 4, 8]
+    part = StoredPool(split, np.array([3, 10]))
+    assert part.variants.tolist() == [4, 4]
+    rows = part.examples(np.repeat([0, 1], 4), np.tile(np.arange(4), 2))["inputs"]
+    np.testing.assert_array_equal(rows, split.inputs[[12, 13, 14, 15, 40, 41, 42, 43]])
+    train, _ = load(dataclasses.replace(CONFIG, path=str(folder), train_puzzles=7))
+    drawn = np.concatenate([train.batch(step, np.arange(7), seed=0, batch_size=7)["inputs"] for step in range(40)])
+    place = {row.tobytes(): i // 4 for i, row in enumerate(split.inputs.astype(np.int32))}
+    assert train.info.groups == 7 and len({place[row.tobytes()] for row in drawn}) == 7
 
 
 def test_the_quirks_of_the_official_builder_are_read(folder):
@@ -112,8 +117,7 @@ def test_a_group_draws_from_the_examples_of_all_its_puzzles():
     assert pool.variants.tolist() == [3, 3] and split.info.mean_examples_per_puzzle == 2
     batch = pool.examples(np.array([0, 0, 1, 1, 1]), np.array([0, 2, 0, 1, 2]))
     assert batch["inputs"][:, 0].tolist() == [0, 2, 3, 4, 5] and batch["puzzle_ids"].tolist() == [5, 5, 6, 7, 7]
-    part = keep_groups(split, np.array([1]))
-    assert StoredPool(part).examples(np.array([0]), np.array([2]))["puzzle_ids"] == [7]
+    assert StoredPool(split, np.array([1])).examples(np.array([0]), np.array([2]))["puzzle_ids"] == [7]
 
 
 @pytest.mark.parametrize("name, groups, variants", [("maze_10", 10, 1), ("maze_10_aug", 10, 8), ("sudoku_20x3", 20, 4)])

@@ -109,9 +109,9 @@ def load_in_a_process(tmp_path, endpoint, *changes, **environment):
 
 def test_both_files_are_fetched_verified_and_cached(tmp_path, hub, boards_of):
     endpoint, seen, files, _ = hub
-    from trm_jax.tasks.sudoku.source import evaluation
+    from trm_jax.tasks.sudoku.files import board_arrays
 
-    expected = [40, 20, evaluation(boards_of(6).take(np.arange(40, 60))).digest]
+    expected = [40, 20, board_arrays(boards_of(6).take(np.arange(40, 60))).digest]
     (said,) = load_in_a_process(tmp_path, endpoint)
     assert json.loads(said) == expected
     assert {path.split("/")[-1] for method, path in seen if method == "GET"} == set(files)

@@ -45,24 +45,28 @@ def run(args) -> int:
 
     if bool(args.puzzle) == args.example:
         raise InputError("give one of PUZZLE, a file, - for standard input, or --example")
-    for picture, suffix in ((args.png, ".png"), (args.gif, ".gif")):
-        if picture:
-            require_suffix(picture, suffix)
-    name, text = ("", "") if args.example else read_text(args.puzzle)
-    # One device is enough for puzzles by hand, and it spares the padding to a multiple of several.
-    import jax
+    pictures = {kind: path for kind, path in (("png", args.png), ("gif", args.gif)) if path}
+    for kind, path in pictures.items():
+        require_suffix(path, f".{kind}")
+    name, text = ("", "") if args.example else _read_text(args.puzzle)
+    import jax  # late, so that what is wrong with the arguments is said at once
 
     compiler.use_cache()
-    opened = open_run(args, devices=jax.devices()[:1])
+    opened = open_run(args, devices=jax.devices()[:1])  # one is enough, and no batch is padded for several
     task, data = opened.cfg.task, opened.cfg.data
-    for picture in ("png", "gif"):
-        if getattr(args, picture) and not hasattr(task, picture):
-            raise InputError(f"--{picture}: task {opened.config.data.task} draws no pictures")
+    for kind in pictures:
+        if not hasattr(task, kind):
+            raise InputError(f"--{kind}: task {opened.config.data.task} draws no pictures")
     if args.example:
         inputs = task.load_eval(data).rows(np.arange(1))["inputs"]
     else:
-        inputs = read_puzzles(task, data, name, text)[: args.limit]
-    answers, q_halt = think_over(opened.cfg, opened.params, inputs, args.steps or 0)
+        try:
+            inputs = task.read(data, text)[: args.limit]
+        except InputError as error:
+            raise InputError(f"{name} {error}") from None
+        if not len(inputs):
+            raise InputError(f"{name} holds no puzzle")
+    answers, q_halt = _think_over(opened.cfg, opened.params, inputs, args.steps or 0)
 
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     solved = 0
@@ -84,7 +88,7 @@ def run(args) -> int:
         halted = np.flatnonzero(q_halt[0] > 0)
         at = int(halted[0]) + 1 if len(halted) else None
         sure = 1 / (1 + np.exp(-q_halt[0].astype(np.float64)))
-        task.gif(data, args.gif, inputs[0], answers[0], q=sure, halted_at=at)
+        task.gif(data, args.gif, inputs[0], answers[0], sure, halted_at=at)
         print(f"thinking: {args.gif}")
     print(f"next: {_following(args, task.line(data, inputs[0]))}", file=sys.stderr)
     return 0 if solved == len(inputs) else 1
@@ -99,39 +103,23 @@ def _following(args, puzzle: str) -> str:
     return command("solve", args.run_dir, "--example" if args.example else puzzle, *which, "--gif", "thinking.gif")
 
 
-def read_text(source: str) -> tuple[str, str]:
+def _read_text(source: str) -> tuple[str, str]:
     """(where, text) of a literal puzzle, a text or CSV file, or '-'. Raises InputError for what cannot be read."""
     from trm_jax.data.text_files import open_text
 
-    if source == "-":
-        name, content = "standard input", sys.stdin.buffer.read()
-    elif os.path.isdir(source):
-        raise InputError(f"{source} is a folder; name a file of puzzles")
-    elif "://" in source or os.path.exists(source):  # not by Path: it raises for a name too long for a file
-        try:
-            name, content = source, as_path(source).read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{source} does not exist; name a file of puzzles") from None
-    else:
+    name = "standard input" if source == "-" else source
+    if source != "-" and "://" not in source and not os.path.exists(source):  # Path raises for a name that is too long
         return f"{source!r} is no file, and as a puzzle:", source
     try:
+        content = sys.stdin.buffer.read() if source == "-" else as_path(source).read_bytes()
         return name, open_text(io.BufferedReader(io.BytesIO(content))).read()
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{source} is no file; name a file of puzzles") from None
     except (UnicodeError, EOFError, OSError) as error:
         raise InputError(f"{name} is not text in UTF-8 or UTF-16 ({error}); save it as such") from None
 
 
-def read_puzzles(task, data, name: str, text: str):
-    """Inputs [N, S] of the puzzles in a text. Raises InputError naming the place."""
-    try:
-        inputs = task.read(data, text)
-    except InputError as error:
-        raise InputError(f"{name} {error}") from None
-    if not len(inputs):
-        raise InputError(f"{name} holds no puzzle")
-    return inputs
-
-
-def think_over(cfg, params, inputs, steps: int):
+def _think_over(cfg, params, inputs, steps: int):
     """Answers [N, steps, S] (tokens) and q_halt [N, steps] for inputs [N, S]; steps 0: the model's own."""
     import jax
     import numpy as np
@@ -140,11 +128,7 @@ def think_over(cfg, params, inputs, steps: int):
     size = min(BATCH, len(inputs))
     spec = cfg.task.batch_spec(cfg.data)
     blank = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in spec.items()}
-    answers, q_halt = [], []
-    for start in range(0, len(inputs), size):
-        rows = inputs[start : start + size]
-        padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
-        a, q = jax.device_get(thinker(params, {**blank, "inputs": padded}))
-        answers.append(a.swapaxes(0, 1)[: len(rows)])
-        q_halt.append(q.swapaxes(0, 1)[: len(rows)])
-    return np.concatenate(answers), np.concatenate(q_halt)
+    padded = np.concatenate([inputs, np.repeat(inputs[:1], -len(inputs) % size, axis=0)])
+    parts = [thinker(params, {**blank, "inputs": rows}) for rows in padded.reshape(-1, size, padded.shape[1])]
+    answers, q_halt = (np.concatenate(part, axis=1) for part in zip(*jax.device_get(parts), strict=True))
+    return answers.swapaxes(0, 1)[: len(inputs)], q_halt.T[: len(inputs)]

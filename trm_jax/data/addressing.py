@@ -56,9 +56,7 @@ class Addressing:
     @property
     def steps_per_interval(self) -> int | None:
         """Whole batches in an evaluation interval; None without intervals."""
-        if self.epochs_per_interval is None:
-            return None
-        return self.epochs_per_interval * self.groups // self.batch_size
+        return self.epochs_per_interval and self.epochs_per_interval * self.groups // self.batch_size
 
     def numbers(self, step: int, slots: np.ndarray) -> np.ndarray:
         """Example numbers [b] int64 of `slots` [b] at `step`."""

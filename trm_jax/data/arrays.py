@@ -7,7 +7,6 @@ int32 with a leading 0. Tokens are of any whole-number type.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -33,9 +32,7 @@ class ArraySplit:
     group_indices: np.ndarray  # [G + 1] int32, the first puzzle of each group
     vocab_size: int
     num_puzzle_identifiers: int = 1
-    pad_id: int = 0
     ignore_label_id: int | None = 0  # label token that is not scored; None: every label is
-    blank_identifier_id: int = 0
     origin: str = ""
 
     @property
@@ -74,20 +71,22 @@ class StoredPool:
     """A `Pool` of stored examples: the variants of a group are the examples of all its puzzles."""
 
     split: ArraySplit
+    chosen: np.ndarray | None = None  # [G] the groups of the split that the pool has; None: all
 
     @functools.cached_property
-    def _starts(self) -> np.ndarray:
-        """[G + 1] int64: the first example of each group."""
-        return self.split.puzzle_indices[self.split.group_indices].astype(np.int64)
+    def _examples(self) -> np.ndarray:
+        """[2, G] int64: the first example of each group, and how many it has."""
+        starts = self.split.puzzle_indices[self.split.group_indices].astype(np.int64)
+        return np.stack([starts[:-1], np.diff(starts)])[:, slice(None) if self.chosen is None else self.chosen]
 
-    @functools.cached_property
+    @property
     def variants(self) -> np.ndarray:
         """[G] int64: the number of examples in each group."""
-        return np.diff(self._starts)
+        return self._examples[1]
 
     def examples(self, groups: np.ndarray, variants: np.ndarray) -> Batch:
         """The examples (groups[b], variants[b])."""
-        return self.split.rows(self._starts[groups] + variants)
+        return self.split.rows(self._examples[0, groups] + variants)
 
 
 def read_split(folder: str | AnyPath, split: str) -> ArraySplit:
@@ -116,22 +115,16 @@ def read_split(folder: str | AnyPath, split: str) -> ArraySplit:
     ):
         if any(part.size and not 0 <= part.min() <= part.max() < end for part in parts):
             raise _damaged(place, f"a {what} lies outside 0..{end - 1}")
-    return ArraySplit(*arrays, meta["vocab_size"], meta["num_puzzle_identifiers"], meta.get("pad_id", 0),
-                      meta["ignore_label_id"], meta.get("blank_identifier_id", 0), str(place))  # fmt: skip
+    sizes = meta["vocab_size"], meta["num_puzzle_identifiers"]
+    return ArraySplit(*arrays, *sizes, meta.get("ignore_label_id"), origin=str(place))
 
 
 def _damaged(path: AnyPath, message: str) -> InputError:
     return InputError(f"{path}: {message}; copy the data set once more, all files from one build")
 
 
-def _index(values: np.ndarray, end: int) -> bool:
-    return (
-        values.ndim == 1
-        and len(values) > 1
-        and values[0] == 0
-        and values[-1] == end
-        and (values[1:] > values[:-1]).all()
-    )
+def _index(v: np.ndarray, end: int) -> bool:
+    return v.ndim == 1 and len(v) > 1 and v[0] == 0 and v[-1] == end and (v[1:] > v[:-1]).all()
 
 
 def _json(path: AnyPath) -> dict:
@@ -146,8 +139,6 @@ def _json(path: AnyPath) -> dict:
     for key in ("vocab_size", "num_puzzle_identifiers"):
         if type(meta.get(key)) is not int:
             raise _damaged(path, f"{key} is {meta.get(key)!r}, no whole number")
-    if "ignore_label_id" not in meta:
-        raise _damaged(path, "no key ignore_label_id")
     if meta.get("sets", ["all"]) != ["all"]:
         raise InputError(f"{path}: sets is {meta['sets']}, only ['all'] is known")
     return meta
@@ -175,9 +166,9 @@ def write_split(folder: str | AnyPath, split: str, data: ArraySplit) -> None:
         with replacement(place / f"all__{name}.npy") as new, new.open("wb") as file:
             np.save(file, values)
     meta = {
-        "pad_id": data.pad_id,
+        "pad_id": 0,
         "ignore_label_id": data.ignore_label_id,
-        "blank_identifier_id": data.blank_identifier_id,
+        "blank_identifier_id": 0,
         "vocab_size": data.vocab_size,
         "seq_len": info.seq_len,
         "num_puzzle_identifiers": data.num_puzzle_identifiers,
@@ -186,25 +177,4 @@ def write_split(folder: str | AnyPath, split: str, data: ArraySplit) -> None:
         "total_puzzles": len(data.puzzle_identifiers),
         "sets": ["all"],
     }
-    write_json(place / "dataset.json", meta)
-
-
-def write_json(path: AnyPath, value: object) -> None:
-    """Write JSON, in one step."""
-    write_whole(path, json.dumps(value).encode())
-
-
-def keep_groups(split: ArraySplit, groups: np.ndarray) -> ArraySplit:
-    """The split with only the groups [M], in that order."""
-    puzzles = np.concatenate([np.arange(*split.group_indices[g : g + 2]) for g in groups])
-    rows = np.concatenate([np.arange(*split.puzzle_indices[p : p + 2]) for p in puzzles])
-    per_group = np.diff(split.group_indices)[groups]
-    per_puzzle = np.diff(split.puzzle_indices)[puzzles]
-    return dataclasses.replace(
-        split,
-        inputs=split.inputs[rows],
-        labels=split.labels[rows],
-        puzzle_identifiers=split.puzzle_identifiers[puzzles],
-        puzzle_indices=np.concatenate([[0], np.cumsum(per_puzzle)]).astype(np.int32),
-        group_indices=np.concatenate([[0], np.cumsum(per_group)]).astype(np.int32),
-    )
+    write_whole(place / "dataset.json", json.dumps(meta).encode())

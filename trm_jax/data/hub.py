@@ -24,7 +24,7 @@ def download(repo: str, filename: str) -> Path:
         return Path(hf_hub_download(repo_id=repo, filename=filename, repo_type="dataset"))
     except RepositoryNotFoundError:
         raise InputError(
-            f"the hub has no data set {repo!r} (or it needs HF_TOKEN): check data.hub_repo, {mend}"
+            f"no data set {repo!r} on the hub (or it needs HF_TOKEN): check data.hub_repo, {mend}"
         ) from None
     except EntryNotFoundError as error:
         if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError):  # local: neither cached nor reachable

@@ -1,14 +1,13 @@
 """Batches in step order, read ahead by grain's threads.
 
-A record of the grain source IS the whole batch of a step (vectorised), this process's slots only: hundreds of
+A record of grain IS the whole batch of a step (vectorised), this process's slots only: hundreds of
 times faster than one record per example, and the only state is the step.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import grain
 import numpy as np
@@ -16,20 +15,6 @@ import numpy as np
 from trm_jax.data.addressing import Addressing
 from trm_jax.data.dataset import Batch, TrainSource
 from trm_jax.errors import InputError
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """A random-access source for grain: record i is the batch of the i-th of `steps`."""
-
-    read: Callable[[int], Batch]
-    steps: range
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.read(self.steps[index])
 
 
 def batches(
@@ -54,8 +39,8 @@ def batches(
     if slots.size and not (0 <= slots.min() and slots.max() < batch_size):
         raise InputError(f"slots {slots.min()}..{slots.max()} lie outside a batch of {batch_size}")
     how = {"seed": seed, "batch_size": batch_size, "epochs_per_interval": epochs_per_interval}
-    source = _Steps(functools.partial(train.batch, slots=slots, **how), range(start_step, stop_step))
-    if not len(source):
+    if start_step >= stop_step:
         return iter(())
+    steps = grain.MapDataset.range(start_step, stop_step).map(functools.partial(train.batch, slots=slots, **how))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
-    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    return iter(steps.to_iter_dataset(options))

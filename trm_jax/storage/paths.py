@@ -103,6 +103,11 @@ def as_path(text: str | os.PathLike) -> AnyPath:
     return path
 
 
+def cache_folder() -> Path:
+    """Where what takes long to make is kept: trm_jax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trm_jax"
+
+
 def require_utf8(path: str | os.PathLike) -> None:
     """Raise InputError for a name whose bytes are not UTF-8: it cannot be printed, and checkpoints refuse it."""
     text = os.fspath(path)

@@ -82,8 +82,8 @@ class Task(Protocol):
         ...
 
     # Optional: a task without them draws nothing.
-    # png(cfg, path, inputs, answer, *, confidence=None, caption="")          one picture
-    # gif(cfg, path, inputs, frames, *, q=None, halted_at=None)               the answers of every step, [steps, S]
+    # png(cfg, path, inputs, answer, *, caption="")                           one picture
+    # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]
 
 
 def get(name: str) -> Task:

@@ -1,19 +1,17 @@
-"""Pictures of any task: a canvas, text on it, and files written in one step. The same input gives the same bytes."""
+"""Pictures of any task: fonts, flat boxes, and files written in one step. The same input gives the same bytes."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageFont
+from PIL.ImageDraw import ImageDraw as Draw
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, write_whole
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
 PAPER: Color = (255, 255, 255)
@@ -38,46 +36,16 @@ def write_picture(path: str | AnyPath, suffix: str, data: bytes) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}: choose another place") from error
 
 
-def _pillow():
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise InputError("pillow is not installed, pictures of puzzles need it: pip install pillow") from error
-    return Image, ImageDraw, ImageFont
-
-
 @cache
 def sized_font(pixels: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font."""
-    return _pillow()[2].load_default(size=pixels)
+    return ImageFont.load_default(size=pixels)
 
 
-def canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty picture and what draws on it."""
-    image_module, draw_module, _ = _pillow()
-    image = image_module.new("RGB", (width, height), PAPER)
-    return image, draw_module.Draw(image)
-
-
-def box(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, height: int, fill: Color) -> None:
+def box(draw: Draw, x: int, y: int, width: int, height: int, fill: Color) -> None:
     """A filled rectangle with its upper left corner at (x, y)."""
     if width > 0:
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=fill)
-
-
-def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """`text` broken at its newlines and spaces into lines no wider than `width` pixels, where words allow."""
-    lines: list[str] = []
-    for paragraph in text.splitlines():
-        line = ""
-        for word in paragraph.split():
-            longer = f"{line} {word}".strip()
-            if line and font.getlength(longer) > width:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    return lines
 
 
 def save_png(path: str | AnyPath, image: Image.Image) -> None:
@@ -87,27 +55,20 @@ def save_png(path: str | AnyPath, image: Image.Image) -> None:
     write_picture(path, ".png", buffer.getvalue())
 
 
-def save_gif(path: str | AnyPath, images: Sequence[Image.Image], durations_ms: Sequence[int]) -> None:
-    """Write RGB images of one size as an endless GIF; `write_picture` tells how."""
-    first, *others = _one_palette(images)
-    buffer, durations = io.BytesIO(), list(durations_ms)
-    # `optimize` halves the file.
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
-    write_picture(path, ".gif", buffer.getvalue())
+def save_gif(path: str | AnyPath, images: Sequence[Image.Image], durations_ms: list[int]) -> None:
+    """Write RGB images of one size as an endless GIF; `write_picture` tells how.
 
-
-def _one_palette(images: Sequence[Image.Image]) -> list[Image.Image]:
-    """RGB images as palette images that share the 256 commonest colours: no flicker, exact flat colours."""
-    image_module = _pillow()[0]
+    They share the 256 commonest colours: no flicker, exact flat colours.
+    """
     pixels = np.stack([np.asarray(image, dtype=np.int64) for image in images])
     packed = (pixels << np.array([16, 8, 0])).sum(axis=-1)
     colors, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
     rgb = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=-1)
     palette = rgb[np.argsort(-counts, kind="stable")[:256]]
     nearest = ((rgb[:, None] - palette) ** 2).sum(axis=-1).argmin(axis=1).astype(np.uint8)
-    indexed = []
-    for frame in nearest[inverse].reshape(packed.shape):
-        image = image_module.fromarray(frame)
-        image.putpalette(palette.astype(np.uint8).tobytes())
-        indexed.append(image)
-    return indexed
+    frames = [Image.fromarray(frame) for frame in nearest[inverse].reshape(packed.shape)]
+    for frame in frames:
+        frame.putpalette(palette.astype(np.uint8).tobytes())
+    buffer, how = io.BytesIO(), {"save_all": True, "loop": 0, "optimize": True}  # `optimize` halves the file
+    frames[0].save(buffer, "GIF", append_images=frames[1:], duration=durations_ms, **how)
+    write_picture(path, ".gif", buffer.getvalue())

@@ -85,7 +85,7 @@ def test_files_as_others_write_them(tmp_path, rows, boards_of, kind):
 def test_a_long_file_is_verified_once(tmp_path, rows, monkeypatch):
     """Whatever its name; a change of its bytes, a damaged cache or none at all make it be read anew."""
     monkeypatch.setattr(csv_files, "_WORTH_KEEPING", 4)
-    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     calls = []
 
     def progress(done, total):
@@ -101,19 +101,19 @@ def test_a_long_file_is_verified_once(tmp_path, rows, monkeypatch):
     assert calls == [] and again.where(1) == f"{tmp_path / 'copy.csv'} line 3"
     for name in ("questions", "answers", "ratings", "rows", "sources"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-    (kept,) = (tmp_path / "cache" / "puzzles").iterdir()
+    (kept,) = (tmp_path / "cache" / "trm_jax" / "puzzles").iterdir()
     kept.write_bytes(kept.read_bytes()[:50])
     assert len(read_csv(path, progress=progress)) == 5 and len(calls) == 2
     rows[0][0] = "other"
     assert read_csv(save(tmp_path, rows), progress=progress).sources[0] == "other" and len(calls) == 4
-    monkeypatch.setenv("TRM_CACHE_DIR", str(path / "no folder"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path / "no folder"))
     assert len(read_csv(path, progress=progress)) == 5 and len(calls) == 6
 
 
 def test_of_a_very_long_file_the_marks_are_kept(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(csv_files, "_WORTH_KEEPING", 4)
     monkeypatch.setattr(csv_files, "_VERIFIED_WHOLE", 4)
-    monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     drop_clue(rows)
     rows[0][3] = ""
     path, solved = save(tmp_path, rows), []

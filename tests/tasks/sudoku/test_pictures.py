@@ -19,11 +19,10 @@ from trm_jax.tasks.sudoku.pictures import (
     MODEL,
     SOLVED,
     TRACK,
-    UNSURE_FILL,
     board_png,
-    board_text,
     thinking_gif,
 )
+from trm_jax.tasks.sudoku.text import board_text
 
 ANSWER = {
     4: np.array([int(digit) for digit in "1234341221434321"]),
@@ -158,21 +157,6 @@ def test_png_paints_conflicts_red_and_keeps_the_changed_clue_in_the_corner(tmp_p
     assert count(png_cell(pixels, 0, 1), INK) > 20, "a clue in conflict stays a clue"
 
 
-def test_png_shades_what_the_model_is_unsure_of(tmp_path):
-    path = tmp_path / "board.png"
-    question = question_of(4)
-    confidence = np.ones(16)
-    confidence[[0, 1, 2]] = 0.0, 0.0, 0.5
-    board_png(path, question, ANSWER[4], confidence=confidence)
-    pixels = rgb(path)
-    fills = [tuple(int(part) for part in png_cell(pixels, *divmod(index, 4))[0, 0]) for index in range(16)]
-    assert fills[0] == CLUE_FILL, "a clue is nothing to be sure of"
-    assert fills[1] == UNSURE_FILL
-    halfway = [(a + b) / 2 for a, b in zip(UNSURE_FILL, PAPER, strict=True)]
-    assert np.abs(np.array(fills[2]) - halfway).max() <= 0.5  # rounding of a colour's parts
-    assert set(fills[4:6]) == {PAPER}
-
-
 def test_png_caption_wraps_below_the_board(tmp_path):
     heights, words = [], "a caption that is long enough to need more than one line of its own "
     for caption in ("", "short", words, words * 3):
@@ -204,7 +188,7 @@ def thinking(size: int = 9, steps: int = 4):
 def test_gif_has_the_question_and_every_step_and_holds_the_last(tmp_path, size):
     path = tmp_path / "thinking.gif"
     question, frames = thinking(size, steps=5)
-    thinking_gif(path, question, frames)
+    thinking_gif(path, question, frames, np.zeros(5))
     with Image.open(path) as image:
         durations = []
         for frame in range(image.n_frames):
@@ -247,7 +231,7 @@ def test_gif_colors_are_exact_and_the_solved_end_has_no_red(gif):
 def test_gif_bar_is_as_long_as_the_halting_probability(gif):
     lengths = []
     for pixels in gif[0]:
-        bar = pixels[60 + 434 + 16 + 30 - 4, 24 + 48 : 24 + 434 - 52]
+        bar = pixels[60 + 435 + 16 + 30 - 4, 24 + 48 : 24 + 435 - 52]
         tick, track = count(bar, INK), count(bar, TRACK)
         assert tick == 2
         lengths.append(1 - track / (len(bar) - tick))
@@ -256,8 +240,8 @@ def test_gif_bar_is_as_long_as_the_halting_probability(gif):
 
 
 def test_gif_steps_turn_green_where_the_model_halts(gif):
-    rows = [pixels[60 + 434 + 16 + 4] for pixels in gif[0]]
-    shares = [[round(5 * count(row, color) / 434) for color in (INK, SOLVED, TRACK)] for row in rows]
+    rows = [pixels[60 + 435 + 16 + 4] for pixels in gif[0]]
+    shares = [[round(5 * count(row, color) / 435) for color in (INK, SOLVED, TRACK)] for row in rows]
     assert shares == [[0, 0, 5], [1, 0, 4], [2, 0, 3], [3, 0, 2], [3, 1, 1], [3, 2, 0]]
 
 
@@ -265,7 +249,7 @@ def test_gif_steps_turn_green_where_the_model_halts(gif):
 
 
 def write_board(path):
-    board_png(path, question_of(9), ANSWER[9], confidence=np.linspace(0, 1, 81), caption="the same")
+    board_png(path, question_of(9), ANSWER[9], caption="the same")
 
 
 def write_gif(path):

@@ -9,7 +9,7 @@ from trm_jax.tasks.sudoku.boards import complete
 from trm_jax.tasks.sudoku.csv_files import read_csv, write_csv
 from trm_jax.tasks.sudoku.files import write_splits
 from trm_jax.tasks.sudoku.source import load, load_boards, load_eval, training
-from trm_jax.tasks.sudoku.verify import overlap
+from trm_jax.tasks.sudoku.verify import require_disjoint
 
 GENERATED = SudokuConfig(source="generated", size=6, train_puzzles=30, test_puzzles=20, augmentations=5)
 
@@ -60,7 +60,8 @@ def test_the_variants_belong_to_the_data_and_the_order_to_the_run(boards_of):
 
 def test_generated_splits_are_disjoint_repeatable_and_keep_their_test_set():
     train, test = load_boards(GENERATED)
-    assert len(train) == 30 and len(test) == 20 and overlap(train, test) is None
+    assert len(train) == 30 and len(test) == 20
+    require_disjoint(train, test)
     more_train, same_test = load_boards(dataclasses.replace(GENERATED, train_puzzles=60))
     np.testing.assert_array_equal(test.questions, same_test.questions)
     np.testing.assert_array_equal(train.questions, more_train.questions[:30])
@@ -106,8 +107,8 @@ def test_an_evaluation_file_alone(folder):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"source": "web"}, "no data.source 'web': choose one of generated, csv, hub, arrays"),
-        ({"size": 8}, "size 8"),
+        ({"source": "web"}, "data.source is 'web'; choose one of generated, csv, hub, arrays"),
+        ({"size": 8}, "data.size is 8; choose one of 4, 6, 9"),
         ({"source": "csv"}, "needs data.path"),
         ({"source": "arrays"}, "needs data.path"),
         ({"source": "csv", "path": "FOLDER", "size": 6}, "holds boards of 9x9, .*data.size=9"),

@@ -19,15 +19,15 @@ def original_cells(size, seed, number):
     marks = np.stack([(cells // size == line) + 1 for line in range(size)] +
                      [(cells % size == line) + 1 for line in range(size)]).astype(np.uint8)  # fmt: skip
     # Every marked board is its own group 0: one call each.
-    out = np.stack([variants(m[None], m[None], size, [0], [number], seed)[0][0] for m in marks])
+    out = np.stack([variants(m[None], m[None], [0], [number], seed)[0][0] for m in marks])
     plain = np.full((1, size * size), 2, np.uint8)
-    two = variants(plain, plain, size, [0], [number], seed)[0][0, 0]
+    two = variants(plain, plain, [0], [number], seed)[0][0, 0]
     hit = out == two
     rows, cols = hit[:size].argmax(axis=0), hit[size:].argmax(axis=0)
     digits = {}
     for digit in range(1, size + 1):
         whole = np.full((1, size * size), digit, np.uint8)
-        digits[digit] = int(variants(whole, whole, size, [0], [number], seed)[0][0, 0])
+        digits[digit] = int(variants(whole, whole, [0], [number], seed)[0][0, 0])
     return rows, cols, digits
 
 
@@ -56,9 +56,8 @@ def test_a_variant_is_the_documented_transformation(size, seed, number):
 def test_variants_are_valid_puzzles_of_one_transformation(boards_of, size):
     boards = boards_of(size)
     groups, numbers = np.repeat(np.arange(60), 5), np.tile(np.arange(5), 60)
-    questions, answers = (
-        x.astype(np.uint8) for x in variants(boards.questions, boards.answers, size, groups, numbers, 7)
-    )
+    made = variants(boards.questions, boards.answers, groups, numbers, 7)
+    questions, answers = (x.astype(np.uint8) for x in made)
     assert complete(answers, size).all()
     solutions, counts, _ = solve(questions, size)
     assert (counts == 1).all()
@@ -69,7 +68,7 @@ def test_variant_zero_is_the_original_and_others_depend_on_all_three(boards_of):
     boards = boards_of(9)
 
     def variant(seed, group, number):
-        return variants(boards.questions, boards.answers, 9, [group], [number], seed)[1][0].tobytes()
+        return variants(boards.questions, boards.answers, [group], [number], seed)[1][0].tobytes()
 
     assert variant(0, 4, 0) == boards.answers[4].astype(np.int32).tobytes()
     assert variant(0, 4, 3) == variant(0, 4, 3)
@@ -84,7 +83,7 @@ def test_draws_are_uniform():
     n = 20_000
     rows = np.arange(81, dtype=np.uint8)[None] // 9 + 1  # row i holds digit i + 1
     ones = np.ones((1, 81), np.uint8)
-    images, moved = variants(ones, rows, 9, np.zeros(n, np.int64), np.arange(1, n + 1), 5)
+    images, moved = variants(ones, rows, np.zeros(n, np.int64), np.arange(1, n + 1), 5)
     image, moved = images[:, 0], moved.reshape(n, 9, 9)
     transposed = (moved[:, 0] != moved[:, 0, :1]).any(axis=1)
     landed = (moved == image[:, None, None]).any(axis=2).argmax(axis=1)

@@ -74,7 +74,7 @@ def test_boards_are_read_checked_and_shown(tmp_path):
     assert "blank" in " ".join(TASK.check(SMALL, puzzle, padding)) and "." in TASK.show(SMALL, puzzle, padding)
     with pytest.raises(InputError, match="line 2: a board of 6x6, where 4x4 is asked for"):
         TASK.read(SMALL, "." * 16 + "\n" + "." * 36)
-    TASK.png(SMALL, tmp_path / "a.png", puzzle, answer, confidence=np.linspace(0, 1, 16), caption="it")
+    TASK.png(SMALL, tmp_path / "a.png", puzzle, answer, caption="it")
     TASK.gif(SMALL, tmp_path / "a.gif", puzzle, np.stack([padding, answer]), q=np.array([0.1, 0.9]), halted_at=2)
     with Image.open(tmp_path / "a.png") as png, Image.open(tmp_path / "a.gif") as gif:
         assert png.format == "PNG" and gif.n_frames == 3
@@ -82,8 +82,10 @@ def test_boards_are_read_checked_and_shown(tmp_path):
 
 @pytest.mark.parametrize(
     "change, words",
-    [({"source": "web"}, "data.source 'web'"), ({"size": 8}, "size 8"), ({"augmentations": -1}, "augmentations is -1"),
-     ({"train_puzzles": -1}, "train_puzzles is -1"), ({"seed": -1}, "data.seed is -1")],
+    [({"source": "web"}, "data.source is 'web'"), ({"size": 8}, "data.size is 8"), ({"seed": -1}, "data.seed is -1"),
+     ({"augmentations": -1}, "augmentations is -1"), ({"train_puzzles": -1}, "train_puzzles is -1"),
+     ({"min_rating": 5, "max_rating": 4}, "no rating lies in"), ({"extra_clues": 82}, "a board has 81 cells"),
+     ({"extra_clues": 1, "min_rating": 1}, "exclude each other")],
 )  # fmt: skip
 def test_settings_that_are_none(change, words):
     with pytest.raises(InputError, match=words):

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from trm_jax.errors import InputError
 from trm_jax.tasks.sudoku.boards import BOX_HEIGHT
-from trm_jax.tasks.sudoku.pictures import board_text
-from trm_jax.tasks.sudoku.text import format_line, read_boards
+from trm_jax.tasks.sudoku.text import board_text, format_line, read_boards
 
 # Bar, the line above or between bands made of one part for each box, and what joins the parts.
 GRIDS = {

@@ -1,11 +1,10 @@
-"""Sudoku of 4x4, 6x6 and 9x9 cells. Importing this is cheap: methods import what they need.
+"""Sudoku of 4x4, 6x6 and 9x9 cells. Importing this is cheap: what compiles or draws is imported when it is needed.
 
 Tokens: PAD 0, blank 1, digit d is d + 1; vocab size + 2; every cell is supervised; the puzzle id is always 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,40 +12,43 @@ import numpy as np
 from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
 from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
-from trm_jax.tasks.sudoku.boards import check_size
+from trm_jax.settings import check, number, option
+from trm_jax.tasks import Progress
+from trm_jax.tasks.sudoku import boards, text
+from trm_jax.tasks.tokens import finish_means, score_tokens
 
-SOURCES = ("generated", "csv", "hub", "arrays")
 HUB_REPO, HUB_TEST_PUZZLES = "sapientinc/sudoku-extreme", 422_786  # Sudoku-Extreme and the rows of its test file
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class SudokuConfig:
     """Where the puzzles come from and how many there are."""
 
-    source: str = "hub"  # generated | csv | hub | arrays
+    source: str = option("hub", "generated", "csv", "hub", "arrays")
     path: str = ""  # csv: folder with train_file and test_file; arrays: folder in the official format
     train_file: str = "train.csv"
     test_file: str = "test.csv"
     hub_repo: str = HUB_REPO
-    size: int = 9  # 4 | 6 | 9
-    train_puzzles: int = 1000  # drawn without replacement by `seed`; 0 = all
-    test_puzzles: int = 0  # drawn alike for every seed, so that results compare; 0 = all
-    augmentations: int = 1000  # variants of a puzzle besides the original, computed on the fly
-    min_rating: int = 0  # generator: guesses of our solver
-    max_rating: int = -1  # generator: -1 = no bound
-    extra_clues: int = 0  # generator: clues added back to a minimal puzzle
+    size: int = option(9, *boards.BOX_HEIGHT)
+    train_puzzles: int = number(1000)  # drawn without replacement by `seed`; 0 = all
+    test_puzzles: int = number(0)  # drawn alike for every seed, so that results compare; 0 = all
+    augmentations: int = number(1000)  # variants of a puzzle besides the original, computed on the fly
+    min_rating: int = number(0)  # generator: guesses of our solver
+    max_rating: int = number(-1, low=-1)  # generator: -1 = no bound
+    extra_clues: int = number(0)  # generator: clues added back to a minimal puzzle
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seed("data.seed", self.seed)
-        check_size(self.size)
-        if self.source not in SOURCES:
-            raise InputError(f"no data.source {self.source!r}: choose one of {', '.join(SOURCES)}")
-        for name in ("train_puzzles", "test_puzzles", "augmentations"):
-            if getattr(self, name) < 0:
-                raise InputError(f"data.{name} is {getattr(self, name)}: give 0 or more")
+        check(self, "data.")
+        if 0 <= self.max_rating < self.min_rating:
+            raise InputError(f"no rating lies in data.min_rating={self.min_rating}..data.max_rating={self.max_rating}")
+        if self.extra_clues > self.size**2:
+            raise InputError(f"data.extra_clues is {self.extra_clues}; a board has {self.size**2} cells")
+        if self.extra_clues and (self.min_rating > 0 or self.max_rating >= 0):
+            raise InputError(
+                "data.extra_clues and a rating bound exclude each other: more clues lower the rating again"
+            )
 
 
 class SudokuTask:
@@ -77,57 +79,42 @@ class SudokuTask:
         return {"inputs": (cells, np.int32), "labels": (cells, np.int32), "puzzle_ids": ((), np.int32)}
 
     def score(self, cfg: SudokuConfig, answers, batch, counted) -> dict:
-        from trm_jax.tasks.tokens import score_tokens
-
         return score_tokens(answers, batch["labels"], counted)
 
     def finish(self, sums) -> dict[str, float]:
-        from trm_jax.tasks.tokens import finish_means
-
         return finish_means(sums)
 
     def local(self, cfg: SudokuConfig) -> dict[str, int | str]:
         small = {"train_puzzles": 64, "test_puzzles": 64}
         return small | ({"source": "generated"} if cfg.source == "hub" else {})
 
-    def read(self, cfg: SudokuConfig, text: str) -> np.ndarray:
+    def read(self, cfg: SudokuConfig, written: str) -> np.ndarray:
         """Boards in any usual form (see `text`) as inputs [N, S]."""
-        from trm_jax.tasks.sudoku.text import read_boards
-
-        found = read_boards(text)
+        found = text.read_boards(written)
         for line, board in found:
             if len(board) != cfg.size**2:
-                size = round(len(board) ** 0.5)
+                size = boards.SIZE_OF[len(board)]
                 raise InputError(f"line {line}: a board of {size}x{size}, where {cfg.size}x{cfg.size} is asked for")
         return np.array([board for _, board in found], np.int32).reshape(-1, cfg.size**2) + 1
 
     def line(self, cfg: SudokuConfig, tokens: np.ndarray) -> str:
-        """A board on one line, as `read` takes it."""
-        from trm_jax.tasks.sudoku.text import format_line
-
-        return format_line(_digits(tokens))
+        return text.format_line(_digits(tokens))
 
     def check(self, cfg: SudokuConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
-        from trm_jax.tasks.sudoku.boards import problems
-
-        return problems(_digits(inputs), _digits(answer), cfg.size)
+        return boards.problems(_digits(inputs), _digits(answer), cfg.size)
 
     def show(self, cfg: SudokuConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
-        from trm_jax.tasks.sudoku.pictures import board_text
+        return text.board_text(_digits(inputs), _digits(answer), color=color)
 
-        return board_text(_digits(inputs), _digits(answer), color=color)
-
-    def png(self, cfg: SudokuConfig, path, inputs, answer, *, confidence=None, caption: str = "") -> None:
-        """One board; `confidence` [S] in 0..1 shades the cells that the model filled."""
+    def png(self, cfg: SudokuConfig, path, inputs, answer, *, caption: str = "") -> None:
         from trm_jax.tasks.sudoku.pictures import board_png
 
-        board_png(path, _digits(inputs), _digits(answer), confidence=confidence, caption=caption)
+        board_png(path, _digits(inputs), _digits(answer), caption=caption)
 
-    def gif(self, cfg: SudokuConfig, path, inputs, frames, *, q=None, halted_at: int | None = None) -> None:
-        """The answers of every step [steps, S]; `q` [steps]: sigmoid(q_halt); `halted_at`: the step, from 1."""
+    def gif(self, cfg: SudokuConfig, path, inputs, frames, q, *, halted_at: int | None = None) -> None:
         from trm_jax.tasks.sudoku.pictures import thinking_gif
 
-        thinking_gif(path, _digits(inputs), _digits(frames), q=q, halted_at=halted_at)
+        thinking_gif(path, _digits(inputs), _digits(frames), q, halted_at=halted_at)
 
 
 def _digits(tokens: np.ndarray) -> np.ndarray:

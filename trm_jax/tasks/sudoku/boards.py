@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trm_jax.errors import InputError
-
 BOX_HEIGHT = {4: 2, 6: 2, 9: 3}
 SIZE_OF = {size * size: size for size in BOX_HEIGHT}  # number of cells -> size
 
@@ -49,12 +47,6 @@ class Boards:
         return f"{self.origin} {self.unit} {self.rows[row]}"
 
 
-def check_size(size: int) -> None:
-    """Raise `InputError` unless boards of this size exist."""
-    if size not in BOX_HEIGHT:
-        raise InputError(f"no Sudoku boards of size {size}: choose 4, 6 or 9")
-
-
 @functools.cache
 def units(size: int) -> np.ndarray:
     """[size*size, 3] int32: row, column and box of every cell, numbered 0..3*size-1 over the kinds."""
@@ -70,11 +62,10 @@ def units(size: int) -> np.ndarray:
 def complete(boards: np.ndarray, size: int) -> np.ndarray:
     """[N] bool: is every cell of boards [N, size*size] filled and every rule kept?"""
     bits = np.left_shift(np.uint16(1), boards.astype(np.uint16))
-    every_digit = np.uint16(2 ** (size + 1) - 2)
     result = np.ones(len(boards), bool)
     for unit in range(3 * size):
-        cells = np.flatnonzero((units(size) == unit).any(axis=1))
-        result &= np.bitwise_or.reduce(bits[:, cells], axis=1) == every_digit
+        digits = np.bitwise_or.reduce(bits[:, (units(size) == unit).any(axis=1)], axis=1)
+        result &= digits == 2 ** (size + 1) - 2
     return result
 
 
@@ -88,6 +79,12 @@ def _peers(size: int) -> np.ndarray:
 def conflicts(board: np.ndarray, size: int) -> np.ndarray:
     """[size*size] bool: the cells of a board whose digit stands again in their row, column or box."""
     return ((board[:, None] == board) & _peers(size)).any(axis=-1) & (board > 0)
+
+
+def wrong_cells(question: np.ndarray, answer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cells [size*size] that break a rule or a clue, and those whose clue the answer changed."""
+    changed = (question > 0) & (answer != question)
+    return conflicts(answer, size) | changed, changed
 
 
 def problems(question: np.ndarray, answer: np.ndarray, size: int) -> tuple[str, ...]:

@@ -6,14 +6,13 @@ second start neither parses nor solves it again.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -21,7 +20,8 @@ import numpy as np
 
 from trm_jax.data.text_files import open_text
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
+from trm_jax.storage.paths import AnyPath, as_path, cache_folder, local_copy, replacement
+from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku.boards import SIZE_OF, Boards
 
 BAD = 255  # what `DIGIT_OF_BYTE` holds for a character that is neither a blank nor a digit
@@ -29,12 +29,11 @@ DIGIT_OF_BYTE = np.full(256, BAD, np.uint8)
 DIGIT_OF_BYTE[list(b".0_*xX")] = 0
 DIGIT_OF_BYTE[ord("1") : ord("9") + 1] = np.arange(1, 10)
 
-COLUMNS = ("source", "question", "answer", "rating")
-_NAMES = {  # of the columns, as the public sets call them
+COLUMNS = {  # and what the public sets call them
+    "source": ("source",),
     "question": ("question", "puzzle", "puzzles", "quiz", "quizzes"),
     "answer": ("answer", "solution", "solutions"),
     "rating": ("rating",),
-    "source": ("source",),
 }
 _BLOCK = 65_536  # rows held as text at a time: the hub's training file has 3.8 million
 _VERIFIED_WHOLE = 500_000  # rows; of a longer file only those in use are solved
@@ -42,8 +41,7 @@ _WORTH_KEEPING = 20_000  # rows; a shorter file is read and verified in about a 
 _FORMAT = 1  # of what is kept
 _UNRATED = -1
 
-Progress = Callable[[int, int], None]
-Fields = tuple[str, str, str, str]  # question, answer, rating, source; "" where the file has no such column
+Fields = tuple[str, str, str, str]  # as COLUMNS; "" where the file has no such column
 
 
 def names_csv(path: AnyPath) -> bool:
@@ -55,7 +53,7 @@ def _header(line: str) -> tuple[str, int, dict[str, int]]:
     """(separator, number of fields, role -> place) of the line that names the columns."""
     separator = max(",;\t", key=line.count)
     names = [name.strip().lower() for name in next(csv.reader([line], delimiter=separator), [])]
-    places = {role: next((names.index(n) for n in known if n in names), None) for role, known in _NAMES.items()}
+    places = {role: next((names.index(n) for n in known if n in names), None) for role, known in COLUMNS.items()}
     return separator, len(names), {role: place for role, place in places.items() if place is not None}
 
 
@@ -73,11 +71,9 @@ def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer"
     separator, width, places = _header(first)
     for role in need:
         if role not in places:
-            raise InputError(
-                f"{name} line {above + 1}: no column {role}: the first line must be {','.join(COLUMNS)} "
-                "(source and rating may be missing)".lstrip()
-            )
-    order = [places.get(role, width) for role in _NAMES]
+            wanted = f"the first line must be {','.join(COLUMNS)} (source and rating may be missing)"
+            raise InputError(f"{name} line {above + 1}: no column {role}: {wanted}".lstrip())
+    order = [places.get(role, width) for role in COLUMNS]
     reader = csv.reader(file, delimiter=separator)
     for fields in reader:
         if not fields:
@@ -86,17 +82,14 @@ def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer"
         if len(fields) != width:
             raise InputError(f"{name} line {line}: {len(fields)} fields where the header has {width}".lstrip())
         fields.append("")
-        question, answer, rating, source = (fields[place].strip() for place in order)
+        source, question, answer, rating = (fields[place].strip() for place in order)
         if len(question) < len(answer) and question.isdigit() and "0" in question:  # an answer has none to lose
             question = question.zfill(len(answer))
-        yield line, (question, answer, rating, source)
+        yield line, (source, question, answer, rating)
 
 
 def read_csv(
-    path: str | AnyPath,
-    *,
-    select: Callable[[int], np.ndarray] | None = None,
-    progress: Progress | None = None,
+    path: str | AnyPath, *, select: Callable[[int], np.ndarray] | None = None, progress: Progress | None = None
 ) -> Boards:
     """Read a CSV file of puzzles and verify it; its first row tells the boards' size.
 
@@ -106,25 +99,46 @@ def read_csv(
     has one solution; of longer files that is verified for the rows returned. Raises `InputError` naming file and line
     (as an editor counts them). `progress(done, total)` is called while rows are read (in bytes) and solved.
     """
-    from trm_jax.tasks.sudoku.verify import check_rules, verify
+    from trm_jax.tasks.sudoku.verify import verify
 
     path = as_path(path)
-    with _opened(path) as copy:
-        kept = _cache_file(copy)
-        rows = _kept(kept)
-        if rows is None:
-            rows = _read(path, copy, progress)
-            if len(rows) <= _VERIFIED_WHOLE:
-                _mark(rows, slice(None), verify(_boards(rows, path), progress=progress))
-            for start in range(0, len(rows), _BLOCK):  # in parts: a copy of the whole would take gigabytes
-                check_rules(_boards(rows[start : start + _BLOCK], path))
-            if len(rows) >= _WORTH_KEEPING:
-                rows = _keep(kept, rows)
+    try:
+        with local_copy(path) as copy:
+            rows = _verified(path, copy, progress)
+    except FileNotFoundError:
+        build = f"`trm data sudoku build --output-dir {path.parent}` makes train.csv and test.csv"
+        raise InputError(f"{path} does not exist: {build}, or take the public set with data.source=hub") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder: name a CSV file in it") from None
+    except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is not a CSV text file in UTF-8 or UTF-16 ({error}): save it as one") from None
     chosen = np.arange(len(rows)) if select is None else select(len(rows))
     due = chosen[~rows["verified"][chosen]]
     if len(due):
         _mark(rows, due, verify(_boards(rows[due], path), progress=progress))
     return _boards(rows[chosen], path)
+
+
+def _verified(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
+    """All rows of a file, out of the cache or read and checked; those of a long file stay on the disk, marks too."""
+    from trm_jax.tasks.sudoku.verify import check_rules, verify
+
+    with copy.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    kept = cache_folder() / "puzzles" / f"{digest}_{_FORMAT}.npy"
+    with contextlib.suppress(OSError, ValueError):  # not there, not ours to write, or damaged
+        return np.load(kept, mmap_mode="r+")
+    rows = _read(path, copy, progress)
+    if len(rows) <= _VERIFIED_WHOLE:
+        _mark(rows, slice(None), verify(_boards(rows, path), progress=progress))
+    for start in range(0, len(rows), _BLOCK):  # in parts: a copy of the whole would take gigabytes
+        check_rules(_boards(rows[start : start + _BLOCK], path))
+    if len(rows) >= _WORTH_KEEPING:
+        with contextlib.suppress(OSError, InputError):  # no place to keep them: they are read again the next time
+            with replacement(kept) as new, new.open("wb") as output:
+                np.save(output, rows)
+            return np.load(kept, mmap_mode="r+")
+    return rows
 
 
 def _mark(rows: np.ndarray, which: slice | np.ndarray, ratings: np.ndarray) -> None:
@@ -139,61 +153,6 @@ def _boards(rows: np.ndarray, path: AnyPath) -> Boards:
     return Boards(size, *columns, np.char.decode(rows["source"], "utf-8"), str(path), rows["line"].astype(np.int64))
 
 
-# The cache
-
-
-def cache_folder() -> Path:
-    """Where what was read is kept: $TRM_CACHE_DIR, else trm_jax in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TRM_CACHE_DIR") or Path(home) / "trm_jax")
-
-
-def _cache_file(file: Path) -> Path:
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return cache_folder() / "puzzles" / f"{digest}_{_FORMAT}.npy"
-
-
-def _kept(file: Path) -> np.ndarray | None:
-    """The rows that are kept in a file, on the disk; marks are written to it where that is allowed."""
-    for mode in ("r+", "c"):
-        try:
-            return np.load(file, mmap_mode=mode)
-        except (OSError, ValueError):  # not there, not ours to write, or damaged
-            continue
-    return None
-
-
-def _keep(file: Path, rows: np.ndarray) -> np.ndarray:
-    try:
-        with replacement(file) as new, new.open("wb") as output:
-            np.save(output, rows)
-    except (OSError, InputError):
-        return rows  # no place to keep them: they are read again the next time
-    kept = _kept(file)
-    return rows if kept is None else kept
-
-
-# Reading
-
-
-@contextmanager
-def _opened(path: AnyPath) -> Iterator[Path]:
-    """The file on this machine; what is wrong with it as a whole is an `InputError`."""
-    try:
-        with local_copy(path) as copy:
-            yield copy
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist: `trm data sudoku build --output-dir {path.parent}` makes train.csv "
-            "and test.csv, or take the public set with data.source=hub"
-        ) from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder: name a CSV file in it") from None
-    except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is not a CSV text file in UTF-8 or UTF-16 ({error}): save it as one") from None
-
-
 def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
     """The rows of a file, as records: question, answer, rating, source, line, verified."""
     blocks, total, size = [], copy.stat().st_size, 0
@@ -201,12 +160,11 @@ def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
         rows_of_text = table(text, str(path))
         while block := list(itertools.islice(rows_of_text, _BLOCK)):
             lines, fields = zip(*block, strict=True)
-            questions, answers, ratings, sources = zip(*fields, strict=True)
+            sources, questions, answers, ratings = zip(*fields, strict=True)
             size = size or SIZE_OF.get(len(answers[0])) or SIZE_OF.get(len(questions[0]))
             if not size:
-                raise InputError(
-                    f"{path} line {lines[0]}: question has {len(questions[0])} characters, a board has 16, 36 or 81"
-                )
+                said = f"question has {len(questions[0])} characters, a board has 16, 36 or 81"
+                raise InputError(f"{path} line {lines[0]}: {said}")
             names = np.char.encode(np.array(sources), "utf-8")
             kinds = [("question", "u1", size**2), ("answer", "u1", size**2), ("rating", "i4"), ("line", "i8"),
                      ("verified", "?"), ("source", f"S{names.itemsize}")]  # fmt: skip
@@ -236,30 +194,23 @@ def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: tuple[int, .
     bad = (cells == BAD) | (cells > size)
     if bad.any():
         row, place = np.argwhere(bad)[0]
-        raise InputError(
-            f"{path} line {lines[row]}: character {place + 1} of {column} is {texts[row][place]!r}: "
-            f"write 1..{size}, and . or 0 for a blank"
-        )
+        said = f"character {place + 1} of {column} is {texts[row][place]!r}"
+        raise InputError(f"{path} line {lines[row]}: {said}: write 1..{size}, and . or 0 for a blank")
     return cells
 
 
 def _ratings(texts: tuple[str, ...], path: AnyPath, lines: tuple[int, ...]) -> list[int]:
-    ratings = []
     for text, line in zip(texts, lines, strict=True):
-        whole = text.removesuffix(".0") or str(_UNRATED)
-        if text and not (whole.isascii() and whole.isdigit() and len(whole) < 10):
+        if not re.fullmatch(r"([0-9]{1,9}(\.0)?)?", text):
             raise InputError(f"{path} line {line}: rating is {text!r}: write a whole number from 0 on, or nothing")
-        ratings.append(int(whole))
-    return ratings
+    return [int(text.removesuffix(".0") or _UNRATED) for text in texts]
 
 
 def write_csv(path: str | AnyPath, boards: Boards) -> None:
     """Write boards as `source,question,answer,rating`, in one step."""
     digits = np.frombuffer(b".123456789", "S1")
-    columns = (
-        digits[cells].view(f"S{boards.size**2}")[:, 0].astype(str) for cells in (boards.questions, boards.answers)
-    )
+    lines = (digits[cells].view(f"S{boards.size**2}")[:, 0] for cells in (boards.questions, boards.answers))
     with replacement(as_path(path)) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(zip(boards.sources, *columns, boards.ratings, strict=True))
+        writer.writerows(zip(boards.sources, *np.char.decode([*lines]), boards.ratings, strict=True))

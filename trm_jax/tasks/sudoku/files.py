@@ -6,29 +6,28 @@ import dataclasses
 
 import numpy as np
 
-from trm_jax.data.arrays import ArraySplit, read_split, write_json, write_split
+from trm_jax.data.arrays import ArraySplit, read_split, write_split
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import AnyPath, as_path
-from trm_jax.tasks.sudoku import Progress
+from trm_jax.storage.paths import AnyPath, as_path, write_whole
+from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku.boards import SIZE_OF, Boards
 from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv, write_csv
 from trm_jax.tasks.sudoku.symmetry import variants
 from trm_jax.tasks.sudoku.verify import verify
 
 SPLITS = ("train", "test")
+FILE_OF = {"csv": "{}.csv", "arrays": "{}/dataset.json"}  # of a split: the file that stands for it
 
 
-def board_arrays(boards: Boards, augmentations: int, seed: int) -> ArraySplit:
+def board_arrays(boards: Boards, augmentations: int = 0, seed: int = 0) -> ArraySplit:
     """Boards as official arrays: a group a board, a puzzle a variant (the original first)."""
     groups = np.repeat(np.arange(len(boards)), augmentations + 1)
     inputs, labels = boards.questions[groups] + np.uint8(1), boards.answers[groups] + np.uint8(1)
     if augmentations:
         numbers = np.tile(np.arange(augmentations + 1), len(boards))
         for start in range(0, len(groups), 65_536):  # the int32 tokens of all variants at once would take gigabytes
-            part = slice(start, start + 65_536)
-            inputs[part], labels[part] = variants(
-                boards.questions, boards.answers, boards.size, groups[part], numbers[part], seed, shift=1
-            )
+            at = slice(start, start + 65_536)
+            inputs[at], labels[at] = variants(boards.questions, boards.answers, groups[at], numbers[at], seed, shift=1)
     return ArraySplit(
         inputs,
         labels,
@@ -45,26 +44,16 @@ def array_boards(split: ArraySplit) -> Boards:
     count, cells = split.inputs.shape
     size = SIZE_OF.get(cells)
     if size is None or split.vocab_size != size + 2:
-        raise InputError(
-            f"{split.origin}: {cells} cells with {split.vocab_size} tokens are no Sudoku: "
-            "name the folder of a Sudoku set"
-        )
+        said = f"{split.origin}: {cells} cells with {split.vocab_size} tokens are no Sudoku"
+        raise InputError(f"{said}: name the folder of a Sudoku set")
     for name, least in (("inputs", 1), ("labels", 2)):
         bad = np.flatnonzero((getattr(split, name) < least).any(axis=1))
         if len(bad):
-            raise InputError(
-                f"{split.origin}/all__{name}.npy row {bad[0]}: a token that no Sudoku has; copy the data set once more"
-            )
-    return Boards(
-        size,
-        questions=(split.inputs - 1).astype(np.uint8),
-        answers=(split.labels - 1).astype(np.uint8),
-        ratings=np.zeros(count, np.int32),
-        sources=np.full(count, "arrays"),
-        origin=split.origin,
-        rows=np.arange(count),
-        unit="row",
-    )
+            place = f"{split.origin}/all__{name}.npy row {bad[0]}"
+            raise InputError(f"{place}: a token that no Sudoku has; copy the data set once more")
+    questions, answers = ((tokens - 1).astype(np.uint8) for tokens in (split.inputs, split.labels))
+    ratings, sources = np.zeros(count, np.int32), np.full(count, "arrays")
+    return Boards(size, questions, answers, ratings, sources, split.origin, np.arange(count), unit="row")
 
 
 def originals(split: ArraySplit, boards: Boards) -> Boards:
@@ -82,26 +71,17 @@ def read_splits(path: str | AnyPath, *, progress: Progress | None = None) -> dic
         return {path.name.split(".csv")[0]: read_csv(path, progress=progress)}
     splits = {}
     for name in SPLITS:
-        if (path / name / "dataset.json").is_file():
+        if (path / FILE_OF["arrays"].format(name)).is_file():
             split = read_split(path, name)
             boards = array_boards(split)
             rated = dataclasses.replace(boards, ratings=verify(boards, progress=progress))
             splits[name] = originals(split, rated)
-        elif (path / f"{name}.csv").is_file():
-            splits[name] = read_csv(path / f"{name}.csv", progress=progress)
+        elif (path / FILE_OF["csv"].format(name)).is_file():
+            splits[name] = read_csv(path / FILE_OF["csv"].format(name), progress=progress)
     if not splits:
-        raise InputError(
-            f"{path} holds neither train.csv or test.csv nor arrays: make them with "
-            f"`trm data sudoku build --output-dir {path}`"
-        )
+        mend = f"make them with `trm data sudoku build --output-dir {path}`"
+        raise InputError(f"{path} holds neither train.csv or test.csv nor arrays: {mend}")
     return splits
-
-
-def targets(folder: AnyPath, form: str) -> list[AnyPath]:
-    """The files that `write_splits` would replace."""
-    if form == "csv":
-        return [folder / f"{name}.csv" for name in SPLITS]
-    return [folder / name / "dataset.json" for name in SPLITS]
 
 
 def write_splits(
@@ -115,4 +95,4 @@ def write_splits(
         else:
             write_split(folder, name, board_arrays(boards, augmentations if name == "train" else 0, seed))
     if form == "arrays":
-        write_json(folder / "identifiers.json", ["<blank>"])
+        write_whole(folder / "identifiers.json", b'["<blank>"]')

@@ -9,7 +9,7 @@ give a puzzle. The puzzles of walk w are a pure function of (seed, size, bounds,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +17,8 @@ from numba import njit
 
 from trm_jax.data.hashing import below, key_of, shuffle
 from trm_jax.errors import InputError
-from trm_jax.tasks.sudoku.boards import Boards, check_size, complete, units
+from trm_jax.tasks import Progress
+from trm_jax.tasks.sudoku.boards import Boards, complete, units
 from trm_jax.tasks.sudoku.canonical import canonical_forms
 from trm_jax.tasks.sudoku.solver import BOTH, FIRST, NO_KEY, NOTHING, search, solve, workspace
 
@@ -50,25 +51,9 @@ def _minimise(board, table, cells, solution, nothing, work):
 
 
 @njit(cache=True, nogil=True)
-def _start(board, key, counter, table, order, solution, nothing, work):
-    """A random minimal puzzle in `board`; returns its rating and the next counter."""
-    board.fill(0)
-    search(board, table, FIRST, NOTHING, key_of(key, 0, counter), solution, nothing, work)
-    _copy(solution, board)
-    counter = shuffle(key, counter + 1, order)
-    _minimise(board, table, order, solution, nothing, work)
-    _, rating = search(board, table, BOTH, NOTHING, NO_KEY, solution, nothing, work)
-    return rating, counter
-
-
-@njit(cache=True, nogil=True)
 def _distance(rating, low, high):
     """How far a rating is from low..high (high -1: no bound)."""
-    if rating < low:
-        return low - rating
-    if high >= 0 and rating > high:
-        return rating - high
-    return 0
+    return max(low - rating, rating - high if high >= 0 else 0, 0)
 
 
 @njit(cache=True, nogil=True)
@@ -125,8 +110,13 @@ def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings
     counter = np.int64(0)
     made, steps, quiet, accepted, rating, fresh = 0, 0, 0, 0, -1, True
     while made < questions.shape[0] and steps < _STEPS:
-        if fresh:
-            rating, counter = _start(board, key, counter, table, order, answers[made], tally[:0], work)
+        if fresh:  # a random minimal puzzle
+            board.fill(0)
+            search(board, table, FIRST, NOTHING, key_of(key, 0, counter), answers[made], tally[:0], work)
+            _copy(answers[made], board)
+            counter = shuffle(key, counter + 1, order)
+            _minimise(board, table, order, answers[made], tally[:0], work)
+            _, rating = search(board, table, BOTH, NOTHING, NO_KEY, answers[made], tally[:0], work)
             fresh, quiet, accepted = False, 0, _APART
         distance = _distance(rating, low, high)
         if distance == 0 and accepted >= _APART:
@@ -169,26 +159,6 @@ def generate(
     return questions[:made], answers[:made], ratings[:made]
 
 
-def _check_request(counts: Sequence[int], size: int, low: int, high: int, extra_clues: int) -> None:
-    check_size(size)
-    if min(counts) < 1:
-        raise InputError(f"{min(counts)} puzzles were asked of the generator: ask for at least one")
-    if low < 0 or (high != -1 and high < low):
-        raise InputError(f"no rating lies in {low}..{high}: give 0 <= min_rating <= max_rating (-1 = no bound)")
-    if not 0 <= extra_clues <= size * size:
-        raise InputError(f"extra_clues is {extra_clues}: a board of size {size} takes 0..{size * size}")
-    if extra_clues and (low > 0 or high != -1):
-        raise InputError("extra_clues and a rating bound exclude each other: extra clues lower the rating again")
-
-
-def _verify(boards: Boards) -> None:
-    """Every generated puzzle is verified: it has one solution, which is its answer and keeps the rules."""
-    solutions, counts, _ = solve(boards.questions, boards.size)
-    good = complete(boards.answers, boards.size) & (counts == 1) & (solutions == boards.answers).all(axis=1)
-    if not good.all():
-        raise AssertionError(f"the generator made a wrong puzzle: number {boards.rows[~good][0]} of {boards.origin}")
-
-
 def distinct_puzzles(
     counts: Sequence[int],
     *,
@@ -198,19 +168,20 @@ def distinct_puzzles(
     high: int = -1,
     extra_clues: int = 0,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Boards, ...]:
     """Splits of counts[0], counts[1], ... puzzles, each verified, no two of them equal up to symmetry.
 
     A split does not depend on those after it, nor on the number of threads. `progress(done, total)` is called
-    now and then. Raises `InputError` for bad bounds, and when so many classes do not exist (small boards) or
-    cannot be reached (ratings).
+    now and then. Raises `InputError` when so many classes do not exist (small boards) or cannot be reached (ratings).
     """
-    _check_request(counts, size, low, high, extra_clues)
     threads = threads or os.cpu_count() or 1
 
     def make(walk: int) -> tuple[np.ndarray, ...]:
         questions, answers, ratings = generate(seed, walk, size, low, high, extra_clues)
+        solutions, found, _ = solve(questions, size)
+        if not (((found == 1) & complete(answers, size)).all() and (solutions == answers).all()):
+            raise AssertionError(f"the generator made a wrong puzzle: seed {seed}, walk {walk}")
         return questions, answers, ratings, canonical_forms(questions, answers, size)
 
     seen: set[bytes] = set()
@@ -232,14 +203,12 @@ def distinct_puzzles(
                 progress(len(seen), sum(counts))
             if split < len(counts) and quiet > 1000 + _PATIENCE * len(seen):
                 raise InputError(
-                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, "
-                    f"{sum(counts)} were asked for (rating {low}..{'any' if high < 0 else high}, {extra_clues} extra "
-                    "clues): ask for fewer, widen the rating bounds, add extra clues or take a larger board"
+                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, {sum(counts)} were "
+                    "asked for: ask for fewer, widen the rating bounds, add extra clues or take a larger board"
                 )
     splits = []
     for rows in kept:
         questions, answers, ratings, numbers = (np.array(column) for column in zip(*rows, strict=True))
         sources = np.full(len(rows), "generated")
         splits.append(Boards(size, questions, answers, ratings, sources, f"generated (seed {seed})", numbers, "number"))
-        _verify(splits[-1])
     return tuple(splits)

@@ -1,4 +1,4 @@
-"""Sudoku boards as text, PNG and GIF. The same input gives the same bytes.
+"""Sudoku boards as PNG and GIF. The same input gives the same bytes.
 
 A board is [size*size] whole numbers, 0 = blank. Clues are dark on grey, the model's digits blue, wrong cells (they
 repeat in their row, column or box, or differ from their clue) on red.
@@ -6,16 +6,15 @@ repeat in their row, column or box, or differ from their clue) on red.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import textwrap
 
 import numpy as np
+from PIL import Image
+from PIL.ImageDraw import ImageDraw as Draw
 
 from trm_jax.storage.paths import AnyPath
-from trm_jax.tasks.pictures import PAPER, Color, box, canvas, save_gif, save_png, sized_font, wrapped
-from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, conflicts
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
+from trm_jax.tasks.pictures import PAPER, Color, box, save_gif, save_png, sized_font
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, wrong_cells
 
 INK: Color = (31, 35, 40)
 MUTED: Color = (110, 119, 129)
@@ -27,86 +26,28 @@ CONFLICT: Color = (190, 24, 36)
 CONFLICT_FILL: Color = (255, 222, 219)
 CHANGED: Color = (222, 158, 14)
 CHANGED_FILL: Color = (255, 243, 196)
-UNSURE_FILL: Color = (250, 176, 92)
 SOLVED: Color = (26, 127, 55)
 
-BOLD, RED, RESET = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 FRAME_MS, LAST_FRAME_MS = 500, 2000
+THICK = 3  # pixels of a line between boxes
+Point = tuple[int, int]
 
 
-def _wrong(question: np.ndarray, answer: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells [size*size] that break a rule or a clue, and those whose clue the answer changed."""
-    changed = (question > 0) & (answer != question)
-    return conflicts(answer, size) | changed, changed
-
-
-def board_text(question: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
-    """An answer as a board with box borders for a terminal, without a final newline.
-
-    Blanks are dots. With `color` clues are bold and wrong cells are red; without it a wrong cell has a `!` behind
-    its digit and the text holds no escape codes.
-    """
-    size = SIZE_OF[len(question)]
-    rows, columns = BOX_HEIGHT[size], size // BOX_HEIGHT[size]
-    wrong, _ = _wrong(question, answer, size)
-
-    def cell(index: int) -> str:
-        digit = str(answer[index] or ".")
-        if not color:
-            return f" {digit}{'!' if wrong[index] else ' '}"
-        style = (BOLD if question[index] else "") + (RED if wrong[index] else "")
-        return f" {style}{digit}{RESET} " if style else f" {digit} "
-
-    def border(left: str, middle: str, right: str) -> str:
-        return left + middle.join(["─" * 3 * columns] * (size // columns)) + right
-
-    lines = [border("┌", "┬", "┐")]
-    for row in range(size):
-        if row and row % rows == 0:
-            lines.append(border("├", "┼", "┤"))
-        cells = [cell(row * size + column) for column in range(size)]
-        boxes = ["".join(cells[start : start + columns]) for start in range(0, size, columns)]
-        lines.append("│" + "│".join(boxes) + "│")
-    return "\n".join([*lines, border("└", "┴", "┘")])
-
-
-def board_png(
-    path: str | AnyPath,
-    question: np.ndarray,
-    answer: np.ndarray,
-    *,
-    confidence: np.ndarray | None = None,
-    caption: str = "",
-) -> None:
-    """Write one board as PNG.
-
-    confidence: [size*size] in 0..1, shades the cells that the model filled, the less sure the darker, on a fixed
-    scale. A clue that the answer changed stands small in the corner of its cell.
-    """
+def board_png(path: str | AnyPath, question: np.ndarray, answer: np.ndarray, *, caption: str = "") -> None:
+    """Write one board as PNG. A clue that the answer changed stands small in the corner of its cell."""
     cell, margin, font = 64, 28, sized_font(20)
-    width = _pixels(SIZE_OF[len(question)], cell) + 2 * margin
-    lines = wrapped(caption, font, width - 2 * margin)
-    legend_height = 40 if confidence is not None else 0
-    caption_height = 28 * len(lines) + 12 if lines else 0
-    image, draw = canvas(width, width + legend_height + caption_height)
-    _draw_board(draw, (margin, margin), cell, question, answer, confidence=confidence)
-    y = width - 4
-    if confidence is not None:
-        _draw_confidence_legend(draw, (margin, y), width - 2 * margin)
-        y += legend_height
-    for line in lines:
-        draw.text((width // 2, y + 10), line, fill=INK, font=font, anchor="mm")
-        y += 28
+    width = SIZE_OF[len(question)] * cell + THICK + 2 * margin
+    lines = textwrap.wrap(caption, int((width - 2 * margin) / font.getlength("n")))
+    image = Image.new("RGB", (width, width + (28 * len(lines) + 12 if lines else 0)), PAPER)
+    draw = Draw(image)
+    _draw_board(draw, (margin, margin), cell, question, answer, changed=answer != answer)
+    for number, line in enumerate(lines):
+        draw.text((width // 2, width + 6 + 28 * number), line, fill=INK, font=font, anchor="mm")
     save_png(path, image)
 
 
 def thinking_gif(
-    path: str | AnyPath,
-    question: np.ndarray,
-    frames: np.ndarray,
-    *,
-    halted_at: int | None = None,
-    q: np.ndarray | None = None,
+    path: str | AnyPath, question: np.ndarray, frames: np.ndarray, q: np.ndarray, *, halted_at: int | None = None
 ) -> None:
     """Write an endless GIF of the model's answer after each supervision step.
 
@@ -119,89 +60,65 @@ def thinking_gif(
 
 
 def _thinking_image(
-    question: np.ndarray, frames: np.ndarray, step: int, halted_at: int | None, q: np.ndarray | None
+    question: np.ndarray, frames: np.ndarray, step: int, halted_at: int | None, q: np.ndarray
 ) -> Image.Image:
-    """One frame of the GIF: header, board, a segment for each step and, with `q`, the halting bar."""
+    """One frame of the GIF: header, board, a segment for each step and the halting bar."""
     size = SIZE_OF[len(question)]
     cell, margin, header = min(72, 432 // size), 24, 36
-    board = _pixels(size, cell)
-    image, draw = canvas(board + 2 * margin, margin + header + board + 44 + (0 if q is None else 30))
+    board = size * cell + THICK
+    image = Image.new("RGB", (board + 2 * margin, margin + header + board + 74), PAPER)
+    draw = Draw(image)
     answer = frames[step - 1] if step else question
-    changed = frames[step - 1] != frames[step - 2] if step > 1 else None
+    changed = answer != (frames[step - 2] if step > 1 else answer)
     title = f"step {step} of {len(frames)}" if step else "question"
     draw.text((margin, margin + 10), title, fill=INK, font=sized_font(20), anchor="lm")
-    wrong, blank = int(_wrong(question, answer, size)[0].sum()), int((answer == 0).sum())
+    wrong, blank = int(wrong_cells(question, answer, size)[0].sum()), int((answer == 0).sum())
     status, color = (f"{wrong} in conflict", CONFLICT) if wrong else (f"{blank} blank", MUTED)
     if not wrong and not blank:
         status, color = "solved", SOLVED
     draw.text((margin + board, margin + 10), status, fill=color, font=sized_font(18), anchor="rm")
-    _draw_board(draw, (margin, margin + header), cell, question, answer, changed=changed)
+    _draw_board(draw, (margin, margin + header), cell, question, answer, changed)
     y = margin + header + board + 16
     _draw_steps(draw, (margin, y), board, len(frames), step, halted_at)
-    if q is not None:
-        _draw_halting(draw, (margin, y + 30), board, float(q[step - 1]) if step else None)
+    _draw_halting(draw, (margin, y + 30), board, float(q[step - 1]) if step else None)
     return image
 
 
-def _mix(first: Color, second: Color, share: float) -> Color:
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
-    return red, green, blue
-
-
-def _thick(cell: int) -> int:
-    return max(2, cell // 20)
-
-
-def _pixels(size: int, cell: int) -> int:
-    return size * cell + _thick(cell)
-
-
 def _draw_board(
-    draw: ImageDraw.ImageDraw,
-    origin: tuple[int, int],
-    cell: int,
-    question: np.ndarray,
-    answer: np.ndarray,
-    *,
-    changed: np.ndarray | None = None,
-    confidence: np.ndarray | None = None,
+    draw: Draw, origin: Point, cell: int, question: np.ndarray, answer: np.ndarray, changed: np.ndarray
 ) -> None:
-    """Draw one board with its upper left corner at `origin`, `cell` pixels from line to line."""
+    """Draw one board with its upper left corner at `origin`, `cell` pixels from line to line; frame `changed` cells."""
     size = SIZE_OF[len(question)]
-    wrong, changed_clues = _wrong(question, answer, size)
-    thick = _thick(cell)
-    left, top = origin[0] + thick // 2, origin[1] + thick // 2
+    wrong, changed_clues = wrong_cells(question, answer, size)
+    font, (left, top) = sized_font(round(cell * 0.58)), origin
     for index in range(size * size):
-        x, y = left + index % size * cell, top + index // size * cell
-        is_changed = changed is not None and changed[index]
+        x, y = left + 1 + index % size * cell, top + 1 + index // size * cell
         fill = CLUE_FILL if question[index] else PAPER
-        if wrong[index]:
-            fill = CONFLICT_FILL
-        elif is_changed:
-            fill = CHANGED_FILL
-        elif confidence is not None and answer[index] and not question[index]:
-            fill = _mix(UNSURE_FILL, PAPER, confidence[index])
+        fill = CONFLICT_FILL if wrong[index] else CHANGED_FILL if changed[index] else fill
         box(draw, x, y, cell, cell, fill)
-        if is_changed:
-            near, far = thick + 1, cell - thick - 1
-            frame = (x + near, y + near, x + far, y + far)
-            draw.rectangle(frame, outline=CHANGED, width=max(1, cell // 24))
+        if changed[index]:
+            near, far = THICK + 1, cell - THICK - 1
+            draw.rectangle((x + near, y + near, x + far, y + far), outline=CHANGED, width=max(1, cell // 24))
         if answer[index]:
             clue = question[index] > 0 and not changed_clues[index]
             ink = INK if clue else CONFLICT if wrong[index] else MODEL
-            _draw_digit(draw, x + cell / 2, y + cell / 2, cell, str(answer[index]), ink, bold=clue)
+            stroke = {"stroke_width": cell / 90, "stroke_fill": ink} if clue else {}
+            # The font's own middle includes descenders; a digit is centred on its body.
+            _, up, _, down = font.getbbox("0", anchor="ls")
+            middle = (x + cell / 2, y + cell / 2 - (up + down) / 2)
+            draw.text(middle, str(answer[index]), fill=ink, font=font, anchor="ms", **stroke)
         if changed_clues[index]:
             corner, small = (x + cell * 0.16, y + cell * 0.2), sized_font(max(8, cell // 4))
             draw.text(corner, str(question[index]), fill=MUTED, font=small, anchor="mm")
     _draw_lines(draw, origin, cell, size)
 
 
-def _draw_lines(draw: ImageDraw.ImageDraw, origin: tuple[int, int], cell: int, size: int) -> None:
+def _draw_lines(draw: Draw, origin: Point, cell: int, size: int) -> None:
     rows, columns = BOX_HEIGHT[size], size // BOX_HEIGHT[size]
-    thick, extent = _thick(cell), _pixels(size, cell)
+    extent = size * cell + THICK
     # Thin lines first, so that no hairline crosses a box border.
     for heavy in (False, True):
-        width, color, shift = (thick, INK, 0) if heavy else (1, HAIRLINE, thick // 2)
+        width, color, shift = (THICK, INK, 0) if heavy else (1, HAIRLINE, 1)
         for line in range(size + 1):
             if (line % columns == 0) == heavy:
                 box(draw, origin[0] + line * cell + shift, origin[1], width, extent, color)
@@ -209,31 +126,7 @@ def _draw_lines(draw: ImageDraw.ImageDraw, origin: tuple[int, int], cell: int, s
                 box(draw, origin[0], origin[1] + line * cell + shift, extent, width, color)
 
 
-def _draw_digit(
-    draw: ImageDraw.ImageDraw, x: float, y: float, cell: int, digit: str, ink: Color, *, bold: bool
-) -> None:
-    font = sized_font(round(cell * 0.58))
-    # The font's own middle includes descenders; a digit is centred on its body.
-    _, top, _, bottom = font.getbbox("0", anchor="ls")
-    baseline = y - (top + bottom) / 2
-    stroke = cell / 90 if bold else 0
-    draw.text((x, baseline), digit, fill=ink, font=font, anchor="ms", stroke_width=stroke, stroke_fill=ink)
-
-
-def _draw_confidence_legend(draw: ImageDraw.ImageDraw, origin: tuple[int, int], width: int) -> None:
-    x, y = origin
-    bar = min(160, width // 3)
-    left = x + (width - bar) // 2
-    for column in range(bar):
-        box(draw, left + column, y + 4, 1, 14, _mix(UNSURE_FILL, PAPER, column / (bar - 1)))
-    draw.rectangle((left - 1, y + 3, left + bar, y + 18), outline=HAIRLINE)
-    draw.text((left - 10, y + 11), "unsure", fill=MUTED, font=sized_font(16), anchor="rm")
-    draw.text((left + bar + 10, y + 11), "sure", fill=MUTED, font=sized_font(16), anchor="lm")
-
-
-def _draw_steps(
-    draw: ImageDraw.ImageDraw, origin: tuple[int, int], width: int, steps: int, step: int, halted_at: int | None
-) -> None:
+def _draw_steps(draw: Draw, origin: Point, width: int, steps: int, step: int, halted_at: int | None) -> None:
     """A segment for each step: done ones dark, the one that halts (once reached) and those after it green."""
     gap = 3 if steps <= width // 8 else 0
     edges = [round(index * (width + gap) / steps) for index in range(steps + 1)]
@@ -243,7 +136,7 @@ def _draw_steps(
         box(draw, origin[0] + start, origin[1], max(1, end - start - gap), 8, fill)
 
 
-def _draw_halting(draw: ImageDraw.ImageDraw, origin: tuple[int, int], width: int, q: float | None) -> None:
+def _draw_halting(draw: Draw, origin: Point, width: int, q: float | None) -> None:
     """`halt`, a bar of the probability with a tick at one half (where the model halts), and its figure."""
     x, y = origin
     left, length = x + 48, width - 48 - 52

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from trm_jax.data import hub
 from trm_jax.data.addressing import PoolTrain
-from trm_jax.data.arrays import ArraySplit, StoredPool, keep_groups, read_split
+from trm_jax.data.arrays import ArraySplit, StoredPool, read_split
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource
 from trm_jax.data.hashing import permutation, stream_key
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
-from trm_jax.tasks.sudoku import HUB_REPO, HUB_TEST_PUZZLES, Progress, SudokuConfig
+from trm_jax.tasks import Progress
+from trm_jax.tasks.sudoku import HUB_REPO, HUB_TEST_PUZZLES, SudokuConfig
 from trm_jax.tasks.sudoku.boards import Boards
 from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv
 from trm_jax.tasks.sudoku.files import SPLITS, array_boards, board_arrays, originals
@@ -24,7 +24,7 @@ from trm_jax.tasks.sudoku.generator import distinct_puzzles
 from trm_jax.tasks.sudoku.symmetry import variants
 from trm_jax.tasks.sudoku.verify import check_rules, require_disjoint, verify
 
-_TRAIN_DRAW, _TEST_DRAW = 11, 12  # streams of random numbers
+_DRAWS = {"train": 11, "test": 12}  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,8 @@ class AugmentedPool:
     def examples(self, groups: np.ndarray, numbers: np.ndarray) -> Batch:
         """The examples (groups[b], numbers[b]) as tokens."""
         boards = self.boards
-        inputs, labels = variants(boards.questions, boards.answers, boards.size, groups, numbers, self.seed, shift=1)
+        inputs, labels = variants(boards.questions, boards.answers, groups, numbers, self.seed, shift=1)
         return {"inputs": inputs, "labels": labels, "puzzle_ids": np.zeros(len(inputs), np.int32)}
-
-
-@dataclass(frozen=True)
-class SudokuEval(ArraySplit):
-    """Boards as an evaluation set in memory."""
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """Of the boards, so that it does not depend on where they were read."""
-        content = hashlib.sha256(f"sudoku {self.vocab_size - 2} ".encode())
-        content.update((self.inputs - 1).tobytes())
-        content.update((self.labels - 1).tobytes())
-        return content.hexdigest()
-
-
-def evaluation(boards: Boards) -> EvalSource:
-    """Boards as an evaluation set."""
-    return SudokuEval(**vars(board_arrays(boards, 0, 0)) | {"ignore_label_id": None})
 
 
 def training(boards: Boards, augmentations: int, seed: int) -> PoolTrain:
@@ -72,11 +54,25 @@ def training(boards: Boards, augmentations: int, seed: int) -> PoolTrain:
 
 
 def load(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[PoolTrain, EvalSource]:
-    """Training and evaluation data, verified and disjoint up to symmetry. Raises `InputError`."""
-    if cfg.source == "arrays":
-        return _load_arrays(cfg, progress)
-    train, test = load_boards(cfg, progress=progress)
-    return training(train, cfg.augmentations, cfg.seed), evaluation(test)
+    """Training and evaluation data, verified and disjoint up to symmetry. Raises `InputError`.
+
+    Arrays hold their variants: an epoch draws one puzzle of each group, nothing is augmented. A
+    `cfg.augmentations` that asks for another number is refused: it would change nothing.
+    """
+    if cfg.source != "arrays":
+        train, test = load_boards(cfg, progress=progress)
+        return training(train, cfg.augmentations, cfg.seed), board_arrays(test)
+    split, every, test = _arrays(cfg, progress)
+    stored = int(StoredPool(split).variants.max()) - 1
+    if cfg.augmentations != stored:
+        raise InputError(
+            f"{every.origin} holds {stored} augmentations of a puzzle and data.augmentations asks for "
+            f"{cfg.augmentations}: arrays are augmented already, so set data.augmentations={stored}, or take "
+            "data.source=hub or csv, which are augmented while training"
+        )
+    groups = chosen(split.info.groups, cfg.train_puzzles, cfg.seed, "train", every.origin)
+    info = dataclasses.replace(split.info, groups=len(groups))
+    return PoolTrain(info, StoredPool(split, groups)), board_arrays(test)
 
 
 def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> EvalSource:
@@ -87,68 +83,44 @@ def load_eval(cfg: SudokuConfig, *, progress: Progress | None = None) -> EvalSou
     if cfg.source == "generated":
         return load(cfg, progress=progress)[1]
     if cfg.source == "arrays":
-        return evaluation(_arrays(cfg, progress)[2])
-    if cfg.source == "csv" and names_csv(_place(cfg)):
-        return evaluation(_read(_place(cfg), cfg, "test", progress))
-    return evaluation(_read(_file(cfg, "test"), cfg, "test", progress))
+        return board_arrays(_arrays(cfg, progress)[2])
+    return board_arrays(_read(cfg, "test", progress, alone=True))
 
 
 def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple[Boards, Boards]:
-    """The boards of both splits, verified and disjoint (of arrays: the originals). Raises `InputError`."""
+    """The boards of both splits, generated or of CSV files, verified and disjoint. Raises `InputError`."""
     if cfg.source == "generated":
-        return _generated(cfg, progress)
-    if cfg.source == "arrays":
-        split, every, test = _arrays(cfg, progress)
-        train = originals(split, every)
-        return train.take(chosen(len(train), cfg.train_puzzles, cfg.seed, "train", train.origin)), test
-    train, test = (_read(_file(cfg, split), cfg, split, progress) for split in SPLITS)
+        if not (cfg.train_puzzles and cfg.test_puzzles):
+            raise InputError("data.source=generated needs train_puzzles and test_puzzles of at least 1")
+        # The test split comes first, so that it does not change with the number of training puzzles.
+        counts, bounds = (cfg.test_puzzles, cfg.train_puzzles), {"low": cfg.min_rating, "high": cfg.max_rating}
+        how = {"size": cfg.size, "seed": cfg.seed, "extra_clues": cfg.extra_clues, **bounds}
+        test, train = distinct_puzzles(counts, **how, progress=progress)
+        return train, test
+    train, test = (_read(cfg, split, progress) for split in SPLITS)
     require_disjoint(train, test)
     return train, test
 
 
-def _file(cfg: SudokuConfig, split: str) -> AnyPath:
-    """The CSV file of a split."""
-    name = cfg.train_file if split == "train" else cfg.test_file
-    if cfg.source == "hub":
-        return hub.download(cfg.hub_repo, name)
-    folder = _place(cfg)
-    if names_csv(folder):
-        raise InputError(f"data.path={folder} names one file: name the folder that holds train.csv and test.csv")
-    return folder / name
-
-
-def _read(path: AnyPath, cfg: SudokuConfig, split: str, progress: Progress | None) -> Boards:
-    """The drawn rows of one split's CSV file. The test draw has a fixed seed, so that results compare."""
-    count, seed = (cfg.train_puzzles, cfg.seed) if split == "train" else (cfg.test_puzzles, 0)
+def _read(cfg: SudokuConfig, split: str, progress: Progress | None, alone: bool = False) -> Boards:
+    """The drawn rows of a split's CSV file; `alone`: data.path may name it. All seeds draw the same test puzzles."""
+    is_train = split == "train"
+    name = cfg.train_file if is_train else cfg.test_file
+    path = hub.download(cfg.hub_repo, name) if cfg.source == "hub" else _place(cfg)
+    if cfg.source == "csv" and not names_csv(path):
+        path = path / name
+    elif cfg.source == "csv" and not alone:
+        raise InputError(f"data.path={path} names one file: name the folder that holds train.csv and test.csv")
+    count, seed = (cfg.train_puzzles, cfg.seed) if is_train else (cfg.test_puzzles, 0)
     boards = read_csv(path, select=lambda rows: chosen(rows, count, seed, split, path), progress=progress)
     _check_board_size(boards, cfg.size)
     return boards
 
 
-def _load_arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[PoolTrain, EvalSource]:
-    """Arrays hold their variants: an epoch draws one puzzle of each group, nothing is augmented.
-
-    A `cfg.augmentations` that asks for another number is refused: it would change nothing.
-    """
-    split, every, test = _arrays(cfg, progress)
-    stored = int(StoredPool(split).variants.max()) - 1
-    if cfg.augmentations != stored:
-        raise InputError(
-            f"{every.origin} holds {stored} augmentations of a puzzle and data.augmentations asks for "
-            f"{cfg.augmentations}: arrays are augmented already, so set data.augmentations={stored}, or take "
-            "data.source=hub or csv, which are augmented while training"
-        )
-    groups = chosen(split.info.groups, cfg.train_puzzles, cfg.seed, "train", every.origin)
-    if len(groups) < split.info.groups:
-        split = keep_groups(split, groups)
-    return PoolTrain(split.info, StoredPool(split)), evaluation(test)
-
-
 def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, Boards, Boards]:
     """The stored training split, all its boards, and the test boards; only originals are solved."""
-    folder = _place(cfg)
-    split, test = read_split(folder, "train"), array_boards(read_split(folder, "test"))
-    every = array_boards(split)
+    split, held_out = (read_split(_place(cfg), name) for name in SPLITS)
+    every, test = array_boards(split), array_boards(held_out)
     for boards in (every, test):
         _check_board_size(boards, cfg.size)
     check_rules(every)
@@ -174,24 +146,6 @@ def _check_board_size(boards: Boards, size: int) -> None:
         )
 
 
-def _generated(cfg: SudokuConfig, progress: Progress | None) -> tuple[Boards, Boards]:
-    """The test split is generated first, so it does not change with the number of training puzzles."""
-    if cfg.train_puzzles < 1 or cfg.test_puzzles < 1:
-        raise InputError(
-            "data.source=generated needs train_puzzles and test_puzzles of at least 1 (0 = all is endless)"
-        )
-    test, train = distinct_puzzles(
-        (cfg.test_puzzles, cfg.train_puzzles),
-        size=cfg.size,
-        seed=cfg.seed,
-        low=cfg.min_rating,
-        high=cfg.max_rating,
-        extra_clues=cfg.extra_clues,
-        progress=progress,
-    )
-    return train, test
-
-
 def chosen(available: int, count: int, seed: int, split: str, origin: object) -> np.ndarray:
     """Rows [count] of a seeded draw without replacement, in file order; `count` 0 = all."""
     if count > available:
@@ -202,5 +156,4 @@ def chosen(available: int, count: int, seed: int, split: str, origin: object) ->
         )
     if count in (0, available):
         return np.arange(available)
-    stream = _TRAIN_DRAW if split == "train" else _TEST_DRAW
-    return np.sort(permutation(stream_key(seed, stream), available)[:count])
+    return np.sort(permutation(stream_key(seed, _DRAWS[split]), available)[:count])

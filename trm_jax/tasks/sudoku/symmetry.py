@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from trm_jax.data.hashing import below, key_of, shuffle
-from trm_jax.tasks.sudoku.boards import BOX_HEIGHT
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF
 
 
 @njit(cache=True, nogil=True)
@@ -30,23 +30,10 @@ def _draw_lines(key, counter, per_group, order, groups, within):
 
 
 @njit(cache=True, nogil=True)
-def _draw(key, height, digit_map, row_perm, col_perm, scratch):
-    """Draw digits, transposition, bands and rows, stacks and columns. Returns `transposed`."""
-    size = row_perm.shape[0]
-    width = size // height
-    for digit in range(size + 1):
-        digit_map[digit] = digit
-    counter = shuffle(key, 0, digit_map[1:])
-    transposed = height == width and below(key, counter, 2) == 1
-    counter = _draw_lines(key, counter + 1, height, row_perm, scratch[0], scratch[1])
-    _draw_lines(key, counter, width, col_perm, scratch[0], scratch[1])
-    return transposed
-
-
-@njit(cache=True, nogil=True)
 def _fill(questions, answers, groups, variants, seed, height, shift, out_questions, out_answers):
     cells = questions.shape[1]
     size = int(np.sqrt(cells) + 0.5)
+    width = size // height
     digit_map = np.empty(size + 1, np.int64)
     row_perm, col_perm = np.empty(size, np.int64), np.empty(size, np.int64)
     scratch = np.empty((2, size), np.int64)
@@ -58,9 +45,13 @@ def _fill(questions, answers, groups, variants, seed, height, shift, out_questio
                 out_answers[example, cell] = answers[row, cell] + shift
             continue
         key = key_of(seed, row, variants[example])
-        row_step, col_step = size, 1
-        if _draw(key, height, digit_map, row_perm, col_perm, scratch):
-            row_step, col_step = 1, size
+        for digit in range(size + 1):
+            digit_map[digit] = digit
+        counter = shuffle(key, 0, digit_map[1:])
+        transposed = height == width and below(key, counter, 2) == 1
+        row_step, col_step = (1, size) if transposed else (size, 1)
+        counter = _draw_lines(key, counter + 1, height, row_perm, scratch[0], scratch[1])
+        _draw_lines(key, counter, width, col_perm, scratch[0], scratch[1])
         cell = 0
         for i in range(size):
             start = row_perm[i] * row_step
@@ -72,20 +63,15 @@ def _fill(questions, answers, groups, variants, seed, height, shift, out_questio
 
 
 def variants(
-    questions: np.ndarray,
-    answers: np.ndarray,
-    size: int,
-    groups: np.ndarray,
-    numbers: np.ndarray,
-    seed: int,
-    shift: int = 0,
+    questions: np.ndarray, answers: np.ndarray, groups: np.ndarray, numbers: np.ndarray, seed: int, shift: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variant `numbers[b]` of the puzzle `groups[b]`; puzzle and solution share one transformation.
 
     questions, answers [N, S] uint8; groups, numbers [b] int64. Returns two [b, S] int32 arrays, `shift` added
     to every cell (1 turns digits into tokens).
     """
-    out = np.empty((2, len(groups), size * size), np.int32)
+    cells = questions.shape[1]
+    out = np.empty((2, len(groups), cells), np.int32)
     groups, numbers = np.asarray(groups, np.int64), np.asarray(numbers, np.int64)
-    _fill(questions, answers, groups, numbers, np.int64(seed), BOX_HEIGHT[size], shift, out[0], out[1])
+    _fill(questions, answers, groups, numbers, np.int64(seed), BOX_HEIGHT[SIZE_OF[cells]], shift, out[0], out[1])
     return out[0], out[1]

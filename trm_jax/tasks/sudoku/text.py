@@ -1,4 +1,4 @@
-"""Boards as people write them: on a line, over several lines, with grid lines, or in a CSV file.
+"""Boards as text: printed, and read as people write them (a line, several lines, grid lines, a CSV file).
 
 A blank is one of `. 0 _ * x` or, where the rows are of one width, a space. Spaces and bars between cells,
 lines of a drawn grid and blank lines are passed over.
@@ -13,13 +13,14 @@ import re
 import numpy as np
 
 from trm_jax.errors import InputError
-from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, wrong_cells
 from trm_jax.tasks.sudoku.csv_files import BAD, DIGIT_OF_BYTE, is_table, table
 
 _BARS = "|¦│┃║┆┇┊┋"
 _BAR = re.compile(f"[{_BARS}]")
 _RULE = re.compile(f"[-=+─-╿ ¦|]*(?![{_BARS}])[-=+─-╿][-=+─-╿ ¦|]*")
 _DIGITS_LOST = " (a spreadsheet drops zeros at the start of a number: write blanks as dots)"
+_BOLD, _RED, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
 Row = tuple[int, str]  # line number, what it says without line end
 
@@ -28,7 +29,7 @@ def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
     """(line, board [size*size] uint8) of every board in `text`. Raises `InputError` naming the line."""
     if is_table(text):
         rows = table(io.StringIO(text), "", need=("question",))
-        return [(line, _board(line, question)) for line, (question, *_) in rows]
+        return [(line, _board(line, question)) for line, (_, question, *_) in rows]
     found: list[tuple[int, np.ndarray]] = []
     begun: list[Row] = []  # rows of a board whose other rows are still to come
     lines = [(number, _first_long_field(line)) for number, line in enumerate(text.splitlines(), 1)]
@@ -61,6 +62,36 @@ def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
 def format_line(board: np.ndarray) -> str:
     """A board [size*size] on a line: digits, '.' for a blank."""
     return "".join(map(str, board)).replace("0", ".")
+
+
+def board_text(question: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
+    """An answer as a board with box borders for a terminal, without a final newline.
+
+    Blanks are dots. With `color` clues are bold and wrong cells are red; without it a wrong cell has a `!` behind
+    its digit and the text holds no escape codes.
+    """
+    size = SIZE_OF[len(question)]
+    rows, columns = BOX_HEIGHT[size], size // BOX_HEIGHT[size]
+    wrong, _ = wrong_cells(question, answer, size)
+
+    def cell(index: int) -> str:
+        digit = str(answer[index] or ".")
+        if not color:
+            return f" {digit}{'!' if wrong[index] else ' '}"
+        style = (_BOLD if question[index] else "") + (_RED if wrong[index] else "")
+        return f" {style}{digit}{_RESET} " if style else f" {digit} "
+
+    def border(left: str, middle: str, right: str) -> str:
+        return left + middle.join(["─" * 3 * columns] * (size // columns)) + right
+
+    lines = [border("┌", "┬", "┐")]
+    for row in range(size):
+        if row and row % rows == 0:
+            lines.append(border("├", "┼", "┤"))
+        cells = [cell(row * size + column) for column in range(size)]
+        boxes = ["".join(cells[start : start + columns]) for start in range(0, size, columns)]
+        lines.append("│" + "│".join(boxes) + "│")
+    return "\n".join([*lines, border("└", "┴", "┘")])
 
 
 def _is_cell(letter: str) -> bool:

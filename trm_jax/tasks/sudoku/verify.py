@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from trm_jax.errors import InputError
+from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku.boards import Boards, complete, conflicts
 from trm_jax.tasks.sudoku.canonical import canonical_forms, invariants
 from trm_jax.tasks.sudoku.solver import solve
@@ -32,9 +32,7 @@ def check_rules(boards: Boards, solutions: np.ndarray | None = None) -> None:
     if conflicts(boards.questions[row], boards.size).any():
         fault = "the clues contradict each other (a digit twice in a unit)"
     elif found != 1:
-        fault = (
-            "the question has two or more solutions: it needs more clues" if found else "the question has no solution"
-        )
+        fault = f"the question has {'two or more solutions: it needs more clues' if found else 'no solution'}"
     elif not complete(boards.answers[row : row + 1], boards.size)[0]:
         fault = "the answer is not a valid filled board"
     else:
@@ -42,7 +40,7 @@ def check_rules(boards: Boards, solutions: np.ndarray | None = None) -> None:
     raise InputError(f"{boards.where(row)}: {fault}; correct or delete it")
 
 
-def verify(boards: Boards, *, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+def verify(boards: Boards, *, progress: Progress | None = None) -> np.ndarray:
     """Raise `InputError`, naming the first bad row, unless every puzzle has one solution, its answer.
 
     Returns the ratings [N] int32, the guesses of our solver. All cores solve; `progress(done, total)` is
@@ -63,14 +61,14 @@ def verify(boards: Boards, *, progress: Callable[[int, int], None] | None = None
     return ratings
 
 
-def overlap(train: Boards, test: Boards) -> tuple[int, int] | None:
-    """Row numbers (in train, in test) of a puzzle that both hold up to symmetry; None if there is none.
+def require_disjoint(train: Boards, test: Boards) -> None:
+    """Raise `InputError` naming both rows if a puzzle stands in both splits up to symmetry.
 
     Only puzzles whose invariant occurs on both sides are brought into canonical form, so the check is exact
     and costs a few microseconds a puzzle.
     """
     if train.size != test.size:
-        return None
+        return
     values = [invariants(boards.questions, boards.answers, boards.size) for boards in (train, test)]
     rows = [np.flatnonzero(np.isin(mine, other)) for mine, other in (values, values[::-1])]
     forms = [
@@ -78,16 +76,7 @@ def overlap(train: Boards, test: Boards) -> tuple[int, int] | None:
         for boards, at in zip((train, test), rows, strict=True)
     ]
     in_train = dict(zip(forms[0], rows[0], strict=True))
-    return next(
-        ((int(in_train[form]), int(row)) for form, row in zip(forms[1], rows[1], strict=True) if form in in_train), None
-    )
-
-
-def require_disjoint(train: Boards, test: Boards) -> None:
-    """Raise `InputError` naming both rows if a puzzle stands in both splits up to symmetry."""
-    pair = overlap(train, test)
-    if pair is not None:
-        raise InputError(
-            f"{train.where(pair[0])} and {test.where(pair[1])} are the same puzzle up to symmetry: "
-            "remove one of them, or the test score means nothing"
-        )
+    for form, row in zip(forms[1], rows[1], strict=True):
+        if form in in_train:
+            both = f"{train.where(in_train[form])} and {test.where(row)}"
+            raise InputError(f"{both} are the same puzzle up to symmetry; remove one, or the score means nothing")
