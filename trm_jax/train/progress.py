@@ -70,7 +70,8 @@ class Progress:
             self._stream.flush()
 
     def _numbers(self, record: dict) -> str:
-        shown = {"loss": "loss {:.3f}", self._headline: f"{self._headline} {{:.3f}}", "steps": "supervision steps {:.1f}"}
+        headline = self._headline.replace("_", " ") + " {:.3f}"
+        shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "supervision steps {:.1f}"}
         return "  ".join(form.format(record[name]) for name, form in shown.items() if name in record)
 
     def record(self, record: dict | None) -> None:
