@@ -1,6 +1,5 @@
 """The edge of the configuration: keys, types, and what is frozen from them."""
 
-import dataclasses
 import re
 
 import pytest
@@ -8,8 +7,6 @@ import pytest
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.defaults import defaults
 from trm_jax.errors import InputError
-from trm_jax.models import TRMConfig
-from trm_jax.tasks.sudoku.source import SudokuConfig
 
 PAGE = resolve.flatten(defaults())
 
@@ -159,23 +156,6 @@ def test_a_difference_names_what_changed():
     assert resolve.diff(changed, defaults()) == {"train.steps": (0, 7)}
     assert resolve.diff(defaults(), changed) == {"train.steps": (7, 0)}
     assert resolve.diff(defaults(), defaults()) == {}
-
-
-# Where the users' baseline differs from the model's and the data's own defaults, and on purpose.
-MODEL_DIFFERS = {"mlp_t": (False, True), "pos_encodings": ("rope", "none")}
-DATA_DIFFERS = {}
-
-
-@pytest.mark.parametrize(
-    "cls, section, differs", [(TRMConfig, "model", MODEL_DIFFERS), (SudokuConfig, "data", DATA_DIFFERS)]
-)
-def test_the_page_agrees_with_the_dataclasses(cls, section, differs):
-    own = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
-    page = defaults()[section].to_dict()
-    if section == "model":
-        assert own.keys() - page.keys() == {"num_puzzle_ids"}  # known from the data
-    assert page.keys() <= own.keys()
-    assert {k: (own[k], v) for k, v in page.items() if own[k] != v} == differs
 
 
 def test_freezing_gives_the_model_the_datas_shape():

@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 def test_a_log_gets_a_line_a_minute(clock):
     stream = io.StringIO()
-    progress = Progress("demo", 1000, stream=stream)
+    progress = Progress("demo", 1000, "exact_accuracy", stream=stream)
     progress.start(0)
     for step in range(1, 501):
         clock[0] += 0.5
@@ -39,14 +39,14 @@ def test_a_log_gets_a_line_a_minute(clock):
         progress.step(step)
     progress.close()
     assert stream.getvalue().splitlines() == [
-        f"step {step}/1000  2.00 steps/s  left {left}  loss 1.250  exact 0.500  think steps 3.0"
+        f"step {step}/1000  2.00 steps/s  left {left}  loss 1.250  exact accuracy 0.500  supervision steps 3.0"
         for step, left in ((120, "7:20"), (240, "6:20"), (360, "5:20"), (480, "4:20"))
     ]
 
 
 def test_the_rate_counts_from_where_the_run_went_on(clock):
     stream = io.StringIO()
-    progress = Progress("demo", 1000, stream=stream)
+    progress = Progress("demo", 1000, "exact_accuracy", stream=stream)
     progress.start(900)
     clock[0] += 60
     progress.step(960)
@@ -55,13 +55,13 @@ def test_the_rate_counts_from_where_the_run_went_on(clock):
 
 def test_evaluations_and_messages_get_lines_of_their_own(clock):
     stream = io.StringIO()
-    progress = Progress("demo", 1000, stream=stream)
+    progress = Progress("demo", 1000, "exact_accuracy", stream=stream)
     progress.say("going on from step 3 of 1000")
     progress.record(EVAL)
     progress.close()
     assert stream.getvalue().splitlines() == [
         "going on from step 3 of 1000",
-        "step 6: held-out exact accuracy 0.2500, token accuracy 0.5000 on 12 puzzles",
+        "step 6: held-out exact accuracy 0.2500 on 12 puzzles",
     ]
 
 
