@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import sys
 from pathlib import Path
@@ -12,16 +11,6 @@ from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
 
 DEFAULT_ROOT = Path("runs")
-
-
-def _level(text: str) -> float:
-    try:
-        level = float(text)
-    except ValueError:
-        level = -1.0
-    if not 0 < level <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an accuracy above 0 and up to 1")
-    return level
 
 
 def add_parser(subparsers) -> None:
@@ -44,7 +33,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--unfinished", action="store_true", help="take unfinished runs as they are, and mark them")
     parser.add_argument(
         "--levels",
-        type=_level,
+        type=float,
         nargs="+",
         default=[],
         metavar="ACCURACY",
@@ -57,6 +46,8 @@ def run(args) -> int:
     from trm_jax.reports.gather import group_study, selection_study
     from trm_jax.reports.pages import write_report
 
+    if not all(0 < level <= 1 for level in args.levels):
+        raise InputError(f"--levels are accuracies above 0 and up to 1, not {args.levels}")
     groups, names, folders = _sort_words(args.what)
     options = {"unfinished": args.unfinished, "levels": tuple(sorted(set(args.levels)))}
     wanted = [(group, lambda group=group: group_study(group, args.root, **options)) for group in groups]
@@ -98,9 +89,7 @@ def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[AnyPath]]:
     groups, names, folders = [], [], []
     for word in words:
         pattern = word if any(c in word for c in "*?[") else f"{word}*"
-        if word in known:
-            groups.append(word)
-        elif word in registry.catalogue():
+        if word in registry.catalogue():
             names.append(word)
         elif matches := fnmatch.filter(known, pattern):
             groups += matches

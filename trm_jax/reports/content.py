@@ -1,7 +1,5 @@
 """What a report is made of, before it becomes Markdown, HTML or pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,19 +10,19 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
+    caption: str
 
 
 @dataclass(frozen=True)
 class Series:
     """Points of one colour: means with standard deviations `error` (None for n = 1), single runs as `dots`, a curve."""
 
-    label: str
+    label: str  # in the legend; without one it is not there
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float | None] = ()
     names: Sequence[str] = ()  # written beside the points
-    style: str = "points"  # points | joined | line | dashed | dots
+    style: str = "points"  # points | joined | line | dashed | dots | faint
     color: int = 0
 
 
@@ -57,6 +55,11 @@ class Section:
     notes: tuple[str, ...] = ()
 
 
+def unanswered(title: str, why: str) -> Section:
+    """The section of an analysis for which something is missing."""
+    return Section(title, f"Not answered: {why}.")
+
+
 @dataclass(frozen=True)
 class Report:
     """A page: its answer comes first, in one sentence."""
@@ -67,4 +70,4 @@ class Report:
     about: tuple[tuple[str, str], ...]  # data, command, device, versions, ...
     warnings: tuple[str, ...]
     sections: tuple[Section, ...]
-    csv: dict[str, Table]  # name of the file -> raw numbers
+    csv: dict[str, list[dict]]  # name of the file -> rows of raw numbers

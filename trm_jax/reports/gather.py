@@ -1,32 +1,24 @@
-"""Finding the runs that a report is on, and saying what is missing."""
-
-from __future__ import annotations
+"""Finding the runs that a report is on, holding them against one another, and saying what is missing."""
 
 import shlex
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from trm_jax.configs import registry
-from trm_jax.configs.resolve import flatten
-from trm_jax.configs.runs import RunFolder, find_runs
+from trm_jax.configs.resolve import flatten, freeze
+from trm_jax.configs.runs import Run, find_runs
 from trm_jax.errors import InputError
-from trm_jax.reports.comparable import (
-    deciding,
-    require_comparable,
-    require_distinct,
-    require_one_eval_set,
-    require_one_setting,
-    setting_notes,
-    unlike_guide,
-)
-from trm_jax.reports.runs import load_run
 from trm_jax.reports.sections import general
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import listed
+from trm_jax.reports.units import listed, plain, shortened
 from trm_jax.storage.paths import AnyPath, BucketPath
 
 _SWEPT = Path("runs")  # where `trm sweep` puts runs unless told otherwise
+# What may be changed and still be the experiment that the guide speaks of: which puzzles are scored, and when.
+_OF_SCORING = ("eval.", "data.test_puzzles")
 
 
 def group_study(name: str, root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()) -> Study:
@@ -36,11 +28,10 @@ def group_study(name: str, root: AnyPath, *, unfinished: bool = False, levels: t
     not compare.
     """
     problems: list[str] = []
-    pool = find_runs(root, lambda error: problems.append(f"left out, cannot be read: {error}"))
+    pool = _pool(root, problems)
     study = _of_group(name, pool, root, unfinished)
     study = replace(study, notes=(*study.notes, *problems), levels=levels or study.levels)
-    other = registry.groups()[name].companion
-    if not other:
+    if not (other := registry.groups()[name].companion):
         return study
     try:
         companion = _of_group(other, pool, root, unfinished)
@@ -50,37 +41,80 @@ def group_study(name: str, root: AnyPath, *, unfinished: bool = False, levels: t
     return replace(study, companion=companion)
 
 
-def _of_group(name: str, pool: list[RunFolder], root: AnyPath, unfinished: bool) -> Study:
-    group = registry.groups()[name]
-    notes: list[str] = []
-    arms, stands = [], [registry.run_name(experiment.name) for experiment in group.experiments]
+def _pool(root: AnyPath, notes: list[str]) -> list[Run]:
+    return find_runs(root, lambda error: notes.append(f"left out, cannot be read: {error}"))
+
+
+def _of_group(name: str, pool: list[Run], root: AnyPath, unfinished: bool) -> Study:
+    group, arms, notes = registry.groups()[name], [], []
+    stands = [registry.run_name(experiment.name) for experiment in group.experiments]
     for experiment, stand in zip(group.experiments, stands, strict=True):
         kept = _finished(_runs_of([stand], pool), unfinished, notes)
-        require_one_setting(experiment.name, kept)
+        _require_equal(experiment.name, {str(run.path): run.deciding for run in kept})
         runs = _one_a_seed(kept, notes)
-        settings = flatten(runs[0].config if runs else registry.get(experiment.name))
-        arms.append(Arm(experiment.name, settings, tuple(map(load_run, runs)), experiment.alias_of, experiment.expects))
-    arms = [replace(arm, varied=telling_settings(group.varied, arms)) for arm in arms]
-    makes = _what_makes([name], root)
-    runs = [run for arm in arms for run in arm.runs]
-    if not runs and _runs_of(stands, pool):
-        raise _none_fit(f" of {name} in {root}", notes, unfinished, f"go on with {makes}")
+        settings = runs[0].settings if runs else flatten(registry.get(experiment.name))
+        arms.append(Arm(experiment.name, settings, tuple(runs), experiment.alias_of, experiment.expects))
+    makes, runs = _what_makes([name], root), [run for arm in arms for run in arm.runs]
+    if not runs and notes:
+        raise _none_fit(f"{name} in {root}", notes, unfinished, f"go on with {makes}")
     if not runs:
         looked = ", ".join(dict.fromkeys(stands))
         raise InputError(f"no runs of {name} in {root}: looked for {looked}; make them with {makes}")
     require_comparable(name, runs, group.varied)
-    require_distinct(arms)
     if missing := [arm.label for arm in arms if not arm.runs]:
         notes.insert(0, f"not run (or not finished): {', '.join(missing)}; {makes} runs what is missing")
     notes += setting_notes(runs)
-    problem = unlike_guide(runs) if any(arm.expects for arm in arms) else ""
-    report = group.report or general
-    return Study(name, group.question, group.varied, tuple(arms), report, tuple(notes), problem, levels=group.levels)
+    expects = any(arm.expects for arm in arms)
+    return Study(
+        name,
+        group.question,
+        group.varied,
+        _named(arms, group.varied),
+        group.report or general,
+        tuple(notes),
+        unlike_guide(runs) if expects else "",
+        levels=group.levels,
+    )
 
 
-def _runs_of(stands: list[str], pool: list[RunFolder]) -> list[RunFolder]:
+def selection_study(
+    names: list[str], folders: list[Path], root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()
+) -> Study:
+    """A study of experiments by name (their runs under `root`) and of run folders: an arm for each setting."""
+    notes: list[str] = []
+    wanted = sorted({registry.run_name(name) for name in names})
+    found = _runs_of(wanted, _pool(root, notes)) if names else []
+    found += [run for folder in folders for run in find_runs(folder)]
+    found = list({run.path.resolve(): run for run in found}.values())
+    where = f"{', '.join(wanted)} in {root}" if names else f"anything in {listed(map(str, folders))}"
+    if not found:
+        raise InputError(f"no runs of {where}; make them with {_what_makes(names or ['NAME'], root)}")
+    runs = _finished(found, unfinished, notes)
+    if not runs:
+        raise _none_fit(where, notes, unfinished, "train one further")
+    by_settings = defaultdict(list)
+    for run in runs:
+        by_settings[tuple(sorted(run.deciding.items()))].append(run)
+    families = [_one_a_seed(family, notes) for family in by_settings.values()]
+    pages = [family[0].deciding for family in families]
+    varied = tuple(key for key in pages[0] if len({repr(page.get(key)) for page in pages}) > 1)
+    names = [family[0].name for family in families]
+    # Runs of one experiment with different settings go by their folders.
+    names = [family[0].path if names.count(name) > 1 else name for name, family in zip(names, families, strict=True)]
+    arms = [Arm(name, runs[0].settings, tuple(runs)) for name, runs in zip(names, families, strict=True)]
+    known = {registry.run_name(name) for name in {run.name for run in runs} & registry.catalogue().keys()}
+    if absent := sorted(set(wanted) - known):
+        notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
+    require_comparable("the selection", runs, [key for run in runs for key in run.changed])
+    notes += setting_notes(runs, varied)
+    question = "How do these runs compare?"
+    return Study("selection", question, varied, _named(arms, varied), general, tuple(notes), levels=levels)
+
+
+def _runs_of(stands: list[str], pool: list[Run]) -> list[Run]:
     """The runs of experiments; a run under an alias' own name is a run of the same settings."""
-    return [run for run in pool if run.name in registry.catalogue() and registry.run_name(run.name) in stands]
+    known = [run for run in pool if run.name in registry.catalogue()]
+    return [run for run in known if registry.run_name(run.name) in stands]
 
 
 def _what_makes(words: list[str], root: AnyPath) -> str:
@@ -93,76 +127,86 @@ def _what_makes(words: list[str], root: AnyPath) -> str:
 
 def _none_fit(where: str, notes: list[str], unfinished: bool, go_on: str) -> InputError:
     """For runs of which none can be reported; the first few notes, for an error of one line."""
-    some = "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
-    if unfinished:
-        return InputError(f"no run{where} has an evaluation: {some}; {go_on}")
-    return InputError(f"no finished run{where}: {some}; {go_on}, or report what there is with --unfinished")
+    kind = "run with an evaluation" if unfinished else "finished run"
+    besides = "" if unfinished else ", or report what there is with --unfinished"
+    return InputError(f"no {kind} of {where}: {shortened(notes, 4, '; ')}; {go_on}{besides}")
 
 
-def selection_study(
-    names: list[str], folders: list[Path], root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()
-) -> Study:
-    """A study of experiments by name (their runs under `root`) and of run folders: an arm for each setting."""
-    notes: list[str] = []
-    pool = find_runs(root, lambda error: notes.append(f"left out, cannot be read: {error}")) if names else []
-    wanted = sorted({registry.run_name(name) for name in names})
-    found = _runs_of(wanted, pool) + [run for folder in folders for run in find_runs(folder)]
-    found = list({run.path.resolve(): run for run in found}.values())
-    if not found:
-        where = f"{', '.join(wanted)} in {root}" if names else f"anything in {listed(list(map(str, folders)))}"
-        raise InputError(f"no runs of {where}; make them with {_what_makes(names or ['NAME'], root)}")
-    runs = _finished(found, unfinished, notes)
-    if not runs:
-        raise _none_fit("", notes, unfinished, "train one further")
-    by_settings = defaultdict(list)
+def _finished(runs: list[Run], unfinished: bool, notes: list[str]) -> list[Run]:
+    kept = []
     for run in runs:
-        by_settings[tuple(sorted(deciding(run).items()))].append(run)
-    families = [_one_a_seed(family, notes) for family in by_settings.values()]
-    pages = [dict(settings) for settings in by_settings]
-    varied = tuple(key for key in pages[0] if len({repr(page.get(key)) for page in pages}) > 1)
-    names = [family[0].name for family in families]
-    # Runs of one experiment with different settings go by their folders.
-    names = [str(f[0].path) if names.count(name) > 1 else name for name, f in zip(names, families, strict=True)]
-    arms = [Arm(n, flatten(f[0].config), tuple(map(load_run, f))) for n, f in zip(names, families, strict=True)]
-    arms = [replace(arm, varied=telling_settings(varied, arms)) for arm in arms]
-    if absent := [name for name in wanted if not _runs_of([name], runs)]:
-        notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
-    require_one_eval_set("the selection", [run for arm in arms for run in arm.runs])
-    question = "How do these runs compare?"
-    return Study("selection", question, varied, tuple(arms), general, tuple(notes), levels=levels)
+        far = f"step {run.step:,} of {run.total_steps:,}" if run.total_steps else "not started"
+        if run.done or unfinished and run.evaluations:
+            kept.append(run)
+        if not run.done:
+            without = "left out, no evaluation yet" if unfinished else "left out, unfinished"
+            said = "unfinished, with its last evaluation so far" if run in kept else without
+            notes.append(f"{said}: {str(run.path)} ({far})")
+    return kept
 
 
-def telling_settings(varied: tuple[str, ...], arms: list[Arm]) -> tuple[str, ...]:
-    """Those of the varied settings that do not follow from one before them: enough to name an arm."""
+def _one_a_seed(runs: list[Run], notes: list[str]) -> list[Run]:
+    """Runs of one setting by seed. The same seed twice is the same run twice: it must not count as two."""
+    kept: dict[int, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.seed, not run.done)):
+        first = kept.setdefault(run.seed, run)
+        if first is not run:
+            notes.append(f"left out: {str(run.path)} has the settings and the seed {run.seed} of {first.path}")
+    return list(kept.values())
+
+
+def _named(arms: list[Arm], varied: tuple[str, ...]) -> tuple[Arm, ...]:
+    """Arms that go by those of the varied settings that do not follow from one before them."""
     telling: list[str] = []
     for key in varied:
         pairs = [{(repr(arm.settings[first]), repr(arm.settings[key])) for arm in arms} for first in telling]
         if not any(len(seen) == len({first for first, _ in seen}) for seen in pairs):
             telling.append(key)
-    return tuple(telling)
+    return tuple(replace(arm, varied=tuple(telling)) for arm in arms)
 
 
-def _finished(runs: list[RunFolder], unfinished: bool, notes: list[str]) -> list[RunFolder]:
-    kept = []
+def require_comparable(name: str, runs: list[Run], varied: Iterable[str]) -> None:
+    """Raise InputError unless the runs were scored on the same examples and changed from their experiments alike."""
+    changed = sorted({key for run in runs for key in run.changed} - set(varied))
+    pages = {str(run.path): {key: run.settings.get(key) for key in changed} for run in runs}
+    _require_equal(
+        name, {str(run.path): {"the examples scored": run.scored_on, **pages[str(run.path)]} for run in runs}
+    )
+
+
+def _require_equal(name: str, pages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise InputError when runs differ in a setting. pages: the settings of each run by its place."""
+    differ = []
+    for key in dict.fromkeys(key for page in pages.values() for key in page):
+        places = defaultdict(list)
+        for place, page in pages.items():
+            places[str(page.get(key))].append(place)
+        if len(places) > 1:
+            having = "; ".join(f"{value} in {shortened(runs, 3)}" for value, runs in places.items())
+            differ.append(f"{key}: {having}")
+    if differ:
+        raise InputError(
+            f"the runs of {name} differ in {', and in '.join(differ)}; report runs that compare: keep them under a "
+            "--root of their own, or name their folders"
+        )
+
+
+def unlike_guide(runs: list[Run]) -> str:
+    """Why what the users' guide expects of a group is not an expectation of these runs; empty where it is."""
+    changed = sorted({key for run in runs for key in run.changed if not key.startswith(_OF_SCORING)})
+    said = f"the guide's expectations are of the experiments as declared; these runs changed {listed(changed)}"
+    return said if changed else ""
+
+
+def setting_notes(runs: Iterable[Run], shown: Iterable[str] = ()) -> list[str]:
+    """What was changed from the experiments, but for settings that are `shown`, and what to know of the settings."""
+    runs, changed, together = list(runs), defaultdict(list), defaultdict(list)
     for run in runs:
-        if run.done:
-            kept.append(run)
-            continue
-        far = f"step {run.step:,} of {run.total_steps:,}" if run.total_steps else "not started"
-        if unfinished and load_run(run).evaluations:
-            notes.append(f"unfinished, with its last evaluation so far: {run.path} ({far})")
-            kept.append(run)
-        else:
-            why = "no evaluation yet" if unfinished else "unfinished"
-            notes.append(f"left out, {why}: {run.path} ({far})")
-    return kept
-
-
-def _one_a_seed(runs: list[RunFolder], notes: list[str]) -> list[RunFolder]:
-    """Runs of one setting by seed. The same seed twice is the same run twice: it must not count as two."""
-    kept: dict[int, RunFolder] = {}
-    for run in sorted(runs, key=lambda run: (run.seed, not run.done)):
-        first = kept.setdefault(run.seed, run)
-        if first is not run:
-            notes.append(f"left out: {run.path} has the settings and the seed {run.seed} of {first.path}")
-    return list(kept.values())
+        for key, (old, new) in run.changed.items():
+            if key not in shown:
+                changed[f"{key} {plain(new)} (there {plain(old)})"].append(str(run.path))
+    for change, places in changed.items():
+        together["all runs" if len(places) == len(runs) else ", ".join(places)].append(change)
+    notes = [f"changed from the experiment: {listed(changes)} in {where}" for where, changes in together.items()]
+    frozen = {run.name: (freeze(run.config), run.total_steps) for run in runs}
+    return notes + sorted(f"{name}: {said}" for name, (cfg, steps) in frozen.items() for said in cfg.warnings(steps))

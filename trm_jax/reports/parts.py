@@ -106,37 +106,39 @@ class Axis:
     named: bool = False
 
 
-def setting_axis(key: str, label: str, scale: str = "linear") -> Axis:
-    return Axis(label, lambda arm: float(arm.settings[key]), scale)
+def setting_axis(key: str, label: str = "", scale: str = "linear") -> Axis:
+    """Over a setting; without a label, under its own name."""
+    return Axis(label or setting_name(key).replace("_", " "), lambda arm: arm.settings[key], scale)
 
 
 BY_NAME = Axis()
 OVER_PARAMETERS = Axis("parameters", lambda arm: next(iter(arm.values(PARAMETERS)), None), "log")
 
 
-def over_measure(study: Study, measure: Measure, share: Callable[[Arm], float] = lambda arm: 1.0) -> Axis:
-    """An axis of the arms' means. share: what part of its mean an arm stands at."""
+def over_measure(study: Study, measure: Measure) -> Axis:
+    """An axis of the arms' means."""
     scale = common_scale(study.ran, measure)
-
-    def of(arm: Arm) -> float | None:
-        return share(arm) * arm.mean(measure) / scale.factor if arm.values(measure) else None
-
+    of = lambda arm: arm.mean(measure) / scale.factor if arm.values(measure) else None  # noqa: E731
     return Axis(headed(measure.name, scale), of, named=True)
 
 
-def positions(arms: Sequence[Arm], axis: Axis) -> dict[str, float]:
-    """Where each arm stands on the axis, by its name and in the axis' order; arms that have no place are left out."""
-    if axis.of is None:
-        return {arm.name: float(index) for index, arm in enumerate(arms)}
-    found = {arm.name: axis.of(arm) for arm in arms}
-    known = {name: x for name, x in found.items() if x is not None and (x > 0 or axis.scale == "linear")}
-    return dict(sorted(known.items(), key=lambda item: item[1]))
+def guide_depth(arm: Arm) -> int:
+    """H * L, the "effective depth" of the users' guide."""
+    return arm.settings["model.H_cycles"] * arm.settings["model.L_cycles"]
+
+
+def depth(arm: Arm) -> int:
+    """H * (L + 1) * layers: layer applications of a supervision step, the paper's effective depth."""
+    return arm.settings["model.H_cycles"] * (arm.settings["model.L_cycles"] + 1) * arm.settings["model.L_layers"]
 
 
 def placed(arms: Sequence[Arm], axis: Axis) -> list[Arm]:
     """The arms that have a place on the axis, in its order."""
-    by_name = {arm.name: arm for arm in arms}
-    return [by_name[name] for name in positions(arms, axis)]
+    if axis.of is None:
+        return list(arms)
+    found = [(axis.of(arm), arm) for arm in arms]
+    known = [(x, arm) for x, arm in found if x is not None and (x > 0 or axis.scale == "linear")]
+    return [arm for _, arm in sorted(known, key=lambda pair: pair[0])]
 
 
 class Line(NamedTuple):
@@ -150,13 +152,15 @@ class Line(NamedTuple):
 
 def panel(title: str, axis: Axis, *lines: Line, y_label: str = "", levels: Sequence[float] = ()) -> Panel:
     """Means with standard deviations, and each run as a dot; the first line's measure gives the unit."""
-    arms = list({arm.name: arm for line in lines for arm in line.arms}.values())
-    places, first = positions(arms, axis), lines[0].measure
-    scale = scale_for(first.unit, [value for line in lines for arm in line.arms for value in arm.values(line.measure)])
+    arms = placed(list({arm.name: arm for line in lines for arm in line.arms}.values()), axis)
+    places = {arm.name: axis.of(arm) if axis.of else number for number, arm in enumerate(arms)}
+    scale = scale_for(
+        lines[0].measure.unit, [v for line in lines for arm in line.arms for v in arm.values(line.measure)]
+    )
     series = [one for color, line in enumerate(lines) for one in _series(line, places, axis, scale, color)]
     ticks = dict.fromkeys((x, compact(x) if axis.of else name) for name, x in places.items() if not axis.named)
-    x_label = axis.label or ", ".join(setting_name(key) for key in arms[0].varied[:2])
-    y_label = headed(y_label or first.name, scale)
+    x_label = axis.label or ", ".join(setting_name(key) for key in lines[0].arms[0].varied[:2])
+    y_label = headed(y_label or lines[0].measure.name, scale)
     return Panel(title, x_label, y_label, tuple(series), axis.scale, "linear", tuple(ticks), tuple(levels))
 
 
@@ -173,8 +177,8 @@ def _series(line: Line, places: dict[str, float], axis: Axis, scale: Scale, colo
         color=color,
     )
     runs = [(places[arm.name], value / scale.factor) for arm in known for value in arm.values(line.measure)]
-    dots = Series("single runs", [x for x, _ in runs], [y for _, y in runs], style="dots", color=color)
-    return [means, dots][: 1 + (len(runs) > len(known))] if known else []
+    dots = Series("", *zip(*runs, strict=True), style="dots", color=color) if len(runs) > len(known) else None
+    return [one for one in (means, dots) if one] if known else []
 
 
 def arm_panel(study: Study, measure: Measure, axis: Axis = BY_NAME, *, levels: Sequence[float] = ()) -> Panel:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -32,16 +33,11 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 class TTest(NamedTuple):
-    """A difference of two means and its two-sided p value; where p is None, `why` says so.
-
-    Of paired values it has half the confidence interval of the difference and the number of pairs too.
-    """
+    """A difference of two means and its two-sided p value; where p is None, `why` says so."""
 
     difference: float
     p: float | None
     why: str = ""
-    half_width: float | None = None
-    pairs: int = 0
 
     @property
     def shown(self) -> bool:
@@ -67,13 +63,10 @@ def paired(one: Sequence[float], other: Sequence[float]) -> TTest:
 
     found = spread(np.subtract(one, other).tolist())
     if found.n < 2:
-        return TTest(found.mean, None, "no test: n < 2", None, found.n)
+        return TTest(found.mean, None, "no test: n < 2")
     if found.deviation <= ROUNDING * max(map(abs, [*one, *other])):
-        equal = list(one) == list(other)
-        return TTest(found.mean, *((1.0, "", 0.0) if equal else (None, "no test: no spread", None)), found.n)
-    result = ttest_rel(one, other)
-    low, high = result.confidence_interval(1 - ALPHA)
-    return TTest(found.mean, float(result.pvalue), "", float(high - low) / 2, found.n)
+        return TTest(found.mean, 1.0) if list(one) == list(other) else TTest(found.mean, None, "no test: no spread")
+    return TTest(found.mean, float(ttest_rel(one, other).pvalue))
 
 
 def adjusted(tests: Sequence[TTest]) -> list[TTest]:
@@ -110,10 +103,16 @@ class Halting(NamedTuple):
 
 
 def halting(counts: Sequence[float]) -> Halting | None:
-    """Of counts of sequences that ended at step 1, 2, ..., len(counts); None when there are none."""
+    """Of counts of sequences that ended at step 1, 2, ..., len(counts); None when there are none, or one step only:
+    before it nothing can halt."""
     weights = np.asarray(counts, np.float64)
-    if weights.sum() == 0:
+    if weights.size < 2 or weights.sum() == 0:
         return None
     shares, steps = weights / weights.sum(), np.arange(1, weights.size + 1)
     mean = float(shares @ steps)
     return Halting(mean, float(shares @ (steps - mean) ** 2), float(1 - shares[-1]))
+
+
+def added(counts: Iterable[Sequence[float]]) -> list[float]:
+    """Histograms added up, the shorter ones as if they ended in zeros."""
+    return [sum(column) for column in zip_longest(*counts, fillvalue=0)]

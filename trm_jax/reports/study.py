@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm_jax.reports.measures import MEMORY, Measure, Scores, scores
-from trm_jax.reports.runs import Run
+from trm_jax.configs.runs import Run
+from trm_jax.reports.measures import Measure, Scores, scores
 from trm_jax.reports.statistics import Spread, spread
 from trm_jax.reports.units import setting_name, setting_value
 
@@ -35,11 +35,11 @@ class Arm:
 
     @property
     def unfinished(self) -> bool:
-        return not all(run.folder.done for run in self.runs)
+        return not all(run.done for run in self.runs)
 
     def by_seed(self, measure: Measure) -> dict[int, float]:
         """The figure of each run that has it, by the run's seed."""
-        found = {run.folder.seed: measure.of(run) for run in self.runs}
+        found = {run.seed: measure.of(run) for run in self.runs}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def values(self, measure: Measure) -> list[float]:
@@ -98,7 +98,3 @@ class Study:
     def score(self) -> Measure:
         """The score of record, by which the task is judged."""
         return self.scores.final
-
-    def shared(self, measure: Measure) -> bool:
-        """Whether a figure is not an arm's own: on a CPU memory is that of the process, compiler and data included."""
-        return measure is MEMORY and any(run.facts.get("backend") == "cpu" for run in self.runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from trm_jax.reports.statistics import Spread
@@ -25,12 +25,11 @@ class Scale(NamedTuple):
         return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"
 
     def text(self, found: Spread | None) -> str:
-        """'0.8731 ± 0.0042 (n = 3)', the deviation to the last digit of the mean."""
+        """'0.8731 ± 0.0042 (n = 3)'."""
         if found is None:
             return "not recorded"
-        mean = self.number(found.mean)
-        around = "" if found.deviation is None else f" ± {_as_fine(found.deviation / self.factor, mean)}"
-        return f"{mean}{around} (n = {found.n})"
+        around = "" if found.deviation is None else f" ± {self.number(found.deviation)}"
+        return f"{self.number(found.mean)}{around} (n = {found.n})"
 
 
 Unit = tuple[Scale, ...]  # ascending factors; the first is what files hold
@@ -59,12 +58,6 @@ def scale_for(unit: Unit, values: Iterable[float]) -> Scale:
 def fixed(value: float, decimals: int) -> str:
     """With so many decimals; what rounds to zero has no sign."""
     return f"{round(value, decimals) + 0.0:,.{decimals}f}"
-
-
-def _as_fine(value: float, text: str) -> str:
-    """`value` with the decimals of a number's text, with digits of its own where these would not show it."""
-    rounded = fixed(value, len(text.partition(".")[2]))
-    return digits(value) if "e" in text or (value and not rounded.strip("0.,")) else rounded
 
 
 def digits(value: float) -> str:
@@ -114,6 +107,12 @@ def listed(words: Iterable[str]) -> str:
     """'a, b and c'."""
     words = list(words)
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def shortened(words: Sequence[str], most: int, between: str = ", ") -> str:
+    """'a, b, c and 2 more'."""
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return between.join(words[:most]) + rest
 
 
 def counted(number: int, thing: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from trm_jax.reports.measures import STEPS, Measure
+from trm_jax.reports.measures import Measure
 from trm_jax.reports.statistics import ALPHA, TTest, adjusted, paired, welch
 from trm_jax.reports.study import Arm
 from trm_jax.reports.units import Scale, listed, p_text, scale_for
@@ -31,14 +31,12 @@ def adjusted_name(tests: Iterable[TTest], name: str = "Welch") -> str:
 
 
 def verdict(test: TTest, scale: Scale) -> str:
-    """'+0.0123, higher (p = 0.012)', of paired values '+0.0123 ± 0.0100, higher (n = 3, p = 0.012)'."""
+    """'+0.0123, higher (p = 0.012)'."""
     difference = scale.signed(test.difference)
     if test.p is None:
         return f"{difference}, {test.why}"
     word = ("higher" if test.difference > 0 else "lower") if test.shown else "no difference shown"
-    if test.half_width is None:
-        return f"{difference}, {word} ({p_text(test.p)})"
-    return f"{difference} ± {scale.number(test.half_width)}, {word} (n = {test.pairs}, {p_text(test.p)})"
+    return f"{difference}, {word} ({p_text(test.p)})"
 
 
 def shown_words(pairs: Sequence[Pair], tests: Sequence[TTest]) -> str:
@@ -103,10 +101,3 @@ def _tested_words(found: Mapping[str, TTest], name: str, word: str) -> str:
     parts = [f"{listed(shown)} to be {word}"] * bool(shown) + [f"no difference from {listed(hidden)}"] * bool(hidden)
     untested = [arm for arm, test in found.items() if test.p is None]
     return f"{name} shows {', and '.join(parts)}" + (f"; {listed(untested)} cannot be tested" if untested else "")
-
-
-def updates_words(arms: Sequence[Arm]) -> str:
-    """'from 62 (exp04a_100) to 3,125 (exp04a_5000)'; empty where all arms made as many updates, but for 1%."""
-    known = [(arm.mean(STEPS), arm.name) for arm in arms]
-    (least, first), (most, last) = min(known), max(known)
-    return f"from {least:,.0f} ({first}) to {most:,.0f} ({last})" if most > 1.01 * least else ""
