@@ -20,9 +20,7 @@ def pareto(study):
         words = {arm.name: "yes" if on else "no" for arm, on in zip(known, r.pareto_front(points), strict=True)}
         on, off = ([arm for arm in known if words[arm.name] == word] for word in ("yes", "no"))
         fronts.append(f"against {cost.name}, {r.listed(arm.name for arm in on)}")
-        columns.append(
-            r.Column(f"on the front of {cost.name}", lambda arm, words=words: words.get(arm.name, "not known"))
-        )
+        columns.append((f"on the front of {cost.name}", words))
         lines = [r.Line(on, score, "on the front")] + [r.Line(off, score, "beaten", "points")] * bool(off)
         panels.append(r.panel(f"Accuracy against {cost.name}", r.over_measure(study, cost), *lines))
     winner = r.best(study.ran, score)
@@ -43,7 +41,7 @@ def depths(study):
     """Depth by both counts, layer applications and compute."""
     paper = "depth H*(L+1)*layers (the paper's) = layer applications"
     counts = {"depth H*L (the guide's)": r.guide_depth, paper: r.depth}
-    columns = [r.Column(name, lambda arm, of=of: r.digits(of(arm)), always=True) for name, of in counts.items()]
+    columns = [(name, {arm.name: r.digits(of(arm)) for arm in study.arms}) for name, of in counts.items()]
     columns += r.measured(study, r.STEP_FLOPS, r.TRAIN_FLOPS, study.score)
     first, last = study.arms[0], study.arms[-1]
     sentence = (

@@ -28,10 +28,7 @@ def critical_batch(study, axis):
     through = r.placed([arm for arm in study.ran if arm.complete(updates)], axis)
     examples = [arm.mean(updates) * axis.of(arm) for arm in through]
     efficiency = {arm.name: examples[0] / count for arm, count in zip(through, examples, strict=True)}
-    told = r.Column(
-        "examples, smallest batch's over this one's",
-        lambda arm: f"{efficiency[arm.name]:.2f}" if arm.name in efficiency else "",
-    )
+    told = "examples, smallest batch's over this one's", {name: f"{part:.2f}" for name, part in efficiency.items()}
     points = [(axis.of(arm), value) for arm in through for value in arm.values(updates)]
     fit = r.fit_batch([batch for batch, _ in points], [value for _, value in points])
     panel = replace(r.panel(f"Updates to {level:g}", axis, r.Line(through or study.ran, updates)), y_scale="log")

@@ -21,15 +21,13 @@ def averaging(study):
         missing = f" Not answered for {lacking}: their live weights were not evaluated (optim.ema_also=0 does)."
     if not known:
         return r.Section(title, f"Not answered: no run was scored with its average and with its live weights.{missing}")
-    tests = r.seed_tests([(arm.by_seed(score), arm.by_seed(live)) for arm in known])
+    values = [(arm.by_seed(score), arm.by_seed(live)) for arm in known]
+    tests = r.adjusted([r.paired([one[seed] for seed in other], list(other.values())) for one, other in values])
     words = {arm.name: r.verdict(test, r.FRACTION[0]) for arm, test in zip(known, tests, strict=True)}
-    name = r.adjusted_name(tests, "paired t")
-    difference = f"averaged less live ({name})"
-    columns = [*r.measured(study, score, live), r.Column(difference, lambda arm: words.get(arm.name, ""))]
-    table = r.arm_table(study, columns)
+    table = r.arm_table(study, [*r.measured(study, score, live), ("averaged less live (paired t, Holm)", words)])
     said = "; ".join(f"in {arm} {word}" for arm, word in words.items())
     lines = r.Line(study.ran, score, "of record"), r.Line(study.ran, live, "live weights")
-    sentence = f"Averaging changes the mean accuracy, by pairs of one seed ({name}): {said}.{missing}"
+    sentence = f"Averaging changes the mean accuracy, by pairs of one seed (paired t, Holm): {said}.{missing}"
     panel = r.panel("Averaged and live weights", r.BY_NAME, *lines)
     return r.Section(title, sentence, table, "averaging", (panel,))
 

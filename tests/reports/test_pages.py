@@ -155,11 +155,11 @@ def test_a_single_point_is_seen(scale):
     assert count(pixels(panel_of(Series("s", [512], [0.5]), x_scale=scale, y_scale="log")), COLORS[0]) > 10
 
 
-def test_dots_levels_and_names_are_drawn():
+def test_faint_lines_levels_and_names_are_drawn():
     line = Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line")
     bare = pixels(panel_of(line))
     extras = {
-        "dots": panel_of(line, Series("", [1, 2], [0.3, 0.1], style="dots")),
+        "faint": panel_of(line, Series("", [1, 2], [0.3, 0.1], style="faint")),
         "level": panel_of(line, levels=(0.2,)),
         "names": panel_of(Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line", names=["a", "b", "c"])),
         "ticks": panel_of(line, ticks=((1, "one"), (2, "two"), (5, "five"))),

@@ -1,7 +1,5 @@
 """`trm compare`: the curves of several runs in one picture, and what differs between them."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`trm report`: what the runs of a group, or any runs, say."""
 
-from __future__ import annotations
-
 import fnmatch
 import sys
 from pathlib import Path

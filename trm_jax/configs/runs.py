@@ -1,7 +1,5 @@
 """The runs that lie in a folder: what their files hold, and how far each has come."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -15,14 +15,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour: means with standard deviations `error` (None for n = 1), single runs as `dots`, a curve."""
+    """Points of one colour: means with standard deviations `error` (None for n = 1), or a curve."""
 
     label: str  # in the legend; without one it is not there
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float | None] = ()
     names: Sequence[str] = ()  # written beside the points
-    style: str = "points"  # points | joined | line | dashed | dots | faint
+    style: str = "points"  # points | joined | line | dashed | faint
     color: int = 0
 
 

@@ -1,7 +1,5 @@
 """Fits of curves to results of runs, with confidence intervals; a reason in words where there is none."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What is measured of a run, each with its name and unit."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass

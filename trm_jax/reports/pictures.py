@@ -1,19 +1,13 @@
 """Diagrams as PNG: the same bytes for the same figures, in colours that the colour-blind tell apart."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trm_jax.reports.content import Panel, Series
 from trm_jax.reports.units import compact
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which the colour-blind tell apart too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -50,7 +44,7 @@ def panels_png(panels: Sequence[Panel], title: str = "") -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw(axes, panel: Panel) -> None:
     for series in panel.series:
         _draw_series(axes, series)
     for y in panel.levels:
@@ -71,7 +65,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.legend(fontsize=8, frameon=False)
 
 
-def _draw_series(axes: Axes, series: Series) -> None:
+def _draw_series(axes, series: Series) -> None:
     x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
     color = COLORS[series.color % len(COLORS)]
     dashes = DASHES[series.color // len(COLORS) % len(DASHES)]
@@ -83,7 +77,6 @@ def _draw_series(axes: Axes, series: Series) -> None:
     look |= {
         "points": {"linestyle": "none"},
         "dashed": {"linestyle": "--"},
-        "dots": {"linestyle": "none", "marker": ".", "alpha": 0.45, "zorder": 2},
         "faint": {"marker": "", "linewidth": 0.8, "alpha": 0.3, "zorder": 2},
     }.get(series.style, {})
     axes.plot(x, y, color=color, **look)
@@ -94,7 +87,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
         axes.annotate(name, place, xytext=(5, 5), textcoords="offset points", fontsize=8, color=color)
 
 
-def _scale(axes: Axes, panel: Panel) -> None:
+def _scale(axes, panel: Panel) -> None:
     """Linear, log or log2, with ticks at round numbers that are written out, or at the named places."""
     import matplotlib.ticker as ticker
 

@@ -12,7 +12,7 @@ from trm_jax.reports.measures import Measure
 from trm_jax.reports.parts import BY_NAME, SPREADS, Axis, Column, arm_panel, arm_table, expected, measured, tested
 from trm_jax.reports.statistics import added
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import digits, listed
+from trm_jax.reports.units import digits, headed, listed
 from trm_jax.reports.words import best, best_sentence
 
 SPEED_NOTE = (
@@ -77,11 +77,10 @@ def costs(study: Study, axis: Axis = BY_NAME) -> Section:
 def _ratio(study: Study, measure: Measure) -> Column:
     """Means over that of the group's first arm, which may not have been run."""
     base = study.arms[0].spread(measure)
-
-    def cell(arm: Arm) -> str:
-        return f"{arm.mean(measure) / base.mean:.2f}" if arm.values(measure) and base and base.mean else "not known"
-
-    return Column(f"{measure.name}, times {study.arms[0].name}'s", cell)
+    known = [arm for arm in study.ran if arm.values(measure) and base and base.mean]
+    return f"{measure.name}, times {study.arms[0].name}'s", {
+        a.name: f"{a.mean(measure) / base.mean:.2f}" for a in known
+    }
 
 
 def levels_reached(study: Study, what: str, axis: Axis = BY_NAME) -> Section:
@@ -102,15 +101,12 @@ def levels_reached(study: Study, what: str, axis: Axis = BY_NAME) -> Section:
 
 def reached(arms: list[Arm], measure: Measure) -> Column:
     """What it took to reach a level, over the seeds that did."""
-    scale = p.common_scale(arms, measure)
-
-    def cell(arm: Arm) -> str:
+    scale, cells = p.common_scale(arms, measure), {}
+    for arm in arms:
         missed = len(arm.runs) - len(arm.values(measure))
-        if missed == len(arm.runs):
-            return "not reached"
-        return scale.text(arm.spread(measure)) + (f", {missed} not reached" if missed else "")
-
-    return Column(p.headed(measure.name, scale), cell)
+        some = scale.text(arm.spread(measure)) + f", {missed} not reached" * bool(missed)
+        cells[arm.name] = some if arm.values(measure) else "not reached"
+    return headed(measure.name, scale), cells
 
 
 def _first_words(arms: list[Arm], measure: Measure, level: str) -> str:

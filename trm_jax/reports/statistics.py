@@ -1,7 +1,5 @@
 """Means with their spread, t-tests, Holm's correction, Pareto fronts: pure functions on numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest

@@ -33,10 +33,6 @@ class Arm:
         differs = ", ".join(f"{setting_name(key)} {setting_value(key, self.settings[key])}" for key in self.varied)
         return f"{self.name} ({differs})" if differs else self.name
 
-    @property
-    def unfinished(self) -> bool:
-        return not all(run.done for run in self.runs)
-
     def by_seed(self, measure: Measure) -> dict[int, float]:
         """The figure of each run that has it, by the run's seed."""
         found = {run.seed: measure.of(run) for run in self.runs}

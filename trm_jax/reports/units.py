@@ -1,7 +1,5 @@
 """Numbers as people read them: unit prefixes, digits, means with their spread."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -24,12 +22,15 @@ class Scale(NamedTuple):
         text = self.number(difference)
         return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"
 
-    def text(self, found: Spread | None) -> str:
-        """'0.8731 ± 0.0042 (n = 3)'."""
+    def text(self, found: Spread | None, exact: bool = False) -> str:
+        """'0.8731 ± 0.0042 (n = 3)'; of an `exact` figure without spread the number alone."""
         if found is None:
             return "not recorded"
+        mean = self.number(found.mean)
+        if exact and not found.deviation:
+            return mean
         around = "" if found.deviation is None else f" ± {self.number(found.deviation)}"
-        return f"{self.number(found.mean)}{around} (n = {found.n})"
+        return f"{mean}{around} (n = {found.n})"
 
 
 Unit = tuple[Scale, ...]  # ascending factors; the first is what files hold
@@ -53,6 +54,11 @@ def scale_for(unit: Unit, values: Iterable[float]) -> Scale:
     """The largest scale of a unit in which the smallest value is at least 1, the first when there is none."""
     least = min((abs(value) for value in values if value), default=0.0)
     return next((scale for scale in reversed(unit) if least >= scale.factor), unit[0])
+
+
+def headed(name: str, scale: Scale) -> str:
+    """A name with its unit, unless it holds that already."""
+    return f"{name} ({scale.label})" if scale.label and scale.label not in name.split() else name
 
 
 def fixed(value: float, decimals: int) -> str:
