@@ -25,7 +25,7 @@ def critical_batch(study, axis):
     """Updates to a level over the batch: linear regime and fitted critical batch."""
     level = study.levels[0]
     updates = r.until("updates", level)
-    through = r.placed([arm for arm in study.ran if arm.complete(updates)], axis)
+    through = r.placed([arm for arm in study.ran if len(arm.values(updates)) == len(arm.runs)], axis)
     examples = [arm.mean(updates) * axis.of(arm) for arm in through]
     efficiency = {arm.name: examples[0] / count for arm, count in zip(through, examples, strict=True)}
     told = "examples, smallest batch's over this one's", {name: f"{part:.2f}" for name, part in efficiency.items()}

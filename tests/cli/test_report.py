@@ -24,18 +24,18 @@ def test_a_group(here, tmp_path):
 def test_many_groups_into_one_folder(here, tmp_path):
     write_group(tmp_path / "elsewhere", "contrib01")
     write_group(tmp_path / "elsewhere", "contrib02")
-    result = here("report", "contrib", "--root", "elsewhere", "--output", "pages", "--levels", "0.5", "0.7")
+    result = here("report", "contrib", "--root", "elsewhere", "--output", "pages")
     assert result.code == 0, result.err
     assert {path.name for path in (tmp_path / "pages").glob("*.html")} == {"contrib01.html", "contrib02.html"}
     page = (tmp_path / "pages" / "contrib01.md").read_text()
-    assert "trm report contrib01 --root elsewhere --levels 0.5 0.7 --output pages" in page
-    assert "Epochs to 0.5 and 0.7" in page
+    assert "trm report contrib01 --root elsewhere --output pages" in page
+    assert "Epochs to 0.85 and 0.87" in page
 
 
 def test_what_can_be_made_is_made(refused, tmp_path):
     write_run(tmp_path / "runs" / "exp07a", "exp07a")
     said = refused("report", "exp07", "exp09", "--output", "pages")
-    assert said.startswith("no runs of exp09 in runs") and said.endswith("(1 of 2 reports were made)")
+    assert said.startswith("no finished runs of exp09 in runs") and said.endswith("(1 of 2 reports were made)")
     assert (tmp_path / "pages" / "exp07.html").exists()
 
 
@@ -46,19 +46,17 @@ def test_what_is_missing_is_said_on_standard_error(here, tmp_path):
     assert result.code == 0
     assert "mind: not run (or not finished): exp07b = baseline, exp07c" in result.err
     assert "mind: left out, unfinished: runs/exp07c" in result.err
-    result = here("report", "exp07", "--unfinished")
-    assert "mind: unfinished, with its last evaluation so far: runs/exp07c" in result.err
-    page = (tmp_path / "reports" / "exp07" / "exp07.md").read_text()
-    assert "trm report exp07 --unfinished" in page
 
 
 @pytest.mark.parametrize(
     "argv, words",
     [
-        (["exp07"], r"no runs of exp07 in runs: looked for exp07a, baseline, exp07c; make them with trm sweep exp07"),
+        (
+            ["exp07"],
+            r"no finished runs of exp07 in runs: looked for exp07a, baseline, exp07c; trm sweep exp07 makes them",
+        ),
         (["exp77"], r"no experiment and no group matches 'exp77'.* Did you mean .*exp07"),
-        (["runs"], r"no runs of anything in runs"),
-        (["exp07", "--levels", "2"], r"--levels are accuracies above 0 and up to 1, not \[2.0\]"),
+        (["runs"], r"no finished runs of runs: nothing is there"),
         (["exp07", "--root", "s3://bucket/runs"], r".*neither a path of this machine nor gs://"),
         ([], r"the following arguments are required"),
     ],
@@ -125,7 +123,7 @@ def test_the_report_that_follows_a_comparison(here, tmp_path):
     write_run(tmp_path / "half", "sudoku4", evaluations=5)
     assert here("compare", "a b").out.endswith("next: trm report 'a b'\n")
     following = here("compare", "a b", "half").out.splitlines()[-1]
-    assert following == "next: trm report 'a b' half --unfinished"
+    assert following == "next: trm report 'a b'", "half has no evaluation of record"
     assert here(*shlex.split(following)[2:]).code == 0
 
 

@@ -34,8 +34,8 @@ def heads(table, part) -> list[str]:
     return [name for name in table.columns if part in name]
 
 
-def report_on(group, root, **options):
-    return build(group_study(group, root, **options), "")
+def report_on(group, root):
+    return build(group_study(group, root), "")
 
 
 def runs_of(root, accuracies: dict, **how):
@@ -210,13 +210,6 @@ def test_a_level_that_some_seeds_reach_is_no_mean_of_the_lucky(tmp_path):
     assert "No arm reaches 0.85 with every seed. Not every seed reaches 0.85 in contrib01_baseline (1 of 2)." in (
         part.sentence
     )
-
-
-def test_other_levels_can_be_asked_for(tmp_path):
-    write_group(tmp_path, "exp01", seeds=1)
-    report = report_on("exp01", tmp_path, levels=(0.5,))
-    assert "exp01a (hidden_size 256) has the lowest mean time to 0.5" in section(report, "^Time to 0.5$").sentence
-    assert "time_to_0.5" in report.csv["exp01.csv"][0]
 
 
 def test_cycles_at_equal_depth(report_of):

@@ -55,38 +55,21 @@ def test_missing_members_are_named(tmp_path):
 def test_no_runs_says_what_was_looked_for_and_what_makes_them(tmp_path):
     said = refusal(group_study, "exp07", tmp_path / "nowhere")
     assert "looked for exp07a, baseline, exp07c" in said
-    assert said.endswith(f"make them with trm sweep exp07 --root {tmp_path}/nowhere")
+    assert said.endswith(f"trm sweep exp07 --root {tmp_path}/nowhere makes them")
 
 
-def test_unfinished_runs_are_left_out_and_named_or_taken_on_request(tmp_path):
-    write_run(tmp_path / "done", "exp07a")
+def test_unfinished_runs_are_left_out_and_named(tmp_path):
     write_run(tmp_path / "half", "exp07c", evaluations=4)
+    for said in (
+        refusal(group_study, "exp07", tmp_path),
+        refusal(selection_study, [], [tmp_path / "half"], tmp_path),
+    ):
+        assert "no finished runs of" in said and "half (step 3,255 of 8,138)" in said and "trm sweep" in said
+    write_run(tmp_path / "done", "exp07a")
     write_run(tmp_path / "begun", "baseline", evaluations=0)
     study = group_study("exp07", tmp_path)
     assert arms(study) == {"exp07a": ["done"], "exp07b": [], "exp07c": []}
     assert any(re.search("left out, unfinished: .*half .step 3,255 of 8,138", note) for note in study.notes)
-    study = group_study("exp07", tmp_path, unfinished=True)
-    assert arms(study) == {"exp07a": ["done"], "exp07b": [], "exp07c": ["half"]}
-    assert any(re.search("unfinished, with its last evaluation.*half", note) for note in study.notes)
-    assert any(re.search("left out, no evaluation yet: .*begun", note) for note in study.notes)
-
-
-def test_only_unfinished_runs_are_refused(tmp_path):
-    write_run(tmp_path / "half", "exp07c", evaluations=4)
-    said = refusal(group_study, "exp07", tmp_path)
-    assert "no finished run of exp07" in said and "half (step 3,255 of 8,138)" in said and "--unfinished" in said
-    assert f"go on with trm sweep exp07 --root {tmp_path}, or" in said
-    assert "--unfinished" in refusal(selection_study, [], [tmp_path / "half"], tmp_path)
-
-
-def test_runs_without_an_evaluation_are_refused_though_unfinished_ones_were_asked_for(tmp_path):
-    write_run(tmp_path / "begun", "exp07c", evaluations=0)
-    for said in (
-        refusal(group_study, "exp07", tmp_path, unfinished=True),
-        refusal(selection_study, [], [tmp_path / "begun"], tmp_path, unfinished=True),
-    ):
-        assert said.startswith("no run with an evaluation") and ": left out, no evaluation yet: " in said
-        assert "--unfinished" not in said
 
 
 def test_runs_scored_on_different_puzzles_are_refused(tmp_path):

@@ -29,7 +29,6 @@ def run(args) -> int:
     from trm_jax.configs.runs import open_run
     from trm_jax.reports.curves import curve_png
     from trm_jax.reports.gather import setting_notes
-    from trm_jax.reports.measures import seconds_at
     from trm_jax.reports.units import SECONDS, scale_for, setting_name, setting_value
 
     if len(set(args.runs)) < len(args.runs):
@@ -39,7 +38,7 @@ def run(args) -> int:
     curve_png(args.output, {name: run.records for name, run in runs.items()}, headlines)
     keys = dict.fromkeys(key for run in runs.values() for key in run.settings if not key.startswith(FREE_TO_CHANGE))
     differing = [key for key in keys if len({repr(run.settings.get(key)) for run in runs.values()}) > 1]
-    seconds = {name: seconds_at(run.records[-1]) for name, run in runs.items()}
+    seconds = {name: run.records[-1].get("clock", {}).get("elapsed_s") for name, run in runs.items()}
     clock = scale_for(SECONDS, filter(None, seconds.values()))
     score = " or ".join(headlines).replace("_", " ")
     table = Table(box=box.SIMPLE_HEAD, caption=f"{score}: of the last evaluation; loss: of the last log line")
@@ -56,6 +55,7 @@ def run(args) -> int:
         )
     console().print(table)
     scored = {name: run.scored_on for name, run in runs.items() if run.evaluations}
+    done = [name for name in scored if runs[name].done]
     notes = setting_notes(runs.values(), differing)
     if len(set(scored.values())) > 1:
         notes.append("these runs were scored on different examples, so their scores do not compare")
@@ -64,7 +64,6 @@ def run(args) -> int:
     for note in notes:
         print(f"mind: {note}", file=sys.stderr)
     print(f"curves: {args.output}")
-    if together := [name for name, examples in scored.items() if examples == next(iter(scored.values()))]:
-        unfinished = not all(runs[name].done for name in together)
-        print(f"next: {command('report', *together, *['--unfinished'] * unfinished)}")
+    if together := [name for name in done if scored[name] == scored[done[0]]]:
+        print(f"next: {command('report', *together)}")
     return 0

@@ -21,20 +21,19 @@ _SWEPT = Path("runs")  # where `trm sweep` puts runs unless told otherwise
 _OF_SCORING = ("eval.", "data.test_puzzles")
 
 
-def group_study(name: str, root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()) -> Study:
-    """The group's study from the runs under `root`, with its companion's where that can be compared.
+def group_study(name: str, root: AnyPath) -> Study:
+    """The group's study from the finished runs under `root`, with its companion's where that can be compared.
 
-    levels: scores to reach in place of the group's. Raises InputError when there is nothing to report or the runs do
-    not compare.
+    Raises InputError when there is nothing to report or the runs do not compare.
     """
     problems: list[str] = []
     pool = _pool(root, problems)
-    study = _of_group(name, pool, root, unfinished)
-    study = replace(study, notes=(*study.notes, *problems), levels=levels or study.levels)
+    study = _of_group(name, pool, root)
+    study = replace(study, notes=(*study.notes, *problems))
     if not (other := registry.groups()[name].companion):
         return study
     try:
-        companion = _of_group(other, pool, root, unfinished)
+        companion = _of_group(other, pool, root)
         require_comparable(f"{name} and {other}", [*study.runs, *companion.runs], (*study.varied, *companion.varied))
     except InputError as error:
         return replace(study, companion_problem=str(error))
@@ -45,53 +44,37 @@ def _pool(root: AnyPath, notes: list[str]) -> list[Run]:
     return find_runs(root, lambda error: notes.append(f"left out, cannot be read: {error}"))
 
 
-def _of_group(name: str, pool: list[Run], root: AnyPath, unfinished: bool) -> Study:
+def _of_group(name: str, pool: list[Run], root: AnyPath) -> Study:
     group, arms, notes = registry.groups()[name], [], []
     stands = [registry.run_name(experiment.name) for experiment in group.experiments]
     for experiment, stand in zip(group.experiments, stands, strict=True):
-        kept = _finished(_runs_of([stand], pool), unfinished, notes)
+        kept = _finished(_runs_of([stand], pool), notes)
         _require_equal(experiment.name, {str(run.path): run.deciding for run in kept})
         runs = _one_a_seed(kept, notes)
         settings = runs[0].settings if runs else flatten(registry.get(experiment.name))
         arms.append(Arm(experiment.name, settings, tuple(runs), experiment.alias_of, experiment.expects))
     makes, runs = _what_makes([name], root), [run for arm in arms for run in arm.runs]
-    if not runs and notes:
-        raise _none_fit(f"{name} in {root}", notes, unfinished, f"go on with {makes}")
     if not runs:
-        looked = ", ".join(dict.fromkeys(stands))
-        raise InputError(f"no runs of {name} in {root}: looked for {looked}; make them with {makes}")
+        raise _nothing(f"{name} in {root}", notes or [f"looked for {', '.join(dict.fromkeys(stands))}"], makes)
     require_comparable(name, runs, group.varied)
     if missing := [arm.label for arm in arms if not arm.runs]:
         notes.insert(0, f"not run (or not finished): {', '.join(missing)}; {makes} runs what is missing")
     notes += setting_notes(runs)
-    expects = any(arm.expects for arm in arms)
-    return Study(
-        name,
-        group.question,
-        group.varied,
-        _named(arms, group.varied),
-        group.report or general,
-        tuple(notes),
-        unlike_guide(runs) if expects else "",
-        levels=group.levels,
-    )
+    unlike, report = unlike_guide(runs) if any(arm.expects for arm in arms) else "", group.report or general
+    arms = _named(arms, group.varied)
+    return Study(name, group.question, group.varied, arms, report, tuple(notes), unlike, levels=group.levels)
 
 
-def selection_study(
-    names: list[str], folders: list[Path], root: AnyPath, *, unfinished: bool = False, levels: tuple[float, ...] = ()
-) -> Study:
+def selection_study(names: list[str], folders: list[AnyPath], root: AnyPath) -> Study:
     """A study of experiments by name (their runs under `root`) and of run folders: an arm for each setting."""
     notes: list[str] = []
     wanted = sorted({registry.run_name(name) for name in names})
     found = _runs_of(wanted, _pool(root, notes)) if names else []
     found += [run for folder in folders for run in find_runs(folder)]
-    found = list({run.path.resolve(): run for run in found}.values())
-    where = f"{', '.join(wanted)} in {root}" if names else f"anything in {listed(map(str, folders))}"
-    if not found:
-        raise InputError(f"no runs of {where}; make them with {_what_makes(names or ['NAME'], root)}")
-    runs = _finished(found, unfinished, notes)
+    runs = _finished(list({run.path.resolve(): run for run in found}.values()), notes)
     if not runs:
-        raise _none_fit(where, notes, unfinished, "train one further")
+        where = f"{', '.join(wanted)} in {root}" if names else listed(map(str, folders))
+        raise _nothing(where, notes or ["nothing is there"], _what_makes(names or ["NAME"], root))
     by_settings = defaultdict(list)
     for run in runs:
         by_settings[tuple(sorted(run.deciding.items()))].append(run)
@@ -100,21 +83,18 @@ def selection_study(
     varied = tuple(key for key in pages[0] if len({repr(page.get(key)) for page in pages}) > 1)
     names = [family[0].name for family in families]
     # Runs of one experiment with different settings go by their folders.
-    names = [family[0].path if names.count(name) > 1 else name for name, family in zip(names, families, strict=True)]
-    arms = [Arm(name, runs[0].settings, tuple(runs)) for name, runs in zip(names, families, strict=True)]
-    known = {registry.run_name(name) for name in {run.name for run in runs} & registry.catalogue().keys()}
-    if absent := sorted(set(wanted) - known):
+    labels = [str(runs[0].path) if names.count(name) > 1 else name for name, runs in zip(names, families, strict=True)]
+    arms = [Arm(label, runs[0].settings, tuple(runs)) for label, runs in zip(labels, families, strict=True)]
+    if absent := [name for name in wanted if not _runs_of([name], runs)]:
         notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
     require_comparable("the selection", runs, [key for run in runs for key in run.changed])
     notes += setting_notes(runs, varied)
-    question = "How do these runs compare?"
-    return Study("selection", question, varied, _named(arms, varied), general, tuple(notes), levels=levels)
+    return Study("selection", "How do these runs compare?", varied, _named(arms, varied), general, tuple(notes))
 
 
 def _runs_of(stands: list[str], pool: list[Run]) -> list[Run]:
     """The runs of experiments; a run under an alias' own name is a run of the same settings."""
-    known = [run for run in pool if run.name in registry.catalogue()]
-    return [run for run in known if registry.run_name(run.name) in stands]
+    return [run for run in pool if run.name in registry.catalogue() and registry.run_name(run.name) in stands]
 
 
 def _what_makes(words: list[str], root: AnyPath) -> str:
@@ -125,30 +105,22 @@ def _what_makes(words: list[str], root: AnyPath) -> str:
     return shlex.join(["trm", "sweep", *words, *elsewhere])
 
 
-def _none_fit(where: str, notes: list[str], unfinished: bool, go_on: str) -> InputError:
-    """For runs of which none can be reported; the first few notes, for an error of one line."""
-    kind = "run with an evaluation" if unfinished else "finished run"
-    besides = "" if unfinished else ", or report what there is with --unfinished"
-    return InputError(f"no {kind} of {where}: {shortened(notes, 4, '; ')}; {go_on}{besides}")
+def _nothing(where: str, notes: list[str], makes: str) -> InputError:
+    return InputError(f"no finished runs of {where}: {shortened(notes, 4, '; ')}; {makes} makes them")
 
 
-def _finished(runs: list[Run], unfinished: bool, notes: list[str]) -> list[Run]:
-    kept = []
+def _finished(runs: list[Run], notes: list[str]) -> list[Run]:
     for run in runs:
-        far = f"step {run.step:,} of {run.total_steps:,}" if run.total_steps else "not started"
-        if run.done or unfinished and run.evaluations:
-            kept.append(run)
         if not run.done:
-            without = "left out, no evaluation yet" if unfinished else "left out, unfinished"
-            said = "unfinished, with its last evaluation so far" if run in kept else without
-            notes.append(f"{said}: {str(run.path)} ({far})")
-    return kept
+            far = f"step {run.step:,} of {run.total_steps:,}" if run.total_steps else "not started"
+            notes.append(f"left out, unfinished: {run.path} ({far})")
+    return [run for run in runs if run.done]
 
 
 def _one_a_seed(runs: list[Run], notes: list[str]) -> list[Run]:
     """Runs of one setting by seed. The same seed twice is the same run twice: it must not count as two."""
     kept: dict[int, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.seed, not run.done)):
+    for run in sorted(runs, key=lambda run: run.seed):
         first = kept.setdefault(run.seed, run)
         if first is not run:
             notes.append(f"left out: {str(run.path)} has the settings and the seed {run.seed} of {first.path}")

@@ -29,8 +29,7 @@ SATURATED = 0.01
 
 def general(study: Study) -> list[Section]:
     """What is said of any runs."""
-    levels = [levels_reached(study, "time")] if study.levels else []
-    return [accuracy(study, BY_NAME, m.PARAMETERS, m.TRAIN_FLOPS), *levels, costs(study)]
+    return [accuracy(study, BY_NAME, m.PARAMETERS, m.TRAIN_FLOPS), costs(study)]
 
 
 def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool = False) -> Section:
@@ -111,7 +110,7 @@ def reached(arms: list[Arm], measure: Measure) -> Column:
 
 def _first_words(arms: list[Arm], measure: Measure, level: str) -> str:
     """Of arms of which every seed got there: a mean over the lucky ones alone would flatter."""
-    through = [arm for arm in arms if arm.complete(measure)]
+    through = [arm for arm in arms if len(arm.values(measure)) == len(arm.runs)]
     short = [f"{arm.name} ({len(arm.values(measure))} of {len(arm.runs)})" for arm in arms if arm not in through]
     rest = f" Not every seed reaches {level} in {listed(short)}." if short else ""
     return (best_sentence(through, measure) if through else f"No arm reaches {level} with every seed.") + rest
@@ -236,7 +235,7 @@ def early_words(study: Study) -> str:
 
 def curves(study: Study) -> Section:
     """Held-out scores while training, the mean over seeds of each arm."""
-    over_epochs, series = all(m.epochs_at(run, 1) for run in study.runs), []
+    over_epochs, series = all("groups" in run.facts for run in study.runs), []
     for number, arm in enumerate(study.ran):
         seen = [{record["step"]: record[study.score.key] for record in run.evaluations} for run in arm.runs]
         steps = sorted(set.intersection(*map(set, seen)))

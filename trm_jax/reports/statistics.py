@@ -83,10 +83,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(c <= cost and g >= gain and (c < cost or g > gain) for c, g in points) for cost, gain in points]
 
 
-def detrended_variance(values: Sequence[float]) -> float | None:
-    """Variance around a straight line through equally spaced values; None for fewer than 4 of them."""
+def detrended_variance(values: Sequence[float]) -> float:
+    """Variance around a straight line through equally spaced values; ValueError for fewer than 4 of them."""
     if len(values) < 4:
-        return None
+        raise ValueError("too few values around a line")
     x = np.arange(len(values))
     residuals = np.asarray(values) - np.polyval(np.polyfit(x, values, 1), x)
     return float(residuals @ residuals / (len(values) - 2))
@@ -100,12 +100,12 @@ class Halting(NamedTuple):
     early: float
 
 
-def halting(counts: Sequence[float]) -> Halting | None:
-    """Of counts of sequences that ended at step 1, 2, ..., len(counts); None when there are none, or one step only:
-    before it nothing can halt."""
+def halting(counts: Sequence[float]) -> Halting:
+    """Of counts of sequences that ended at step 1, 2, ..., len(counts); ValueError when there are none, or one step
+    only: before it nothing can halt."""
     weights = np.asarray(counts, np.float64)
     if weights.size < 2 or weights.sum() == 0:
-        return None
+        raise ValueError("nothing could halt")
     shares, steps = weights / weights.sum(), np.arange(1, weights.size + 1)
     mean = float(shares @ steps)
     return Halting(mean, float(shares @ (steps - mean) ** 2), float(1 - shares[-1]))

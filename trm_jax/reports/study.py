@@ -48,10 +48,6 @@ class Arm:
         """Over the runs that have the figure, of which there has to be one."""
         return self.spread(measure).mean
 
-    def complete(self, measure: Measure) -> bool:
-        """Whether every run has the figure."""
-        return len(self.values(measure)) == len(self.runs)
-
 
 @dataclass(frozen=True)
 class Study:
