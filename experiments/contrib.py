@@ -22,20 +22,18 @@ def at_equal_accuracy(study):
         return r.unanswered(title, "it takes two arms that were run")
     level = min(max(record[key] for record in run.evaluations) for run in study.runs)
     there = {str(run.path): r.first_at(run, level) for run in study.runs}
-    if not all("halt_steps" in record for record in there.values()):
-        return r.unanswered(title, "some runs recorded no halt steps")
 
     def measure(what: str, unit, of, higher: bool = True):
         return r.Measure(what, f"{what} there", unit, lambda run: of(there[str(run.path)]), higher)
 
-    halt = measure("halt step", r.HALT_STEPS, lambda record: r.eval_halting(record).mean, False)
+    halt = measure("halt step", r.HALT_STEPS, lambda record: r.halting(record["halt_steps"]).mean, False)
     others = (
         measure("update", r.PLAIN, lambda record: record["step"]),
         measure(study.score.name, r.FRACTION, lambda record: record[key]),
-        measure("variance of the halt step", r.PLAIN, lambda record: r.eval_halting(record).variance),
-        measure("share halting early", r.FRACTION, lambda record: r.eval_halting(record).early),
+        measure("variance of the halt step", r.PLAIN, lambda record: r.halting(record["halt_steps"]).variance),
+        measure("share halting early", r.FRACTION, lambda record: r.halting(record["halt_steps"]).early),
     )
-    counts = {arm.name: [there[str(run.path)]["halt_steps"] for run in arm.runs] for arm in study.ran}
+    counts = {arm.name: [there[str(run.path)].get("halt_steps", []) for run in arm.runs] for arm in study.ran}
     sentence = (
         f"At the first evaluation with at least {math.floor(level * 1e4) / 1e4:.4f}, which every run reaches, "
         f"{r.best_sentence(study.ran, halt)}"

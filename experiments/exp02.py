@@ -44,8 +44,8 @@ def equal_depth(study):
     ]
     panel = r.panel("Accuracy at equal H*L", r.Axis("H*L", r.guide_depth), *lines)
     sentence = (
-        f"Of {r.counted(len(pairs), 'pair')} with the same H*L, the arm of {by_H.name} has the higher mean in "
-        f"{sum(test.difference > 0 for test in tests)}; {r.shown_words(pairs, tests)}."
+        f"The arm of {by_H.name} has the higher mean in {sum(test.difference > 0 for test in tests)} of {len(pairs)} "
+        f"pairs with the same H*L; {r.shown_words(pairs, tests)}."
     )
     note = (
         "Equal H*L is the guide's notion. By the paper's, H*(L+1)*layers, these pairs are not equally deep, and "

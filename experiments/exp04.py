@@ -59,7 +59,7 @@ def doublings(study, axis):
     shown = [r.FRACTION[0].signed(gain) for gain in gains]
     rows = tuple((*row, gain) for row, gain in zip(table.rows, shown, strict=True))
     series = r.Series("gain", [math.sqrt(a * b) for a, b in sizes], gains, style="joined")
-    panel = r.Panel("Gain a doubling", axis.label, f"change of {study.score.name}", (series,), "log", levels=(0.0,))
+    panel = r.Panel("Gain a doubling", axis.label, f"change of {study.score.name}", (series,), "log")
     sentence = (
         f"A doubling of {axis.label} changes the mean accuracy by {shown[0]} at the small end and by {shown[-1]} at "
         f"the large end; {r.shown_words(pairs, tests)}."
@@ -97,10 +97,7 @@ def substitute(study):
         (False,): "so more augmentations of fewer puzzles are worth more",
     }.get(tuple({test.difference > 0 for test in tests if test.shown}), "so whether it is depends on the number")
     axis = r.Axis("distinct boards: puzzles x (augmentations + 1)", boards, "log")
-    lines = [
-        r.Line(group.ran, study.score, f"{what} varied ({group.name})")
-        for group, what in zip(both, ("augmentations", "puzzles"), strict=True)
-    ]
+    lines = [r.Line(group.ran, study.score, f"{group.varied[0][5:]} varied ({group.name})") for group in both]
     note = (
         "A budget in epochs gives fewer updates to fewer puzzles: compare the columns of updates before reading a "
         "difference as one of the data alone."

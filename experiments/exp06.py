@@ -8,6 +8,8 @@ import math
 from dataclasses import replace
 from itertools import takewhile
 
+import numpy as np
+
 import trm_jax.reports as r
 from trm_jax.configs.registry import Group
 
@@ -33,7 +35,7 @@ def critical_batch(study, axis):
     fit = r.fit_batch([batch for batch, _ in points], [value for _, value in points])
     panel = replace(r.panel(f"Updates to {level:g}", axis, r.Line(through or study.ran, updates)), y_scale="log")
     if len(through) > 1:
-        grid = r.grid(axis.of(through[0]), axis.of(through[-1]))
+        grid = np.geomspace(axis.of(through[0]), axis.of(through[-1]), 200)
         curves = [r.Series("half as many for twice the batch", grid, examples[0] / grid, style="dashed", color=2)]
         if not isinstance(fit, str):
             label = "fit" if fit.determined else "fit, not determined"
@@ -54,10 +56,7 @@ def _regime_words(through, efficiency, axis, level: float) -> str:
     if len(through) < 2:
         return f"Not answered: {len(through)} of the batch sizes reach {level:g} with every seed, and it takes two."
     linear = list(takewhile(lambda arm: efficiency[arm.name] >= LINEAR, through))
-    size = r.digits(axis.of(linear[-1]))
-    if len(linear) == 1:
-        return f"No larger batch than {size} is in the linear regime."
-    return f"The linear regime goes up to batch {size}, of those that reach {level:g}."
+    return f"The linear regime goes up to batch {r.digits(axis.of(linear[-1]))}, of those that reach {level:g}."
 
 
 def _fit_words(fit) -> str:

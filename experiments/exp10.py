@@ -34,8 +34,8 @@ GROUPS = [
         "exp10a exp10b exp10c exp10d exp10e",
         {
             "optim.lr": (3e-5, 1e-4, 3e-4, 1e-4, 1e-4),
-            "optim.table_lr": (3e-5, 1e-4, 3e-4, 1e-4, 1e-4),
             "optim.min_lr_ratio": (1.0, 1.0, 1.0, 0.1, 0.01),
+            "optim.table_lr": (3e-5, 1e-4, 3e-4, 1e-4, 1e-4),
         },
         expects={"exact_accuracy": (0.85, 0.87, 0.86, 0.87, 0.86)},
         report=report,

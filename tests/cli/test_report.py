@@ -56,7 +56,7 @@ def test_what_is_missing_is_said_on_standard_error(here, tmp_path):
             r"no finished runs of exp07 in runs: looked for exp07a, baseline, exp07c; trm sweep exp07 makes them",
         ),
         (["exp77"], r"no experiment and no group matches 'exp77'.* Did you mean .*exp07"),
-        (["runs"], r"no finished runs of runs: nothing is there"),
+        (["runs"], r"no finished runs in runs: nothing is there"),
         (["exp07", "--root", "s3://bucket/runs"], r".*neither a path of this machine nor gs://"),
         ([], r"the following arguments are required"),
     ],

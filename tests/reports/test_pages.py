@@ -81,8 +81,7 @@ def test_the_page_says_how_it_was_made(report_of):
     assert about["command"] == "trm report exp07" and about["device"].startswith("1 x cpu")
     assert about["versions"] == "trm_jax 0.1, jax 0.10, jaxlib 0.10, python 3.11"
     assert (
-        about["runs"] == "9 runs of 3 experiments, seeds 0, 1 and 2"
-        and " of 500 by exact_accuracy" in about["scored on"]
+        about["runs"] == "9, of 3 experiments; seeds: 0, 1 and 2" and " of 500 by exact_accuracy" in about["scored on"]
     )
     assert "trm report exp07" in markdown(report) and "bfloat16" in markdown(report)
 
@@ -155,12 +154,11 @@ def test_a_single_point_is_seen(scale):
     assert count(pixels(panel_of(Series("s", [512], [0.5]), x_scale=scale, y_scale="log")), COLORS[0]) > 10
 
 
-def test_faint_lines_levels_and_names_are_drawn():
+def test_faint_lines_and_names_are_drawn():
     line = Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line")
     bare = pixels(panel_of(line))
     extras = {
         "faint": panel_of(line, Series("", [1, 2], [0.3, 0.1], style="faint")),
-        "level": panel_of(line, levels=(0.2,)),
         "names": panel_of(Series("fit", [1, 2, 3], [0.1, 0.2, 0.3], style="line", names=["a", "b", "c"])),
         "ticks": panel_of(line, ticks=((1, "one"), (2, "two"), (5, "five"))),
     }

@@ -29,7 +29,7 @@ def run(args) -> int:
     from trm_jax.configs.runs import open_run
     from trm_jax.reports.curves import curve_png
     from trm_jax.reports.gather import setting_notes
-    from trm_jax.reports.units import SECONDS, scale_for, setting_name, setting_value
+    from trm_jax.reports.units import SECONDS, plain, scale_for, setting_name
 
     if len(set(args.runs)) < len(args.runs):
         raise InputError("a run is named twice; name each once")
@@ -51,7 +51,7 @@ def run(args) -> int:
             f"{run.training[-1]['loss']:.4f}" if run.training else "",
             f"{run.step:,}" + f" of {run.total_steps or 'unknown'}" * (not run.done),
             clock.number(seconds[name]) if seconds[name] else "",
-            ", ".join(f"{setting_name(key)} {setting_value(key, run.settings.get(key))}" for key in differing),
+            ", ".join(f"{setting_name(key)} {plain(run.settings.get(key))}" for key in differing),
         )
     console().print(table)
     scored = {name: run.scored_on for name, run in runs.items() if run.evaluations}

@@ -128,23 +128,22 @@ def open_run(workdir: AnyPath) -> Run:
     return Run(workdir, load_config(workdir), read_run_file(workdir), read_jsonl(workdir / METRICS_FILE))
 
 
-def find_runs(root: AnyPath, on_problem: Callable[[InputError], None] | None = None) -> list[Run]:
+def find_runs(root: AnyPath, on_problem: Callable[[InputError], None]) -> list[Run]:
     """All runs in or under `root`, in the order of their paths; none when there is no such folder.
 
-    A run that cannot be read is left out and handed to `on_problem`; without it, its InputError is raised.
+    A run that cannot be read is left out and handed to `on_problem`.
     """
 
     def opened(workdir: AnyPath) -> Run | InputError:
         try:
             return open_run(workdir)
+        except NoAccess:
+            raise
         except InputError as error:
-            if on_problem is None or isinstance(error, NoAccess):
-                raise
             return error
 
     with ThreadPoolExecutor(16) as pool:  # a bucket takes some time to answer, whatever it is asked
         found = list(pool.map(opened, folders_with(root, CONFIG_FILE)))
-    for problem in found:
-        if isinstance(problem, InputError):
-            on_problem(problem)
+    for problem in (one for one in found if isinstance(one, InputError)):
+        on_problem(problem)
     return [run for run in found if isinstance(run, Run)]

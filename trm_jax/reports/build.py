@@ -9,7 +9,7 @@ from trm_jax.reports.content import Report
 from trm_jax.reports.sections import curves, where_time_went
 from trm_jax.reports.statistics import ALPHA
 from trm_jax.reports.study import Study
-from trm_jax.reports.units import counted, listed, plain
+from trm_jax.reports.units import listed, plain
 
 
 def build(study: Study, command: str) -> Report:
@@ -29,8 +29,7 @@ def _about(study: Study, command: str) -> tuple[tuple[str, str], ...]:
     seeds = [str(seed) for seed in sorted({run.seed for run in runs})]
     facts = {
         "command": command,
-        "runs": f"{counted(len({str(run.path) for run in runs}), 'run')} of {counted(len(study.ran), 'experiment')}, "
-        f"seed{'s' * (len(seeds) > 1)} {listed(seeds)}",
+        "runs": f"{len({run.path for run in runs})}, of {len(study.ran)} experiments; seeds: {listed(seeds)}",
         "data": _data(runs),
         "scored on": f"held-out puzzles, {runs[0].scored_on}",
         "score": f"{study.score.name} of the evaluation after the last update, EMA weights where a run averages; never "

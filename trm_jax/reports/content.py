@@ -28,7 +28,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """A diagram. `ticks` names positions on x; a horizontal line stands at each of the `levels`."""
+    """A diagram. `ticks` names positions on x."""
 
     title: str
     x_label: str
@@ -37,7 +37,6 @@ class Panel:
     x_scale: str = "linear"  # linear | log | log2
     y_scale: str = "linear"  # linear | log
     ticks: tuple[tuple[float, str], ...] = ()
-    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

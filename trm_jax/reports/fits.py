@@ -13,11 +13,6 @@ EXPONENTS = (0.02, 8.0)
 BEYOND = 10.0
 
 
-def grid(low: float, high: float) -> np.ndarray:
-    """Where a curve is drawn on a logarithmic axis."""
-    return np.geomspace(low, high, 200)
-
-
 def _least_squares(curve: Callable, x: np.ndarray, y: np.ndarray, start: Sequence[float], bounds) -> tuple | None:
     """(parameters, half their confidence intervals by Wald and Student's t), infinite where the points do not determine
     them; None where the solver does not converge."""

@@ -2,7 +2,7 @@
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,20 +49,19 @@ def _of_group(name: str, pool: list[Run], root: AnyPath) -> Study:
     stands = [registry.run_name(experiment.name) for experiment in group.experiments]
     for experiment, stand in zip(group.experiments, stands, strict=True):
         kept = _finished(_runs_of([stand], pool), notes)
-        _require_equal(experiment.name, {str(run.path): run.deciding for run in kept})
+        _require_equal(experiment.name, kept, lambda run: run.deciding)
         runs = _one_a_seed(kept, notes)
         settings = runs[0].settings if runs else flatten(registry.get(experiment.name))
-        arms.append(Arm(experiment.name, settings, tuple(runs), experiment.alias_of, experiment.expects))
+        arms.append(Arm(experiment.name, settings, tuple(runs), group.varied, experiment.alias_of, experiment.expects))
     makes, runs = _what_makes([name], root), [run for arm in arms for run in arm.runs]
     if not runs:
-        raise _nothing(f"{name} in {root}", notes or [f"looked for {', '.join(dict.fromkeys(stands))}"], makes)
+        raise _nothing(f"of {name} in {root}", notes or [f"looked for {', '.join(dict.fromkeys(stands))}"], makes)
     require_comparable(name, runs, group.varied)
     if missing := [arm.label for arm in arms if not arm.runs]:
         notes.insert(0, f"not run (or not finished): {', '.join(missing)}; {makes} runs what is missing")
     notes += setting_notes(runs)
     unlike, report = unlike_guide(runs) if any(arm.expects for arm in arms) else "", group.report or general
-    arms = _named(arms, group.varied)
-    return Study(name, group.question, group.varied, arms, report, tuple(notes), unlike, levels=group.levels)
+    return Study(name, group.question, group.varied, tuple(arms), report, tuple(notes), unlike, levels=group.levels)
 
 
 def selection_study(names: list[str], folders: list[AnyPath], root: AnyPath) -> Study:
@@ -70,10 +69,10 @@ def selection_study(names: list[str], folders: list[AnyPath], root: AnyPath) -> 
     notes: list[str] = []
     wanted = sorted({registry.run_name(name) for name in names})
     found = _runs_of(wanted, _pool(root, notes)) if names else []
-    found += [run for folder in folders for run in find_runs(folder)]
+    found += [run for folder in folders for run in _pool(folder, notes)]
     runs = _finished(list({run.path.resolve(): run for run in found}.values()), notes)
     if not runs:
-        where = f"{', '.join(wanted)} in {root}" if names else listed(map(str, folders))
+        where = f"of {', '.join(wanted)} in {root}" if names else f"in {listed(map(str, folders))}"
         raise _nothing(where, notes or ["nothing is there"], _what_makes(names or ["NAME"], root))
     by_settings = defaultdict(list)
     for run in runs:
@@ -84,12 +83,12 @@ def selection_study(names: list[str], folders: list[AnyPath], root: AnyPath) -> 
     names = [family[0].name for family in families]
     # Runs of one experiment with different settings go by their folders.
     labels = [str(runs[0].path) if names.count(name) > 1 else name for name, runs in zip(names, families, strict=True)]
-    arms = [Arm(label, runs[0].settings, tuple(runs)) for label, runs in zip(labels, families, strict=True)]
+    arms = [Arm(label, runs[0].settings, tuple(runs), varied) for label, runs in zip(labels, families, strict=True)]
     if absent := [name for name in wanted if not _runs_of([name], runs)]:
         notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
     require_comparable("the selection", runs, [key for run in runs for key in run.changed])
     notes += setting_notes(runs, varied)
-    return Study("selection", "How do these runs compare?", varied, _named(arms, varied), general, tuple(notes))
+    return Study("selection", "How do these runs compare?", varied, tuple(arms), general, tuple(notes))
 
 
 def _runs_of(stands: list[str], pool: list[Run]) -> list[Run]:
@@ -106,7 +105,7 @@ def _what_makes(words: list[str], root: AnyPath) -> str:
 
 
 def _nothing(where: str, notes: list[str], makes: str) -> InputError:
-    return InputError(f"no finished runs of {where}: {shortened(notes, 4, '; ')}; {makes} makes them")
+    return InputError(f"no finished runs {where}: {shortened(notes, 4, '; ')}; {makes} makes them")
 
 
 def _finished(runs: list[Run], notes: list[str]) -> list[Run]:
@@ -123,39 +122,27 @@ def _one_a_seed(runs: list[Run], notes: list[str]) -> list[Run]:
     for run in sorted(runs, key=lambda run: run.seed):
         first = kept.setdefault(run.seed, run)
         if first is not run:
-            notes.append(f"left out: {str(run.path)} has the settings and the seed {run.seed} of {first.path}")
+            notes.append(f"left out: {run.path} has the settings and the seed {run.seed} of {first.path}")
     return list(kept.values())
-
-
-def _named(arms: list[Arm], varied: tuple[str, ...]) -> tuple[Arm, ...]:
-    """Arms that go by those of the varied settings that do not follow from one before them."""
-    telling: list[str] = []
-    for key in varied:
-        pairs = [{(repr(arm.settings[first]), repr(arm.settings[key])) for arm in arms} for first in telling]
-        if not any(len(seen) == len({first for first, _ in seen}) for seen in pairs):
-            telling.append(key)
-    return tuple(replace(arm, varied=tuple(telling)) for arm in arms)
 
 
 def require_comparable(name: str, runs: list[Run], varied: Iterable[str]) -> None:
     """Raise InputError unless the runs were scored on the same examples and changed from their experiments alike."""
     changed = sorted({key for run in runs for key in run.changed} - set(varied))
-    pages = {str(run.path): {key: run.settings.get(key) for key in changed} for run in runs}
     _require_equal(
-        name, {str(run.path): {"the examples scored": run.scored_on, **pages[str(run.path)]} for run in runs}
+        name, runs, lambda run: {"the examples scored": run.scored_on} | {k: run.settings.get(k) for k in changed}
     )
 
 
-def _require_equal(name: str, pages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise InputError when runs differ in a setting. pages: the settings of each run by its place."""
-    differ = []
+def _require_equal(name: str, runs: list[Run], of: Callable[[Run], Mapping[str, Any]]) -> None:
+    """Raise InputError when runs differ in what is taken of them."""
+    pages, differ = {str(run.path): of(run) for run in runs}, []
     for key in dict.fromkeys(key for page in pages.values() for key in page):
         places = defaultdict(list)
         for place, page in pages.items():
             places[str(page.get(key))].append(place)
-        if len(places) > 1:
-            having = "; ".join(f"{value} in {shortened(runs, 3)}" for value, runs in places.items())
-            differ.append(f"{key}: {having}")
+        having = "; ".join(f"{value} in {shortened(where, 3)}" for value, where in places.items())
+        differ += [f"{key}: {having}"] * (len(places) > 1)
     if differ:
         raise InputError(
             f"the runs of {name} differ in {', and in '.join(differ)}; report runs that compare: keep them under a "

@@ -133,11 +133,7 @@ MEMORY = _lower("peak_memory_bytes", "peak memory", units.BYTES, _memory)
 def _over(key: str, take: Callable, lines: Callable = late) -> Callable[[Run], float | None]:
     """What `take` makes of a key's values in the training records, by default the late ones; None without any."""
 
-    def of(run: Run) -> float | None:
-        values = [record[key] for record in lines(run) if key in record]
-        return take(values) if values else None
-
-    return of
+    return lambda run: take(values) if (values := [r[key] for r in lines(run) if key in r]) else None
 
 
 _whole = lambda run: run.training  # noqa: E731
@@ -148,53 +144,41 @@ MAX_GRAD_NORM = _lower("max_grad_norm", "largest gradient norm", units.PLAIN, _o
 SKIPPED = _lower("skipped", "updates skipped", units.PLAIN, _over("skipped", sum, _whole))
 
 
-def eval_halting(record: dict) -> Halting:
-    """When the rows of an evaluation would have stopped; those that never would count at the last step."""
-    return halting(record["halt_steps"])
-
-
 def train_halt_counts(run: Run) -> list[float]:
     """How many sequences halted at step 1, 2, ... late in training; empty where that was not recorded."""
     return added(record.get("halt_steps", []) for record in late(run))
+
+
+def _ended(run: Run) -> Halting:
+    """When held-out rows would have stopped; those that never would count at the last step."""
+    return halting(run.final["halt_steps"])
 
 
 def _trained(run: Run) -> Halting:
     return halting(train_halt_counts(run))
 
 
-EARLY_STEPS = _lower("early_exit_steps", "halt step", units.HALT_STEPS, lambda run: eval_halting(run.final).mean)
-HALT_VARIANCE = Measure(
-    "halt_variance", "variance of the halt step", units.PLAIN, lambda run: eval_halting(run.final).variance
-)
-HALT_EARLY = Measure("halt_early", "share halting early", units.FRACTION, lambda run: eval_halting(run.final).early)
+EARLY_STEPS = _lower("early_exit_steps", "halt step", units.HALT_STEPS, lambda run: _ended(run).mean)
+HALT_VARIANCE = Measure("halt_variance", "variance of the halt step", units.PLAIN, lambda run: _ended(run).variance)
+HALT_EARLY = Measure("halt_early", "share halting early", units.FRACTION, lambda run: _ended(run).early)
 TRAIN_STEPS = Measure("train_steps", "halt step in training", units.HALT_STEPS, lambda run: _trained(run).mean)
-TRAIN_VARIANCE = Measure(
-    "train_halt_variance", "variance of the halt step in training", units.PLAIN, lambda run: _trained(run).variance
-)
-
-
-def _spent(run: Run) -> float:
-    """Seconds of all starts."""
-    return clock.spent(run.goodput["seconds"])
+TRAIN_VARIANCE = Measure("train_halt_variance", "its variance", units.PLAIN, lambda run: _trained(run).variance)
 
 
 def _share(kind: str) -> Measure:
+    """What part of the time of all starts went to it."""
     names = {"train": "trained", "compile": "compilation", "data": "waiting for data", "lost": "lost to crashes"}
-    share = lambda run: run.goodput["seconds"][kind] / _spent(run)  # noqa: E731
+    share = lambda run: run.goodput["seconds"][kind] / clock.spent(run.goodput["seconds"])  # noqa: E731
     return Measure(f"share_{kind}", names.get(kind, kind), units.PERCENT, share)
 
 
+SPENT = Measure("seconds_spent", "time of all starts", units.SECONDS, lambda run: clock.spent(run.goodput["seconds"]))
+STARTS = Measure("starts", "starts", units.PLAIN, lambda run: run.goodput["lives"])
 SHARES = [_share(kind) for kind in (*clock.SPENT, "lost")]
-TIME_SPENT = (
-    Measure("seconds_spent", "time of all starts", units.SECONDS, _spent),
-    Measure("starts", "starts", units.PLAIN, lambda run: run.goodput["lives"]),
-    Measure("seconds_down", "time between starts", units.SECONDS, lambda run: run.goodput["seconds"]["down"]),
-    *SHARES,
-)
 # Those that stand in the CSV file, besides scores and levels.
 OF_RUNS = (
     *(STEPS, TIME, SPEED, MEMORY, PARAMETERS, TRAIN_FLOPS, PUZZLE_FLOPS, EARLY_STEPS, HALT_VARIANCE, HALT_EARLY),
-    *(TRAIN_STEPS, LOSS_VARIANCE, GRAD_NORM, *TIME_SPENT),
+    *(TRAIN_STEPS, LOSS_VARIANCE, GRAD_NORM, SPENT, STARTS, *SHARES),
 )
 
 

@@ -16,8 +16,6 @@ from trm_jax.reports.content import Report, Table
 from trm_jax.reports.pictures import panels_png
 from trm_jax.storage.paths import AnyPath, write_whole
 
-PAGE = Path(__file__).with_name("page.html")
-
 
 def write_report(report: Report, folder: AnyPath) -> list[AnyPath]:
     """Write NAME.md, NAME.html, the CSV files and NAME_*.png into `folder`; gives their paths, the HTML first.
@@ -81,4 +79,5 @@ def html_page(report: Report, pictures: dict[str, bytes]) -> str:
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown(report))
     for name, content in pictures.items():
         body = body.replace(f'src="{name}"', f'src="data:image/png;base64,{base64.b64encode(content).decode()}"')
-    return Template(PAGE.read_text()).substitute(title=escape(report.name), body=body)
+    page = Template(Path(__file__).with_name("page.html").read_text())
+    return page.substitute(title=escape(report.name), body=body)

@@ -8,7 +8,7 @@ from trm_jax.reports.content import Panel, Series, Table
 from trm_jax.reports.measures import PARAMETERS, Measure
 from trm_jax.reports.statistics import TTest
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import Scale, compact, digits, headed, scale_for, setting_name, setting_value
+from trm_jax.reports.units import Scale, compact, digits, headed, plain, scale_for, setting_name
 from trm_jax.reports.words import Pair, pair_tests, verdict
 
 SPREADS = "mean ± standard deviation (n seeds)"
@@ -17,7 +17,7 @@ Column = tuple[str, Mapping[str, str]]  # of a table of arms: its header, its ce
 
 def arm_table(study: Study, columns: Iterable[Column], caption: str = SPREADS) -> Table:
     """A row for each arm, those that were not run among them, with what the group varies."""
-    settings = [(setting_name(k), {a.name: setting_value(k, a.settings[k]) for a in study.arms}) for k in study.varied]
+    settings = [(setting_name(k), {a.name: plain(a.settings[k]) for a in study.arms}) for k in study.varied]
     heads, cells = zip(*settings, *columns, strict=True)
     empty = {arm.name: "not known" if arm.runs else "not run" for arm in study.arms}
     rows = ((arm.label, *(column.get(arm.name, empty[arm.name]) for column in cells)) for arm in study.arms)
@@ -30,14 +30,12 @@ def common_scale(arms: Iterable[Arm], measure: Measure) -> Scale:
 
 def measured(study: Study, *measures: Measure) -> list[Column]:
     """A column for each measure."""
-    scales = {measure: common_scale(study.ran, measure) for measure in measures}
-    return [
-        (
-            headed(measure.name, scale),
-            {arm.name: scale.text(arm.spread(measure), measure.computed) for arm in study.ran},
-        )
-        for measure, scale in scales.items()
-    ]
+    columns = []
+    for measure in measures:
+        scale = common_scale(study.ran, measure)
+        cells = {arm.name: scale.text(arm.spread(measure), measure.computed) for arm in study.ran}
+        columns.append((headed(measure.name, scale), cells))
+    return columns
 
 
 def tested(study: Study, measure: Measure) -> Column:
@@ -68,14 +66,8 @@ def pair_table(
 def expected(study: Study, *keys: str) -> list[Column]:
     """What the users' guide expects, which nobody measured; nothing for groups and runs that it does not speak of."""
     known = {key for arm in study.arms for key in arm.expects if not study.guide_problem}
-    return [
-        (
-            f"the guide expects: {key.replace('_', ' ')} (unmeasured)",
-            {arm.name: digits(arm.expects[key]) for arm in study.arms},
-        )
-        for key in keys
-        if key in known
-    ]
+    names = {key: f"the guide expects: {key.replace('_', ' ')} (unmeasured)" for key in keys if key in known}
+    return [(name, {arm.name: digits(arm.expects[key]) for arm in study.arms}) for key, name in names.items()]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":")
 WIDTH, HEIGHT, DPI = 5.2, 4.2, 110  # of a panel, in inches
 PER_ROW = 3
-SOFT = "#6e7781"
 
 
 def panels_png(panels: Sequence[Panel], title: str = "") -> bytes:
@@ -47,8 +46,6 @@ def panels_png(panels: Sequence[Panel], title: str = "") -> bytes:
 def _draw(axes, panel: Panel) -> None:
     for series in panel.series:
         _draw_series(axes, series)
-    for y in panel.levels:
-        axes.axhline(y, color=SOFT, linewidth=1, linestyle=":", zorder=1)
     axes.set_title(panel.title, fontsize=11, loc="left")
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)

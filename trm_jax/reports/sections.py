@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from statistics import fmean
 
+import numpy as np
+
 from trm_jax.reports import measures as m
 from trm_jax.reports import parts as p
 from trm_jax.reports.content import Panel, Section, Series, Table, unanswered
-from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power, grid
+from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power
 from trm_jax.reports.measures import Measure
 from trm_jax.reports.parts import BY_NAME, SPREADS, Axis, Column, arm_panel, arm_table, expected, measured, tested
 from trm_jax.reports.statistics import added
@@ -49,11 +51,9 @@ def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool 
 def _edge(study: Study, axis: Axis) -> str:
     """Whether the best mean lies inside the range, where it can be an optimum."""
     arms = p.placed(study.ran, axis)
-    if len(arms) < 3:
-        return " Two arms show no optimum."
-    if best(study.ran, study.score) in (arms[0], arms[-1]):
-        return f" It is at the edge of what was run, so the optimum in {axis.label} may lie beyond."
-    return f" It lies inside the range of {axis.label} that was run."
+    if best(study.ran, study.score) in arms[1:-1]:
+        return f" It lies inside the range of {axis.label} that was run."
+    return f" It is at the edge of what was run, so the optimum in {axis.label} may lie beyond."
 
 
 def figures(
@@ -149,7 +149,8 @@ def power_law(study: Study, axis: Axis) -> Section:
     if isinstance(fit, str):
         return Section(title, f"No fit of a - b x^-c: {fit}. {as_measured}", name="fit", panels=(panel,))
     label, style = ("a - b x^-c", "line") if fit.determined else ("a - b x^-c, not determined", "dashed")
-    curve = Series(label, grid(low, high), fit(grid(low, high)), style=style, color=1)
+    x = np.geomspace(low, high, 200)
+    curve = Series(label, x, fit(x), style=style, color=1)
     found = zip("abc", fit, fit.half_widths, strict=False)
     table = Table(
         ("parameter", "estimate", f"{CONFIDENCE:.0%} confidence interval"),
@@ -183,14 +184,10 @@ def _as_measured(study: Study, arms: list[Arm]) -> str:
     winner = best(arms, study.score)
     top = winner.mean(study.score)
     smallest = next(arm for arm in arms if arm.mean(study.score) >= top - SATURATED)
-    if smallest is arms[-1]:
-        return (
-            f"No saturation as measured: the largest, {smallest.named}, has the best mean, {top:.4f}, and no smaller "
-            f"one is within {SATURATED:g} of it."
-        )
+    none = "; there is no smaller one, so no saturation is seen" if smallest is arms[-1] else ""
     return (
-        f"Saturation point as measured: {smallest.named} is the smallest within {SATURATED:g} of the best mean, "
-        f"{winner.name}'s {top:.4f}."
+        f"As measured, {smallest.named} is the smallest within {SATURATED:g} of the best mean, {winner.name}'s "
+        f"{top:.4f}{none}."
     )
 
 
@@ -250,7 +247,9 @@ def curves(study: Study) -> Section:
 
 def where_time_went(study: Study) -> Section:
     """The share of each kind of time, over all starts of a run. Of runs without a count nothing is said."""
-    table = arm_table(study, measured(study, *m.TIME_SPENT), f"{SPREADS}; shares of the time of all starts")
+    table = arm_table(
+        study, measured(study, m.SPENT, m.STARTS, *m.SHARES), f"{SPREADS}; shares of the time of all starts"
+    )
     counted = [run for run in study.runs if run.goodput]
     trained, *rest = ((fmean(map(share.of, counted)), share.name) for share in m.SHARES)
     share, name = max(rest)

@@ -1,7 +1,5 @@
 """The runs that a report is on, by arm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from trm_jax.configs.runs import Run
 from trm_jax.reports.measures import Measure, Scores, scores
 from trm_jax.reports.statistics import Spread, spread
-from trm_jax.reports.units import setting_name, setting_value
+from trm_jax.reports.units import plain, setting_name
 
 
 @dataclass(frozen=True)
@@ -19,9 +17,9 @@ class Arm:
     name: str
     settings: Mapping[str, Any]
     runs: tuple[Run, ...] = ()
+    varied: tuple[str, ...] = ()
     alias_of: str = ""
     expects: Mapping[str, float] = field(default_factory=dict)
-    varied: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -29,8 +27,8 @@ class Arm:
 
     @property
     def named(self) -> str:
-        """'exp01c (hidden_size 512, num_heads 8)'."""
-        differs = ", ".join(f"{setting_name(key)} {setting_value(key, self.settings[key])}" for key in self.varied)
+        """'exp01c (hidden_size 512, num_heads 8)': by the first two of the settings that are varied."""
+        differs = ", ".join(f"{setting_name(key)} {plain(self.settings[key])}" for key in self.varied[:2])
         return f"{self.name} ({differs})" if differs else self.name
 
     def by_seed(self, measure: Measure) -> dict[int, float]:
@@ -62,10 +60,10 @@ class Study:
     question: str
     varied: tuple[str, ...]
     arms: tuple[Arm, ...]
-    report: Callable[[Study], list]
+    report: Callable[["Study"], list]
     notes: tuple[str, ...] = ()
     guide_problem: str = ""
-    companion: Study | None = None
+    companion: "Study | None" = None
     companion_problem: str = "no group stands beside this one"
     levels: tuple[float, ...] = ()
 
