@@ -16,9 +16,8 @@ def inference_cost(study):
     table = r.arm_table(study, columns + r.expected(study, "exact_accuracy", "steps"))
     panels = [r.panel("With all supervision steps", r.over_measure(study, r.PUZZLE_FLOPS), r.Line(study.ran, score))]
     if stopped := [arm for arm in study.ran if arm.values(early)]:
-        panels.append(
-            r.panel("Stopped at the first q_halt > 0", r.over_measure(study, r.EARLY_FLOPS), r.Line(stopped, early))
-        )
+        axis = r.over_measure(study, r.EARLY_FLOPS)
+        panels.append(r.panel("Stopped at the first q_halt > 0", axis, r.Line(stopped, early)))
     sentences = r.best_sentence(study.ran, score), r.best_sentence(study.ran, r.PUZZLE_FLOPS), r.early_words(study)
     title = "Accuracy against inference cost"
     return r.Section(title, " ".join(sentences), table, "inference", tuple(panels), (r.EVAL_NOTE,))

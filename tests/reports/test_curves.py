@@ -37,8 +37,8 @@ def test_lines_hold_the_figures_of_their_kind_and_key():
     found = drawn(records())
     assert {key: [label for label, _, _ in lines] for key, lines in found.items()} == {
         "loss": ["train"],
-        "exact_accuracy": ["train", "held out, last 0.500"],
-        "steps": ["train", "held out, last 16.000"],
+        "exact_accuracy": ["train", "held out, last 0.5"],
+        "steps": ["train", "held out, last 16"],
     }
     assert found["exact_accuracy"][1][1:] == ([50, 100, 150, 200], [0.125, 0.25, 0.375, 0.5])
     assert len(found["loss"][0][1]) == 20
@@ -49,7 +49,7 @@ def test_scores_are_those_by_which_the_tasks_are_judged(headlines):
     found = [{**record, headlines[0]: 0.5} for record in records()]
     assert list(drawn(found, headlines)) == list(dict.fromkeys(("loss", headlines[0], "steps")))
     if headlines == ["loss"]:
-        assert [label for label, _, _ in drawn(found, headlines)["loss"]] == ["train", "held out, last 0.500"]
+        assert [label for label, _, _ in drawn(found, headlines)["loss"]] == ["train", "held out, last 0.5"]
 
 
 def test_absent_and_unusable_figures_leave_no_point():

@@ -9,6 +9,7 @@ import numpy as np
 from trm_jax.errors import InputError
 from trm_jax.reports.content import Panel, Series
 from trm_jax.reports.pictures import panels_png
+from trm_jax.reports.units import digits
 from trm_jax.storage.paths import AnyPath
 from trm_jax.tasks.pictures import write_picture
 
@@ -54,10 +55,11 @@ def _series(runs: Runs, run: str, key: str, number: int) -> Iterator[Series]:
         if not points:
             continue
         x, y = np.array(sorted(points.items()), np.float64).T
-        label, style = f"{words}, last {y[-1]:.3f}" if kind == "eval" else words, "joined" if kind == "eval" else "line"
+        held_out = kind == "eval"
+        label, style = (f"{words}, last {digits(y[-1])}", "joined") if held_out else (words, "line")
         if len(runs) > 1:
-            color, label, style = number, run if kind == "train" else "", "dashed" if kind == "eval" else "line"
-        if kind == "train" and x.size >= SMOOTH_FROM:
+            color, label, style = (number, "", "dashed") if held_out else (number, run, "line")
+        if not held_out and x.size >= SMOOTH_FROM:
             yield Series("", x, y, style="faint", color=color)
             window = np.full(x.size // SMOOTH_PARTS, 1 / (x.size // SMOOTH_PARTS))
             x, y = (np.convolve(values, window, mode="valid") for values in (x, y))

@@ -15,8 +15,7 @@ from trm_jax.reports.units import Unit
 from trm_jax.train import clock
 
 LOWER_IS_BETTER = ("loss",)  # of the scores that judge a task
-# "Late" in a run is its last fifth.
-LATE = 0.8
+LATE = 0.8  # "late" in a run is its last fifth
 
 
 @dataclass(frozen=True)
