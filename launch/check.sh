@@ -10,8 +10,9 @@ POLICY=(--flatten='bindings[].members' --format='value(bindings.members,bindings
 
 # tell ok|warn|fail NAME FINDING REMEDY
 tell() {
+  ((!dry_run)) || return 0
   [[ $1 != fail ]] || broken=1
-  ((dry_run)) || printf '%s\t%s\t%s\t%s\n' "$1" "$2" "${3//[$'\t\n']/ }" "${4:-}"
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "${3//[$'\t\n']/ }" "${4:-}"
 }
 
 # question NAME FINDING REMEDY PRESUMED ARGUMENT...: asks gcloud, which is to know what it is asked for. Sets `answer`.

@@ -54,7 +54,7 @@ def scores(out: str) -> list[str]:
 
 
 def test_a_trained_run_goes_out_and_comes_back(trm, solver, tmp_path):
-    """Its averaged weights, or the live ones if asked; it scores and solves as before."""
+    """Its averaged weights, or the live ones if asked; it scores as before."""
     out = trm.run("export", solver.workdir, tmp_path / "run.safetensors").out
     assert trm.run("export", solver.workdir, tmp_path / "live.safetensors", "--live", "--prefix", "").code == 0
     ours, theirs = tiny.state(solver.workdir, 200), load_file(tmp_path / "run.safetensors")
@@ -70,7 +70,6 @@ def test_a_trained_run_goes_out_and_comes_back(trm, solver, tmp_path):
     assert result.code == 0, result.err
     original, back = trm.run("eval", solver.workdir), trm.run("eval", tmp_path / "back")
     assert scores(back.out) == scores(original.out) and len(scores(back.out)) == 3
-    assert trm.run("solve", tmp_path / "back", solver.puzzles[0]).code == 0
 
 
 @pytest.mark.slow

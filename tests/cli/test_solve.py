@@ -44,11 +44,11 @@ def files(solver, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["grids.txt", "puzzles.csv", "pipe", "-"])
+@pytest.mark.parametrize("name", ["grids.txt", "pipe", "-"])
 def test_files_and_standard_input(trm, solver, files, name):
     if name == "pipe":  # as `trm solve RUN <(head -3 puzzles.txt)` names one
         os.mkfifo(files / name)
-        writer = threading.Thread(target=(files / name).write_text, args=[(files / "puzzles.txt").read_text()])
+        writer = threading.Thread(target=(files / name).write_text, args=[(files / "puzzles.csv").read_text()])
         writer.start()
         result = trm.run("solve", solver.workdir, files / name)
         writer.join()
@@ -72,14 +72,12 @@ def test_one_wrong_among_many_is_exit_code_1(trm, solver):
         assert word == "solved"
         assert all(clue in (".", digit) for clue, digit in zip(puzzle, answer, strict=True))
     assert re.match(r"[1-4.]{16} wrong: ", wrong)
-    limited = trm.run("solve", solver.workdir, "-", "--limit", 11, stdin="\n".join(lines))
-    assert limited.code == 0 and "11 of 11 solved" in limited.out
 
 
 def test_more_puzzles_than_one_batch_holds(trm, solver):
     """The 65th puzzle is in a batch of its own, and its answer is the one it gets alone."""
-    lines = (solver.puzzles * 3)[:70]
-    result = trm.run("solve", solver.workdir, "-", stdin="\n".join(lines))
+    lines = [*(solver.puzzles * 3)[:70], IMPOSSIBLE]
+    result = trm.run("solve", solver.workdir, "-", "--limit", 70, stdin="\n".join(lines))
     assert result.code == 0 and "70 of 70 solved" in result.out
     answers = [line.split()[0] for line in result.out.splitlines()[:-1]]
     assert all(answers[n] == answers[n % len(solver.puzzles)] for n in range(70))
@@ -116,18 +114,15 @@ def test_the_example_is_the_first_held_out_puzzle(trm, solver):
         (b"\xff" + b"." * 15 + b"\n", "puzzles is not text in UTF-8"),
     ],
 )
-def test_puzzles_that_are_wrong(trm, solver, tmp_path, puzzle, words):
+def test_puzzles_that_are_wrong(refused, solver, tmp_path, puzzle, words):
     if isinstance(puzzle, bytes):
         (tmp_path / "puzzles").write_bytes(puzzle)
         puzzle = tmp_path / "puzzles"
-    result = trm.run("solve", solver.workdir, puzzle)
-    assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
-    assert words in result.err
+    assert words in refused("solve", solver.workdir, puzzle)
 
 
-def test_a_folder_is_no_file_of_puzzles(trm, solver, tmp_path):
-    result = trm.run("solve", solver.workdir, tmp_path)
-    assert (result.code, result.err) == (2, f"error: {tmp_path} is a folder; name a file of puzzles\n")
+def test_a_folder_is_no_file_of_puzzles(refused, solver, tmp_path):
+    assert refused("solve", solver.workdir, tmp_path) == f"{tmp_path} is a folder; name a file of puzzles"
 
 
 def test_standard_input_that_is_wrong(trm, solver):
@@ -136,9 +131,8 @@ def test_standard_input_that_is_wrong(trm, solver):
     assert result.err == "error: standard input line 2: a board has 16, 36 or 81 cells, this one has 2\n"
 
 
-def test_pictures_of_another_kind(trm, solver):
+def test_pictures_of_another_kind(refused, solver):
     """They are refused before anything is solved."""
     for option, kind in (("--png", "PNG"), ("--gif", "GIF")):
-        result = trm.run("solve", solver.workdir, solver.puzzles[0], option, "answer.jpeg")
-        said = f"error: cannot write a {kind} to answer.jpeg: let the name end in .{kind.lower()}\n"
-        assert (result.code, result.out, result.err) == (2, "", said)
+        said = refused("solve", solver.workdir, solver.puzzles[0], option, "answer.jpeg")
+        assert said == f"cannot write a {kind} to answer.jpeg: let the name end in .{kind.lower()}"

@@ -116,8 +116,6 @@ def make_state(seed: int, devices: int = 1):
         loss_scale=(),
         carry={"z": put(array(8, 8).astype(jnp.bfloat16)), "halted": put(np.arange(8) % 3 == 0)},
         key=put(np.array([seed, 7], np.uint32)),
-        sums={"loss": put(np.float32(seed / 3))},
-        first_bad_step=put(np.int32(-1)),
     )
 
 
@@ -147,11 +145,10 @@ def save(tell, folder: str, scores: dict[str, float | None], policy: dict | None
     """Save the steps of `scores`, one after the other; then wait for all of them."""
     from trm_jax.train.checkpoint import Checkpoints
 
-    checkpoints = Checkpoints(folder, _policy(**policy or {}))
+    checkpoints = Checkpoints(folder, "exact_accuracy", _policy(**policy or {}))
     for step, score in scores.items():
-        metrics = None if score is None else {"exact_accuracy": score}
         began = time.monotonic()
-        done = checkpoints.save(int(step), make_state(int(step), devices), {"elapsed_s": 1.5}, metrics)
+        done = checkpoints.save(int(step), make_state(int(step), devices), {"elapsed_s": 1.5}, score)
         tell(saving=int(step), fresh=done, save_s=time.monotonic() - began)
     checkpoints.wait()
     tell(steps=checkpoints.steps(), best=checkpoints.best_step())
@@ -162,7 +159,7 @@ def resume(tell, folder: str, devices: int = 1) -> None:
     """Go on as a training run does: the newest checkpoint that can be read."""
     from trm_jax.train.checkpoint import Checkpoints
 
-    checkpoints = Checkpoints(folder, _policy(), say=lambda line: tell(said=line))
+    checkpoints = Checkpoints(folder, "exact_accuracy", _policy(), say=lambda line: tell(said=line))
     found = checkpoints.restore_latest(_abstract(make_state(0, devices)))
     if found:
         step, state, meta = found
@@ -175,7 +172,7 @@ def read(tell, folder: str, which: list[str]) -> None:
     """Read the weights and their average, as evaluation does."""
     from trm_jax.train.checkpoint import Checkpoints, pick_step
 
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, "exact_accuracy")
     tell(steps=checkpoints.steps(), best=checkpoints.best_step())
     for name in which:
         step = pick_step(checkpoints, name)

@@ -10,6 +10,7 @@ import pytest
 from tests.launch.conftest import commit
 from trm_jax.cli.health import Check, runs
 from trm_jax.cli.main import main
+from trm_jax.errors import InputError
 
 ARGUMENTS = ("exp02a", "--bucket=gs://mine/runs")
 QUOTA = "TPUV4sPodPerProjectPerRegionForTPUAPI"
@@ -223,6 +224,12 @@ def test_what_the_launcher_would_refuse(sound, arguments, said):
     sound.environ.pop("TRM_BUCKET")
     ended = sound.launch("--check", *arguments)
     assert ended.code == 2 and said in ended.err and len(ended.err.splitlines()) == 1 and not sound.calls()
+
+
+def test_an_installation_without_launchers(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.trm_jax, "__file__", str(tmp_path / "trm_jax" / "__init__.py"))
+    with pytest.raises(InputError, match=f"there is no {tmp_path}/launch/tpu_pod.sh; work in a checkout"):
+        runs.ask_launcher(ARGUMENTS, {})
 
 
 SAID = "runs\t{}\tgs://mine/runs\tbaseline exp02a_01\nok\tcode\tcommitted\t\nfail\taccount\tnone\tgcloud auth login\n"

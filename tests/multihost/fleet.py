@@ -14,7 +14,7 @@ from tests.processes import Process, Result, Server
 
 # Small steps keep the rounding of another number of devices small: see tests/train/test_devices.py.
 CHANGES = {
-    **{"optim.warmup_steps": 1000, "train.steps": 12, "log.every_steps": 1},
+    **{"optim.warmup_steps": 1000, "train.steps": 12, "log.every_steps": 1, "data.test_puzzles": 13},
     **{"checkpoint.every_steps": 4, "checkpoint.keep_every_steps": 4},
 }
 

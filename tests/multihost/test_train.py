@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny
 from tests.faults import largest_file, truncate
-from tests.multihost.fleet import all_gone
+from tests.multihost.fleet import Fleet, all_gone
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def assert_near(one, other):
     tiny.assert_moved_alike(one, other, 4, 12)
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_several_processes_do_what_one_does(finished, count):
     assert_near(finished(1), finished(count))
     facts = json.loads((finished(count) / "run.json").read_text())
     assert (facts["processes"], facts["devices"]) == (count, count)
-    # 12 puzzles in batches of 8: the last one is uneven.
-    assert [r["count"] for r in tiny.records(finished(count), "eval")] == [12, 12]
+    # 13 puzzles in batches of 8: the last one is uneven.
+    assert [r["count"] for r in tiny.records(finished(count), "eval")] == [13, 13]
 
 
 @pytest.mark.parametrize(("count", "fewer"), [(2, 1), pytest.param(8, 4, marks=pytest.mark.slow)])
@@ -58,11 +58,11 @@ def test_a_signal_to_one_stops_all_at_the_same_step_and_half_as_many_go_on(finis
 @pytest.mark.slow
 def test_a_signal_in_an_evaluation_stops_all(hosts, tmp_path):
     long = {"data.extra_clues": 4, "data.test_puzzles": 1500}
-    fleet = hosts.start(4, tmp_path / "run", long)
+    fleet = hosts.start(2, tmp_path / "run", long)
     fleet.until_step(tmp_path / "run", 6)
-    fleet[3].signal(signal.SIGTERM)
+    fleet[1].signal(signal.SIGTERM)
     results = fleet.wait()
-    assert [result.code for result in results] == [75] * 4, [r.err for r in results]
+    assert [result.code for result in results] == [75] * 2, [r.err for r in results]
     assert tiny.steps(tmp_path / "run")[-1] == 6
     assert not tiny.records(tmp_path / "run", "eval")
 
@@ -88,11 +88,11 @@ def test_when_one_is_killed_the_others_end_and_the_run_goes_on_exactly(finished,
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_noticed_by_all(hosts, tmp_path):
-    hosts.must_finish(4, tmp_path / "run")
+    hosts.must_finish(2, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / str(tiny.steps(tmp_path / "run")[-1])
     truncate(largest_file(newest))
-    results = hosts.run(4, tmp_path / "run")
-    assert [result.code for result in results] == [0] * 4, [r.err for r in results]
+    results = hosts.run(2, tmp_path / "run")
+    assert [result.code for result in results] == [0] * 2, [r.err for r in results]
     assert f"{newest} is damaged" in results[0].err
     assert not any("damaged" in result.err for result in results[1:])  # said once
     assert tiny.steps(tmp_path / "run")[-1] == 12
@@ -100,12 +100,11 @@ def test_a_damaged_checkpoint_is_noticed_by_all(hosts, tmp_path):
 
 @pytest.mark.slow
 def test_one_that_stands_still_is_lost_to_the_others(hosts, tmp_path):
-    fleet = hosts.start(4, tmp_path / "run")
+    fleet = hosts.start(3, tmp_path / "run", {"train.batch_size": 9, "eval.batch_size": 9})
     fleet.until_step(tmp_path / "run", 5)
     fleet[2].signal(signal.SIGSTOP)
-    others = type(fleet)([p for number, p in enumerate(fleet.processes) if number != 2])
+    others = Fleet(fleet.processes[:2])
     assert all_gone(others, within_s=60) < 60
     fleet[2].kill()
-    for number, result in enumerate(fleet.wait()):
-        if number != 2:
-            assert result.code == 69 and "\n2\n" in result.err, result.err
+    for result in others.wait():
+        assert result.code == 69 and "\n2\n" in result.err, result.err

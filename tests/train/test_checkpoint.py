@@ -22,6 +22,7 @@ def policy(**how) -> CheckpointConfig:
     return CheckpointConfig(every_steps=1, every_minutes=0, **kept)
 
 
+HEADLINE = "exact_accuracy"
 SCORES = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.6}
 
 
@@ -37,10 +38,9 @@ SCORES = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.6}
     ],
 )
 def test_policies_leave_exactly_their_steps(tmp_path, how, left):
-    checkpoints = Checkpoints(str(tmp_path), policy(**how))
+    checkpoints = Checkpoints(str(tmp_path), HEADLINE, policy(**how))
     for step in range(1, 10):
-        metrics = {"exact_accuracy": SCORES[step]} if step in SCORES else None
-        assert checkpoints.save(step, {"w": np.full(3, step)}, {"elapsed_s": float(step)}, metrics)
+        assert checkpoints.save(step, {"w": np.full(3, step)}, {"elapsed_s": float(step)}, SCORES.get(step))
     checkpoints.wait()
     assert checkpoints.steps() == left
     assert pick_step(checkpoints, "latest") == 9
@@ -50,20 +50,28 @@ def test_policies_leave_exactly_their_steps(tmp_path, how, left):
     assert sorted(int(f.name) for f in tmp_path.iterdir()) == left
 
 
+def test_the_best_loss_is_the_lowest(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path), "loss", policy(keep_best=1))
+    for step, loss in ((1, 0.5), (2, 0.1), (3, 0.7), (4, 0.6)):
+        checkpoints.save(step, {"w": np.full(3, step)}, {}, loss)
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 4] and pick_step(checkpoints, "best") == 2
+    checkpoints.close()
+
+
 def test_the_checkpoint_of_a_step_is_saved_once(tmp_path):
     """Only one that lacks the scores of an evaluation gives way to one that has them, if it is not the only one."""
-    checkpoints = Checkpoints(str(tmp_path), policy(keep_last=2, keep_best=1))
-    scored = {"exact_accuracy": 0.25}
+    checkpoints = Checkpoints(str(tmp_path), HEADLINE, policy(keep_last=2, keep_best=1))
     assert checkpoints.save(1, {"w": np.zeros(3)}, {})
     checkpoints.wait()
-    assert not checkpoints.save(1, {"w": np.ones(3)}, {}, scored)  # killed now, the run would have lost everything
+    assert not checkpoints.save(1, {"w": np.ones(3)}, {}, 0.25)  # killed now, the run would have lost everything
     assert checkpoints.save(2, {"w": np.zeros(3)}, {})
     checkpoints.wait()
     assert not checkpoints.save(2, {"w": np.ones(3)}, {})
-    assert checkpoints.save(2, {"w": np.ones(3)}, {}, scored)
+    assert checkpoints.save(2, {"w": np.ones(3)}, {}, 0.25)
     checkpoints.wait()
     assert checkpoints.best_step() == 2 and checkpoints.steps() == [1, 2]
-    assert not checkpoints.save(2, {"w": np.zeros(3)}, {}, {"exact_accuracy": 0.5})
+    assert not checkpoints.save(2, {"w": np.zeros(3)}, {}, 0.5)
     restored, _ = checkpoints.restore(2, {"w": np.zeros(3)})
     checkpoints.close()
     np.testing.assert_array_equal(restored["w"], np.ones(3))
@@ -173,14 +181,14 @@ def test_a_score_that_cannot_be_read_is_no_score(finished, trm, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"exact_accuracy": null}', b"\xff"])
 def test_the_best_is_among_those_with_a_score(tmp_path, content):
-    checkpoints = Checkpoints(str(tmp_path), policy(keep_last=3, keep_best=1))
+    checkpoints = Checkpoints(str(tmp_path), HEADLINE, policy(keep_last=3, keep_best=1))
     for step, score in enumerate((0.5, 0.9, 0.7), 1):
-        checkpoints.save(step, {"w": np.full(3, step)}, {}, {"exact_accuracy": score})
+        checkpoints.save(step, {"w": np.full(3, step)}, {}, score)
     checkpoints.close()
     (tmp_path / "2" / "metrics" / "metrics").write_bytes(content)
     for how in (None, policy(keep_last=3, keep_best=1)):
         told = []
-        checkpoints = Checkpoints(str(tmp_path), how, told.append)
+        checkpoints = Checkpoints(str(tmp_path), HEADLINE, how, told.append)
         assert checkpoints.best_step() == 3 and checkpoints.steps() == [1, 2, 3]
         checkpoints.close()
         assert told == [f"note: the score of checkpoint {tmp_path}/2 is damaged; it is not taken for best"]
@@ -257,7 +265,7 @@ def test_a_checkpoint_says_how_long_the_run_has_taken(finished):
 
 @pytest.mark.parametrize("which", ["7", "newest", "-1", "6.0"])
 def test_a_checkpoint_that_is_not_there(finished, which):
-    checkpoints = Checkpoints(str(finished / "checkpoints"))
+    checkpoints = Checkpoints(str(finished / "checkpoints"), HEADLINE)
     with pytest.raises(InputError, match="there are 6, 9, 12"):
         pick_step(checkpoints, which)
     checkpoints.close()

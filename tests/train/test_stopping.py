@@ -38,4 +38,4 @@ def test_a_checkpoint_is_made_when_so_much_time_has_passed(tmp_path):
     tiny.train_here(tmp_path / "never", {**changes, "checkpoint.every_minutes": 0})
     assert tiny.steps(tmp_path / "never") == [12]
     tiny.train_here(tmp_path / "always", {**changes, "checkpoint.every_minutes": 1e-9})
-    assert tiny.steps(tmp_path / "always") == [10, 12]  # asked wherever it logs
+    assert tiny.steps(tmp_path / "always") == [11, 12]

@@ -85,7 +85,7 @@ def test_what_an_evaluation_record_says(run):
     for record in tiny.records(run, "eval"):
         assert record.keys() == {
             "kind", "step", "exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "count", "eval_set",
-            "early_exit_exact_accuracy", "early_exit_steps", "halt_steps",
+            "early_exit_accuracy", "early_exit_exact_accuracy", "early_exit_steps", "halt_steps",
         }  # fmt: skip
         assert sum(record["halt_steps"]) == 12
         assert record["count"] == 12 and record["steps"] == 3.0
@@ -95,7 +95,10 @@ def test_what_an_evaluation_record_says(run):
 
 def test_the_learning_rate_is_the_schedules(run):
     """The mean of the two updates that a record stands for: warm-up, then cosine."""
-    schedule = optim.warmup_cosine(1e-3, 4, 12, 0.1)
+
+    def schedule(step: int):
+        return optim.warmup_cosine(step, 1e-3, 4, 12, 0.1)
+
     for record in tiny.records(run, "train"):
         expected = (float(schedule(record["step"] - 1)) + float(schedule(record["step"]))) / 2
         assert record["lr"] == pytest.approx(expected, rel=1e-6)  # float32 sums
@@ -260,7 +263,7 @@ class Wandb:
     """What the tests need of Weights & Biases: rows by step, which must not go back, and runs that go on."""
 
     def __init__(self):
-        self.rows, self.inits = {}, []
+        self.rows, self.summary, self.inits = {}, {}, []
         self.util = SimpleNamespace(generate_id=lambda: "abc")
 
     def init(self, **how):
@@ -294,6 +297,17 @@ def test_weights_and_biases_gets_each_row_once(workdir, monkeypatch):
     first = wandb.inits[0]
     assert (first["project"], first["name"], first["config"], first["id"]) == ("ours", "mine", {"seed": 3}, "abc")
     assert {how["id"] for how in wandb.inits} == {"abc"} and (workdir / "wandb_id").read_text() == "abc"
+
+
+def test_rows_of_a_run_of_version_0_1_0_are_not_sent_again(tmp_path, monkeypatch):
+    """They were counted, and told their step as a value."""
+    wandb = Wandb()
+    wandb.__spec__ = object()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    wandb.rows, wandb.summary = {0: {}, 1: {}}, {"step": 4}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(train(step)) + "\n" for step in (2, 4, 6)))
+    life(tmp_path, 6, 8, wandb_project="ours")
+    assert [step for step, values in wandb.rows.items() if values] == [6, 8]
 
 
 def test_rows_of_one_step_are_one_row(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def add_parser(subparsers) -> None:
         "  trm list exp02a --names               one name a line, for scripts\n",
         run_list,
     )
-    listing.add_argument("pattern", nargs="?", help="shell pattern or part of a name; '*' for all")
+    listing.add_argument("pattern", nargs="?", default="", help="shell pattern or part of a name; '*' for all")
     listing.add_argument("--root", type=any_path, default="runs", help="folder of the runs (default: runs)")
     listing.add_argument(
         "--names",
@@ -71,7 +71,7 @@ def run_list(args) -> int:
     for run in find_runs(args.root, lambda problem: print(f"note: left out: {problem}", file=sys.stderr)):
         if run.name in known:
             runs[run_name(run.name)].append(run)
-    if args.pattern is None:
+    if not args.pattern:
         _print_groups(runs)
         return 0
     group_of = {e.name: group for group in groups().values() for e in group.experiments}

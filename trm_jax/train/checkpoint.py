@@ -192,8 +192,9 @@ class Checkpoints:
                     f"checkpoint {self.folder}/{step} is of another model: {name} is {said} there and "
                     f"{want.dtype} {list(want.shape)} here; use its own config, or another workdir"
                 )
-            whole = replicated(want.sharding.mesh)
-            return want if shape == want.shape else jax.ShapeDtypeStruct(shape, want.dtype, sharding=whole)
+            if shape == want.shape:
+                return want
+            return jax.ShapeDtypeStruct(shape, want.dtype, sharding=replicated(want.sharding.mesh))
 
         return jax.tree_util.tree_map_with_path(one, abstract)
 

@@ -63,7 +63,16 @@ def train(
     last good checkpoint is kept. Raises InputError for what a person can mend.
     """
     with ExitStack() as closing:  # whatever goes wrong, the terminal, the files and the checkpoints are left in order
-        return _train(cfg, workdir, stop or StopRequest(), data, stream_to, devices, group or ProcessGroup(), closing)
+        return _train(
+            cfg,
+            workdir,
+            StopRequest() if stop is None else stop,
+            data,
+            stream_to,
+            devices,
+            group or ProcessGroup(),
+            closing,
+        )
 
 
 def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, closing: ExitStack) -> Outcome:
@@ -97,6 +106,10 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     recorder.begin(step, meta, facts)
     saved_at = time.monotonic()
 
+    def told_to_stop() -> bool:
+        """Asked once a step and once a batch of an evaluation, by every process alike."""
+        return group.stop_agreed(stop.name if stop else "")
+
     def evaluation_due() -> bool:
         return step in evaluation_steps and step not in recorder.evaluated
 
@@ -106,7 +119,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
         with clock.doing("evaluation"):
             scores = {}
             for name, of_name in evaluation_params(state).items():
-                found = evaluate(of_name, lambda done, total: group.stop_agreed(stop.name))
+                found = evaluate(of_name, lambda done, total: told_to_stop())
                 if found is None:
                     return
                 scores |= {f"{cfg.task.headline}_{name}": found[cfg.task.headline]} if name else found
@@ -139,7 +152,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     try:
         for rows in _batches(cfg, train_data, compiled, step):
             clock.go_on_with("train")
-            if stopping := group.stop_agreed(stop.name):
+            if stopping := told_to_stop():
                 break
             state, sums = compiled.train_step(state, step, rows)
             step += 1

@@ -114,7 +114,8 @@ def read_jsonl(path: AnyPath) -> list[dict]:
 def _is_record(record) -> bool:
     if not (isinstance(record, dict) and isinstance(record.get("kind"), str) and type(record.get("step")) is int):
         return False
-    return isinstance(record.get("clock", {}), dict)
+    scored = record["kind"] != "eval" or isinstance(record.get("count"), int)
+    return scored and isinstance(record.get("clock", {}), dict)
 
 
 def scalars(record: dict) -> dict[str, float]:
@@ -147,7 +148,8 @@ class WandbWriter:
             id_file.write_text(wandb.util.generate_id())
         how = {"id": id_file.read_text(), "resume": "allow", "dir": str(local_folder(workdir))}
         self._run = wandb.init(project=project, name=name, config=dict(settings), **how)
-        self._first_new_step = self._run.step  # W&B's is the one after the last that it has
+        # W&B's is the one after the last that it has; up to 0.1.0 a row's step was one of its values.
+        self._first_new_step = max(self._run.step, self._run.summary.get("step", -1) + 1)
         for record in kept:
             self.write(record)
 

@@ -114,11 +114,10 @@ def read_csv(
         rows = _kept(kept)
         if rows is None:
             rows = _read(path, copy, progress)
-            everything = _boards(rows, path)
             if len(rows) <= _VERIFIED_WHOLE:
-                _mark(rows, slice(None), verify(everything, progress=progress))
-            else:
-                check_rules(everything)
+                _mark(rows, slice(None), verify(_boards(rows, path), progress=progress))
+            for start in range(0, len(rows), _BLOCK):  # in parts: a copy of the whole would take gigabytes
+                check_rules(_boards(rows[start : start + _BLOCK], path))
             if len(rows) >= _WORTH_KEEPING:
                 rows = _keep(kept, rows)
     chosen = np.arange(len(rows)) if select is None else select(len(rows))
