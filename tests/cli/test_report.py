@@ -93,9 +93,10 @@ def test_a_real_run(here, tmp_path):
 
 
 def test_a_damaged_count_of_the_time(refused, tmp_path):
-    workdir = write_run(tmp_path / "runs" / "exp07a", "exp07a")
+    write_run(tmp_path / "runs" / "exp07a", "exp07a", spent={"train": 9.0})
+    workdir = write_run(tmp_path / "runs" / "exp07c", "exp07c")
     (workdir / "goodput.json").write_text("[")
-    assert refused("report", "exp07").startswith("runs/exp07a/goodput.json is not JSON (")
+    assert refused("report", "exp07").startswith("runs/exp07c/goodput.json is not JSON (")
 
 
 def test_compare(here, tmp_path):

@@ -15,8 +15,8 @@ from trm_jax.reports.units import listed, plain
 def build(study: Study, command: str) -> Report:
     """The report on a study. command: the command line that makes it."""
     sections = [*study.report(study), curves(study)]
-    if any(run.goodput for run in study.runs):
-        sections.append(where_time_went(study))
+    if counted := [run for run in study.runs if run.goodput]:  # reads all: a damaged file is an error
+        sections.append(where_time_went(study, counted))
     sections = [replace(part, panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
     notes = (*study.notes, *_hard_to_compare(study))
     csv = {f"{study.name}.csv": _csv(study)}

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
+from trm_jax.configs.runs import Run
 from trm_jax.reports import measures as m
 from trm_jax.reports import parts as p
 from trm_jax.reports.content import Panel, Section, Series, Table, unanswered
@@ -245,12 +246,11 @@ def curves(study: Study) -> Section:
     return Section("While training", said, name="curves", panels=(panel,))
 
 
-def where_time_went(study: Study) -> Section:
-    """The share of each kind of time, over all starts of a run. Of runs without a count nothing is said."""
+def where_time_went(study: Study, counted: list[Run]) -> Section:
+    """The share of each kind of time, over all starts of a run. counted: the runs whose time was counted."""
     table = arm_table(
         study, measured(study, m.SPENT, m.STARTS, *m.SHARES), f"{SPREADS}; shares of the time of all starts"
     )
-    counted = [run for run in study.runs if run.goodput]
     trained, *rest = ((fmean(map(share.of, counted)), share.name) for share in m.SHARES)
     share, name = max(rest)
     sentence = f"{trained[0]:.1%} of the time trained; most of the rest was {name}, {share:.1%}."
