@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "pillow",  # PNG and GIF
     "matplotlib",  # training curves
     "rich",  # progress bars and tables
+    "markdown-it-py",  # reports as HTML
     "safetensors",
 ]
 
@@ -82,6 +83,7 @@ setup(
     # no project should claim the name `experiments` in site-packages.
     packages=[*find_packages(include=["trm_jax", "trm_jax.*"]), "trm_jax.experiments"],
     package_dir={"trm_jax.experiments": "experiments"},
+    package_data={"trm_jax.reports": ["page.html"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["trm = trm_jax.cli.main:entry"]},

@@ -6,23 +6,12 @@ puzzles. exp06: the warm-up is the share of the run that it is in the baseline, 
 
 from trm_jax.configs.registry import Experiment
 
+EXAMPLES = {"train.examples": 50_000_000, "eval.every_steps": 813}
+FEW = "{} training puzzles for as many examples as the baseline sees"
+SHARE = "batch {:,} with a quarter of the run as warm-up"
+LARGE = {"exp06_d": 12288, "exp06_e": 24576, "exp06_f": 49152}
+
 EXPERIMENTS = [
-    *(
-        Experiment(
-            f"exp04a_{puzzles}_examples",
-            f"{puzzles} training puzzles for as many examples as the baseline sees",
-            {"train.examples": 50_000_000, "eval.every_steps": 813},
-            base=f"exp04a_{puzzles}",
-        )
-        for puzzles in (100, 250, 500)
-    ),
-    *(
-        Experiment(
-            f"exp06_{letter}_share",
-            f"batch {batch:,} with a quarter of the run as warm-up",
-            {"optim.warmup_share": 0.25},
-            base=f"exp06_{letter}",
-        )
-        for letter, batch in (("d", 12288), ("e", 24576), ("f", 49152))
-    ),
+    *(Experiment(f"exp04a_{n}_examples", FEW.format(n), EXAMPLES, f"exp04a_{n}") for n in (100, 250, 500)),
+    *(Experiment(f"{name}_share", SHARE.format(n), {"optim.warmup_share": 0.25}, name) for name, n in LARGE.items()),
 ]

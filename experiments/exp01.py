@@ -10,9 +10,8 @@ def report(study):
         r.accuracy(study, over, r.PARAMETERS),
         r.power_law(study, over),
         r.figures(study, "Accuracy per parameter and time", "efficiency", study.scores.efficiency, axis=over),
-        r.levels_reached(study, r.time_to, over),
+        r.levels_reached(study, "time", over),
         r.figures(study, "Throughput and memory", "costs", r.SPEED, r.MEMORY, axis=over),
-        r.curves(study),
     ]
 
 
@@ -21,15 +20,13 @@ GROUPS = [
         "exp01",
         "How does accuracy grow with parameters, where does it saturate, and what is the most for the parameters, the "
         "time and the memory?",
-        ("model.hidden_size", "model.num_heads", "model.puzzle_emb_ndim"),
-        [
-            ("exp01a", (256, 4, 256), (0.83,)),
-            ("exp01b", (384, 6, 384), (0.85,)),
-            ("exp01c", (512, 8, 512), (0.87,)),
-            ("exp01d", (768, 8, 768), (0.88,)),
-            ("exp01e", (1024, 8, 1024), (0.88,)),
-            ("exp01f", (1536, 8, 1536), (0.88,)),
-        ],
+        "exp01a exp01b exp01c exp01d exp01e exp01f",
+        {
+            "model.hidden_size": (256, 384, 512, 768, 1024, 1536),
+            "model.num_heads": (4, 6, 8, 8, 8, 8),
+            "model.puzzle_emb_ndim": (256, 384, 512, 768, 1024, 1536),
+        },
+        expects={"exact_accuracy": (0.83, 0.85, 0.87, 0.88, 0.88, 0.88)},
         report=report,
         levels=(0.80, 0.85, 0.87),
     )

@@ -5,6 +5,7 @@ one budget.
 """
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import trm_jax.reports as r
@@ -15,46 +16,33 @@ ABOUT = 1.15
 
 
 def report(study):
-    axes = {
-        "data.train_puzzles": r.setting_axis("data.train_puzzles", "training puzzles", "log"),
-        "data.augmentations": r.Axis("variants a puzzle", lambda arm: arm.settings["data.augmentations"] + 1.0, "log"),
-    }
-    axis = axes[study.varied[0]]
-    return [
-        smallest(study, axis),
-        r.accuracy(study, axis),
-        doublings(study, axis),
-        r.power_law(study, axis),
-        substitute(study),
-        r.curves(study),
-    ]
+    axis = r.setting_axis("data.train_puzzles", "training puzzles", "log")
+    if study.varied != ("data.train_puzzles",):
+        axis = r.Axis("variants a puzzle", lambda arm: arm.settings["data.augmentations"] + 1, "log")
+    return [smallest(study, axis), doublings(study, axis), r.power_law(study, axis), substitute(study)]
 
 
 def smallest(study, axis):
-    """The least of what is varied whose mean accuracy reaches a level, as measured and by the fit."""
-    _, fit = r.fitted(study, axis)
-    updates = r.updates_words(study.ran)
-    mind = f" Updates differ too, {updates}, so {axis.label} alone do not explain it." if updates else ""
+    """Accuracy, and the least of what is varied whose mean reaches a level, as measured and by the fit."""
+    fit, part = r.fitted(study, axis), r.accuracy(study, axis)
     said = "; ".join(_reached(study, axis, fit, level) for level in study.levels)
-    title = f"The smallest number of {axis.label} for {r.listed(f'{level:g}' for level in study.levels)}"
-    panel = r.arm_panel(study, study.score, axis, levels=study.levels)
-    return r.Section(title, f"In these runs {said}.{mind}", name="smallest", panels=(panel,))
+    return replace(part, sentence=f"In these runs {said}. {part.sentence}")
 
 
 def _reached(study, axis, fit, level: float) -> str:
-    if isinstance(fit, str) or not fit.determined:
-        by_fit = "not determined"
-    else:
-        by_fit = r.digits(fit.reaches(fit.a - level)) if level < fit.a else "beyond its limit"
+    by_fit = "by the fit a - b x^-c: not determined"
+    if not isinstance(fit, str) and fit.determined:
+        by_fit = (
+            f"by the fit a - b x^-c: {r.digits(fit.reaches(fit.a - level)) if level < fit.a else 'beyond its limit'}"
+        )
     arms = r.placed(study.ran, axis)
     enough = [arm for arm in arms if arm.mean(study.score) >= level]
     if not enough:
-        return f"no mean reaches {level:g} (by the fit a - b x^-c: {by_fit})"
-    first = enough[0]
-    at = f"{r.digits(axis.of(first))} {axis.label}"
-    where = f"from {at} on" if enough == arms[arms.index(first) :] else f"at {at}, though not by all above"
+        return f"no mean reaches {level:g} ({by_fit})"
+    first, steady = enough[0], enough == arms[-len(enough) :]
     return (
-        f"{level:g} is reached {where} (by the fit a - b x^-c: {by_fit}), first by {first.name} with "
+        f"{level:g} is reached {'from' if steady else 'at'} {r.digits(axis.of(first))} {axis.label}"
+        f"{' on' if steady else ', though not by all above'} ({by_fit}), first by {first.name} with "
         f"{r.said(first, study.score)} after {first.mean(r.STEPS):,.0f} updates"
     )
 
@@ -63,7 +51,7 @@ def doublings(study, axis):
     """What each doubling along the axis gains, from arm to arm: diminishing returns."""
     title, arms = f"What each doubling of {axis.label} gains", r.placed(study.ran, axis)
     if len(arms) < 2:
-        return r.Section(title, "Not answered: it takes two sizes that were run.")
+        return r.unanswered(title, "it takes two sizes that were run")
     pairs = list(zip(arms[1:], arms, strict=False))
     table, tests = r.pair_table(study.score, pairs, ("more", "fewer"), {axis.label: lambda arm: r.digits(axis.of(arm))})
     sizes = [(axis.of(more), axis.of(fewer)) for more, fewer in pairs]
@@ -71,7 +59,7 @@ def doublings(study, axis):
     shown = [r.FRACTION[0].signed(gain) for gain in gains]
     rows = tuple((*row, gain) for row, gain in zip(table.rows, shown, strict=True))
     series = r.Series("gain", [math.sqrt(a * b) for a, b in sizes], gains, style="joined")
-    panel = r.Panel("Gain a doubling", axis.label, f"change of {study.score.name}", (series,), "log", levels=(0.0,))
+    panel = r.Panel("Gain a doubling", axis.label, f"change of {study.score.name}", (series,), "log")
     sentence = (
         f"A doubling of {axis.label} changes the mean accuracy by {shown[0]} at the small end and by {shown[-1]} at "
         f"the large end; {r.shown_words(pairs, tests)}."
@@ -79,45 +67,37 @@ def doublings(study, axis):
     return r.Section(title, sentence, r.Table((*table.columns, "a doubling"), rows, table.caption), "gain", (panel,))
 
 
+def puzzles(arm) -> int:
+    return arm.settings["data.train_puzzles"]
+
+
 def boards(arm) -> int:
     """Training boards: each puzzle and its augmentations."""
-    return arm.settings["data.train_puzzles"] * (arm.settings["data.augmentations"] + 1)
+    return puzzles(arm) * (arm.settings["data.augmentations"] + 1)
 
 
 def substitute(study):
     """Few puzzles with many augmentations against more puzzles with fewer: about as many distinct boards."""
-    title, other = "Is augmentation a substitute for data?", study.companion
-    if other is None:
-        return r.Section(title, f"Not answered: {study.companion_problem}.")
-    both = (study, other) if study.varied == ("data.train_puzzles",) else (other, study)
-    puzzles = lambda arm: arm.settings["data.train_puzzles"]  # noqa: E731
-    pairs = [
-        (many, few)
-        for one, another in product(both[0].ran, both[1].ran)
-        for few, many in [sorted((one, another), key=puzzles)]
-        if puzzles(few) < puzzles(many) and 1 / ABOUT <= boards(few) / boards(many) <= ABOUT
-    ]
+    title = "Is augmentation a substitute for data?"
+    if study.companion is None:
+        return r.unanswered(title, study.companion_problem)
+    both = sorted((study, study.companion), key=lambda group: group.varied)  # augmentations, puzzles
+    found = [sorted(pair, key=puzzles, reverse=True) for pair in product(*(group.ran for group in both))]
+    about = lambda many, few: max(boards(many), boards(few)) <= ABOUT * min(boards(many), boards(few))  # noqa: E731
+    pairs = [(many, few) for many, few in found if puzzles(few) < puzzles(many) and about(many, few)]
     if not pairs:
-        names = r.listed([group.name for group in both])
-        return r.Section(title, f"Not answered: no runs of {names} have about as many boards.")
+        return r.unanswered(title, f"no runs of {both[1].name} and {both[0].name} have about as many boards")
     pairs.sort(key=lambda pair: boards(pair[1]))
-    told = {
-        "distinct boards": lambda arm: r.digits(boards(arm)),
-        "updates": lambda arm: r.digits(arm.mean(r.STEPS)),
-    }
+    told = {"distinct boards": lambda arm: r.digits(boards(arm)), "updates": lambda arm: r.digits(arm.mean(r.STEPS))}
     heads = ("more puzzles, fewer augmentations", "fewer puzzles, more augmentations")
     table, tests = r.pair_table(study.score, pairs, heads, told)
-    signs = {test.difference > 0 for test in tests if test.shown}
     answer = {
         (): "so nothing here says that augmentations cannot stand in for puzzles, nor that they can",
         (True,): "so augmentation is no full substitute, more puzzles are worth more",
         (False,): "so more augmentations of fewer puzzles are worth more",
-    }.get(tuple(signs), "so whether it is depends on the number")
-    axis = r.Axis("distinct boards: puzzles x (augmentations + 1)", lambda arm: float(boards(arm)), "log")
-    lines = [
-        r.Line(group.ran, study.score, f"{what} varied ({group.name})")
-        for group, what in zip(both, ("puzzles", "augmentations"), strict=True)
-    ]
+    }.get(tuple({test.difference > 0 for test in tests if test.shown}), "so whether it is depends on the number")
+    axis = r.Axis("distinct boards: puzzles x (augmentations + 1)", boards, "log")
+    lines = [r.Line(group.ran, study.score, f"{group.varied[0][5:]} varied ({group.name})") for group in both]
     note = (
         "A budget in epochs gives fewer updates to fewer puzzles: compare the columns of updates before reading a "
         "difference as one of the data alone."
@@ -131,15 +111,9 @@ GROUPS = [
     Group.over(
         "exp04a",
         "How does accuracy grow with training puzzles, how few reach 85%, and when do more stop paying?",
-        ("data.train_puzzles",),
-        [
-            ("exp04a_100", (100,), (0.75,)),
-            ("exp04a_250", (250,), (0.80,)),
-            ("exp04a_500", (500,), (0.85,)),
-            ("exp04a_1000", (1000,), (0.87,)),
-            ("exp04a_2000", (2000,), (0.87,)),
-            ("exp04a_5000", (5000,), (0.87,)),
-        ],
+        "exp04a_100 exp04a_250 exp04a_500 exp04a_1000 exp04a_2000 exp04a_5000",
+        {"data.train_puzzles": (100, 250, 500, 1000, 2000, 5000)},
+        expects={"exact_accuracy": (0.75, 0.80, 0.85, 0.87, 0.87, 0.87)},
         report=report,
         levels=(0.85,),
         companion="exp04b",
@@ -147,14 +121,9 @@ GROUPS = [
     Group.over(
         "exp04b",
         "How does accuracy grow with augmentations, and do they stand in for more puzzles?",
-        ("data.augmentations",),
-        [
-            ("exp04b_0010", (10,), (0.78,)),
-            ("exp04b_0100", (100,), (0.83,)),
-            ("exp04b_0500", (500,), (0.86,)),
-            ("exp04b_1000", (1000,), (0.87,)),
-            ("exp04b_2000", (2000,), (0.87,)),
-        ],
+        "exp04b_0010 exp04b_0100 exp04b_0500 exp04b_1000 exp04b_2000",
+        {"data.augmentations": (10, 100, 500, 1000, 2000)},
+        expects={"exact_accuracy": (0.78, 0.83, 0.86, 0.87, 0.87)},
         report=report,
         levels=(0.85,),
         companion="exp04a",

@@ -6,25 +6,20 @@ from trm_jax.configs.registry import Group
 
 def report(study):
     axis = r.setting_axis("model.halt_max_steps", "supervision steps")
-    return [inference_cost(study), r.when_it_halts(study, axis), r.costs(study, axis), r.curves(study)]
+    return [inference_cost(study), r.when_it_halts(study, axis), r.costs(study, axis)]
 
 
 def inference_cost(study):
     """Accuracy against the compute of answering one puzzle, with all steps and when stopped early."""
-    score, early, title = study.score, study.scores.early, "Accuracy against inference cost"
+    score, early = study.score, study.scores.early
     columns = [*r.measured(study, r.PUZZLE_FLOPS, score, r.EARLY_STEPS, early), r.tested(study, score)]
-    columns += r.expected(study, "exact_accuracy", "steps")
-    stopped = [arm for arm in study.ran if arm.values(early)]
-
-    def share(arm) -> float:
-        return arm.mean(r.EARLY_STEPS) / arm.settings["model.halt_max_steps"] if arm in stopped else 1.0
-
+    table = r.arm_table(study, columns + r.expected(study, "exact_accuracy", "steps"))
     panels = [r.panel("With all supervision steps", r.over_measure(study, r.PUZZLE_FLOPS), r.Line(study.ran, score))]
-    if stopped:
-        axis = r.over_measure(study, r.PUZZLE_FLOPS, share)
+    if stopped := [arm for arm in study.ran if arm.values(early)]:
+        axis = r.over_measure(study, r.EARLY_FLOPS)
         panels.append(r.panel("Stopped at the first q_halt > 0", axis, r.Line(stopped, early)))
     sentences = r.best_sentence(study.ran, score), r.best_sentence(study.ran, r.PUZZLE_FLOPS), r.early_words(study)
-    table = r.arm_table(study, columns)
+    title = "Accuracy against inference cost"
     return r.Section(title, " ".join(sentences), table, "inference", tuple(panels), (r.EVAL_NOTE,))
 
 
@@ -33,16 +28,12 @@ GROUPS = [
         "exp05",
         "What does accuracy cost in supervision steps, when does the model halt on average and how is that spread, and "
         "does it halt early?",
-        ("model.halt_max_steps",),
-        [
-            ("exp05_a", (4,), (0.80, 3.5)),
-            ("exp05_b", (8,), (0.84, 6.2)),
-            ("exp05_c", (12,), (0.86, 8.1)),
-            ("exp05_d", (16,), (0.87, 9.5)),
-            ("exp05_e", (24,), (0.87, 9.7)),
-            ("exp05_f", (32,), (0.87, 9.8)),
-        ],
-        expects=("exact_accuracy", "steps"),
+        "exp05_a exp05_b exp05_c exp05_d exp05_e exp05_f",
+        {"model.halt_max_steps": (4, 8, 12, 16, 24, 32)},
+        expects={
+            "exact_accuracy": (0.80, 0.84, 0.86, 0.87, 0.87, 0.87),
+            "steps": (3.5, 6.2, 8.1, 9.5, 9.7, 9.8),
+        },
         report=report,
     )
 ]

@@ -58,25 +58,23 @@ MINI_BASELINE = Experiment(
 EXPERIMENTS = [MINI_BASELINE]
 
 
-def _mini(experiment: Experiment, varied: tuple[str, ...]) -> list[Any]:
-    """The values of `varied` for the small twin of a full experiment."""
-    full = {**_FULL, **experiment.changes}
-    scaled = {key: _SCALED.get(key, lambda value: value)(full[key]) for key in varied}
-    return list((scaled | _OTHERWISE.get(experiment.name, {})).values())
+def _mini(experiment: Experiment, key: str) -> Any:
+    """The value of a setting for the small twin of a full experiment."""
+    full = experiment.changes.get(key, _FULL[key])
+    return _OTHERWISE.get(experiment.name, {}).get(key) or _SCALED.get(key, lambda value: value)(full)
 
 
 def _twin(group: Group) -> Group:
     """Runs of its own that average their weights evaluate the live ones besides."""
-    rows = [(f"mini_{member.name}", _mini(member, group.varied), ()) for member in group.experiments]
-    companion = group.companion and f"mini_{group.companion}"
-    how = {"report": group.report, "levels": group.levels, "companion": companion}
-    twin = Group.over(f"mini_{group.name}", group.question, group.varied, rows, expects=(), base=MINI_BASELINE, **how)
-    live = {"optim.ema_also": "0"}
+    names = " ".join(f"mini_{member.name}" for member in group.experiments)
+    varied = {key: [_mini(member, key) for member in group.experiments] for key in group.varied}
+    twin = Group.over(f"mini_{group.name}", group.question, names, varied, base=MINI_BASELINE)
     members = (
-        replace(one, changes={**one.changes, **live}) if one.changes.get("optim.ema_decay") else one
+        replace(one, changes={**one.changes, "optim.ema_also": "0"}) if one.changes.get("optim.ema_decay") else one
         for one in twin.experiments
     )
-    return replace(twin, experiments=tuple(members))
+    companion = group.companion and f"mini_{group.companion}"
+    return replace(group, name=twin.name, experiments=tuple(members), companion=companion)
 
 
 def groups_like(groups: dict[str, Group]) -> list[Group]:

@@ -147,8 +147,8 @@ def _serve() -> None:
     import trm_jax.configs.registry
     import trm_jax.configs.workdir
     import trm_jax.distributed.rendezvous
-    import trm_jax.evals.curves
     import trm_jax.models.convert.torch_format
+    import trm_jax.reports.curves
     import trm_jax.tasks.sudoku.pictures
     import trm_jax.tasks.sudoku.source
     import trm_jax.train.loop

@@ -7,7 +7,6 @@ import pytest
 from tests import tiny
 from trm_jax.configs.runs import find_runs, open_run
 from trm_jax.configs.workdir import claim
-from trm_jax.errors import InputError
 
 
 def make_run(workdir, *records, total_steps=None, changes=None):
@@ -24,7 +23,7 @@ def train(step):
 
 
 def evaluation(step):
-    return {"kind": "eval", "step": step, "exact_accuracy": 0.5}
+    return {"kind": "eval", "step": step, "exact_accuracy": 0.5, "count": 8}
 
 
 @pytest.mark.parametrize(
@@ -47,12 +46,12 @@ def test_runs_are_found_at_any_depth_but_not_inside_runs(tmp_path):
         make_run(tmp_path / path, changes={"seed": seed})
     (tmp_path / "a" / "notes").mkdir()
     make_run(tmp_path / "b" / "checkpoints" / "copy")
-    found = find_runs(tmp_path)
+    found = find_runs(tmp_path, pytest.fail)
     assert [(str(run.path.relative_to(tmp_path)), run.seed) for run in found] == [
         ("a/x/seed0", 3), ("a/x/seed1", 2), ("b", 1),
     ]  # fmt: skip
     assert [run.name for run in found] == ["demo"] * 3 and found[0].config.data.size == 4
-    assert find_runs(tmp_path / "nowhere") == []
+    assert find_runs(tmp_path / "nowhere", pytest.fail) == []
 
 
 @pytest.mark.parametrize(
@@ -69,8 +68,6 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_found(tmp_path, f
     broken = make_run(tmp_path / "broken")
     make_run(tmp_path / "good")
     (broken / file).write_text(content)
-    with pytest.raises(InputError, match=said):
-        find_runs(tmp_path)
     problems = []
     assert [run.path.name for run in find_runs(tmp_path, problems.append)] == ["good"]
     assert [str(broken) in str(problem) and said in str(problem) for problem in problems] == [True]

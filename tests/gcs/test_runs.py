@@ -304,8 +304,8 @@ def test_reading_runs(trm, gcs, run, reference, tmp_path):
     assert result.code == 0, result.err
     assert "next: open gs://bucket/reports/selection.html" in result.out
     made = {name.removeprefix("reports/") for name in gcs.names("reports/")}
-    assert {"selection.html", "selection.md", "selection.csv", "selection_runs.csv"} <= made
-    assert "gs://bucket/runs/more/seed1" in gcs.get("reports/selection_runs.csv").content.decode()
+    assert {"selection.html", "selection.md", "selection.csv"} <= made
+    assert "gs://bucket/runs/more/seed1" in gcs.get("reports/selection.csv").content.decode()
     result = trm.run("report", "demo", "--root", "gs://bucket/runs", "--output", tmp_path / "reports")
     assert result.code == 0 and (tmp_path / "reports" / "selection.md").exists(), result.err
     nothing = trm.run("report", "exp01", "--root", "gs://bucket/runs")

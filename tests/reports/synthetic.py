@@ -10,8 +10,9 @@ import numpy as np
 
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.workdir import claim
-from trm_jax.models import params, trm
-from trm_jax.train import clock, cost
+from trm_jax.models import params
+from trm_jax.train import clock
+from trm_jax.train.curriculum import train_flops
 
 EVALUATIONS, LINES_BETWEEN = 10, 5
 
@@ -86,7 +87,8 @@ def write_group(root: Path, group: str, *, seeds: int = 1, skip: tuple[str, ...]
 
 
 def _facts(cfg, total_steps: int, groups: int) -> dict:
-    specs = trm.specs(cfg.model)
+    specs = cfg.family.specs(cfg.model)
+    step_flops, eval_flops = cfg.family.flops(cfg.model)
     return {
         "name": cfg.name,
         "seed": cfg.seed,
@@ -95,9 +97,9 @@ def _facts(cfg, total_steps: int, groups: int) -> dict:
         "parameters": params.count(specs["weights"]),
         "puzzle_table": params.count(specs["puzzle_emb"]),
         "groups": groups,
-        "train_flops": cost.train_flops(cfg, total_steps, groups),
-        "eval_flops": cost.eval_flops(cfg, 500),
-        "flops_per_step": cost.step_flops(cfg),
+        "train_flops": train_flops(cfg, total_steps, groups),
+        "eval_flops": 500 * eval_flops,
+        "flops_per_step": cfg.train.batch_size * step_flops,
         "device_kind": "cpu",
         "devices": 1,
         "backend": "cpu",

@@ -34,8 +34,8 @@ def heads(table, part) -> list[str]:
     return [name for name in table.columns if part in name]
 
 
-def report_on(group, root, **options):
-    return build(group_study(group, root, **options), "")
+def report_on(group, root):
+    return build(group_study(group, root), "")
 
 
 def runs_of(root, accuracies: dict, **how):
@@ -99,7 +99,7 @@ def test_small_groups_get_the_same_analyses_without_the_guides_figures(report_of
 def test_expectations_stand_beside_no_other_data_or_scale(tmp_path):
     write_group(tmp_path / "small", "exp07", changes={"data.train_puzzles": 64, "model.hidden_size": 64})
     report = report_on("exp07", tmp_path / "small")
-    assert "guide expects" not in markdown(report) and "guide_expects" not in report.csv["exp07.csv"].columns
+    assert "guide expects" not in markdown(report)
     assert dict(report.about)["expectations"].endswith("changed data.train_puzzles and model.hidden_size")
     # Fewer puzzles to score are a sample of what the guide speaks of.
     write_group(tmp_path / "sample", "exp07", changes={"data.test_puzzles": 99, "eval.max_examples": 9})
@@ -115,11 +115,11 @@ def test_the_data_are_those_of_the_runs(tmp_path):
     data = dict(report.about)["data"].split("; ")
     assert "hub_repo" not in "".join(data)
     assert {"source generated", "size 9", "train_puzzles 64", "augmentations 1,000", "extra_clues 1"} <= set(data)
-    assert any(line.startswith("generated data in place of the experiment's (hub): ") for line in report.warnings)
+    assert any("data.source generated (there hub)" in line for line in report.warnings)
     write_group(tmp_path / "b", "exp04b")
     report = report_on("exp04b", tmp_path / "b")
     assert "augmentations 10, 100, 500, 1,000 and 2,000" in dict(report.about)["data"]
-    assert not any("in place of" in line for line in report.warnings)
+    assert not any("data.source" in line for line in report.warnings)
 
 
 def test_another_headline_is_told_by_its_own_name(tmp_path):
@@ -130,7 +130,7 @@ def test_another_headline_is_told_by_its_own_name(tmp_path):
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     report = report_on("exp07", tmp_path)
     assert "highest mean valid optimal, 0.4500" in report.answer and "exact accuracy" not in report.answer
-    assert "valid_optimal_mean" in report.csv["exp07.csv"].columns
+    assert "valid_optimal" in report.csv["exp07.csv"][0]
 
 
 def test_what_makes_figures_hard_to_compare_is_said(tmp_path):
@@ -140,20 +140,12 @@ def test_what_makes_figures_hard_to_compare_is_said(tmp_path):
     assert "number of updates too, from 813 (exp04a_100) to 16,276 (exp04a_2000)" in said
     assert "no held-out puzzle was solved at the end of exp04a_100" in said
     assert "fewer seeds than others: exp04a_100 (1 of 2), exp04a_2000 (1 of 2)" in said
-    assert "runs on different devices" in said and "different versions" in said and "shared a program" not in said
-
-
-def test_runs_that_shared_a_program_keep_their_scores_only(tmp_path):
-    runs_of(tmp_path, {"exp07a": 0.8, "exp07c": 0.9}, facts={"pack": 3})
-    report = report_on("exp07", tmp_path)
-    assert "highest mean exact accuracy, 0.9000" in report.answer
-    assert column(section(report, "Speed and memory").table, "^throughput \\(|^throughput$")["exp07a"] == "not recorded"
-    assert any("shared a program" in warning for warning in report.warnings)
+    assert "runs on different devices" in said and "different versions" in said
 
 
 def test_difference_only_with_a_test_behind_it(report_of, tmp_path):
     table = report_of("three seeds", "exp01").sections[0].table
-    said = column(table, "against exp01c .Welch, Holm over 5.")
+    said = column(table, "against exp01c .Welch, Holm.")
     assert said["exp01c = baseline"] == "reference"
     assert re.fullmatch(r"-0.067\d, lower \(p < 0.001\)", said["exp01a"])
     report = report_of("one seed", "exp01")
@@ -188,19 +180,26 @@ def test_model_size_is_fitted(tmp_path):
     # 0.08 (x / 1.48M)^-1.2 = 0.01
     point = float(re.search(r"within 0.01 of it from ([\d,]+) parameters", fit.sentence)[1].replace(",", ""))
     assert point == pytest.approx(1483778 * 8 ** (1 / 1.2), rel=0.15)
-    assert "exp01d (hidden_size 768) is the smallest within 0.01 of the best mean, exp01f's 0.8784" in fit.sentence
+    assert (
+        "exp01d (hidden_size 768, num_heads 8) is the smallest within 0.01 of the best mean, exp01f's 0.8784"
+        in fit.sentence
+    )
 
 
 def test_no_saturation_where_the_largest_is_best_by_far(tmp_path):
     runs_of(tmp_path, {"exp01a": 0.80, "exp01b": 0.83, "baseline": 0.86})
     said = section(report_on("exp01", tmp_path), "How accuracy grows").sentence
-    assert "No saturation as measured: the largest, exp01c (hidden_size 512), has the best mean, 0.8600" in said
+    assert (
+        "num_heads 8) is the smallest within 0.01 of the best mean, exp01c's 0.86" in said
+        and "no saturation is seen" in said
+    )
 
 
 def test_efficiency_is_of_parameters_and_time(report_of):
     part = section(report_of("three seeds", "exp01"), "per parameter and time")
     assert (
-        "exp01a (hidden_size 256) has the highest mean exact accuracy per million parameters and hour" in part.sentence
+        "exp01a (hidden_size 256, num_heads 4) has the highest mean exact accuracy per million parameters and hour"
+        in part.sentence
     )
 
 
@@ -220,13 +219,6 @@ def test_a_level_that_some_seeds_reach_is_no_mean_of_the_lucky(tmp_path):
     )
 
 
-def test_other_levels_can_be_asked_for(tmp_path):
-    write_group(tmp_path, "exp01", seeds=1)
-    report = report_on("exp01", tmp_path, levels=(0.5,))
-    assert "exp01a (hidden_size 256) has the lowest mean time to 0.5" in section(report, "^Time to 0.5$").sentence
-    assert "seconds_to_0.5_mean" in report.csv["exp01.csv"].columns
-
-
 def test_cycles_at_equal_depth(report_of):
     part = section(report_of("three seeds", "exp02a"), "equal depth")
     assert [(row[0], row[2], row[5]) for row in part.table.rows] == [
@@ -238,7 +230,7 @@ def test_cycles_at_equal_depth(report_of):
     assert (part.table.rows[0][3], part.table.rows[0][8]) == ("14", "18"), "layer applications"
     assert part == section(report_of("three seeds", "exp02b"), "equal depth"), "both pages show the same"
     alone = section(report_of("ends only", "exp02a"), "equal depth").sentence
-    assert alone.startswith("Not answered: no runs of exp02b")
+    assert alone.startswith("Not answered: no finished runs of exp02b")
 
 
 def test_an_optimum_inside_and_at_the_edge(report_of, tmp_path):
@@ -272,7 +264,7 @@ def test_fronts_against_speed_parameters_and_memory(tmp_path):
     assert list(column(part.table, "front of parameters").values()) == ["yes", "yes", "no", "not run", "not run"]
     assert "against throughput, exp03b and exp03c; against compute of an update, exp03a and exp03b" in report.answer
     # On a CPU memory is that of a process.
-    assert not heads(part.table, "front of peak memory") and "not compared in peak memory" in report.answer
+    assert not heads(part.table, "front of peak memory") and column(part.table, "peak")["exp03a"] == "not recorded"
     part = report_on("exp03", tmp_path / "gpu").sections[0]
     assert len(heads(part.table, "on the front of")) == len(part.panels) == 4
 
@@ -286,7 +278,7 @@ def test_the_smallest_number_of_puzzles(report_of, tmp_path):
     assert re.search(
         "0.85 is reached at 1,000 training puzzles, though not by all above .*first by exp04a_1000", answer
     )
-    assert "after 8,138 updates" in answer and "so training puzzles alone do not explain it" in answer
+    assert "after 8,138 updates" in answer
 
 
 @pytest.mark.parametrize(
@@ -308,22 +300,18 @@ def test_inference_and_halting(report_of, tmp_path):
     flops = column(report.sections[0].table, "inference compute")
     assert float(flops["exp05_f"]) == pytest.approx(2 * float(flops["exp05_d = baseline"]), rel=1e-3)
     part = section(report, "When it halts")
-    assert part.sentence.startswith("It halts early: from ")
+    assert part.sentence.startswith("It halts early: ")
     shown = {panel.title: panel for panel in part.panels}["Where held-out puzzles would halt"]
     assert len(shown.series) == 6 and all(sum(series.y) == pytest.approx(1) for series in shown.series)
     write_group(tmp_path, "exp05", halt_step=200.0)
-    assert "It mostly does not halt early: from " in report_on("exp05", tmp_path).answer
+    assert "It mostly does not halt early: " in report_on("exp05", tmp_path).answer
 
 
 def test_an_only_step_is_no_early_one(tmp_path):
     write_group(tmp_path, "mini_exp05", halt_step=1.0)
     report = report_on("mini_exp05", tmp_path)
-    assert re.search(
-        r"It halts early: from [\d.]+% \(mini_exp05_[b-f]\) to [\d.]+% \(mini_exp05_[b-f]\)", report.answer
-    )
-    left = "Left out here, since nothing can halt before its only step: mini_exp05_a."
-    said = section(report, "When it halts").sentence
-    assert left in report.answer and "mini_exp05_a" not in said.replace(left, ""), "nor is its halt step the least"
+    assert re.search(r"It halts early: [\d.]+% \(mini_exp05_[b-f]\) to [\d.]+% \(mini_exp05_[b-f]\)", report.answer)
+    assert "mini_exp05_a" not in section(report, "When it halts").sentence, "nor is its halt step the least"
 
 
 def batches(root, shares: dict):
@@ -341,17 +329,16 @@ def test_the_linear_regime_and_the_critical_batch(tmp_path):
     critical, low, high = (float(number.replace(",", "")) for number in said.groups())
     assert critical == pytest.approx(6144, rel=0.01), "updates are whole numbers"
     assert 0.98 * critical < low <= critical <= high < 1.02 * critical
-    assert "(95% confidence, n = 4 runs, 2 degrees of freedom)" in part.sentence
-    assert "No larger batch than 3,072 is in the linear regime" in part.sentence
+    assert "(95% confidence, n = 4 runs)" in part.sentence
+    assert "The linear regime goes up to batch 3,072" in part.sentence
     efficiency = column(part.table, "smallest batch's over")
     assert [efficiency[name] for name in ("exp06_b", "exp06_c = baseline", "exp06_d")] == ["1.00", "0.75", "0.50"]
-    assert "within 0.01 of the best is 24,576 (exp06_e)" in part.sentence
 
 
 def test_a_critical_batch_that_runs_do_not_determine_is_said(report_of, tmp_path):
     # The share of the examples that each takes: it hardly grows with the batch, and unevenly.
     part = batches(tmp_path, {"exp06_b": 0.5, "baseline": 0.4, "exp06_d": 0.6, "exp06_e": 0.6})
-    assert re.search(r"between [\d,]+ and any size \(.*\): these runs do not determine it", part.sentence)
+    assert re.search(r"These runs do not determine the critical batch \(.*\); the fit's is [\d,]+\.", part.sentence)
     assert "fit, not determined" in {series.label for series in part.panels[0].series}
     said = section(report_of("one seed", "exp06"), "Critical batch").sentence
     assert "The linear regime goes up to batch 49,152" in said and "critical batch is beyond these" in said
@@ -371,8 +358,8 @@ def test_averages_of_the_same_run(report_of, tmp_path):
     part = section(report_on("exp08", tmp_path), "same run")
     # Differences of 0.02, 0.021 and 0.022: t = 0.021 / (0.001 / sqrt(3)), two degrees of freedom.
     said = column(part.table, "averaged less live")
-    assert re.fullmatch(r"\+0.0210 ± 0.0025, higher \(n = 3, p = 0.00\d\)", said["exp08c"]) and said["exp08a"] == ""
-    assert "in exp08c +0.0210 ± 0.0025, higher" in part.sentence
+    assert re.fullmatch(r"\+0.0210, higher \(p = 0.00\d\)", said["exp08c"]) and said["exp08a"] == "not known"
+    assert "in exp08c +0.0210, higher" in part.sentence
     said = section(report_of("three seeds", "exp08"), "same run").sentence
     assert said.startswith("Not answered") and "optim.ema_also=0" in said
 
@@ -401,7 +388,10 @@ def test_halting_at_equal_accuracy(tmp_path):
     assert accuracies["contrib02_baseline = baseline"].startswith("0.8000")
     updates = {n: float(text.split()[0].replace(",", "")) for n, text in column(part.table, "^update there").items()}
     assert updates["contrib02_adaptive"] < updates["contrib02_baseline = baseline"]
-    assert "contrib02_adaptive (halt_exploration_prob 0.3) has the lowest mean halt step there" in part.sentence
+    assert (
+        "contrib02_adaptive (halt_exploration_prob 0.3, halt_exploration_end 0.05) has the lowest mean halt step there"
+        in part.sentence
+    )
     assert "shows contrib02_baseline (p < 0.001) to be higher" in part.sentence
 
 
@@ -411,7 +401,7 @@ def test_where_the_time_went(report_of, tmp_path):
         write_run(tmp_path / f"a{seed}", "exp07a", seed=seed, spent=spent, lives=2 * seed + 1)
     write_run(tmp_path / "b", "baseline")  # of an older version
     part = section(report_on("exp07", tmp_path), "Where the time went")
-    assert column(part.table, "^time of all starts")["exp07a"] == "1.5 ± 0.2 (n = 2)"
+    assert column(part.table, "^time of all starts")["exp07a"] == "1.5 ± 0.2357 (n = 2)"
     assert column(part.table, "^trained")["exp07a"].startswith("67.5 ± ")
     assert column(part.table, "^starts")["exp07a"].startswith("2 ± ")
     assert column(part.table, "^trained")["exp07b = baseline"] == "not recorded"

@@ -8,12 +8,11 @@ import pytest
 from tests.reports.synthetic import write_group, write_run
 from trm_jax.configs import registry
 from trm_jax.errors import InputError
-from trm_jax.reports.gather import group_study, selection_study, telling_settings
-from trm_jax.reports.study import Arm
+from trm_jax.reports.gather import group_study, selection_study
 
 
 def arms(study):
-    return {arm.name: [run.folder.path.name for run in arm.runs] for arm in study.arms}
+    return {arm.name: [run.path.name for run in arm.runs] for arm in study.arms}
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -56,39 +55,21 @@ def test_missing_members_are_named(tmp_path):
 def test_no_runs_says_what_was_looked_for_and_what_makes_them(tmp_path):
     said = refusal(group_study, "exp07", tmp_path / "nowhere")
     assert "looked for exp07a, baseline, exp07c" in said
-    assert said.endswith(f"make them with trm sweep exp07 --root {tmp_path}/nowhere")
+    assert said.endswith(f"trm sweep exp07 --root {tmp_path}/nowhere makes them")
 
 
-def test_unfinished_runs_are_left_out_and_named_or_taken_on_request(tmp_path):
-    write_run(tmp_path / "done", "exp07a")
+def test_unfinished_runs_are_left_out_and_named(tmp_path):
     write_run(tmp_path / "half", "exp07c", evaluations=4)
+    for said in (
+        refusal(group_study, "exp07", tmp_path),
+        refusal(selection_study, [], [tmp_path / "half"], tmp_path),
+    ):
+        assert "no finished runs " in said and "half (step 3,255 of 8,138)" in said and "trm sweep" in said
+    write_run(tmp_path / "done", "exp07a")
     write_run(tmp_path / "begun", "baseline", evaluations=0)
     study = group_study("exp07", tmp_path)
     assert arms(study) == {"exp07a": ["done"], "exp07b": [], "exp07c": []}
     assert any(re.search("left out, unfinished: .*half .step 3,255 of 8,138", note) for note in study.notes)
-    study = group_study("exp07", tmp_path, unfinished=True)
-    assert arms(study) == {"exp07a": ["done"], "exp07b": [], "exp07c": ["half"]}
-    assert [arm.unfinished for arm in study.ran] == [False, True]
-    assert any(re.search("unfinished, with its last evaluation.*half", note) for note in study.notes)
-    assert any(re.search("left out, no evaluation yet: .*begun", note) for note in study.notes)
-
-
-def test_only_unfinished_runs_are_refused(tmp_path):
-    write_run(tmp_path / "half", "exp07c", evaluations=4)
-    said = refusal(group_study, "exp07", tmp_path)
-    assert "no finished run of exp07" in said and "half (step 3,255 of 8,138)" in said and "--unfinished" in said
-    assert f"go on with trm sweep exp07 --root {tmp_path}, or" in said
-    assert "--unfinished" in refusal(selection_study, [], [tmp_path / "half"], tmp_path)
-
-
-def test_runs_without_an_evaluation_are_refused_though_unfinished_ones_were_asked_for(tmp_path):
-    write_run(tmp_path / "begun", "exp07c", evaluations=0)
-    for said in (
-        refusal(group_study, "exp07", tmp_path, unfinished=True),
-        refusal(selection_study, [], [tmp_path / "begun"], tmp_path, unfinished=True),
-    ):
-        assert said.startswith("no run") and "has an evaluation: left out, no evaluation yet: " in said
-        assert "--unfinished" not in said
 
 
 def test_runs_scored_on_different_puzzles_are_refused(tmp_path):
@@ -99,7 +80,7 @@ def test_runs_scored_on_different_puzzles_are_refused(tmp_path):
         lambda: selection_study([], [tmp_path / "a", tmp_path / "c"], tmp_path),
     ):
         said = refusal(call)
-        assert re.search(r"different examples.*eval_set aaaa of 500 .*in \S*/a; eval_set cccc .* in \S*/c;", said)
+        assert re.search(r"the examples scored: eval_set aaaa of 500 .*in \S*/a; eval_set cccc .* in \S*/c;", said)
 
 
 def test_the_same_override_everywhere_is_fine_and_said(tmp_path):
@@ -120,12 +101,6 @@ def test_what_decides_no_result_may_differ(tmp_path):
     write_run(tmp_path / "a", "exp07a", changes=changes)
     write_run(tmp_path / "c", "exp07c")
     assert len(group_study("exp07", tmp_path).ran) == 2
-
-
-def test_an_override_of_what_is_varied_may_not_make_arms_equal(tmp_path):
-    for name in ("exp02a_01", "exp02a_02"):
-        write_run(tmp_path / name, name, changes={"model.L_cycles": 9})
-    assert "two experiments with the same settings" in refusal(group_study, "exp02a", tmp_path)
 
 
 def test_one_seed_with_other_settings_is_no_duplicate(tmp_path):
@@ -163,7 +138,7 @@ def test_a_companion_is_taken_where_it_compares(tmp_path):
     assert [arm.name for arm in study.companion.ran] == ["exp02b_03"], "the centre that both share"
     write_group(tmp_path, "exp02b", eval_set="other")
     study = group_study("exp02a", tmp_path)
-    assert study.companion is None and "different examples" in study.companion_problem
+    assert study.companion is None and "examples scored" in study.companion_problem
     write_group(tmp_path / "fresh", "exp02a")
     write_group(tmp_path / "fresh", "exp02b")
     assert len(group_study("exp02a", tmp_path / "fresh").companion.ran) == 5
@@ -191,13 +166,3 @@ def test_a_run_of_an_unknown_experiment_can_be_named(tmp_path):
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"name": "mine"}))
     assert arms(selection_study([], [tmp_path / "a"], tmp_path)) == {"mine": ["a"]}
-
-
-def test_settings_that_follow_from_others_name_no_arm():
-    def of(*settings):
-        return [Arm("x", dict(zip("abc", values, strict=True))) for values in settings]
-
-    assert telling_settings(("a", "b", "c"), of((1, 2, 0), (2, 4, 0), (2, 4, 1))) == ("a", "c")
-    group = registry.groups()["exp10"]
-    pages = [Arm(e.name, {**dict.fromkeys(group.varied, 0), **e.changes}) for e in group.experiments]
-    assert "optim.table_lr" not in telling_settings(group.varied, pages)

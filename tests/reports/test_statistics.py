@@ -69,9 +69,7 @@ def test_what_cannot_be_tested_says_why(test, one, other, p, why):
 def test_pairs_tell_what_their_spread_hides_from_welch():
     one, other = [0.80, 0.85, 0.90], [0.79, 0.838, 0.891]
     assert welch(one, other).p > 0.5 and paired(one, other).shown
-    found, expected = paired(one, other), scipy.stats.ttest_rel(one, other).confidence_interval(0.95)
-    assert (found.difference - found.half_width, found.difference + found.half_width) == pytest.approx(tuple(expected))
-    assert found.pairs == 3
+    assert paired(one, other).p == pytest.approx(scipy.stats.ttest_rel(one, other).pvalue)
 
 
 @few
@@ -114,7 +112,8 @@ def test_a_trend_adds_no_variance(values, start, slope):
 
 
 def test_variance_around_a_line():
-    assert detrended_variance([1, 2, 3]) is None
+    with pytest.raises(ValueError, match="too few"):
+        detrended_variance([1, 2, 3])
     noise = np.random.default_rng(0).normal(0, 0.2, 4000)
     # The standard error of a variance from 4000 values is 2.2% of it.
     assert detrended_variance(list(noise)) == pytest.approx(0.04, rel=0.1)
@@ -123,9 +122,10 @@ def test_variance_around_a_line():
 @few
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=32))
 def test_halting_of_counts(counts):
-    found = halting(counts)
-    assert (found is None) == (sum(counts) == 0)
-    if found:
-        values = np.repeat(np.arange(1, len(counts) + 1), counts)
-        assert (found.mean, found.variance) == pytest.approx((values.mean(), values.var()), abs=1e-9)
-        assert found.early == pytest.approx(np.mean(values < len(counts)))
+    if sum(counts) == 0 or len(counts) == 1:
+        with pytest.raises(ValueError, match="nothing could halt"):
+            halting(counts)
+        return
+    found, values = halting(counts), np.repeat(np.arange(1, len(counts) + 1), counts)
+    assert (found.mean, found.variance) == pytest.approx((values.mean(), values.var()), abs=1e-9)
+    assert found.early == pytest.approx(np.mean(values < len(counts)))

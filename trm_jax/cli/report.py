@@ -1,8 +1,5 @@
 """`trm report`: what the runs of a group, or any runs, say."""
 
-from __future__ import annotations
-
-import argparse
 import fnmatch
 import sys
 from pathlib import Path
@@ -12,16 +9,6 @@ from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
 
 DEFAULT_ROOT = Path("runs")
-
-
-def _level(text: str) -> float:
-    try:
-        level = float(text)
-    except ValueError:
-        level = -1.0
-    if not 0 < level <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an accuracy above 0 and up to 1")
-    return level
 
 
 def add_parser(subparsers) -> None:
@@ -34,22 +21,12 @@ def add_parser(subparsers) -> None:
         "of its own; names and run folders get one page together, `selection`. Nothing is reported that was not run.",
         "  trm report exp02a                          runs/ searched for the runs of the group\n"
         "  trm report 'mini_*' --output docs/reports  every small group, into one folder\n"
-        "  trm report mini_exp01 --levels 0.5 0.6     when these accuracies are reached, not the group's\n"
         "  trm report runs/demo runs/demo_2           any runs scored on the same puzzles\n",
         run,
     )
     parser.add_argument("what", nargs="+", metavar="GROUP|NAME|RUN", help="groups, experiments, run folders; patterns")
     parser.add_argument("--root", type=any_path, default=DEFAULT_ROOT, help="where the runs are (default: runs)")
     parser.add_argument("--output", type=any_path, metavar="DIR", help="folder to write to (default: reports/NAME)")
-    parser.add_argument("--unfinished", action="store_true", help="take unfinished runs as they are, and mark them")
-    parser.add_argument(
-        "--levels",
-        type=_level,
-        nargs="+",
-        default=[],
-        metavar="ACCURACY",
-        help="tell when these are reached (default: the group's)",
-    )
 
 
 def run(args) -> int:
@@ -58,17 +35,17 @@ def run(args) -> int:
     from trm_jax.reports.pages import write_report
 
     groups, names, folders = _sort_words(args.what)
-    options = {"unfinished": args.unfinished, "levels": tuple(sorted(set(args.levels)))}
-    wanted = [(group, lambda group=group: group_study(group, args.root, **options)) for group in groups]
+    wanted = [(group, [group], lambda group=group: group_study(group, args.root)) for group in groups]
     if names or folders:
-        wanted.append(("selection", lambda: selection_study(names, folders, args.root, **options)))
-    problems, pages = {}, []
-    for name, study in wanted:
+        wanted.append(("selection", args.what, lambda: selection_study(names, folders, args.root)))
+    again = options_again(("--root", args.root, DEFAULT_ROOT), ("--output", args.output, None))
+    problems, pages = [], []
+    for name, words, study in wanted:
         try:
-            report = build(study(), _command(args, name if name in groups else None))
+            report = build(study(), command("report", *words, *again))
             pages.append(write_report(report, args.output or Path("reports") / name)[0])
         except InputError as error:
-            problems[name] = str(error)
+            problems.append(str(error))
             continue
         print(f"{name}: {report.answer}")
         for warning in report.warnings:
@@ -77,17 +54,8 @@ def run(args) -> int:
         print(f"next: open {page}")
     if problems:
         made = f" ({len(pages)} of {len(wanted)} reports were made)" if len(wanted) > 1 else ""
-        raise InputError("; ".join(problems.values()) + made)
+        raise InputError("; ".join(problems) + made)
     return 0
-
-
-def _command(args, group: str | None) -> str:
-    """The command that makes one page."""
-    words = [group] if group else args.what
-    options = options_again(("--root", args.root, DEFAULT_ROOT), ("--unfinished", args.unfinished, False))
-    if args.levels:
-        options += ["--levels", *(f"{level:g}" for level in args.levels)]
-    return command("report", *words, *options, *options_again(("--output", args.output, None)))
 
 
 def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[AnyPath]]:
@@ -98,9 +66,7 @@ def _sort_words(words: list[str]) -> tuple[list[str], list[str], list[AnyPath]]:
     groups, names, folders = [], [], []
     for word in words:
         pattern = word if any(c in word for c in "*?[") else f"{word}*"
-        if word in known:
-            groups.append(word)
-        elif word in registry.catalogue():
+        if word in registry.catalogue():
             names.append(word)
         elif matches := fnmatch.filter(known, pattern):
             groups += matches

@@ -111,7 +111,7 @@ def _tell(args, cfg, workdir, outcome) -> None:
     from trm_jax.train.clock import goodput, spent
     from trm_jax.train.progress import duration
 
-    _draw_curve(workdir, cfg.name)
+    _draw_curve(workdir, cfg)
     if outcome.stopped_by:
         again = ["train", args.name, *["--local"] * args.local]
         again += [part for key, value in changes(args).items() for part in ("--set", f"{key}={value}")]
@@ -131,10 +131,10 @@ def _tell(args, cfg, workdir, outcome) -> None:
     print(f"next: {command('eval', workdir)}   or: {command('solve', workdir, 'PUZZLE')}")
 
 
-def _draw_curve(workdir: Path, name: str) -> None:
-    from trm_jax.evals.curves import curve_png
+def _draw_curve(workdir: Path, cfg) -> None:
+    from trm_jax.reports.curves import curve_png
     from trm_jax.train.writers import METRICS_FILE, read_jsonl
 
     records = read_jsonl(workdir / METRICS_FILE)
     if records:
-        curve_png(workdir / "curve.png", {name: records}, title=name)
+        curve_png(workdir / "curve.png", {cfg.name: records}, [cfg.task.headline], cfg.name)

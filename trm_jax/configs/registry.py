@@ -9,9 +9,10 @@ from __future__ import annotations
 import fnmatch
 import functools
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -68,32 +69,26 @@ class Group:
         cls,
         name: str,
         question: str,
-        varied: tuple[str, ...],
-        rows: Iterable[tuple[str, Sequence[Any], Sequence[float]]],
+        members: str,
+        varied: Mapping[str, Sequence[Any]],
         *,
-        expects: Sequence[str] = ("exact_accuracy",),
+        expects: Mapping[str, Sequence[float]] = MappingProxyType({}),
         base: Experiment = BASELINE,
         **answered: Any,
     ) -> Group:
-        """The group of rows (experiment, values of `varied`, values of `expects`), each laid over `base`; answered: its
-        `report`, `levels` and `companion`.
+        """The group of `members` (names with spaces between), each laid over `base` with its own one of the values of
+        each varied setting, and of what the guide expects; answered: its `report`, `levels` and `companion`.
 
-        A row with the values that `base` has (which lies over the defaults) becomes another name of it.
+        A member with the values that `base` has (which lies over the defaults) becomes another name of it.
         """
-        centre = {**flatten(defaults()), **base.changes}
-        members = []
-        for member, values, expected in rows:
-            settings = dict(zip(varied, values, strict=True))
-            members.append(
-                Experiment(
-                    member,
-                    ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in settings.items()),
-                    {key: value for key, value in settings.items() if value != centre[key]},
-                    base.name,
-                    dict(zip(expects, expected, strict=True)),
-                )
-            )
-        return cls(name, question, varied, tuple(members), **answered)
+        centre, experiments = {**flatten(defaults()), **base.changes}, []
+        for member, *values in zip(members.split(), *varied.values(), *expects.values(), strict=True):
+            settings = dict(zip(varied, values, strict=False))
+            changes = {key: value for key, value in settings.items() if value != centre[key]}
+            summary = ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in settings.items())
+            expected = dict(zip(expects, values[len(varied) :], strict=True))
+            experiments.append(Experiment(member, summary, changes, base.name, expected))
+        return cls(name, question, tuple(varied), tuple(experiments), **answered)
 
 
 def experiments_folder() -> Path:

@@ -3,7 +3,7 @@ the files that declare experiments are read by every command and must not take l
 
 import importlib
 
-_PARTS = ("content", "units", "statistics", "measures", "fits", "words", "parts", "sections", "growth", "halts")
+_PARTS = ("content", "units", "statistics", "measures", "fits", "words", "parts", "sections")
 
 
 def __getattr__(name: str):

@@ -1,7 +1,5 @@
 """What a report is made of, before it becomes Markdown, HTML or pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,25 +10,25 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
+    caption: str
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour: means with standard deviations `error` (None for n = 1), single runs as `dots`, a curve."""
+    """Points of one colour: means with standard deviations `error` (None for n = 1), or a curve."""
 
-    label: str
+    label: str  # in the legend; without one it is not there
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float | None] = ()
     names: Sequence[str] = ()  # written beside the points
-    style: str = "points"  # points | joined | line | dashed | dots
+    style: str = "points"  # points | joined | line | dashed | faint
     color: int = 0
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A diagram. `ticks` names positions on x; a horizontal line stands at each of the `levels`."""
+    """A diagram. `ticks` names positions on x."""
 
     title: str
     x_label: str
@@ -39,7 +37,6 @@ class Panel:
     x_scale: str = "linear"  # linear | log | log2
     y_scale: str = "linear"  # linear | log
     ticks: tuple[tuple[float, str], ...] = ()
-    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,11 @@ class Section:
     notes: tuple[str, ...] = ()
 
 
+def unanswered(title: str, why: str) -> Section:
+    """The section of an analysis for which something is missing."""
+    return Section(title, f"Not answered: {why}.")
+
+
 @dataclass(frozen=True)
 class Report:
     """A page: its answer comes first, in one sentence."""
@@ -67,4 +69,4 @@ class Report:
     about: tuple[tuple[str, str], ...]  # data, command, device, versions, ...
     warnings: tuple[str, ...]
     sections: tuple[Section, ...]
-    csv: dict[str, Table]  # name of the file -> raw numbers
+    csv: dict[str, list[dict]]  # name of the file -> rows of raw numbers

@@ -1,35 +1,52 @@
 """What is measured of a run, each with its name and unit."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from trm_jax.configs.runs import Run
 from trm_jax.reports import units
-from trm_jax.reports.runs import Run, eval_halting, seconds_at, train_halt_counts
-from trm_jax.reports.statistics import detrended_variance, halting
+from trm_jax.reports.statistics import Halting, added, detrended_variance, halting
 from trm_jax.reports.units import Unit
 from trm_jax.train import clock
 
 LOWER_IS_BETTER = ("loss",)  # of the scores that judge a task
+LATE = 0.8  # "late" in a run is its last fifth
 
 
 @dataclass(frozen=True)
 class Measure:
     """A figure of a run.
 
-    higher: more of it is better. computed: it follows from the settings, so it has no spread to test.
+    take: from the run; it need not ask whether the records hold what it looks up. higher: more of it is better.
+    computed: it follows from the settings, so it has no spread to test.
     """
 
     key: str  # of CSV files
     name: str
     unit: Unit
-    of: Callable[[Run], float | None]
+    take: Callable[[Run], float | None]
     higher: bool = True
     computed: bool = False
+
+    def of(self, run: Run) -> float | None:
+        """None where the run has not recorded what it is made of."""
+        try:
+            return self.take(run)
+        except (LookupError, ValueError, ZeroDivisionError):  # a key, the mean of nothing, a share of nothing
+            return None
+
+
+_lower = partial(Measure, higher=False)
+_computed = partial(Measure, higher=False, computed=True)
+
+
+def late(run: Run) -> list[dict]:
+    return [record for record in run.training if record["step"] > LATE * run.final["step"]]
 
 
 class Scores(NamedTuple):
@@ -50,151 +67,139 @@ class Scores(NamedTuple):
 @cache
 def scores(headline: str) -> Scores:
     """headline: the score's key in the records."""
-    name, lower = headline.replace("_", " "), headline in LOWER_IS_BETTER
+    name, higher = headline.replace("_", " "), headline not in LOWER_IS_BETTER
+    live, early = f"{headline}_live", f"early_exit_{headline}"
 
-    def live(run: Run) -> float | None:
-        return run.final.get(f"{headline}_live" if run.settings["optim.ema_decay"] else headline)
+    def train(run: Run) -> float:
+        lines = [record for record in late(run) if headline in record]
+        return float(np.average([line[headline] for line in lines], weights=[line["halted"] for line in lines]))
 
-    def train(run: Run) -> float | None:
-        lines = [record for record in run.late if headline in record]
-        halted = sum(record["halted"] for record in lines)
-        return sum(record[headline] * record["halted"] for record in lines) / halted if halted else None
+    def efficiency(run: Run) -> float:
+        return run.final[headline] / (run.facts["parameters"] / 1e6 * seconds_at(run.final) / 3600)
 
-    def gap(run: Run) -> float | None:
-        known = train(run)
-        return None if known is None else known - run.final[headline]
-
-    def efficiency(run: Run) -> float | None:
-        parameters, seconds = run.facts.get("parameters"), TIME.of(run)
-        return run.final[headline] / (parameters / 1e6 * seconds / 3600) if parameters and seconds else None
-
-    def scored(key: str, what: str, of: Callable, unit: Unit = units.PLAIN if lower else units.FRACTION) -> Measure:
-        return Measure(key, what, unit, of, higher=not lower)
+    def scored(key: str, what: str, take: Callable, unit: Unit = units.FRACTION if higher else units.PLAIN) -> Measure:
+        return Measure(key, what, unit, take, higher)
 
     return Scores(
         scored(headline, name, lambda run: run.final[headline]),
-        scored(f"{headline}_live", f"{name}, live weights", live),
+        scored(live, f"{name}, live weights", lambda r: r.final[live if r.settings["optim.ema_decay"] else headline]),
         scored(f"train_{headline}", f"training {name}", train),
-        Measure("train_test_gap", "train-test gap", units.FRACTION, gap, higher=False),
-        scored(f"early_exit_{headline}", f"{name} when stopped there", lambda r: r.final.get(f"early_exit_{headline}")),
+        _lower("train_test_gap", "train-test gap", units.FRACTION, lambda run: train(run) - run.final[headline]),
+        scored(early, f"{name} when stopped there", lambda run: run.final[early]),
         scored("efficiency", f"{name} per million parameters and hour", efficiency, units.PLAIN),
     )
 
 
-def depth(settings) -> int:
-    """H * (L + 1) * layers: layer applications of a supervision step, the paper's effective depth."""
-    return settings["model.H_cycles"] * (settings["model.L_cycles"] + 1) * settings["model.L_layers"]
-
-
-def _puzzle_flops(run: Run) -> float | None:
+def _puzzle_flops(run: Run) -> float:
     """Of an evaluation in which nothing stops early."""
-    flops = run.facts.get("eval_flops")
-    return flops / run.final["count"] if flops else None
+    return run.facts["eval_flops"] / run.final["count"]
 
 
-def _computed(key: str, name: str, unit: Unit, of: Callable | None = None) -> Measure:
-    return Measure(key, name, unit, of or (lambda run: run.facts.get(key)), False, True)
+def _early_flops(run: Run) -> float:
+    """Of a puzzle that stops at its first positive q_halt."""
+    return _puzzle_flops(run) * run.final["early_exit_steps"] / run.settings["model.halt_max_steps"]
 
 
 STEPS = _computed("steps", "updates", units.PLAIN, lambda run: run.final["step"])
-PARAMETERS = _computed("parameters", "parameters", units.COUNT)
-TRAIN_FLOPS = _computed("train_flops", "training compute", units.FLOPS)
-STEP_FLOPS = _computed("flops_per_step", "compute of an update", units.FLOPS)
+PARAMETERS = _computed("parameters", "parameters", units.COUNT, lambda run: run.facts["parameters"])
+TRAIN_FLOPS = _computed("train_flops", "training compute", units.FLOPS, lambda run: run.facts["train_flops"])
+STEP_FLOPS = _computed("flops_per_step", "compute of an update", units.FLOPS, lambda run: run.facts["flops_per_step"])
 PUZZLE_FLOPS = _computed("eval_flops_per_puzzle", "inference compute of a puzzle", units.FLOPS, _puzzle_flops)
-DEPTH = _computed("layer_applications", "layer applications", units.PLAIN, lambda run: depth(run.settings))
+EARLY_FLOPS = _lower("early_exit_flops", "inference compute of a puzzle", units.FLOPS, _early_flops)
 
 
-def _speed(run: Run) -> float | None:
+def seconds_at(record: dict) -> float:
+    """Training and evaluations up to a record, restarts not counted twice."""
+    return record["clock"]["elapsed_s"]
+
+
+def _speed(run: Run) -> float:
     """Median over the log lines but the first, which holds the compilation."""
-    found = [record.get("clock", {}).get("examples_per_s") for record in run.training[1:]]
-    return statistics.median(filter(None, found)) if any(found) else None
+    return statistics.median(filter(None, (record["clock"]["examples_per_s"] for record in run.training[1:])))
 
 
 def _memory(run: Run) -> float | None:
-    return max((record.get("clock", {}).get("peak_memory_bytes") or 0 for record in run.records), default=0) or None
+    """Of accelerators: on a CPU it would be that of the process, compiler and data included."""
+    peak = max(record["clock"]["peak_memory_bytes"] or 0 for record in run.training)
+    return peak if peak and run.facts.get("backend") != "cpu" else None
 
 
-TIME = Measure("seconds", "time", units.SECONDS, lambda run: seconds_at(run.final), higher=False)
+TIME = _lower("seconds", "time", units.SECONDS, lambda run: seconds_at(run.final))
 SPEED = Measure("examples_per_s", "throughput", units.RATE, _speed)
-MEMORY = Measure("peak_memory_bytes", "peak memory", units.BYTES, _memory, higher=False)
+MEMORY = _lower("peak_memory_bytes", "peak memory", units.BYTES, _memory)
 
 
-def _over(key: str, take: Callable, late: bool = True) -> Callable[[Run], float | None]:
+def _over(key: str, take: Callable, lines: Callable = late) -> Callable[[Run], float | None]:
     """What `take` makes of a key's values in the training records, by default the late ones; None without any."""
 
-    def of(run: Run) -> float | None:
-        values = [record[key] for record in (run.late if late else run.training) if key in record]
-        return take(values) if values else None
-
-    return of
+    return lambda run: take(values) if (values := [r[key] for r in lines(run) if key in r]) else None
 
 
-LOSS_VARIANCE = Measure(
-    "loss_variance", "late loss variance", units.PLAIN, _over("loss", detrended_variance), higher=False
-)
-GRAD_NORM = Measure("late_grad_norm", "late gradient norm", units.PLAIN, _over("grad_norm", statistics.fmean), False)
-MAX_GRAD_NORM = Measure("max_grad_norm", "largest gradient norm", units.PLAIN, _over("grad_norm", max, late=False))
+_whole = lambda run: run.training  # noqa: E731
+LOSS_VARIANCE = _lower("loss_variance", "late loss variance", units.PLAIN, _over("loss", detrended_variance))
+GRAD_NORM = _lower("late_grad_norm", "late gradient norm", units.PLAIN, _over("grad_norm", statistics.fmean))
+MAX_GRAD_NORM = _lower("max_grad_norm", "largest gradient norm", units.PLAIN, _over("grad_norm", max, _whole))
 # Because a gradient overflowed; recorded with loss scaling only.
-SKIPPED = Measure("skipped", "updates skipped", units.PLAIN, _over("skipped", sum, late=False))
+SKIPPED = _lower("skipped", "updates skipped", units.PLAIN, _over("skipped", sum, _whole))
 
 
-def _halting(part: str, train: bool = False) -> Callable[[Run], float | None]:
-    return lambda run: getattr(halting(train_halt_counts(run)) if train else eval_halting(run.final), part, None)
+def train_halt_counts(run: Run) -> list[float]:
+    """How many sequences halted at step 1, 2, ... late in training; empty where that was not recorded."""
+    return added(record.get("halt_steps", []) for record in late(run))
 
 
-EARLY_STEPS = Measure(
-    "early_exit_steps", "halt step", units.HALT_STEPS, lambda run: run.final.get("early_exit_steps"), higher=False
+def _ended(run: Run) -> Halting:
+    """When held-out rows would have stopped; those that never would count at the last step."""
+    return halting(run.final["halt_steps"])
+
+
+def _trained(run: Run) -> Halting:
+    return halting(train_halt_counts(run))
+
+
+EARLY_STEPS = _lower("early_exit_steps", "halt step", units.HALT_STEPS, lambda run: _ended(run).mean)
+HALT_VARIANCE = Measure("halt_variance", "variance of the halt step", units.PLAIN, lambda run: _ended(run).variance)
+HALT_EARLY = Measure("halt_early", "share halting early", units.FRACTION, lambda run: _ended(run).early)
+TRAIN_STEPS = Measure("train_steps", "halt step in training", units.HALT_STEPS, lambda run: _trained(run).mean)
+TRAIN_VARIANCE = Measure("train_halt_variance", "its variance", units.PLAIN, lambda run: _trained(run).variance)
+
+
+def _share(kind: str) -> Measure:
+    """What part of the time of all starts went to it."""
+    names = {"train": "trained", "compile": "compilation", "data": "waiting for data", "lost": "lost to crashes"}
+    share = lambda run: run.goodput["seconds"][kind] / clock.spent(run.goodput["seconds"])  # noqa: E731
+    return Measure(f"share_{kind}", names.get(kind, kind), units.PERCENT, share)
+
+
+SPENT = Measure("seconds_spent", "time of all starts", units.SECONDS, lambda run: clock.spent(run.goodput["seconds"]))
+STARTS = Measure("starts", "starts", units.PLAIN, lambda run: run.goodput["lives"])
+SHARES = [_share(kind) for kind in (*clock.SPENT, "lost")]
+# Those that stand in the CSV file, besides scores and levels.
+OF_RUNS = (
+    *(STEPS, TIME, SPEED, MEMORY, PARAMETERS, TRAIN_FLOPS, PUZZLE_FLOPS, EARLY_STEPS, HALT_VARIANCE, HALT_EARLY),
+    *(TRAIN_STEPS, LOSS_VARIANCE, GRAD_NORM, SPENT, STARTS, *SHARES),
 )
-HALT_VARIANCE = Measure("halt_variance", "variance of the halt step", units.PLAIN, _halting("variance"))
-HALT_EARLY = Measure("halt_early", "share halting early", units.FRACTION, _halting("early"))
-TRAIN_STEPS = Measure("train_steps", "halt step in training", units.HALT_STEPS, _halting("mean", True))
-TRAIN_VARIANCE = Measure(
-    "train_halt_variance", "variance of the halt step in training", units.PLAIN, _halting("variance", True)
-)
 
 
-def _counted(key: str, name: str, unit: Unit, of: Callable[[dict], float]) -> Measure:
-    """A figure of goodput.json, for runs that have it."""
-    return Measure(key, name, unit, lambda run: of(run.goodput) if run.goodput else None)
-
-
-_SPENT_ON = {"train": "trained", "compile": "compilation", "data": "waiting for data", "lost": "lost to crashes"}
-SPENT = _counted("seconds_spent", "time of all starts", units.SECONDS, lambda found: clock.spent(found["seconds"]))
-STARTS = _counted("starts", "starts", units.PLAIN, lambda found: found["lives"])
-DOWN = _counted("seconds_down", "time between starts", units.SECONDS, lambda found: found["seconds"]["down"])
-# Of the time of all starts, by what it went to.
-SHARES = [
-    _counted(
-        f"share_{kind}", _SPENT_ON.get(kind, kind), units.PERCENT,
-        lambda found, kind=kind: found["seconds"][kind] / (clock.spent(found["seconds"]) or 1.0),
-    )
-    for kind in (*clock.SPENT, "lost")
-]  # fmt: skip
-TIME_SPENT = (SPENT, STARTS, DOWN, *SHARES)
-
-
-def first_at(run: Run, level: float) -> dict | None:
-    """The first evaluation with a score that is as good as `level` or better."""
+def first_at(run: Run, level: float) -> dict:
+    """The first evaluation with a score that is as good as `level` or better; LookupError when there is none."""
     sign = -1 if run.headline in LOWER_IS_BETTER else 1
-    return next((record for record in run.evaluations if sign * record[run.headline] >= sign * level), None)
+    return [record for record in run.evaluations if sign * record[run.headline] >= sign * level][0]
 
 
-def _until(key: str, unit: Unit, level: float, of: Callable[[Run, dict], float | None], name: str = "") -> Measure:
-    def first(run: Run) -> float | None:
-        record = first_at(run, level)
-        return None if record is None else of(run, record)
-
-    return Measure(f"{key}_to_{level:g}", f"{name or key} to {level:g}", unit, first, higher=False)
+def epochs_at(run: Run, step: int) -> float:
+    """Epochs that `step` updates took: one draws each training puzzle once."""
+    return step * run.settings["train.batch_size"] / run.facts["groups"]
 
 
-def time_to(level: float) -> Measure:
-    """Seconds until the first evaluation that reaches `level`."""
-    return _until("seconds", units.SECONDS, level, lambda _, record: seconds_at(record), "time")
+_REACHED: dict[str, tuple[Unit, Callable[[Run, Any], float]]] = {
+    "time": (units.SECONDS, lambda run, record: seconds_at(record)),
+    "epochs": (units.EPOCHS, lambda run, record: epochs_at(run, record["step"])),
+    "updates": (units.UPDATES, lambda run, record: record["step"]),
+}
 
 
-def epochs_to(level: float) -> Measure:
-    return _until("epochs", units.EPOCHS, level, lambda run, record: run.epochs(record["step"]))
-
-
-def steps_to(level: float) -> Measure:
-    return _until("steps", units.UPDATES, level, lambda _, record: record["step"], "updates")
+def until(what: str, level: float) -> Measure:
+    """Time, epochs or updates (`what`) until the first evaluation that reaches `level`."""
+    unit, of = _REACHED[what]
+    return _lower(f"{what}_to_{level:g}", f"{what} to {level:g}", unit, lambda run: of(run, first_at(run, level)))

@@ -1,7 +1,5 @@
 """What sections are made of: tables with a row for each arm, axes, points with their spread."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,63 +8,43 @@ from trm_jax.reports.content import Panel, Series, Table
 from trm_jax.reports.measures import PARAMETERS, Measure
 from trm_jax.reports.statistics import TTest
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import Scale, compact, digits, scale_for, setting_name, setting_value
-from trm_jax.reports.words import Pair, adjusted_name, pair_tests, verdict
+from trm_jax.reports.units import Scale, compact, digits, headed, plain, scale_for, setting_name
+from trm_jax.reports.words import Pair, pair_tests, verdict
 
 SPREADS = "mean ± standard deviation (n seeds)"
-
-
-class Column(NamedTuple):
-    """A column of a table of arms; `always`: it can be told of arms that were not run."""
-
-    header: str
-    cell: Callable[[Arm], str]
-    always: bool = False
+Column = tuple[str, Mapping[str, str]]  # of a table of arms: its header, its cells by the names of the arms
 
 
 def arm_table(study: Study, columns: Iterable[Column], caption: str = SPREADS) -> Table:
     """A row for each arm, those that were not run among them, with what the group varies."""
-    settings = [Column(setting_name(key), lambda arm, key=key: setting_value(key, arm.settings[key]), True)
-                for key in study.varied]  # fmt: skip
-    columns, rows = [*settings, *columns], []
-    for arm in study.arms:
-        label = f"{arm.label} *" if arm.runs and arm.unfinished else arm.label
-        rows.append((label, *(c.cell(arm) if arm.runs or c.always else "not run" for c in columns)))
-    if any(arm.runs and arm.unfinished for arm in study.arms):
-        caption += "; * has unfinished runs"
-    return Table(("experiment", *(c.header for c in columns)), tuple(rows), caption)
+    settings = [(setting_name(k), {a.name: plain(a.settings[k]) for a in study.arms}) for k in study.varied]
+    heads, cells = zip(*settings, *columns, strict=True)
+    empty = {arm.name: "not known" if arm.runs else "not run" for arm in study.arms}
+    rows = ((arm.label, *(column.get(arm.name, empty[arm.name]) for column in cells)) for arm in study.arms)
+    return Table(("experiment", *heads), tuple(rows), caption)
 
 
 def common_scale(arms: Iterable[Arm], measure: Measure) -> Scale:
     return scale_for(measure.unit, [value for arm in arms for value in arm.values(measure)])
 
 
-def headed(name: str, scale: Scale) -> str:
-    return f"{name} ({scale.label})" if scale.label and scale.label not in name.split() else name
-
-
 def measured(study: Study, *measures: Measure) -> list[Column]:
     """A column for each measure."""
-
-    def column(measure: Measure, scale: Scale) -> Column:
-        def cell(arm: Arm) -> str:
-            found = arm.spread(measure)
-            single = found and measure.computed and not found.deviation
-            return scale.number(found.mean) if single else scale.text(found)
-
-        return Column(headed(measure.name, scale), cell)
-
-    return [column(measure, common_scale(study.ran, measure)) for measure in measures]
+    columns = []
+    for measure in measures:
+        scale = common_scale(study.ran, measure)
+        cells = {arm.name: scale.text(arm.spread(measure), measure.computed) for arm in study.ran}
+        columns.append((headed(measure.name, scale), cells))
+    return columns
 
 
 def tested(study: Study, measure: Measure) -> Column:
     """Each arm against the reference."""
     base, scale = study.reference, common_scale(study.ran, measure)
     others = [arm for arm in study.ran if arm is not base and arm.values(measure) and base.values(measure)]
-    found = pair_tests([(arm, base) for arm in others], measure)
-    words = {arm.name: verdict(test, scale) for arm, test in zip(others, found, strict=True)} | {base.name: "reference"}
-    header = f"{measure.name} against {base.name} ({adjusted_name(found)})"
-    return Column(header, lambda arm: words.get(arm.name, "not known"))
+    tests = pair_tests([(arm, base) for arm in others], measure)
+    words = {arm.name: verdict(test, scale) for arm, test in zip(others, tests, strict=True)}
+    return f"{measure.name} against {base.name} (Welch, Holm)", {**words, base.name: "reference"}
 
 
 def pair_table(
@@ -82,18 +60,14 @@ def pair_table(
         (*(cell for arm in pair for cell in (arm.named, *(of(arm) for of in of_arm.values()))), verdict(test, scale))
         for pair, test in zip(pairs, tests, strict=True)
     ]
-    return Table((*columns, f"first less second ({adjusted_name(tests)})"), tuple(rows), SPREADS), tests
+    return Table((*columns, "first less second (Welch, Holm)"), tuple(rows), SPREADS), tests
 
 
 def expected(study: Study, *keys: str) -> list[Column]:
     """What the users' guide expects, which nobody measured; nothing for groups and runs that it does not speak of."""
-
-    def column(key: str) -> Column:
-        header = f"the guide expects: {key.replace('_', ' ')} (unmeasured)"
-        return Column(header, lambda arm: digits(arm.expects[key]) if key in arm.expects else "", always=True)
-
-    known = {key for arm in study.arms for key in arm.expects} if not study.guide_problem else ()
-    return [column(key) for key in keys if key in known]
+    known = {key for arm in study.arms for key in arm.expects if not study.guide_problem}
+    names = {key: f"the guide expects: {key.replace('_', ' ')} (unmeasured)" for key in keys if key in known}
+    return [(name, {arm.name: digits(arm.expects[key]) for arm in study.arms}) for key, name in names.items()]
 
 
 @dataclass(frozen=True)
@@ -106,37 +80,39 @@ class Axis:
     named: bool = False
 
 
-def setting_axis(key: str, label: str, scale: str = "linear") -> Axis:
-    return Axis(label, lambda arm: float(arm.settings[key]), scale)
+def setting_axis(key: str, label: str = "", scale: str = "linear") -> Axis:
+    """Over a setting; without a label, under its own name."""
+    return Axis(label or setting_name(key).replace("_", " "), lambda arm: arm.settings[key], scale)
 
 
 BY_NAME = Axis()
 OVER_PARAMETERS = Axis("parameters", lambda arm: next(iter(arm.values(PARAMETERS)), None), "log")
 
 
-def over_measure(study: Study, measure: Measure, share: Callable[[Arm], float] = lambda arm: 1.0) -> Axis:
-    """An axis of the arms' means. share: what part of its mean an arm stands at."""
+def over_measure(study: Study, measure: Measure) -> Axis:
+    """An axis of the arms' means."""
     scale = common_scale(study.ran, measure)
-
-    def of(arm: Arm) -> float | None:
-        return share(arm) * arm.mean(measure) / scale.factor if arm.values(measure) else None
-
+    of = lambda arm: arm.mean(measure) / scale.factor if arm.values(measure) else None  # noqa: E731
     return Axis(headed(measure.name, scale), of, named=True)
 
 
-def positions(arms: Sequence[Arm], axis: Axis) -> dict[str, float]:
-    """Where each arm stands on the axis, by its name and in the axis' order; arms that have no place are left out."""
-    if axis.of is None:
-        return {arm.name: float(index) for index, arm in enumerate(arms)}
-    found = {arm.name: axis.of(arm) for arm in arms}
-    known = {name: x for name, x in found.items() if x is not None and (x > 0 or axis.scale == "linear")}
-    return dict(sorted(known.items(), key=lambda item: item[1]))
+def guide_depth(arm: Arm) -> int:
+    """H * L, the "effective depth" of the users' guide."""
+    return arm.settings["model.H_cycles"] * arm.settings["model.L_cycles"]
+
+
+def depth(arm: Arm) -> int:
+    """H * (L + 1) * layers: layer applications of a supervision step, the paper's effective depth."""
+    return arm.settings["model.H_cycles"] * (arm.settings["model.L_cycles"] + 1) * arm.settings["model.L_layers"]
 
 
 def placed(arms: Sequence[Arm], axis: Axis) -> list[Arm]:
     """The arms that have a place on the axis, in its order."""
-    by_name = {arm.name: arm for arm in arms}
-    return [by_name[name] for name in positions(arms, axis)]
+    if axis.of is None:
+        return list(arms)
+    found = [(axis.of(arm), arm) for arm in arms]
+    known = [(x, arm) for x, arm in found if x is not None and (x > 0 or axis.scale == "linear")]
+    return [arm for _, arm in sorted(known, key=lambda pair: pair[0])]
 
 
 class Line(NamedTuple):
@@ -148,35 +124,25 @@ class Line(NamedTuple):
     style: str = ""
 
 
-def panel(title: str, axis: Axis, *lines: Line, y_label: str = "", levels: Sequence[float] = ()) -> Panel:
-    """Means with standard deviations, and each run as a dot; the first line's measure gives the unit."""
-    arms = list({arm.name: arm for line in lines for arm in line.arms}.values())
-    places, first = positions(arms, axis), lines[0].measure
-    scale = scale_for(first.unit, [value for line in lines for arm in line.arms for value in arm.values(line.measure)])
-    series = [one for color, line in enumerate(lines) for one in _series(line, places, axis, scale, color)]
+def panel(title: str, axis: Axis, *lines: Line, y_label: str = "") -> Panel:
+    """Means with standard deviations; the first line's measure gives the unit."""
+    arms = placed(list({arm.name: arm for line in lines for arm in line.arms}.values()), axis)
+    places = {arm.name: axis.of(arm) if axis.of else number for number, arm in enumerate(arms)}
+    values = [value for line in lines for arm in line.arms for value in arm.values(line.measure)]
+    scale, series = scale_for(lines[0].measure.unit, values), []
+    for color, line in enumerate(lines):
+        known = [arm for arm in arms if arm in line.arms and arm.values(line.measure)]
+        x, spreads = [places[arm.name] for arm in known], [arm.spread(line.measure) for arm in known]
+        y = [found.mean / scale.factor for found in spreads]
+        error = [None if found.deviation is None else found.deviation / scale.factor for found in spreads]
+        names, style = [arm.name for arm in known if axis.named], line.style or ("joined" if axis.of else "points")
+        series += [Series(line.label or line.measure.name, x, y, error, names, style, color)] * bool(known)
     ticks = dict.fromkeys((x, compact(x) if axis.of else name) for name, x in places.items() if not axis.named)
-    x_label = axis.label or ", ".join(setting_name(key) for key in arms[0].varied[:2])
-    y_label = headed(y_label or first.name, scale)
-    return Panel(title, x_label, y_label, tuple(series), axis.scale, "linear", tuple(ticks), tuple(levels))
+    x_label = axis.label or ", ".join(setting_name(key) for key in lines[0].arms[0].varied[:2])
+    y_label = headed(y_label or lines[0].measure.name, scale)
+    return Panel(title, x_label, y_label, tuple(series), axis.scale, ticks=tuple(ticks))
 
 
-def _series(line: Line, places: dict[str, float], axis: Axis, scale: Scale, color: int) -> list[Series]:
-    known = [arm for arm in placed(line.arms, axis) if arm.values(line.measure)]
-    spreads = [arm.spread(line.measure) for arm in known]
-    means = Series(
-        line.label or line.measure.name,
-        [places[arm.name] for arm in known],
-        [found.mean / scale.factor for found in spreads],
-        [None if found.deviation is None else found.deviation / scale.factor for found in spreads],
-        names=[arm.name for arm in known] if axis.named else (),
-        style=line.style or ("joined" if axis.of else "points"),
-        color=color,
-    )
-    runs = [(places[arm.name], value / scale.factor) for arm in known for value in arm.values(line.measure)]
-    dots = Series("single runs", [x for x, _ in runs], [y for _, y in runs], style="dots", color=color)
-    return [means, dots][: 1 + (len(runs) > len(known))] if known else []
-
-
-def arm_panel(study: Study, measure: Measure, axis: Axis = BY_NAME, *, levels: Sequence[float] = ()) -> Panel:
+def arm_panel(study: Study, measure: Measure, axis: Axis = BY_NAME) -> Panel:
     """One measure of all arms along an axis."""
-    return panel(measure.name[:1].upper() + measure.name[1:], axis, Line(study.ran, measure), levels=levels)
+    return panel(measure.name[:1].upper() + measure.name[1:], axis, Line(study.ran, measure))

@@ -1,30 +1,24 @@
 """Diagrams as PNG: the same bytes for the same figures, in colours that the colour-blind tell apart."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trm_jax.evals.curves import COLORS
 from trm_jax.reports.content import Panel, Series
 from trm_jax.reports.units import compact
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
+# Okabe and Ito's colours, which the colour-blind tell apart too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Arms cycle through the colours, then through dashes as well.
 DASHES = ("-", "--", ":")
 WIDTH, HEIGHT, DPI = 5.2, 4.2, 110  # of a panel, in inches
 PER_ROW = 3
-SOFT = "#6e7781"
 
 
-def panels_png(panels: Sequence[Panel]) -> bytes:
+def panels_png(panels: Sequence[Panel], title: str = "") -> bytes:
     """The panels, up to three in a row, as PNG."""
     import matplotlib.figure
     import matplotlib.style
@@ -40,6 +34,8 @@ def panels_png(panels: Sequence[Panel]) -> bytes:
             _draw(axes, panel)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
+        if title:
+            figure.suptitle(title)
         for text in figure.findobj(matplotlib.text.Text):
             text.set_parse_math(False)  # a $ in a name is a $
         buffer = io.BytesIO()
@@ -47,11 +43,9 @@ def panels_png(panels: Sequence[Panel]) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw(axes, panel: Panel) -> None:
     for series in panel.series:
         _draw_series(axes, series)
-    for y in panel.levels:
-        axes.axhline(y, color=SOFT, linewidth=1, linestyle=":", zorder=1)
     axes.set_title(panel.title, fontsize=11, loc="left")
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
@@ -60,34 +54,37 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.1)
     _scale(axes, panel)
-    named = sum(series.style != "dots" for series in panel.series)
-    if named > 3:  # below, where it hides nothing
-        axes.legend(fontsize=8, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
-    elif named > 1:
+    labels = [series.label for series in panel.series if series.label]
+    if len(labels) > 3:  # below, where it hides nothing
+        columns = max(1, min(3, 60 // max(map(len, labels))))
+        axes.legend(fontsize=8, frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    elif len(labels) > 1:
         axes.legend(fontsize=8, frameon=False)
 
 
-def _draw_series(axes: Axes, series: Series) -> None:
+def _draw_series(axes, series: Series) -> None:
     x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
-    color, marker = COLORS[series.color % len(COLORS)], MARKERS[series.color % len(MARKERS)]
-    if series.style == "dots":
-        axes.plot(x, y, ".", color=color, alpha=0.45, markersize=5, zorder=2)
-        return
+    color = COLORS[series.color % len(COLORS)]
     dashes = DASHES[series.color // len(COLORS) % len(DASHES)]
-    dashes = {"dashed": "--", "points": "none"}.get(series.style, dashes)
-    marker = "" if series.style in ("line", "dashed") else marker
     # Matplotlib hides a label that begins with an underscore, which a name may.
-    label = f" {series.label}" if series.label.startswith("_") else series.label
-    axes.plot(x, y, color=color, marker=marker, linestyle=dashes, linewidth=1.5, markersize=5, label=label, zorder=4)
-    known = [i for i, error in enumerate(series.error) if error is not None]
-    if known:
+    look = {"label": f" {series.label}" if series.label else None, "linestyle": dashes, "linewidth": 1.5, "zorder": 4}
+    look |= {"marker": MARKERS[series.color % len(MARKERS)], "markersize": 5}
+    if series.style in ("line", "dashed") and x.size > 1:  # a line of one point has no length
+        look["marker"] = ""
+    look |= {
+        "points": {"linestyle": "none"},
+        "dashed": {"linestyle": "--"},
+        "faint": {"marker": "", "linewidth": 0.8, "alpha": 0.3, "zorder": 2},
+    }.get(series.style, {})
+    axes.plot(x, y, color=color, **look)
+    if known := [i for i, error in enumerate(series.error) if error is not None]:
         errors = [series.error[i] for i in known]
         axes.errorbar(x[known], y[known], yerr=errors, fmt="none", ecolor=color, elinewidth=1.2, capsize=3, zorder=3)
     for place, name in zip(zip(x, y, strict=True), series.names, strict=False):
         axes.annotate(name, place, xytext=(5, 5), textcoords="offset points", fontsize=8, color=color)
 
 
-def _scale(axes: Axes, panel: Panel) -> None:
+def _scale(axes, panel: Panel) -> None:
     """Linear, log or log2, with ticks at round numbers that are written out, or at the named places."""
     import matplotlib.ticker as ticker
 

@@ -1,29 +1,38 @@
 """Sections that the pages of several groups have: each function makes one from a study."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import replace
 from statistics import fmean
 
+import numpy as np
+
+from trm_jax.configs.runs import Run
 from trm_jax.reports import measures as m
 from trm_jax.reports import parts as p
-from trm_jax.reports.content import Panel, Section, Series
+from trm_jax.reports.content import Panel, Section, Series, Table, unanswered
+from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power
 from trm_jax.reports.measures import Measure
 from trm_jax.reports.parts import BY_NAME, SPREADS, Axis, Column, arm_panel, arm_table, expected, measured, tested
+from trm_jax.reports.statistics import added
 from trm_jax.reports.study import Arm, Study
-from trm_jax.reports.units import digits, listed
+from trm_jax.reports.units import digits, headed, listed
 from trm_jax.reports.words import best, best_sentence
 
 SPEED_NOTE = (
     "Speed, time and memory are of the program as it ran: they compare only between runs on the same device with "
-    "nothing else on it."
+    "nothing else on it. Memory is that of accelerators; on a CPU it would be that of the whole process."
 )
+EVAL_NOTE = (
+    "In evaluation every puzzle thinks for all its steps; a row's halt step is the first at which its q_halt is "
+    "positive. Rows that never halt count at the last step."
+)
+# A mean this close to the best, or to a fitted limit, counts as saturated.
+SATURATED = 0.01
 
 
 def general(study: Study) -> list[Section]:
     """What is said of any runs."""
-    levels = [levels_reached(study, m.time_to)] if study.levels else []
-    return [accuracy(study, BY_NAME, m.PARAMETERS, m.TRAIN_FLOPS), *levels, costs(study), curves(study)]
+    return [accuracy(study, BY_NAME, m.PARAMETERS, m.TRAIN_FLOPS), costs(study)]
 
 
 def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool = False) -> Section:
@@ -33,21 +42,19 @@ def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool 
     """
     score = study.score
     columns = [*measured(study, *extra, score), tested(study, score), *measured(study, m.STEPS)]
-    columns += expected(study, "exact_accuracy")
+    table = arm_table(study, columns + expected(study, "exact_accuracy"))
     sentence = best_sentence(study.ran, score) + (_edge(study, axis) if optimum else "")
     shown = arm_panel(study, score, axis)
     title = f"{shown.title} over {axis.label}" if axis.label else shown.title
-    return Section(title, sentence, arm_table(study, columns), "accuracy", (shown,))
+    return Section(title, sentence, table, "accuracy", (shown,))
 
 
 def _edge(study: Study, axis: Axis) -> str:
     """Whether the best mean lies inside the range, where it can be an optimum."""
-    places = list(p.positions(study.ran, axis))
-    if len(places) < 3:
-        return " Two arms show no optimum."
-    if best(study.ran, study.score).name in (places[0], places[-1]):
-        return f" It is at the edge of what was run, so the optimum in {axis.label} may lie beyond."
-    return f" It lies inside the range of {axis.label} that was run."
+    arms = p.placed(study.ran, axis)
+    if best(study.ran, study.score) in arms[1:-1]:
+        return f" It lies inside the range of {axis.label} that was run."
+    return f" It is at the edge of what was run, so the optimum in {axis.label} may lie beyond."
 
 
 def figures(
@@ -56,73 +63,55 @@ def figures(
     """Measures side by side, a panel each. ratio: with each mean over the first arm's."""
     columns: list[Column] = []
     for measure in measures:
-        columns += measured(study, measure)
-        if not study.shared(measure):
-            columns += [tested(study, measure), *([_ratio(study, measure)] if ratio else [])]
-    columns += expected(study, "speed", "memory")
-    sentence = " ".join(not_compared(study, one) or best_sentence(study.ran, one) for one in measures)
+        columns += [*measured(study, measure), tested(study, measure), *[_ratio(study, measure)] * ratio]
+    table = arm_table(study, columns + expected(study, "speed", "memory"))
+    sentence = " ".join(best_sentence(study.ran, measure) for measure in measures)
     panels = tuple(arm_panel(study, measure, axis) for measure in measures)
-    return Section(title, sentence, arm_table(study, columns), name, panels, (SPEED_NOTE,))
+    return Section(title, sentence, table, name, panels, (SPEED_NOTE,))
 
 
 def costs(study: Study, axis: Axis = BY_NAME) -> Section:
     return figures(study, "Time, speed and memory", "costs", m.TIME, m.SPEED, m.MEMORY, axis=axis)
 
 
-def not_compared(study: Study, measure: Measure) -> str:
-    """A sentence where arms do not compare in a measure, else nothing."""
-    why = "on a CPU it is that of the whole process, compiler and data included"
-    return f"Arms are not compared in {measure.name}: {why}." if study.shared(measure) else ""
-
-
 def _ratio(study: Study, measure: Measure) -> Column:
     """Means over that of the group's first arm, which may not have been run."""
-    first = study.arms[0]
-    base = first.spread(measure)
-
-    def cell(arm: Arm) -> str:
-        return f"{arm.mean(measure) / base.mean:.2f}" if arm.values(measure) and base and base.mean else "not known"
-
-    return Column(f"{measure.name}, times {first.name}'s", cell)
+    base = study.arms[0].spread(measure)
+    known = [arm for arm in study.ran if arm.values(measure) and base and base.mean]
+    return f"{measure.name}, times {study.arms[0].name}'s", {
+        a.name: f"{a.mean(measure) / base.mean:.2f}" for a in known
+    }
 
 
-def levels_reached(study: Study, until: Callable[[float], Measure], axis: Axis = BY_NAME) -> Section:
-    """When each arm first reaches the study's levels."""
-    found = {f"{level:g}": until(level) for level in study.levels}
-    what = until(0).name.rsplit(" to ", 1)[0]
+def levels_reached(study: Study, what: str, axis: Axis = BY_NAME) -> Section:
+    """When each arm first reaches the study's levels, in "time" or "epochs"."""
+    found = {f"{level:g}": m.until(what, level) for level in study.levels}
     columns = [*(reached(study.ran, measure) for measure in found.values()), *expected(study, what)]
+    table = arm_table(study, columns, f"{SPREADS} over the seeds that reached it")
     title = f"{what.capitalize()} to {listed(found)}"
     lines = [p.Line(study.ran, measure, f"to {level}") for level, measure in found.items()]
+    panel = p.panel(title, axis, *lines, y_label=what)
+    sentence = " ".join(_first_words(study.ran, measure, level) for level, measure in found.items())
     note = (
         "A score is reached at the first evaluation that shows it or a better one, so these figures are as coarse as "
         f"the evaluations: at most {digits(max(len(run.evaluations) for run in study.runs))} in a run."
     )
-    return Section(
-        title,
-        " ".join(_first_words(study.ran, measure, level) for level, measure in found.items()),
-        arm_table(study, columns, f"{SPREADS} over the seeds that reached it"),
-        f"{what}_to_levels",
-        (p.panel(title, axis, *lines, y_label=what),),
-        (note,),
-    )
+    return Section(title, sentence, table, f"{what}_to_levels", (panel,), (note,))
 
 
 def reached(arms: list[Arm], measure: Measure) -> Column:
     """What it took to reach a level, over the seeds that did."""
-    scale = p.common_scale(arms, measure)
-
-    def cell(arm: Arm) -> str:
+    scale, cells = p.common_scale(arms, measure), {}
+    for arm in arms:
         missed = len(arm.runs) - len(arm.values(measure))
-        if missed == len(arm.runs):
-            return "not reached"
-        return scale.text(arm.spread(measure)) + (f", {missed} not reached" if missed else "")
-
-    return Column(p.headed(measure.name, scale), cell)
+        some = scale.text(arm.spread(measure)) + f", {missed} not reached" * bool(missed)
+        cells[arm.name] = some if arm.values(measure) else "not reached"
+    return headed(measure.name, scale), cells
 
 
 def _first_words(arms: list[Arm], measure: Measure, level: str) -> str:
     """Of arms of which every seed got there: a mean over the lucky ones alone would flatter."""
-    through = [arm for arm in arms if arm.complete(measure)]
+    through = [arm for arm in arms if len(arm.values(measure)) == len(arm.runs)]
     short = [f"{arm.name} ({len(arm.values(measure))} of {len(arm.runs)})" for arm in arms if arm not in through]
     rest = f" Not every seed reaches {level} in {listed(short)}." if short else ""
     return (best_sentence(through, measure) if through else f"No arm reaches {level} with every seed.") + rest
@@ -133,7 +122,7 @@ def stability(study: Study) -> Section:
     late = (m.LOSS_VARIANCE, m.GRAD_NORM)
     skipped = [m.SKIPPED] * any(arm.values(m.SKIPPED) for arm in study.ran)
     columns = measured(study, *late, m.MAX_GRAD_NORM, *skipped) + [tested(study, measure) for measure in late]
-    panels = [arm_panel(study, measure) for measure in late]
+    panels = tuple(arm_panel(study, measure) for measure in late)
     note = (
         "Late: the last fifth of a run's updates. Loss variance is that of its log lines around their straight line; a "
         "log line is a mean over the updates since the one before, so it compares runs with the same batch and log "
@@ -141,29 +130,127 @@ def stability(study: Study) -> Section:
     )
     sentence = " ".join(best_sentence(study.ran, measure) for measure in late)
     title = "Loss variance and gradient norms"
-    return Section(title, sentence, arm_table(study, columns), "stability", tuple(panels), (note,))
+    return Section(title, sentence, arm_table(study, columns), "stability", panels, (note,))
+
+
+def fitted(study: Study, axis: Axis) -> PowerFit | str:
+    """The fit to the scores of all runs along the axis, or why there is none."""
+    points = [(axis.of(arm), value) for arm in p.placed(study.ran, axis) for value in arm.values(study.score)]
+    return fit_power([x for x, _ in points], [y for _, y in points])
+
+
+def power_law(study: Study, axis: Axis) -> Section:
+    """How the score grows along an axis: the fit over all runs, where it saturates by it and as measured."""
+    title, arms = f"How accuracy grows with {axis.label}", p.placed(study.ran, axis)
+    if not arms:
+        return unanswered(title, f"no run recorded its {axis.label}")
+    fit, low, high = fitted(study, axis), axis.of(arms[0]), axis.of(arms[-1])
+    panel = p.panel(study.score.name.capitalize(), axis, p.Line(study.ran, study.score, style="points"))
+    as_measured = _as_measured(study, arms)
+    if isinstance(fit, str):
+        return Section(title, f"No fit of a - b x^-c: {fit}. {as_measured}", name="fit", panels=(panel,))
+    label, style = ("a - b x^-c", "line") if fit.determined else ("a - b x^-c, not determined", "dashed")
+    x = np.geomspace(low, high, 200)
+    curve = Series(label, x, fit(x), style=style, color=1)
+    found = zip("abc", fit, fit.half_widths, strict=False)
+    table = Table(
+        ("parameter", "estimate", f"{CONFIDENCE:.0%} confidence interval"),
+        tuple((name, digits(value), f"± {digits(half)}") for name, value, half in found),
+        f"{study.score.name} = a - b (x / x0)^-c, x: {axis.label}, x0 = {digits(fit.scale)} (their geometric mean)",
+    )
+    runs = sum(len(arm.runs) for arm in arms)
+    note = (
+        f"The fit is of all {runs} runs, least squares; intervals are Wald's at {CONFIDENCE:.0%} with Student's t of "
+        f"{runs - 3} degrees of freedom."
+    )
+    sentence = f"{_fit_words(fit, axis, low, high)} {as_measured}"
+    return Section(title, sentence, table, "fit", (replace(panel, series=(*panel.series, curve)),), (note,))
+
+
+def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
+    if not fit.determined:
+        return "The intervals of the fit's b or c include 0: these runs do not determine how accuracy saturates."
+    point = fit.reaches(SATURATED)
+    where = f" (outside the {digits(low)} to {digits(high)} that were run)" if not low <= point <= high else ""
+    return (
+        f"The fit's limit is {fit.a:.4f} ± {fit.half_widths[0]:.4f} ({CONFIDENCE:.0%} confidence); the curve is within "
+        f"{SATURATED:g} of it from {digits(point)} {axis.label} on{where}."
+    )
+
+
+def _as_measured(study: Study, arms: list[Arm]) -> str:
+    """Where the means saturate. arms: in the order of their sizes."""
+    if len(arms) < 2:
+        return "One size alone does not show a saturation point."
+    winner = best(arms, study.score)
+    top = winner.mean(study.score)
+    smallest = next(arm for arm in arms if arm.mean(study.score) >= top - SATURATED)
+    none = "; there is no smaller one, so no saturation is seen" if smallest is arms[-1] else ""
+    return (
+        f"As measured, {smallest.named} is the smallest within {SATURATED:g} of the best mean, {winner.name}'s "
+        f"{top:.4f}{none}."
+    )
+
+
+def when_it_halts(study: Study, axis: Axis = BY_NAME) -> Section:
+    """Mean, variance and distribution of the halt step after training, and late in it."""
+    columns = measured(study, m.EARLY_STEPS, m.HALT_VARIANCE, m.HALT_EARLY, m.TRAIN_STEPS, m.TRAIN_VARIANCE)
+    columns += [tested(study, m.EARLY_STEPS), *expected(study, "steps")]
+    evaluated = {arm.name: [run.final.get("halt_steps", []) for run in arm.runs] for arm in study.ran}
+    trained = {arm.name: [m.train_halt_counts(run) for run in arm.runs] for arm in study.ran}
+    panels = (
+        arm_panel(study, m.EARLY_STEPS, axis),
+        distribution("Where held-out puzzles would halt", evaluated),
+        distribution("Where training sequences halted", trained),
+    )
+    sentence = f"{early_words(study)} {best_sentence(study.ran, m.EARLY_STEPS)}"
+    note = "In training exploration makes some sequences go on after they would have halted."
+    return Section("When it halts", sentence, arm_table(study, columns), "halting", panels, (EVAL_NOTE, note))
+
+
+def distribution(title: str, counts: dict[str, Iterable[list[float]]]) -> Panel:
+    """counts: how many sequences halted at step 1, 2, ... in each run of an arm, by the arm's name."""
+    series = []
+    for number, (name, rows) in enumerate(counts.items()):
+        found = added(rows)
+        if total := sum(found):
+            shares = [count / total for count in found]
+            series.append(Series(name, range(1, len(found) + 1), shares, style="joined", color=number))
+    return Panel(title, "supervision step", "share", tuple(series))
+
+
+def early_words(study: Study) -> str:
+    """Whether puzzles would halt before the last step, of arms that have more than one."""
+    shares = sorted((arm.mean(m.HALT_EARLY), arm.name) for arm in study.ran if arm.values(m.HALT_EARLY))
+    if not shares:
+        return "The runs recorded no halt steps."
+    (least, low), (most, high) = shares[0], shares[-1]
+    answer = "Whether it halts early depends on the arm"
+    if least > 0.5 or most < 0.5:
+        answer = "It halts early" if least > 0.5 else "It mostly does not halt early"
+    return f"{answer}: {least:.1%} ({low}) to {most:.1%} ({high}) of held-out puzzles would halt before the last step."
 
 
 def curves(study: Study) -> Section:
     """Held-out scores while training, the mean over seeds of each arm."""
-    over_epochs, series = all(run.epochs(1) for run in study.runs), []
+    over_epochs, series = all("groups" in run.facts for run in study.runs), []
     for number, arm in enumerate(study.ran):
         seen = [{record["step"]: record[study.score.key] for record in run.evaluations} for run in arm.runs]
         steps = sorted(set.intersection(*map(set, seen)))
-        x = [arm.runs[0].epochs(step) for step in steps] if over_epochs else steps
-        series.append(
-            Series(arm.name, x, [fmean(run[step] for run in seen) for step in steps], style="joined", color=number)
-        )
+        x = [m.epochs_at(arm.runs[0], step) for step in steps] if over_epochs else steps
+        means = [fmean(run[step] for run in seen) for step in steps]
+        series.append(Series(arm.name, x, means, style="joined", color=number))
     title, what = f"Held-out {study.score.name} while training", f"{study.score.name}, mean of the seeds"
     panel = Panel(title, "epochs" if over_epochs else "updates", what, tuple(series))
     said = "The curves behind the figures; nothing above is taken from a curve's best point."
     return Section("While training", said, name="curves", panels=(panel,))
 
 
-def where_time_went(study: Study) -> Section:
-    """The share of each kind of time, over all starts of a run. Of runs without a count nothing is said."""
-    table = arm_table(study, measured(study, *m.TIME_SPENT), f"{SPREADS}; shares of the time of all starts")
-    counted = [run for run in study.runs if run.goodput]
+def where_time_went(study: Study, counted: list[Run]) -> Section:
+    """The share of each kind of time, over all starts of a run. counted: the runs whose time was counted."""
+    table = arm_table(
+        study, measured(study, m.SPENT, m.STARTS, *m.SHARES), f"{SPREADS}; shares of the time of all starts"
+    )
     trained, *rest = ((fmean(map(share.of, counted)), share.name) for share in m.SHARES)
     share, name = max(rest)
     sentence = f"{trained[0]:.1%} of the time trained; most of the rest was {name}, {share:.1%}."

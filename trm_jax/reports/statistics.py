@@ -1,9 +1,8 @@
 """Means with their spread, t-tests, Holm's correction, Pareto fronts: pure functions on numbers."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -32,16 +31,11 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 class TTest(NamedTuple):
-    """A difference of two means and its two-sided p value; where p is None, `why` says so.
-
-    Of paired values it has half the confidence interval of the difference and the number of pairs too.
-    """
+    """A difference of two means and its two-sided p value; where p is None, `why` says so."""
 
     difference: float
     p: float | None
     why: str = ""
-    half_width: float | None = None
-    pairs: int = 0
 
     @property
     def shown(self) -> bool:
@@ -67,13 +61,10 @@ def paired(one: Sequence[float], other: Sequence[float]) -> TTest:
 
     found = spread(np.subtract(one, other).tolist())
     if found.n < 2:
-        return TTest(found.mean, None, "no test: n < 2", None, found.n)
+        return TTest(found.mean, None, "no test: n < 2")
     if found.deviation <= ROUNDING * max(map(abs, [*one, *other])):
-        equal = list(one) == list(other)
-        return TTest(found.mean, *((1.0, "", 0.0) if equal else (None, "no test: no spread", None)), found.n)
-    result = ttest_rel(one, other)
-    low, high = result.confidence_interval(1 - ALPHA)
-    return TTest(found.mean, float(result.pvalue), "", float(high - low) / 2, found.n)
+        return TTest(found.mean, 1.0) if list(one) == list(other) else TTest(found.mean, None, "no test: no spread")
+    return TTest(found.mean, float(ttest_rel(one, other).pvalue))
 
 
 def adjusted(tests: Sequence[TTest]) -> list[TTest]:
@@ -92,10 +83,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(c <= cost and g >= gain and (c < cost or g > gain) for c, g in points) for cost, gain in points]
 
 
-def detrended_variance(values: Sequence[float]) -> float | None:
-    """Variance around a straight line through equally spaced values; None for fewer than 4 of them."""
+def detrended_variance(values: Sequence[float]) -> float:
+    """Variance around a straight line through equally spaced values; ValueError for fewer than 4 of them."""
     if len(values) < 4:
-        return None
+        raise ValueError("too few values around a line")
     x = np.arange(len(values))
     residuals = np.asarray(values) - np.polyval(np.polyfit(x, values, 1), x)
     return float(residuals @ residuals / (len(values) - 2))
@@ -109,11 +100,17 @@ class Halting(NamedTuple):
     early: float
 
 
-def halting(counts: Sequence[float]) -> Halting | None:
-    """Of counts of sequences that ended at step 1, 2, ..., len(counts); None when there are none."""
+def halting(counts: Sequence[float]) -> Halting:
+    """Of counts of sequences that ended at step 1, 2, ..., len(counts); ValueError when there are none, or one step
+    only: before it nothing can halt."""
     weights = np.asarray(counts, np.float64)
-    if weights.sum() == 0:
-        return None
+    if weights.size < 2 or weights.sum() == 0:
+        raise ValueError("nothing could halt")
     shares, steps = weights / weights.sum(), np.arange(1, weights.size + 1)
     mean = float(shares @ steps)
     return Halting(mean, float(shares @ (steps - mean) ** 2), float(1 - shares[-1]))
+
+
+def added(counts: Iterable[Sequence[float]]) -> list[float]:
+    """Histograms added up, the shorter ones as if they ended in zeros."""
+    return [sum(column) for column in zip_longest(*counts, fillvalue=0)]

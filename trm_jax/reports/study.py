@@ -1,15 +1,13 @@
 """The runs that a report is on, by arm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm_jax.reports.measures import MEMORY, Measure, Scores, scores
-from trm_jax.reports.runs import Run
+from trm_jax.configs.runs import Run
+from trm_jax.reports.measures import Measure, Scores, scores
 from trm_jax.reports.statistics import Spread, spread
-from trm_jax.reports.units import setting_name, setting_value
+from trm_jax.reports.units import plain, setting_name
 
 
 @dataclass(frozen=True)
@@ -19,9 +17,9 @@ class Arm:
     name: str
     settings: Mapping[str, Any]
     runs: tuple[Run, ...] = ()
+    varied: tuple[str, ...] = ()
     alias_of: str = ""
     expects: Mapping[str, float] = field(default_factory=dict)
-    varied: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -29,17 +27,13 @@ class Arm:
 
     @property
     def named(self) -> str:
-        """'exp01c (hidden_size 512, num_heads 8)'."""
-        differs = ", ".join(f"{setting_name(key)} {setting_value(key, self.settings[key])}" for key in self.varied)
+        """'exp01c (hidden_size 512, num_heads 8)': by the first two of the settings that are varied."""
+        differs = ", ".join(f"{setting_name(key)} {plain(self.settings[key])}" for key in self.varied[:2])
         return f"{self.name} ({differs})" if differs else self.name
-
-    @property
-    def unfinished(self) -> bool:
-        return not all(run.folder.done for run in self.runs)
 
     def by_seed(self, measure: Measure) -> dict[int, float]:
         """The figure of each run that has it, by the run's seed."""
-        found = {run.folder.seed: measure.of(run) for run in self.runs}
+        found = {run.seed: measure.of(run) for run in self.runs}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def values(self, measure: Measure) -> list[float]:
@@ -51,10 +45,6 @@ class Arm:
     def mean(self, measure: Measure) -> float:
         """Over the runs that have the figure, of which there has to be one."""
         return self.spread(measure).mean
-
-    def complete(self, measure: Measure) -> bool:
-        """Whether every run has the figure."""
-        return len(self.values(measure)) == len(self.runs)
 
 
 @dataclass(frozen=True)
@@ -70,10 +60,10 @@ class Study:
     question: str
     varied: tuple[str, ...]
     arms: tuple[Arm, ...]
-    report: Callable[[Study], list]
+    report: Callable[["Study"], list]
     notes: tuple[str, ...] = ()
     guide_problem: str = ""
-    companion: Study | None = None
+    companion: "Study | None" = None
     companion_problem: str = "no group stands beside this one"
     levels: tuple[float, ...] = ()
 
@@ -98,7 +88,3 @@ class Study:
     def score(self) -> Measure:
         """The score of record, by which the task is judged."""
         return self.scores.final
-
-    def shared(self, measure: Measure) -> bool:
-        """Whether a figure is not an arm's own: on a CPU memory is that of the process, compiler and data included."""
-        return measure is MEMORY and any(run.facts.get("backend") == "cpu" for run in self.runs)

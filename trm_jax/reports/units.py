@@ -1,8 +1,6 @@
 """Numbers as people read them: unit prefixes, digits, means with their spread."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from trm_jax.reports.statistics import Spread
@@ -17,19 +15,23 @@ class Scale(NamedTuple):
 
     def number(self, value: float) -> str:
         scaled = value / self.factor
-        return digits(scaled) if self.decimals is None else fixed(scaled, self.decimals)
+        if self.decimals is None:
+            return digits(scaled)
+        return f"{round(scaled, self.decimals) + 0.0:,.{self.decimals}f}"  # what rounds to zero has no sign
 
     def signed(self, difference: float) -> str:
         """With its sign, unless it rounds to nothing: '+0.0123', '-4', '0.0000'."""
         text = self.number(difference)
         return text if text.startswith("-") or not text.strip("0.,") else f"+{text}"
 
-    def text(self, found: Spread | None) -> str:
-        """'0.8731 ± 0.0042 (n = 3)', the deviation to the last digit of the mean."""
+    def text(self, found: Spread | None, exact: bool = False) -> str:
+        """'0.8731 ± 0.0042 (n = 3)'; of an `exact` figure without spread the number alone."""
         if found is None:
             return "not recorded"
         mean = self.number(found.mean)
-        around = "" if found.deviation is None else f" ± {_as_fine(found.deviation / self.factor, mean)}"
+        if exact and not found.deviation:
+            return mean
+        around = "" if found.deviation is None else f" ± {self.number(found.deviation)}"
         return f"{mean}{around} (n = {found.n})"
 
 
@@ -44,10 +46,7 @@ SECONDS: Unit = (Scale(1, "s"), Scale(60, "min"), Scale(3600, "h"))
 BYTES: Unit = (Scale(1, "bytes"), Scale(2**20, "MiB"), Scale(2**30, "GiB"))
 COUNT: Unit = (Scale(1, ""), Scale(1e3, "thousand"), Scale(1e6, "million"))
 RATE: Unit = (Scale(1, "examples/s"), Scale(1e3, "thousand examples/s"))
-FLOPS: Unit = (
-    Scale(1, "FLOP"),
-    *(Scale(10.0**power, f"{prefix}FLOP") for power, prefix in ((6, "M"), (9, "G"), (12, "T"), (15, "P"), (18, "E"))),
-)
+FLOPS: Unit = tuple(Scale(1000.0**k, f"{prefix}FLOP") for k, prefix in enumerate(("", "k", "M", "G", "T", "P", "E")))
 
 
 def scale_for(unit: Unit, values: Iterable[float]) -> Scale:
@@ -56,15 +55,9 @@ def scale_for(unit: Unit, values: Iterable[float]) -> Scale:
     return next((scale for scale in reversed(unit) if least >= scale.factor), unit[0])
 
 
-def fixed(value: float, decimals: int) -> str:
-    """With so many decimals; what rounds to zero has no sign."""
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}"
-
-
-def _as_fine(value: float, text: str) -> str:
-    """`value` with the decimals of a number's text, with digits of its own where these would not show it."""
-    rounded = fixed(value, len(text.partition(".")[2]))
-    return digits(value) if "e" in text or (value and not rounded.strip("0.,")) else rounded
+def headed(name: str, scale: Scale) -> str:
+    """A name with its unit, unless it holds that already."""
+    return f"{name} ({scale.label})" if scale.label and scale.label not in name.split() else name
 
 
 def digits(value: float) -> str:
@@ -89,21 +82,9 @@ def plain(value) -> str:
     return digits(value) if is_number else str(value) or "(empty)"
 
 
-# Values of settings that stand for something else.
-_MEANINGS = {
-    ("train.halt_exploration_end", -1.0): "stays",
-    ("train.curriculum_epochs", 0): "none",
-    ("optim.ema_decay", 0.0): "none",
-}
-
-
 def setting_name(key: str) -> str:
     """The last part of a dotted setting, as tables name it."""
     return "optimiser" if key == "optim.name" else key.rsplit(".", 1)[-1]
-
-
-def setting_value(key: str, value) -> str:
-    return _MEANINGS.get((key, value)) or plain(value)
 
 
 def p_text(p: float) -> str:
@@ -116,6 +97,7 @@ def listed(words: Iterable[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def counted(number: int, thing: str) -> str:
-    """'1 run', '3 runs'."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
+def shortened(words: Sequence[str], most: int, between: str = ", ") -> str:
+    """'a, b, c and 2 more'."""
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return between.join(words[:most]) + rest

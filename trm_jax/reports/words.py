@@ -1,16 +1,15 @@
 """Differences between arms, and what a test lets one say of them in words."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from trm_jax.reports.measures import STEPS, Measure
-from trm_jax.reports.statistics import ALPHA, TTest, adjusted, paired, welch
+from trm_jax.reports.measures import Measure
+from trm_jax.reports.statistics import TTest, adjusted, welch
 from trm_jax.reports.study import Arm
-from trm_jax.reports.units import Scale, listed, p_text, scale_for
+from trm_jax.reports.units import Scale, headed, listed, p_text, scale_for
 
 Pair = tuple[Arm, Arm]
+UNTESTED = "no difference is claimed, since a test needs two arms with two seeds and some spread in each"
 
 
 def pair_tests(pairs: Sequence[Pair], measure: Measure) -> list[TTest]:
@@ -18,33 +17,19 @@ def pair_tests(pairs: Sequence[Pair], measure: Measure) -> list[TTest]:
     return adjusted([welch(one.values(measure), other.values(measure)) for one, other in pairs])
 
 
-def seed_tests(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[TTest]:
-    """Paired t-tests over the seeds that both of a pair (one, other), each {seed: value}, have; p values adjusted."""
-    shared = [(one, other, sorted(one.keys() & other.keys())) for one, other in pairs]
-    return adjusted([paired([one[s] for s in seeds], [other[s] for s in seeds]) for one, other, seeds in shared])
-
-
-def adjusted_name(tests: Iterable[TTest], name: str = "Welch") -> str:
-    """'Welch, Holm over 5': of a column."""
-    number = sum(test.p is not None for test in tests)
-    return f"{name}, Holm over {number}" if number > 1 else name
-
-
 def verdict(test: TTest, scale: Scale) -> str:
-    """'+0.0123, higher (p = 0.012)', of paired values '+0.0123 ± 0.0100, higher (n = 3, p = 0.012)'."""
+    """'+0.0123, higher (p = 0.012)'."""
     difference = scale.signed(test.difference)
     if test.p is None:
         return f"{difference}, {test.why}"
     word = ("higher" if test.difference > 0 else "lower") if test.shown else "no difference shown"
-    if test.half_width is None:
-        return f"{difference}, {word} ({p_text(test.p)})"
-    return f"{difference} ± {scale.number(test.half_width)}, {word} (n = {test.pairs}, {p_text(test.p)})"
+    return f"{difference}, {word} ({p_text(test.p)})"
 
 
 def shown_words(pairs: Sequence[Pair], tests: Sequence[TTest]) -> str:
     """Of which pairs (one, other) the test shows that one is above or below the other, as a clause."""
     if all(test.p is None for test in tests):
-        return "no difference is claimed, since a test needs two seeds an arm"
+        return UNTESTED
     shown = [
         f"{one.name} {abs(test.difference):.4f} {'above' if test.difference > 0 else 'below'} {other.name} "
         f"({p_text(test.p)})"
@@ -62,12 +47,10 @@ def best(arms: Sequence[Arm], measure: Measure) -> Arm | None:
 
 def said(arm: Arm, measure: Measure) -> str:
     """An arm's mean with its unit, where the figure's name does not hold it, and with its spread unless computed."""
-    found = arm.spread(measure)
-    scale = scale_for(measure.unit, [found.mean])
-    unit = f" {scale.label}" if scale.label and scale.label not in measure.name.split() else ""
-    if measure.computed and not found.deviation:
-        return scale.number(found.mean) + unit
-    return scale.text(found).replace(" (n", f"{unit} (n")
+    scale = scale_for(measure.unit, [arm.mean(measure)])
+    value, n, seeds = scale.text(arm.spread(measure), measure.computed).partition(" (n")
+    unit = f" {scale.label}" if headed(measure.name, scale) != measure.name else ""
+    return f"{value}{unit}{n}{seeds}"
 
 
 def best_sentence(arms: Sequence[Arm], measure: Measure) -> str:
@@ -78,35 +61,21 @@ def best_sentence(arms: Sequence[Arm], measure: Measure) -> str:
     winner, name = best(arms, measure), measure.name if measure.computed else f"mean {measure.name}"
     if winner is None:
         return f"No run recorded its {measure.name}."
-    pairs = list(combinations([arm for arm in arms if arm.values(measure)], 2))
-    found = pair_tests(pairs, measure)
-    if not pairs:
-        return f"The {name} of {winner.named} is {said(winner, measure)}; there is no other arm to compare it with."
-    tests = {(b if a is winner else a).name: t for (a, b), t in zip(pairs, found, strict=True) if winner in (a, b)}
-    equal = [other for other, test in tests.items() if test.difference == 0]
-    holds = f"and {listed(equal)} share" if equal else "has"
-    head = f"{winner.named} {holds} the {'highest' if measure.higher else 'lowest'} {name}, {said(winner, measure)}"
-    unequal = {other: test for other, test in tests.items() if other not in equal}
-    if measure.computed or not unequal:
+    head = f"{winner.named} has the {'highest' if measure.higher else 'lowest'} {name}, {said(winner, measure)}"
+    if measure.computed:
         return f"{head}."
-    number = sum(test.p is not None for test in found)
-    test_name = f"Welch's t-test (alpha {ALPHA}{f', Holm over all {number} pairs' if number > 1 else ''})"
-    return f"{head}; {_tested_words(unequal, test_name, 'lower' if measure.higher else 'higher')}."
+    pairs = list(combinations([arm for arm in arms if arm.values(measure)], 2))
+    tests = zip(pairs, pair_tests(pairs, measure), strict=True)
+    against = {(b if a is winner else a).name: test for (a, b), test in tests if winner in (a, b)}
+    return f"{head}; {_tested_words(against, 'lower' if measure.higher else 'higher')}."
 
 
-def _tested_words(found: Mapping[str, TTest], name: str, word: str) -> str:
+def _tested_words(found: Mapping[str, TTest], word: str) -> str:
     """What a test says of differences from arms, by these arms' names, as a clause. word: what they can only be."""
     if all(test.p is None for test in found.values()):
-        return "no difference is claimed, since a test needs at least two seeds, with some spread, in each arm"
+        return UNTESTED
     shown = [f"{arm} ({p_text(test.p)})" for arm, test in found.items() if test.shown]
     hidden = [arm for arm, test in found.items() if test.p is not None and not test.shown]
     parts = [f"{listed(shown)} to be {word}"] * bool(shown) + [f"no difference from {listed(hidden)}"] * bool(hidden)
     untested = [arm for arm, test in found.items() if test.p is None]
-    return f"{name} shows {', and '.join(parts)}" + (f"; {listed(untested)} cannot be tested" if untested else "")
-
-
-def updates_words(arms: Sequence[Arm]) -> str:
-    """'from 62 (exp04a_100) to 3,125 (exp04a_5000)'; empty where all arms made as many updates, but for 1%."""
-    known = [(arm.mean(STEPS), arm.name) for arm in arms]
-    (least, first), (most, last) = min(known), max(known)
-    return f"from {least:,.0f} ({first}) to {most:,.0f} ({last})" if most > 1.01 * least else ""
+    return f"Welch's t-test shows {', and '.join(parts)}" + f"; {listed(untested)} cannot be tested" * bool(untested)

@@ -17,7 +17,7 @@ from trm_jax.storage.paths import AnyPath, BucketPath, require_access
 # The distributions of setup.py's install_requires, jax's compiled half besides.
 REQUIRED = tuple(
     "jax jaxlib flax optax orbax-checkpoint chex einops grain tensorboardX etils gcsfs ml-collections "
-    "numpy scipy numba pillow matplotlib rich safetensors".split()
+    "numpy scipy numba pillow matplotlib rich markdown-it-py safetensors".split()
 )
 OPTIONAL = {
     "huggingface_hub": ("puzzles from the Hugging Face hub", "huggingface_hub"),
