@@ -37,9 +37,9 @@ def load_config(workdir: AnyPath) -> ConfigDict:
     """The config of the run in `workdir`."""
     require_utf8(workdir.resolve())
     if not (workdir / CONFIG_FILE).exists():
-        raise InputError(
-            f"{workdir} is not a run (it has no {CONFIG_FILE}); make one: trm train demo --workdir {workdir}"
-        )
+        run = next((parent for parent in workdir.parents if (parent / CONFIG_FILE).exists()), None)
+        mend = f"it lies in one, name that folder: {run}" if run else "make one: trm train demo --workdir FOLDER"
+        raise InputError(f"{workdir} is not a run (it has no {CONFIG_FILE}); {mend}")
     try:
         return override(defaults(), flatten(_read(workdir)))
     except InputError as error:
