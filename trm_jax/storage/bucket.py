@@ -191,11 +191,6 @@ def get_parts(place: BucketPath) -> Iterator[bytes]:
         yield _ask("read", place, "GET", alt="media", generation=found["generation"], headers=ranged)[1]
 
 
-def md5(content: bytes) -> str:
-    """As `look` gives it of an object, as `md5Hash`."""
-    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-
-
 def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> int:
     """Make an object, in one step, and give its generation.
 
@@ -210,11 +205,10 @@ def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> 
     try:
         made = _ask("write to", place, "POST", url, name=place.key, uploadType="media", **how, **condition)
     except FileExistsError:
-        # A reply was lost on the way, and the second attempt has met the first.
-        found = look(place)
-        if not found or found.get("md5Hash") != md5(content):
+        made = look(place) or {}
+        md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+        if made.get("md5Hash") != md5:  # else a reply was lost on the way, and the second attempt has met the first
             raise
-        made = found
     return int(made["generation"])
 
 

@@ -5,31 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
-from trm_jax.errors import InputError, OutOfReach
+from trm_jax.errors import OutOfReach
 from trm_jax.storage import bucket
 from trm_jax.storage.owner import require_owner
 from trm_jax.storage.paths import AnyPath, BucketPath, replacement
 
 EVERY_S = 60.0  # how often a file is sent to a bucket while it changes
 _BYTES_PER_S = 50_000  # what sending may take on average: one that has grown large is sent less often
-
-
-class Output(Protocol):
-    """A file that only this process writes; others see it whole at any time."""
-
-    def append(self, content: bytes) -> None: ...
-
-    def replace(self, content: bytes) -> None: ...
-
-    def sync(self) -> None:
-        """Make what was written survive a crash."""
-
-    def close(self) -> None:
-        """Raises what `sync` raises."""
 
 
 def open_output(workdir: AnyPath, name: str, content: bytes = b"", say: Callable[[str], None] = print) -> Output:
@@ -40,10 +25,12 @@ def open_output(workdir: AnyPath, name: str, content: bytes = b"", say: Callable
     """
     if isinstance(workdir, BucketPath):
         return _BucketOutput(workdir, name, content, say)
-    return _LocalOutput(workdir / name, content)
+    return Output(workdir / name, content)
 
 
-class _LocalOutput:
+class Output:
+    """A file that only this process writes; others see it whole at any time. `sync` makes it survive a crash."""
+
     def __init__(self, path: Path, content: bytes):
         self._path, self._file = path, None
         self.replace(content, durable=True)
@@ -68,7 +55,7 @@ class _LocalOutput:
             self._file.close()
 
 
-class _BucketOutput:
+class _BucketOutput(Output):
     """Objects cannot be appended to, so the whole is sent: at `sync`, and in between while other things go on.
 
     A file of records stays far smaller than the checkpoints that are sent at the same time.
@@ -77,7 +64,6 @@ class _BucketOutput:
     def __init__(self, workdir: BucketPath, name: str, content: bytes, say: Callable[[str], None]):
         self._workdir, self._path, self._say = workdir, workdir / name, say
         self._content, self._sent = bytearray(content), None
-        self._tried: set[str] = set()  # what may be there by now although no answer came
         self._generation: int | None = None  # any: what the run has left there before
         self._pool, self._under_way = ThreadPoolExecutor(1), None
         self._failed = False
@@ -108,7 +94,6 @@ class _BucketOutput:
 
     def _wait(self) -> None:
         """Raises what the sending under way raises, unless the storage does not answer."""
-        under_way: Future | None
         under_way, self._under_way = self._under_way, None
         try:
             if under_way:
@@ -120,20 +105,13 @@ class _BucketOutput:
         require_owner(self._workdir)
         if content == self._sent:
             return
-        self._tried.add(bucket.md5(content))
         try:
             self._generation = bucket.put(self._path, content, self._generation)
-        except FileExistsError:
-            require_owner(self._workdir)
+        except FileExistsError:  # what was sent before has arrived though no answer came, or another process wrote
             found = bucket.look(self._path)
-            if not found or found.get("md5Hash") not in self._tried:
-                raise InputError(
-                    f"{self._path} was changed or removed by another program; let nothing else write there, then give "
-                    "the same command again: it goes on from the last checkpoint"
-                ) from None
-            self._generation = bucket.put(self._path, content, int(found["generation"]))
+            require_owner(self._workdir)  # asked last: what a new owner writes is another object than the one found
+            self._generation = bucket.put(self._path, content, int(found["generation"]) if found else 0)
         self._sent = content
-        self._tried.clear()
 
     def sync(self) -> None:
         self._failed = True
