@@ -66,13 +66,6 @@ def _to_numpy(torch, value):
     return tensor.numpy()
 
 
-def _to_torch(torch, array: np.ndarray):
-    array = np.array(array)  # a writable copy: torch would share a read-only buffer
-    if array.dtype == jnp.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
 def write(path: AnyPath, state_dict: dict[str, np.ndarray]) -> None:
     """Write a state dict in the format of the file's ending: .safetensors, or .pt / .pth for torch."""
     if not isinstance(path, BucketPath) and not path.parent.is_dir():
@@ -83,8 +76,14 @@ def write(path: AnyPath, state_dict: dict[str, np.ndarray]) -> None:
         content = save(state_dict)
     elif path.suffix in (".pt", ".pth"):
         torch = _torch()
+
+        def tensor(array: np.ndarray):
+            if array.dtype == jnp.bfloat16:
+                return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
+            return torch.tensor(array)
+
         buffer = io.BytesIO()  # to a file torch writes with errors of its own that name no cause
-        torch.save({name: _to_torch(torch, array) for name, array in state_dict.items()}, buffer)
+        torch.save({name: tensor(array) for name, array in state_dict.items()}, buffer)
         content = buffer.getvalue()
     else:
         raise InputError(f"{path}: the file's ending must be .safetensors, .pt or .pth")
