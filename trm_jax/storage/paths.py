@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 
 from trm_jax.errors import InputError
@@ -43,8 +43,7 @@ class BucketPath(PurePosixPath):
     def resolve(self) -> BucketPath:
         return self
 
-    def expanduser(self) -> BucketPath:
-        return self
+    expanduser = resolve
 
     def is_file(self) -> bool:
         return bool(self.key) and bucket.look(self) is not None
@@ -122,19 +121,21 @@ def require_access(folder: str | os.PathLike, *, write: bool) -> None:
     folder = as_path(str(folder))
     bucket.require_bucket(folder)
     if write:
-        probe = folder / f".access_{uuid.uuid4().hex}"
-        try:
-            probe.write_bytes(b"may a run write here and delete?")
-            probe.unlink(missing_ok=True)  # the answer to a first request may have been lost
-        except bucket.NoAccess as error:
-            raise bucket.NoAccess(str(error).replace(str(probe), str(folder))) from None
+        probe = folder / ".access"
+        probe.write_bytes(b"may a run write here and delete?")
+        probe.unlink(missing_ok=True)  # another process may ask as well, or the first answer have been lost
 
 
 def folders_with(root: AnyPath, name: str) -> list[AnyPath]:
     """Folders in or under `root` that hold a file `name`, in the order of their paths; they are searched no further."""
+    found, level = [], [root]
     if isinstance(root, BucketPath):
-        return sorted(_bucket_folders_with(root, name))
-    found = []
+        with ThreadPoolExecutor(16) as pool:  # the folders of a level at once: each takes the storage some time to list
+            while level:
+                listed = list(zip(level, pool.map(bucket.children, level), strict=True))
+                found += [folder for folder, (_, files) in listed if name in files]
+                level = [folder / one for folder, (inner, files) in listed if name not in files for one in inner]
+        return sorted(found)
     for folder, inner, files in os.walk(root):
         if name in files:
             inner.clear()
@@ -142,26 +143,10 @@ def folders_with(root: AnyPath, name: str) -> list[AnyPath]:
     return sorted(found)
 
 
-def _bucket_folders_with(root: BucketPath, name: str) -> Iterator[BucketPath]:
-    """Level by level, the folders of a level at once: each takes the storage some time to list."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    level = [root]
-    with ThreadPoolExecutor(16) as pool:
-        while level:
-            listed = zip(level, pool.map(bucket.children, level), strict=True)
-            level = []
-            for folder, (inner, files) in listed:
-                if name in files:
-                    yield folder
-                else:
-                    level += [folder / one for one in inner]
-
-
 @contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
     """The file at `path` as one of this machine, for as long as the context lasts. Raises FileNotFoundError."""
-    if not isinstance(path, BucketPath):
+    if isinstance(path, Path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="trm_") as folder:
@@ -169,11 +154,6 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         with copy.open("wb") as file:
             file.writelines(bucket.get_parts(path))
         yield copy
-
-
-def local_folder(path: AnyPath) -> Path:
-    """A folder of this machine for what belongs into `path`: itself or, of one in a bucket, a new one."""
-    return Path(tempfile.mkdtemp(prefix="trm_")) if isinstance(path, BucketPath) else path
 
 
 @contextmanager
@@ -210,26 +190,19 @@ def replacement(path: AnyPath) -> Iterator[Path]:
 
 def write_whole(path: AnyPath, content: bytes) -> None:
     """Put `content` at `path` in one step, making its folder."""
-    if isinstance(path, BucketPath):
-        path.write_bytes(content)
-        return
-    with replacement(path) as file:
+    with nullcontext(path) if isinstance(path, BucketPath) else replacement(path) as file:
         file.write_bytes(content)
 
 
 def append_line(path: AnyPath, line: str) -> None:
     """Add a line to a short text file, which is made when it is not there."""
-    if not isinstance(path, BucketPath):
-        with path.open("a") as file:
-            file.write(line + "\n")
-        return
-    while True:
+    while isinstance(path, BucketPath):
         try:
             before, generation = bucket.get(path)
         except FileNotFoundError:
             before, generation = b"", 0
-        try:
+        with suppress(FileExistsError):  # when another process has added a line meanwhile
             bucket.put(path, before + line.encode() + b"\n", if_generation=generation)
             return
-        except FileExistsError:  # another process has added a line meanwhile
-            continue
+    with path.open("a") as file:
+        file.write(line + "\n")

@@ -6,13 +6,14 @@ import importlib.util
 import json
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 from trm_jax.errors import InputError
 from trm_jax.storage.output import Output, open_output
-from trm_jax.storage.paths import AnyPath, local_folder
+from trm_jax.storage.paths import AnyPath, BucketPath
 
 METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
@@ -27,7 +28,7 @@ def open_writers(
     wandb_project: str,
     name: str,
     settings: Mapping,
-    say: Callable[[str], None],
+    say=print,
 ) -> Writers:
     """The writers of a run that goes on at `resume_step`: records of later steps belong to a future that was lost.
 
@@ -174,7 +175,8 @@ class WandbWriter:
         id_file = workdir / "wandb_id"
         if not id_file.exists():
             id_file.write_text(wandb.util.generate_id())
-        how = {"id": id_file.read_text(), "resume": "allow", "dir": str(local_folder(workdir))}
+        folder = tempfile.mkdtemp(prefix="trm_") if isinstance(workdir, BucketPath) else str(workdir)
+        how = {"id": id_file.read_text(), "resume": "allow", "dir": folder}
         self._run = wandb.init(project=project, name=name, config=dict(settings), **how)
         self.close = self._run.finish
         # W&B's is the one after the last that it has; up to 0.1.0 a row's step was one of its values.

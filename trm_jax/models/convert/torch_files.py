@@ -27,10 +27,8 @@ def read(path: AnyPath) -> dict:
     `.safetensors` files are told by their ending, everything else is a torch file. bfloat16 stays bfloat16. Torch files
     are read with `weights_only`, so nothing in them is executed.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file of weights")
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; name a file of weights")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -43,14 +41,12 @@ def read(path: AnyPath) -> dict:
     torch = _torch()
     content = io.BytesIO(path.read_bytes())
     try:
-        loaded = torch.load(content, map_location="cpu", weights_only=True)
+        loaded = dict(torch.load(content, map_location="cpu", weights_only=True))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path} is not a torch state dict ({reason}); save the weights alone: torch.save(model.state_dict(), FILE)"
         ) from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} is not a state dict: it must map names to tensors")
     return _to_numpy(torch, loaded)
 
 
