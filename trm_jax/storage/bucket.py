@@ -12,7 +12,7 @@ import errno
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,10 +112,8 @@ def _client():
 def _request(method: str, url: str, *names: str, **how):
     """gcsfs' own, which tries again what fails for a moment, but not what hangs."""
     for _ in range(_ATTEMPTS - 1):
-        try:
+        with suppress(TimeoutError):
             return _client().call(method, url, *names, **how)
-        except TimeoutError:
-            continue
     return _client().call(method, url, *names, **how)
 
 
@@ -223,25 +221,21 @@ def delete(place: BucketPath) -> None:
     _ask("delete from", place, "DELETE")
 
 
-def _page(folder: BucketPath, **how) -> tuple[str, dict]:
-    """(what the names of all objects in a folder begin with, a page of the listing)."""
+def _page(folder: BucketPath, **how) -> dict:
     prefix = f"{folder.key}/" if folder.key else ""
-    return prefix, _ask("list", folder, "GET", "b/{}/o", json_out=True, prefix=prefix, delimiter="/", **how)
+    return _ask("list", folder, "GET", "b/{}/o", json_out=True, prefix=prefix, delimiter="/", **how)
 
 
 def holds_any(folder: BucketPath) -> bool:
     """Whether there are objects in a folder; one that was made to show an empty folder is enough."""
-    _, page = _page(folder, maxResults=1)
-    return bool(page.get("items") or page.get("prefixes"))
+    return bool({"items", "prefixes"} & _page(folder, maxResults=1).keys())
 
 
 def children(folder: BucketPath) -> tuple[list[str], list[str]]:
     """(folders, files): the names of what lies in a folder."""
-    folders, files, token = [], [], None
-    while True:
-        prefix, page = _page(folder, pageToken=token)
-        folders += [name.removeprefix(prefix).rstrip("/") for name in page.get("prefixes", ())]
-        files += [item["name"].removeprefix(prefix) for item in page.get("items", ()) if item["name"] != prefix]
-        token = page.get("nextPageToken")
-        if not token:
-            return folders, files
+    folders, files, page = [], [], {"nextPageToken": None}
+    while "nextPageToken" in page:
+        page = _page(folder, pageToken=page["nextPageToken"])
+        folders += [name.rstrip("/").rpartition("/")[2] for name in page.get("prefixes", ())]
+        files += [item["name"].rpartition("/")[2] for item in page.get("items", ())]
+    return folders, [name for name in files if name]  # an object named as the folder itself has no name in it

@@ -122,8 +122,11 @@ def require_access(folder: str | os.PathLike, *, write: bool) -> None:
     bucket.require_bucket(folder)
     if write:
         probe = folder / ".access"
-        probe.write_bytes(b"may a run write here and delete?")
-        probe.unlink(missing_ok=True)  # another process may ask as well, or the first answer have been lost
+        try:
+            probe.write_bytes(b"may a run write here and delete?")
+            probe.unlink(missing_ok=True)  # another process may ask as well, or the first answer have been lost
+        except bucket.NoAccess as error:
+            raise bucket.NoAccess(str(error).replace("/.access", "")) from None
 
 
 def folders_with(root: AnyPath, name: str) -> list[AnyPath]:

@@ -21,14 +21,7 @@ CHECKPOINTS = "checkpoints"  # the folder of them; named here, where Orbax need 
 
 
 def open_writers(
-    workdir: AnyPath,
-    resume_step: int,
-    *,
-    tensorboard: bool,
-    wandb_project: str,
-    name: str,
-    settings: Mapping,
-    say=print,
+    workdir: AnyPath, resume_step: int, *, tensorboard: bool, wandb_project: str, name: str, settings: Mapping, say
 ) -> Writers:
     """The writers of a run that goes on at `resume_step`: records of later steps belong to a future that was lost.
 
@@ -36,14 +29,16 @@ def open_writers(
     Raises InputError for a metrics file that is none.
     """
     kept = [record for record in read_jsonl(workdir / METRICS_FILE) if record["step"] <= resume_step]
-    with ExitStack() as opened:
-        file = open_output(workdir, METRICS_FILE, b"".join(map(_line, kept)), say)
-        opened.callback(file.close)
-        views = [TensorboardWriter(workdir, kept, say)] if tensorboard else []
-        opened.callback(Writers(views=views).close)
-        views += [WandbWriter(workdir, kept, wandb_project, name, settings)] if wandb_project else []
-        opened.pop_all()  # they stay open
-    return Writers(file, views)
+    views = []
+    writers = Writers(open_output(workdir, METRICS_FILE, b"".join(map(_line, kept)), say), views)
+    with ExitStack() as unless_done:
+        unless_done.callback(writers.close)
+        if tensorboard:
+            views.append(TensorboardWriter(workdir, kept, say))
+        if wandb_project:
+            views.append(WandbWriter(workdir, kept, wandb_project, name, settings))
+        unless_done.pop_all()
+    return writers
 
 
 class Writers:
