@@ -1,4 +1,4 @@
-"""Objects in Google Cloud Storage: plain requests, and one line for each thing that can be wrong with them.
+"""Paths of objects in Google Cloud Storage: plain requests, and one line for each thing that can be wrong with them.
 
 gcsfs makes the requests: it finds the credentials and tries again what fails for a moment. Its files and folders are
 not used. They take a missing bucket for an empty folder and a refused permission for a missing file, make buckets, and
@@ -14,14 +14,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
 from trm_jax.errors import InputError, OutOfReach, causes, tensorstore_code
 
-if TYPE_CHECKING:
-    from trm_jax.storage.paths import AnyPath, BucketPath
-
+SCHEME = "gs://"
 _PATIENCE_S, _ATTEMPTS = 60.0, 3  # a request that takes longer has failed
 _CONTENT_TYPE = "application/octet-stream"
 _PART_BYTES = 16 * 2**20  # what is read or sent in one request at most
@@ -33,6 +30,73 @@ PASSING = (408, 429, *range(500, 600))  # of HTTP: the same request may be answe
 
 class NoAccess(InputError):
     """The bucket is not there or does not let us in."""
+
+
+class BucketPath(PurePosixPath):
+    """gs://BUCKET/KEY, with the methods of pathlib.Path that this package uses.
+
+    A file is an object, and appears or changes in one step. A folder is what objects lie below; it cannot be made or
+    be empty. Nothing is remembered: each method asks the storage. All raise NoAccess for a bucket that is not there
+    or does not let us in, and OutOfReach when the storage does not answer.
+    """
+
+    def __str__(self) -> str:
+        if self.parts[:1] != ("gs:",):  # relative to another
+            return "/".join(self.parts) or "."
+        return SCHEME + "/".join(self.parts[1:])
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    @property
+    def bucket(self) -> str:
+        return self.parts[1]
+
+    @property
+    def key(self) -> str:
+        """The name of the object; empty for the bucket itself."""
+        return "/".join(self.parts[2:])
+
+    def resolve(self) -> BucketPath:
+        return self
+
+    expanduser = resolve
+
+    def is_file(self) -> bool:
+        return bool(self.key) and look(self) is not None
+
+    def is_dir(self) -> bool:
+        # One object that was made to show an empty folder is enough.
+        return bool({"items", "prefixes"} & _page(self, maxResults=1).keys()) or not self.key
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator[BucketPath]:
+        folders, files = children(self)
+        yield from (self / name for name in sorted({*folders, *files}))
+
+    def read_bytes(self) -> bytes:
+        return get(self)[0]
+
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self.read_bytes().decode(encoding, errors)
+
+    def write_bytes(self, content: bytes) -> None:
+        put(self, content)
+
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        self.write_bytes(text.encode(encoding))
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing to do."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            _ask("delete from", self, "DELETE")
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
 
 
 # What errors mean.
@@ -71,7 +135,7 @@ def out_of_reach(error: BaseException) -> bool:
     )
 
 
-def problem(error: BaseException, place: AnyPath | None = None) -> NoAccess | OutOfReach | None:
+def problem(error: BaseException, place: Path | BucketPath | None = None) -> NoAccess | OutOfReach | None:
     """What to tell a person of an error that a library met in a bucket; None when it is about something else.
 
     place: where the library was at work, for errors that name no bucket; None when that is not known.
@@ -216,19 +280,9 @@ def upload(file: Path, place: BucketPath) -> None:
         _client().put_file(str(file), str(place), chunksize=_PART_BYTES)
 
 
-def delete(place: BucketPath) -> None:
-    """Raises FileNotFoundError."""
-    _ask("delete from", place, "DELETE")
-
-
 def _page(folder: BucketPath, **how) -> dict:
     prefix = f"{folder.key}/" if folder.key else ""
     return _ask("list", folder, "GET", "b/{}/o", json_out=True, prefix=prefix, delimiter="/", **how)
-
-
-def holds_any(folder: BucketPath) -> bool:
-    """Whether there are objects in a folder; one that was made to show an empty folder is enough."""
-    return bool({"items", "prefixes"} & _page(folder, maxResults=1).keys())
 
 
 def children(folder: BucketPath) -> tuple[list[str], list[str]]:

@@ -7,79 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from trm_jax.errors import InputError
 from trm_jax.storage import bucket
-
-_SCHEME = "gs://"
-
-
-class BucketPath(PurePosixPath):
-    """gs://BUCKET/KEY, with the methods of pathlib.Path that this package uses.
-
-    A file is an object, and appears or changes in one step. A folder is what objects lie below; it cannot be made or
-    be empty. Nothing is remembered: each method asks the storage. All raise NoAccess for a bucket that is not there
-    or does not let us in, and OutOfReach when the storage does not answer.
-    """
-
-    def __str__(self) -> str:
-        if self.parts[:1] != ("gs:",):  # relative to another
-            return "/".join(self.parts) or "."
-        return _SCHEME + "/".join(self.parts[1:])
-
-    def __fspath__(self) -> str:
-        return str(self)
-
-    @property
-    def bucket(self) -> str:
-        return self.parts[1]
-
-    @property
-    def key(self) -> str:
-        """The name of the object; empty for the bucket itself."""
-        return "/".join(self.parts[2:])
-
-    def resolve(self) -> BucketPath:
-        return self
-
-    expanduser = resolve
-
-    def is_file(self) -> bool:
-        return bool(self.key) and bucket.look(self) is not None
-
-    def is_dir(self) -> bool:
-        return bucket.holds_any(self) or not self.key
-
-    def exists(self) -> bool:
-        return self.is_file() or self.is_dir()
-
-    def iterdir(self) -> Iterator[BucketPath]:
-        folders, files = bucket.children(self)
-        yield from (self / name for name in sorted({*folders, *files}))
-
-    def read_bytes(self) -> bytes:
-        return bucket.get(self)[0]
-
-    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return self.read_bytes().decode(encoding, errors)
-
-    def write_bytes(self, content: bytes) -> None:
-        bucket.put(self, content)
-
-    def write_text(self, text: str, encoding: str = "utf-8") -> None:
-        self.write_bytes(text.encode(encoding))
-
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing to do."""
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        try:
-            bucket.delete(self)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
-
+from trm_jax.storage.bucket import SCHEME, BucketPath
 
 AnyPath = Path | BucketPath
 
@@ -94,7 +26,7 @@ def as_path(text: str | os.PathLike) -> AnyPath:
     require_utf8(text)
     if "://" not in text:
         return Path(text)
-    if not text.startswith(_SCHEME):
+    if not text.startswith(SCHEME):
         raise InputError(f"{text} is neither a path of this machine nor gs://BUCKET/...; copy it to one of them")
     path = BucketPath(text)
     if len(path.parts) < 2:
