@@ -99,9 +99,6 @@ class BucketPath(PurePosixPath):
                 raise
 
 
-# What errors mean.
-
-
 def _kind(error: BaseException) -> str:
     """ "unknown": who asks is not known; "refused": may not; "silent": no answer; "" for any other error."""
     module, text = type(error).__module__, str(error)
@@ -163,9 +160,6 @@ def _told(kind: str, place: str, doing: str, error: BaseException) -> NoAccess |
     return OutOfReach(f"{place} cannot be reached ({reason}); give the same command again once the storage answers")
 
 
-# Requests.
-
-
 @cache
 def _client():
     from gcsfs.core import GCSFileSystem  # not its wrapper, which asks for the kind of every bucket first
@@ -179,13 +173,6 @@ def _request(method: str, url: str, *names: str, **how):
         with suppress(TimeoutError):
             return _client().call(method, url, *names, **how)
     return _client().call(method, url, *names, **how)
-
-
-def _raise(error: BaseException, place: str, doing: str) -> None:
-    kind = next(filter(None, map(_kind, causes(error))), "")
-    if kind:
-        raise _told(kind, place, doing, error) from None
-    raise error
 
 
 @contextmanager
@@ -202,7 +189,9 @@ def _telling(doing: str, place: BucketPath) -> Iterator[None]:
     except FileExistsError:
         raise FileExistsError(17, "The object is another one by now", str(place)) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
-        _raise(error, str(place), doing)
+        if kind := next(filter(None, map(_kind, causes(error))), ""):
+            raise _told(kind, str(place), doing, error) from None
+        raise
 
 
 def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **how):
@@ -213,14 +202,11 @@ def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **h
 
 @cache
 def _is_there(bucket: str) -> bool:
-    """Whether there is such a bucket, as far as we may know."""
+    """Whether there is such a bucket, as far as we may know: who may use its objects need not be told of it."""
     try:
         _request("GET", "b/{}", bucket)
-    except FileNotFoundError:
-        return False
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
-        if _kind(error) != "refused":  # who may use objects need not be told of their bucket
-            _raise(error, f"gs://{bucket}", "look at")
+    except Exception as error:  # noqa: BLE001 - the one about the object is raised
+        return not isinstance(error, FileNotFoundError)
     return True
 
 

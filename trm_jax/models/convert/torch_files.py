@@ -15,9 +15,7 @@ def _torch():
     try:
         import torch
     except ModuleNotFoundError:
-        raise InputError(
-            "torch checkpoints need PyTorch: pip install 'trm_jax[torch]', or use a .safetensors file"
-        ) from None
+        raise InputError("torch files need PyTorch: pip install 'trm_jax[torch]', or use a .safetensors file") from None
     return torch
 
 
