@@ -7,8 +7,7 @@ import pytest
 from tests.gcs.storage import Fault
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage import bucket, output
-from trm_jax.storage.output import open_output
-from trm_jax.storage.owner import owned, take_over, taken
+from trm_jax.storage.output import open_output, owned, take_over, taken
 from trm_jax.storage.paths import as_path
 
 RUN = as_path("gs://bucket/run")

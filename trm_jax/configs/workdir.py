@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import changed_since, flatten, override, to_json
 from trm_jax.errors import InputError
-from trm_jax.storage.owner import LOCK_FILE, OWNER_FILE, owned, require_owner
+from trm_jax.storage.output import LOCK_FILE, OWNER_FILE, owned, require_owner
 from trm_jax.storage.paths import AnyPath, require_utf8, write_whole
 from trm_jax.train.clock import GOODPUT_FILE
 from trm_jax.train.writers import CHECKPOINTS, METRICS_FILE, RUN_FILE

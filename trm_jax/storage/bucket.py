@@ -231,9 +231,7 @@ def get(place: BucketPath) -> tuple[bytes, int]:
 
 def get_parts(place: BucketPath) -> Iterator[bytes]:
     """The content of an object that may be large. Raises FileNotFoundError."""
-    found = look(place)
-    if found is None:
-        raise FileNotFoundError(2, "No such object", str(place))
+    found = _ask("look at", place, "GET", json_out=True)
     for start in range(0, int(found["size"]), _PART_BYTES):
         ranged = {"Range": f"bytes={start}-{start + _PART_BYTES - 1}"}
         yield _ask("read", place, "GET", alt="media", generation=found["generation"], headers=ranged)[1]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trm_jax.configs.workdir import LOG_FILE
-from trm_jax.storage.owner import taken
+from trm_jax.storage.output import taken
 from trm_jax.sweep.plan import Run
 from trm_jax.sweep.process import Process
 from trm_jax.sweep.progress import look, score_words
