@@ -48,12 +48,12 @@ def add_parser(subparsers) -> None:
 
 def run_export(args) -> int:
     from trm_jax.configs import registry, resolve
-    from trm_jax.models.convert import torch_files, torch_format
+    from trm_jax.models.convert import torch_format
 
     check_free(args.file, args.force)
     opened = open_run(args)
     state_dict = torch_format.export_state_dict(opened.params, args.prefix, ids=opened.cfg.model.num_puzzle_ids)
-    torch_files.write(args.file, state_dict)
+    torch_format.write(args.file, state_dict)
     print(f"wrote {len(state_dict)} arrays of step {opened.step} to {args.file}")
     name = opened.config.name
     changed = resolve.diff(opened.config, registry.get(name))
@@ -67,13 +67,13 @@ def run_import(args) -> int:
 
     from trm_jax.configs import registry, resolve
     from trm_jax.configs.workdir import CONFIG_FILE, claim
-    from trm_jax.models.convert import torch_files, torch_format
+    from trm_jax.models.convert import torch_format
     from trm_jax.train.restore import save_imported
 
     config = resolve.override(registry.get(args.config), changes(args))
     asked = resolve.freeze(config).model
     try:
-        state_dict, place = torch_format.unwrap(torch_files.read(args.file), args.key)
+        state_dict, place = torch_format.unwrap(torch_format.read(args.file), args.key)
         model = torch_format.infer_config(state_dict, asked)
         for name, what in _OF_THE_DATA.items():
             theirs, ours = getattr(model, name), getattr(asked, name)
