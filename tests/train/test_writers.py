@@ -13,7 +13,7 @@ from tests import tiny
 from tests.gcs.server import Gcs
 from trm_jax import optim
 from trm_jax.errors import InputError
-from trm_jax.storage.owner import take_over
+from trm_jax.storage.output import take_over
 from trm_jax.storage.paths import as_path
 from trm_jax.train.writers import Writers, open_writers, read_jsonl
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from trm_jax.cli.arguments import add_command, add_set, any_path, changes, check_free, command, set_again
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
 
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
-    from trm_jax.storage.paths import AnyPath
+_OF_THE_DATA = {
+    "vocab_size": "choose the config of its data set",
+    "seq_len": "choose the config of its data set, or its model.puzzle_emb_len with --set",
+    "num_puzzle_ids": "its puzzle table belongs to another data set: choose the config of that one",
+}
 
 
 def add_parser(subparsers) -> None:
@@ -27,7 +26,7 @@ def add_parser(subparsers) -> None:
     add_run(export)
     export.add_argument("file", type=any_path, help="file to write")
     export.add_argument("--force", action="store_true", help="replace the file if it exists")
-    export.add_argument("--prefix", default=None, help="prefix of the names (default: model.inner.)")
+    export.add_argument("--prefix", default="model.inner.", help="prefix of the names (default: %(default)s)")
     imp = add_command(
         subparsers,
         "import",
@@ -48,25 +47,19 @@ def add_parser(subparsers) -> None:
 
 
 def run_export(args) -> int:
-    from trm_jax.models.convert import torch_files, torch_format
+    from trm_jax.configs import registry, resolve
+    from trm_jax.models.convert import torch_format
 
     check_free(args.file, args.force)
     opened = open_run(args)
-    prefix = torch_format.PREFIX if args.prefix is None else args.prefix
-    state_dict = torch_format.export_state_dict(opened.params, prefix, ids=opened.cfg.model.num_puzzle_ids)
-    torch_files.write(args.file, state_dict)
+    state_dict = torch_format.export_state_dict(opened.params, args.prefix, ids=opened.cfg.model.num_puzzle_ids)
+    torch_format.write(args.file, state_dict)
     print(f"wrote {len(state_dict)} arrays of step {opened.step} to {args.file}")
-    print(f"next: {_import_again(args.file, opened.config)}")
+    name = opened.config.name
+    changed = resolve.diff(opened.config, registry.get(name))
+    again = set_again([f"{key}={new}" for key, (_, new) in changed.items() if key.startswith(("model.", "data."))])
+    print(f"next: {command('import', args.file, '--config', name, '--workdir', 'DIR', *again)}")
     return 0
-
-
-def _import_again(file: AnyPath, config: ConfigDict) -> str:
-    """The command that makes a run like that of `config` from its exported weights."""
-    from trm_jax.configs import registry, resolve
-
-    changed = resolve.diff(config, registry.get(config.name))
-    settings = [f"{key}={new}" for key, (_, new) in changed.items() if key.startswith(("model.", "data."))]
-    return command("import", file, "--config", config.name, "--workdir", "DIR", *set_again(settings))
 
 
 def run_import(args) -> int:
@@ -74,15 +67,18 @@ def run_import(args) -> int:
 
     from trm_jax.configs import registry, resolve
     from trm_jax.configs.workdir import CONFIG_FILE, claim
-    from trm_jax.models.convert import torch_files, torch_format
+    from trm_jax.models.convert import torch_format
     from trm_jax.train.restore import save_imported
 
     config = resolve.override(registry.get(args.config), changes(args))
     asked = resolve.freeze(config).model
     try:
-        state_dict, place = torch_format.unwrap(torch_files.read(args.file), args.key)
+        state_dict, place = torch_format.unwrap(torch_format.read(args.file), args.key)
         model = torch_format.infer_config(state_dict, asked)
-        _require_same_data(model, asked, args.config)
+        for name, what in _OF_THE_DATA.items():
+            theirs, ours = getattr(model, name), getattr(asked, name)
+            if theirs != ours:
+                raise InputError(f"{name} is {theirs} in the weights and {ours} in the data of {args.config}; {what}")
         params = torch_format.import_state_dict(state_dict, model)
     except InputError as error:
         raise error if str(args.file) in str(error) else InputError(f"{args.file}: {error}") from None
@@ -96,16 +92,3 @@ def run_import(args) -> int:
     print(f"imported {len(state_dict)} arrays{under} into {args.workdir}")
     print(f"next: {command('eval', args.workdir)}   or: {command('solve', args.workdir, 'PUZZLE')}")
     return 0
-
-
-def _require_same_data(model, asked, config: str) -> None:
-    """Raise InputError unless the weights are for boards as `config` has them: both are TRMConfigs."""
-    mend = {
-        "vocab_size": "choose the config of its data set",
-        "seq_len": "choose the config of its data set, or its model.puzzle_emb_len with --set",
-        "num_puzzle_ids": "its puzzle table belongs to another data set: choose the config of that one",
-    }
-    for name, how in mend.items():
-        theirs, ours = getattr(model, name), getattr(asked, name)
-        if theirs != ours:
-            raise InputError(f"{name} is {theirs} in the weights and {ours} in the data of {config}; {how}")

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import changed_since, flatten, override, to_json
 from trm_jax.errors import InputError
-from trm_jax.storage.owner import LOCK_FILE, OWNER_FILE, owned, require_owner
+from trm_jax.storage.output import LOCK_FILE, OWNER_FILE, owned, require_owner
 from trm_jax.storage.paths import AnyPath, require_utf8, write_whole
 from trm_jax.train.clock import GOODPUT_FILE
 from trm_jax.train.writers import CHECKPOINTS, METRICS_FILE, RUN_FILE
@@ -27,8 +27,7 @@ def _read(workdir: AnyPath) -> dict:
         saved = json.loads(content)
     except ValueError as error:  # not JSON, or not even text
         raise InputError(f"{workdir / CONFIG_FILE} is not JSON ({error}); restore it or use another workdir") from None
-    sections = [key for key, value in defaults().items() if isinstance(value, ConfigDict)]
-    if not isinstance(saved, dict) or not any(isinstance(saved.get(section), dict) for section in sections):
+    if not isinstance(saved, dict) or not isinstance(saved.get("model"), dict):
         raise InputError(f"{workdir / CONFIG_FILE} is no config of a run; restore it or use another workdir")
     return saved
 
@@ -40,11 +39,11 @@ def load_config(workdir: AnyPath) -> ConfigDict:
         run = next((parent for parent in workdir.parents if (parent / CONFIG_FILE).exists()), None)
         mend = f"it lies in one, name that folder: {run}" if run else "make one: trm train demo --workdir FOLDER"
         raise InputError(f"{workdir} is not a run (it has no {CONFIG_FILE}); {mend}")
+    saved = flatten(_read(workdir))
     try:
-        return override(defaults(), flatten(_read(workdir)))
+        return override(defaults(), saved)
     except InputError as error:
-        place = workdir / CONFIG_FILE
-        raise error if str(place) in str(error) else InputError(f"{place}: {error}") from None
+        raise InputError(f"{workdir / CONFIG_FILE}: {error}") from None
 
 
 @contextmanager
@@ -83,22 +82,16 @@ def _require_same(workdir: AnyPath, config: ConfigDict) -> None:
     A run writes its config before all else, an import after its checkpoint.
     """
     if not (workdir / CONFIG_FILE).exists():
-        if found := _of_a_run(workdir):
-            raise InputError(
-                f"{workdir} holds {', '.join(found)} but no {CONFIG_FILE}; restore it or choose another --workdir"
-            )
+        names = {entry.name for entry in workdir.iterdir()}
+        found = sorted(names & _REPLACED_BY_A_RUN)
+        # A checkpoint that is half written has another name; it is cleared away by the next.
+        if CHECKPOINTS in names and any(entry.name.isdigit() for entry in (workdir / CHECKPOINTS).iterdir()):
+            found.append(CHECKPOINTS)
+        if found:
+            said = f"{workdir} holds {', '.join(found)} but no {CONFIG_FILE}"
+            raise InputError(f"{said}; restore it or choose another --workdir")
         return
     changes = changed_since(config, _read(workdir))
     if changes:
         listed = ", ".join(f"{k} is {old!r} there and {new!r} here" for k, (old, new) in list(changes.items())[:5])
         raise InputError(f"{workdir} holds another run: {listed}; use another --workdir or remove that one")
-
-
-def _of_a_run(workdir: AnyPath) -> list[str]:
-    """What lies in `workdir` that a run would go on from or replace."""
-    names = {entry.name for entry in workdir.iterdir()}
-    found = names & _REPLACED_BY_A_RUN
-    # One that is half written has another name; it is cleared away by the next.
-    if CHECKPOINTS in names and any(entry.name.isdigit() for entry in (workdir / CHECKPOINTS).iterdir()):
-        found.add(CHECKPOINTS)
-    return sorted(found)

@@ -15,33 +15,32 @@ def download(repo: str, filename: str) -> Path:
     extra is not installed or the data set or file does not exist, `OutOfReach` when the hub does not answer.
     """
     try:
-        from huggingface_hub import constants, hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub import constants, errors, hf_hub_download
     except ImportError:
         raise InputError("data.source=hub needs huggingface_hub: pip install 'trm_jax[hub]'") from None
     mend = "or use data.source=generated, or data.source=csv with data.path=FOLDER"
     try:
         return Path(hf_hub_download(repo_id=repo, filename=filename, repo_type="dataset"))
-    except RepositoryNotFoundError:
-        raise InputError(
-            f"no data set {repo!r} on the hub (or it needs HF_TOKEN): check data.hub_repo, {mend}"
-        ) from None
-    except EntryNotFoundError as error:
-        if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError):  # local: neither cached nor reachable
-            if constants.HF_HUB_OFFLINE:
-                raise InputError(f"{repo}/{filename} is not cached here: unset HF_HUB_OFFLINE, {mend}") from None
-            raise OutOfReach(f"cannot reach the hub for {repo}/{filename}: check the network, {mend}") from None
-        raise InputError(f"the hub's data set {repo} has no file {filename}: check data.train_file, {mend}") from None
-    except HfHubHTTPError as error:
+    except errors.RepositoryNotFoundError:
+        kind, said = InputError, f"no data set {repo!r} on the hub (or it needs HF_TOKEN): check data.hub_repo"
+    except errors.LocalEntryNotFoundError:  # neither cached nor reachable
+        if constants.HF_HUB_OFFLINE:
+            kind, said = InputError, f"{repo}/{filename} is not cached here: unset HF_HUB_OFFLINE"
+        else:
+            kind, said = OutOfReach, f"cannot reach the hub for {repo}/{filename}: check the network"
+    except errors.EntryNotFoundError:
+        kind, said = InputError, f"the hub's data set {repo} has no file {filename}: check data.train_file"
+    except errors.HfHubHTTPError as error:
         kind = OutOfReach if error.response.status_code in PASSING else InputError
-        raise kind(f"cannot fetch {repo}/{filename} from the hub: {_reason(error)}: {mend}") from None
+        said = f"cannot fetch {repo}/{filename} from the hub: {_reason(error)}"
     except ValueError as error:
-        raise InputError(f"{repo!r} is not the name of a hub data set: {_reason(error)}") from None
+        kind, said = InputError, f"{repo!r} is not the name of a hub data set: {_reason(error)}"
     except Exception as error:
         # Of what is left, only the network is the hub's: a full disk has a line of its own.
         if not (isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx")):
             raise
-        raise OutOfReach(f"the hub broke off {repo}/{filename}: {_reason(error)}: check the network, {mend}") from None
+        kind, said = OutOfReach, f"the hub broke off {repo}/{filename}: {_reason(error)}: check the network"
+    raise kind(f"{said}, {mend}")
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Objects in Google Cloud Storage: plain requests, and one line for each thing that can be wrong with them.
+"""Paths of objects in Google Cloud Storage: plain requests, and one line for each thing that can be wrong with them.
 
 gcsfs makes the requests: it finds the credentials and tries again what fails for a moment. Its files and folders are
 not used. They take a missing bucket for an empty folder and a refused permission for a missing file, make buckets, and
@@ -12,16 +12,13 @@ import errno
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
 from trm_jax.errors import InputError, OutOfReach, causes, tensorstore_code
 
-if TYPE_CHECKING:
-    from trm_jax.storage.paths import AnyPath, BucketPath
-
+SCHEME = "gs://"
 _PATIENCE_S, _ATTEMPTS = 60.0, 3  # a request that takes longer has failed
 _CONTENT_TYPE = "application/octet-stream"
 _PART_BYTES = 16 * 2**20  # what is read or sent in one request at most
@@ -35,7 +32,71 @@ class NoAccess(InputError):
     """The bucket is not there or does not let us in."""
 
 
-# What errors mean.
+class BucketPath(PurePosixPath):
+    """gs://BUCKET/KEY, with the methods of pathlib.Path that this package uses.
+
+    A file is an object, and appears or changes in one step. A folder is what objects lie below; it cannot be made or
+    be empty. Nothing is remembered: each method asks the storage. All raise NoAccess for a bucket that is not there
+    or does not let us in, and OutOfReach when the storage does not answer.
+    """
+
+    def __str__(self) -> str:
+        if self.parts[:1] != ("gs:",):  # relative to another
+            return "/".join(self.parts) or "."
+        return SCHEME + "/".join(self.parts[1:])
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    @property
+    def bucket(self) -> str:
+        return self.parts[1]
+
+    @property
+    def key(self) -> str:
+        """The name of the object; empty for the bucket itself."""
+        return "/".join(self.parts[2:])
+
+    def resolve(self) -> BucketPath:
+        return self
+
+    expanduser = resolve
+
+    def is_file(self) -> bool:
+        return bool(self.key) and look(self) is not None
+
+    def is_dir(self) -> bool:
+        # One object that was made to show an empty folder is enough.
+        return bool({"items", "prefixes"} & _page(self, maxResults=1).keys()) or not self.key
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator[BucketPath]:
+        folders, files = children(self)
+        yield from (self / name for name in sorted({*folders, *files}))
+
+    def read_bytes(self) -> bytes:
+        return get(self)[0]
+
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self.read_bytes().decode(encoding, errors)
+
+    def write_bytes(self, content: bytes) -> None:
+        put(self, content)
+
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        self.write_bytes(text.encode(encoding))
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing to do."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            _ask("delete from", self, "DELETE")
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
 
 
 def _kind(error: BaseException) -> str:
@@ -71,7 +132,7 @@ def out_of_reach(error: BaseException) -> bool:
     )
 
 
-def problem(error: BaseException, place: AnyPath | None = None) -> NoAccess | OutOfReach | None:
+def problem(error: BaseException, place: Path | BucketPath | None = None) -> NoAccess | OutOfReach | None:
     """What to tell a person of an error that a library met in a bucket; None when it is about something else.
 
     place: where the library was at work, for errors that name no bucket; None when that is not known.
@@ -99,9 +160,6 @@ def _told(kind: str, place: str, doing: str, error: BaseException) -> NoAccess |
     return OutOfReach(f"{place} cannot be reached ({reason}); give the same command again once the storage answers")
 
 
-# Requests.
-
-
 @cache
 def _client():
     from gcsfs.core import GCSFileSystem  # not its wrapper, which asks for the kind of every bucket first
@@ -112,18 +170,9 @@ def _client():
 def _request(method: str, url: str, *names: str, **how):
     """gcsfs' own, which tries again what fails for a moment, but not what hangs."""
     for _ in range(_ATTEMPTS - 1):
-        try:
+        with suppress(TimeoutError):
             return _client().call(method, url, *names, **how)
-        except TimeoutError:
-            continue
     return _client().call(method, url, *names, **how)
-
-
-def _raise(error: BaseException, place: str, doing: str) -> None:
-    kind = next(filter(None, map(_kind, causes(error))), "")
-    if kind:
-        raise _told(kind, place, doing, error) from None
-    raise error
 
 
 @contextmanager
@@ -140,7 +189,9 @@ def _telling(doing: str, place: BucketPath) -> Iterator[None]:
     except FileExistsError:
         raise FileExistsError(17, "The object is another one by now", str(place)) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
-        _raise(error, str(place), doing)
+        if kind := next(filter(None, map(_kind, causes(error))), ""):
+            raise _told(kind, str(place), doing, error) from None
+        raise
 
 
 def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **how):
@@ -151,14 +202,11 @@ def _ask(doing: str, place: BucketPath, method: str, url: str = "b/{}/o/{}", **h
 
 @cache
 def _is_there(bucket: str) -> bool:
-    """Whether there is such a bucket, as far as we may know."""
+    """Whether there is such a bucket, as far as we may know: who may use its objects need not be told of it."""
     try:
         _request("GET", "b/{}", bucket)
-    except FileNotFoundError:
-        return False
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told or raised
-        if _kind(error) != "refused":  # who may use objects need not be told of their bucket
-            _raise(error, f"gs://{bucket}", "look at")
+    except Exception as error:  # noqa: BLE001 - the one about the object is raised
+        return not isinstance(error, FileNotFoundError)
     return True
 
 
@@ -183,17 +231,10 @@ def get(place: BucketPath) -> tuple[bytes, int]:
 
 def get_parts(place: BucketPath) -> Iterator[bytes]:
     """The content of an object that may be large. Raises FileNotFoundError."""
-    found = look(place)
-    if found is None:
-        raise FileNotFoundError(2, "No such object", str(place))
+    found = _ask("look at", place, "GET", json_out=True)
     for start in range(0, int(found["size"]), _PART_BYTES):
         ranged = {"Range": f"bytes={start}-{start + _PART_BYTES - 1}"}
         yield _ask("read", place, "GET", alt="media", generation=found["generation"], headers=ranged)[1]
-
-
-def md5(content: bytes) -> str:
-    """As `look` gives it of an object, as `md5Hash`."""
-    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
 
 
 def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> int:
@@ -210,11 +251,10 @@ def put(place: BucketPath, content: bytes, if_generation: int | None = None) -> 
     try:
         made = _ask("write to", place, "POST", url, name=place.key, uploadType="media", **how, **condition)
     except FileExistsError:
-        # A reply was lost on the way, and the second attempt has met the first.
-        found = look(place)
-        if not found or found.get("md5Hash") != md5(content):
+        made = look(place) or {}
+        md5 = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+        if made.get("md5Hash") != md5:  # else a reply was lost on the way, and the second attempt has met the first
             raise
-        made = found
     return int(made["generation"])
 
 
@@ -224,30 +264,16 @@ def upload(file: Path, place: BucketPath) -> None:
         _client().put_file(str(file), str(place), chunksize=_PART_BYTES)
 
 
-def delete(place: BucketPath) -> None:
-    """Raises FileNotFoundError."""
-    _ask("delete from", place, "DELETE")
-
-
-def _page(folder: BucketPath, **how) -> tuple[str, dict]:
-    """(what the names of all objects in a folder begin with, a page of the listing)."""
+def _page(folder: BucketPath, **how) -> dict:
     prefix = f"{folder.key}/" if folder.key else ""
-    return prefix, _ask("list", folder, "GET", "b/{}/o", json_out=True, prefix=prefix, delimiter="/", **how)
-
-
-def holds_any(folder: BucketPath) -> bool:
-    """Whether there are objects in a folder; one that was made to show an empty folder is enough."""
-    _, page = _page(folder, maxResults=1)
-    return bool(page.get("items") or page.get("prefixes"))
+    return _ask("list", folder, "GET", "b/{}/o", json_out=True, prefix=prefix, delimiter="/", **how)
 
 
 def children(folder: BucketPath) -> tuple[list[str], list[str]]:
     """(folders, files): the names of what lies in a folder."""
-    folders, files, token = [], [], None
-    while True:
-        prefix, page = _page(folder, pageToken=token)
-        folders += [name.removeprefix(prefix).rstrip("/") for name in page.get("prefixes", ())]
-        files += [item["name"].removeprefix(prefix) for item in page.get("items", ()) if item["name"] != prefix]
-        token = page.get("nextPageToken")
-        if not token:
-            return folders, files
+    folders, files, page = [], [], {"nextPageToken": None}
+    while "nextPageToken" in page:
+        page = _page(folder, pageToken=page["nextPageToken"])
+        folders += [name.rstrip("/").rpartition("/")[2] for name in page.get("prefixes", ())]
+        files += [item["name"].rpartition("/")[2] for item in page.get("items", ())]
+    return folders, [name for name in files if name]  # an object named as the folder itself has no name in it

@@ -1,35 +1,100 @@
-"""Files that a run writes bit by bit while it goes on, on this machine or in a bucket."""
+"""Whose the folder of a run is, and the files that its owner writes there bit by bit, on this machine or in a bucket.
+
+On this machine a lock says whose it is. In a bucket a lock would not do: a process that was killed cannot give it
+back, and nobody can tell it from one that is slow. There each process that comes takes the run over, and the one
+before finds that out before it writes again.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage import bucket
-from trm_jax.storage.owner import require_owner
-from trm_jax.storage.paths import AnyPath, BucketPath, replacement
+from trm_jax.storage.paths import AnyPath, BucketPath, making, replacement, require_access
 
+LOCK_FILE, OWNER_FILE = ".lock", ".owner"
 EVERY_S = 60.0  # how often a file is sent to a bucket while it changes
 _BYTES_PER_S = 50_000  # what sending may take on average: one that has grown large is sent less often
 
 
-class Output(Protocol):
-    """A file that only this process writes; others see it whole at any time."""
+@contextmanager
+def owned(workdir: AnyPath, check: Callable[[], None], option: str = "--workdir") -> Iterator[None]:
+    """Let this process alone work in `workdir`, which is made if need be, for as long as the context lasts.
 
-    def append(self, content: bytes) -> None: ...
+    check: raises when the folder must not be used; in a bucket it is called before another process loses the run.
+    Raises InputError when `workdir` is a file or, on this machine, another process works there.
+    """
+    remote = isinstance(workdir, BucketPath)
+    if remote:
+        require_access(workdir, write=True)
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir} is a file; {option} wants a folder")
+    if remote:
+        check()
+        take_over(workdir)
+        check()
+        yield
+        return
+    with making(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / LOCK_FILE, "w") as lock:
+        if not _locks(lock):
+            raise InputError(f"another process is working in {workdir}; wait for it or use another {option}")
+        check()
+        yield
 
-    def replace(self, content: bytes) -> None: ...
 
-    def sync(self) -> None:
-        """Make what was written survive a crash."""
+def _locks(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
-    def close(self) -> None:
-        """Raises what `sync` raises."""
+
+def taken(workdir: Path) -> bool:
+    """Whether a process is at work in a folder of this machine."""
+    if not (workdir / LOCK_FILE).exists():
+        return False
+    with open(workdir / LOCK_FILE, "r+") as lock:
+        return not _locks(lock)
+
+
+@cache
+def _own_id() -> str:
+    return uuid.uuid4().hex
+
+
+def take_over(workdir: BucketPath) -> None:
+    """Make this process the owner of the run in `workdir`."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    who = {"id": _own_id(), "host": socket.gethostname(), "process": os.getpid(), "since": since}
+    (workdir / OWNER_FILE).write_text(json.dumps(who) + "\n")
+
+
+def require_owner(workdir: AnyPath) -> None:
+    """Raise InputError when another process has taken over the run in `workdir`, in a bucket, from this one."""
+    try:
+        who = json.loads((workdir / OWNER_FILE).read_text()) if isinstance(workdir, BucketPath) else None
+    except FileNotFoundError:
+        return  # nobody has claimed it
+    if who and who["id"] != _own_id():
+        raise InputError(
+            f"another process took over {workdir} (process {who['process']} of {who['host']}, {who['since']}); this "
+            "one stops and leaves the run to it; let one process at a time work there"
+        )
 
 
 def open_output(workdir: AnyPath, name: str, content: bytes = b"", say: Callable[[str], None] = print) -> Output:
@@ -40,10 +105,12 @@ def open_output(workdir: AnyPath, name: str, content: bytes = b"", say: Callable
     """
     if isinstance(workdir, BucketPath):
         return _BucketOutput(workdir, name, content, say)
-    return _LocalOutput(workdir / name, content)
+    return Output(workdir / name, content)
 
 
-class _LocalOutput:
+class Output:
+    """A file that only this process writes; others see it whole at any time. `sync` makes it survive a crash."""
+
     def __init__(self, path: Path, content: bytes):
         self._path, self._file = path, None
         self.replace(content, durable=True)
@@ -68,7 +135,7 @@ class _LocalOutput:
             self._file.close()
 
 
-class _BucketOutput:
+class _BucketOutput(Output):
     """Objects cannot be appended to, so the whole is sent: at `sync`, and in between while other things go on.
 
     A file of records stays far smaller than the checkpoints that are sent at the same time.
@@ -77,7 +144,6 @@ class _BucketOutput:
     def __init__(self, workdir: BucketPath, name: str, content: bytes, say: Callable[[str], None]):
         self._workdir, self._path, self._say = workdir, workdir / name, say
         self._content, self._sent = bytearray(content), None
-        self._tried: set[str] = set()  # what may be there by now although no answer came
         self._generation: int | None = None  # any: what the run has left there before
         self._pool, self._under_way = ThreadPoolExecutor(1), None
         self._failed = False
@@ -108,7 +174,6 @@ class _BucketOutput:
 
     def _wait(self) -> None:
         """Raises what the sending under way raises, unless the storage does not answer."""
-        under_way: Future | None
         under_way, self._under_way = self._under_way, None
         try:
             if under_way:
@@ -120,20 +185,13 @@ class _BucketOutput:
         require_owner(self._workdir)
         if content == self._sent:
             return
-        self._tried.add(bucket.md5(content))
         try:
             self._generation = bucket.put(self._path, content, self._generation)
-        except FileExistsError:
-            require_owner(self._workdir)
+        except FileExistsError:  # what was sent before has arrived though no answer came, or another process wrote
             found = bucket.look(self._path)
-            if not found or found.get("md5Hash") not in self._tried:
-                raise InputError(
-                    f"{self._path} was changed or removed by another program; let nothing else write there, then give "
-                    "the same command again: it goes on from the last checkpoint"
-                ) from None
-            self._generation = bucket.put(self._path, content, int(found["generation"]))
+            require_owner(self._workdir)  # asked last: what a new owner writes is another object than the one found
+            self._generation = bucket.put(self._path, content, int(found["generation"]) if found else 0)
         self._sent = content
-        self._tried.clear()
 
     def sync(self) -> None:
         self._failed = True

@@ -4,83 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 from trm_jax.errors import InputError
 from trm_jax.storage import bucket
-
-_SCHEME = "gs://"
-
-
-class BucketPath(PurePosixPath):
-    """gs://BUCKET/KEY, with the methods of pathlib.Path that this package uses.
-
-    A file is an object, and appears or changes in one step. A folder is what objects lie below; it cannot be made or
-    be empty. Nothing is remembered: each method asks the storage. All raise NoAccess for a bucket that is not there
-    or does not let us in, and OutOfReach when the storage does not answer.
-    """
-
-    def __str__(self) -> str:
-        if self.parts[:1] != ("gs:",):  # relative to another
-            return "/".join(self.parts) or "."
-        return _SCHEME + "/".join(self.parts[1:])
-
-    def __fspath__(self) -> str:
-        return str(self)
-
-    @property
-    def bucket(self) -> str:
-        return self.parts[1]
-
-    @property
-    def key(self) -> str:
-        """The name of the object; empty for the bucket itself."""
-        return "/".join(self.parts[2:])
-
-    def resolve(self) -> BucketPath:
-        return self
-
-    def expanduser(self) -> BucketPath:
-        return self
-
-    def is_file(self) -> bool:
-        return bool(self.key) and bucket.look(self) is not None
-
-    def is_dir(self) -> bool:
-        return bucket.holds_any(self) or not self.key
-
-    def exists(self) -> bool:
-        return self.is_file() or self.is_dir()
-
-    def iterdir(self) -> Iterator[BucketPath]:
-        folders, files = bucket.children(self)
-        yield from (self / name for name in sorted({*folders, *files}))
-
-    def read_bytes(self) -> bytes:
-        return bucket.get(self)[0]
-
-    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return self.read_bytes().decode(encoding, errors)
-
-    def write_bytes(self, content: bytes) -> None:
-        bucket.put(self, content)
-
-    def write_text(self, text: str, encoding: str = "utf-8") -> None:
-        self.write_bytes(text.encode(encoding))
-
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing to do."""
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        try:
-            bucket.delete(self)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
-
+from trm_jax.storage.bucket import SCHEME, BucketPath
 
 AnyPath = Path | BucketPath
 
@@ -95,7 +26,7 @@ def as_path(text: str | os.PathLike) -> AnyPath:
     require_utf8(text)
     if "://" not in text:
         return Path(text)
-    if not text.startswith(_SCHEME):
+    if not text.startswith(SCHEME):
         raise InputError(f"{text} is neither a path of this machine nor gs://BUCKET/...; copy it to one of them")
     path = BucketPath(text)
     if len(path.parts) < 2:
@@ -127,19 +58,24 @@ def require_access(folder: str | os.PathLike, *, write: bool) -> None:
     folder = as_path(str(folder))
     bucket.require_bucket(folder)
     if write:
-        probe = folder / f".access_{uuid.uuid4().hex}"
+        probe = folder / ".access"
         try:
             probe.write_bytes(b"may a run write here and delete?")
-            probe.unlink(missing_ok=True)  # the answer to a first request may have been lost
+            probe.unlink(missing_ok=True)  # another process may ask as well, or the first answer have been lost
         except bucket.NoAccess as error:
-            raise bucket.NoAccess(str(error).replace(str(probe), str(folder))) from None
+            raise bucket.NoAccess(str(error).replace("/.access", "")) from None
 
 
 def folders_with(root: AnyPath, name: str) -> list[AnyPath]:
     """Folders in or under `root` that hold a file `name`, in the order of their paths; they are searched no further."""
+    found, level = [], [root]
     if isinstance(root, BucketPath):
-        return sorted(_bucket_folders_with(root, name))
-    found = []
+        with ThreadPoolExecutor(16) as pool:  # the folders of a level at once: each takes the storage some time to list
+            while level:
+                listed = list(zip(level, pool.map(bucket.children, level), strict=True))
+                found += [folder for folder, (_, files) in listed if name in files]
+                level = [folder / one for folder, (inner, files) in listed if name not in files for one in inner]
+        return sorted(found)
     for folder, inner, files in os.walk(root):
         if name in files:
             inner.clear()
@@ -147,26 +83,10 @@ def folders_with(root: AnyPath, name: str) -> list[AnyPath]:
     return sorted(found)
 
 
-def _bucket_folders_with(root: BucketPath, name: str) -> Iterator[BucketPath]:
-    """Level by level, the folders of a level at once: each takes the storage some time to list."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    level = [root]
-    with ThreadPoolExecutor(16) as pool:
-        while level:
-            listed = zip(level, pool.map(bucket.children, level), strict=True)
-            level = []
-            for folder, (inner, files) in listed:
-                if name in files:
-                    yield folder
-                else:
-                    level += [folder / one for one in inner]
-
-
 @contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
     """The file at `path` as one of this machine, for as long as the context lasts. Raises FileNotFoundError."""
-    if not isinstance(path, BucketPath):
+    if isinstance(path, Path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="trm_") as folder:
@@ -174,11 +94,6 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         with copy.open("wb") as file:
             file.writelines(bucket.get_parts(path))
         yield copy
-
-
-def local_folder(path: AnyPath) -> Path:
-    """A folder of this machine for what belongs into `path`: itself or, of one in a bucket, a new one."""
-    return Path(tempfile.mkdtemp(prefix="trm_")) if isinstance(path, BucketPath) else path
 
 
 @contextmanager
@@ -215,26 +130,19 @@ def replacement(path: AnyPath) -> Iterator[Path]:
 
 def write_whole(path: AnyPath, content: bytes) -> None:
     """Put `content` at `path` in one step, making its folder."""
-    if isinstance(path, BucketPath):
-        path.write_bytes(content)
-        return
-    with replacement(path) as file:
+    with nullcontext(path) if isinstance(path, BucketPath) else replacement(path) as file:
         file.write_bytes(content)
 
 
 def append_line(path: AnyPath, line: str) -> None:
     """Add a line to a short text file, which is made when it is not there."""
-    if not isinstance(path, BucketPath):
-        with path.open("a") as file:
-            file.write(line + "\n")
-        return
-    while True:
+    while isinstance(path, BucketPath):
         try:
             before, generation = bucket.get(path)
         except FileNotFoundError:
             before, generation = b"", 0
-        try:
+        with suppress(FileExistsError):  # when another process has added a line meanwhile
             bucket.put(path, before + line.encode() + b"\n", if_generation=generation)
             return
-        except FileExistsError:  # another process has added a line meanwhile
-            continue
+    with path.open("a") as file:
+        file.write(line + "\n")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trm_jax.configs.workdir import LOG_FILE
-from trm_jax.storage.owner import taken
+from trm_jax.storage.output import taken
 from trm_jax.sweep.run import DIVERGED, DONE, FAILED, REFUSED, RUNNING, STATE_FILE, STOPPED, WAITING, Run, State, news
 from trm_jax.train.stopping import StopRequest
 

@@ -1,25 +1,27 @@
 """The official PyTorch checkpoint format: names, shapes and layouts, there and back bit for bit.
 
 A state dict maps names such as `model.inner.L_level.layers.0.mlp.gate_up_proj.weight` to arrays; linears are stored
-[out, in]. Everything here is NumPy: reading a file is `trm_jax.models.convert.torch_files`.
+[out, in]. Everything here is NumPy; only torch's own files need the torch extra, safetensors do not.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trm_jax.errors import InputError
 from trm_jax.models import params as P
 from trm_jax.models.layers import swiglu_width
 from trm_jax.models.trm import TRMConfig, specs
+from trm_jax.storage.paths import AnyPath, local_copy, write_whole
 
 PREFIX = "model.inner."
-_WRAPPERS = ("module.", "_orig_mod.", PREFIX)  # of parallel and of compiled modules, and the official one
 _NAMES = {
     "weights/embed_tokens": "embed_tokens.embedding_weight",
     "weights/embed_pos": "embed_pos.embedding_weight",
@@ -49,11 +51,6 @@ def _official(path) -> str:
     return f"L_level.layers.{layer}.{_NAMES_IN_A_LAYER[matrix]}"
 
 
-def _is_linear(official: str) -> bool:
-    """Linears are [out, in] there; here the input axis comes first and the output may be several axes."""
-    return official.endswith(".weight")
-
-
 def _state_dicts(loaded: Mapping, where: str = "") -> Iterator[tuple[str, dict]]:
     """(what stands before its names, bare name -> array) of each state dict in nested dicts."""
     arrays = {str(name): value for name, value in loaded.items() if hasattr(value, "shape")}
@@ -81,14 +78,8 @@ def unwrap(loaded: Mapping, key: str = "") -> tuple[dict[str, np.ndarray], str]:
     meant = [place for place in found if not key or f"{place}.".startswith(f"{key}.")]
     if len(meant) == 1:
         return found[meant[0]], meant[0]
-    places = ", ".join(_without_wrappers(place) or place.partition(".")[0] for place in found)
-    raise InputError(f"there are state dicts under {places}: choose one with --key")
-
-
-def _without_wrappers(place: str) -> str:
-    while place.endswith(_WRAPPERS):
-        place = next(place.removesuffix(end) for end in _WRAPPERS if place.endswith(end))
-    return place.removesuffix(".")
+    places = ", ".join(place.removesuffix(".") for place in found)
+    raise InputError(f"there are state dicts under {places}: choose one with --key (the beginning is enough)")
 
 
 def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
@@ -106,7 +97,7 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
             return np.zeros(spec.shape, spec.dtype)
         official = _official(path)
         known.add(official)
-        linear = _is_linear(official)
+        linear = official.endswith(".weight")  # [out, in]; ours has the input axis first, and several of output
         want = (math.prod(spec.shape[1:]), spec.shape[0]) if linear else tuple(spec.shape)
         if spec.kind == "rows":  # ours is padded
             want = (cfg.num_puzzle_ids, *want[1:])
@@ -142,7 +133,7 @@ def export_state_dict(params: dict, prefix: str = PREFIX, *, ids: int | None = N
         array = np.asarray(leaf)
         if array.size:
             official = _official(path)
-            theirs = array.reshape(len(array), -1).T if _is_linear(official) else array
+            theirs = array.reshape(len(array), -1).T if official.endswith(".weight") else array
             if official == _NAMES["puzzle_emb"]:
                 theirs = theirs[:ids]
             out[prefix + official] = np.ascontiguousarray(theirs)
@@ -155,41 +146,36 @@ def infer_config(state_dict: Mapping, cfg: TRMConfig) -> TRMConfig:
     Cycles, heads and rotary or no positions leave no trace in a state dict and are taken from `cfg`.
     """
     given, _ = unwrap(state_dict)
-    needed = ("embed_tokens.embedding_weight", "H_init", "L_level.layers.0.mlp.gate_up_proj.weight")
-    for name in needed:
-        if name not in given:
-            raise InputError(f"not an official TRM state dict: it has no entry {PREFIX}{name}")
-    mixer = "L_level.layers.0.mlp_t.gate_up_proj.weight"
-    for name in (*needed, mixer, "embed_pos.embedding_weight", "puzzle_emb.weights"):
-        dims = 1 if name == "H_init" else 2
-        if name in given and given[name].ndim != dims:
-            raise InputError(f"not an official TRM state dict: {name} has shape {given[name].shape}, not {dims} axes")
-    vocab, hidden = given["embed_tokens.embedding_weight"].shape
-    depth = len({n.split(".")[2] for n in given if n.startswith("L_level.layers.")})
-    mlp_t = mixer in given
-    learned = "embed_pos.embedding_weight" in given
-    total = cfg.total_len
+    embed, learned, table = "embed_tokens.embedding_weight", "embed_pos.embedding_weight", "puzzle_emb.weights"
+    mlp, mixer = (f"L_level.layers.0.{name}.gate_up_proj.weight" for name in ("mlp", "mlp_t"))
+    shapes = {name: given[name].shape for name in (mixer, learned, table) if name in given}
+    shapes |= {name: given[name].shape if name in given else () for name in (embed, mlp)}
+    for name, shape in shapes.items():
+        if len(shape) != 2:
+            raise InputError(f"not an official TRM state dict: {PREFIX}{name} is missing or has other than two axes")
+    mlp_t, total = mixer in given, cfg.total_len
     if mlp_t:
-        total = given[mixer].shape[1]
-    elif learned:
-        total = given["embed_pos.embedding_weight"].shape[0]
-    table = given.get("puzzle_emb.weights")
-    ids, ndim = table.shape if table is not None else (1, 0)
-    positions = "learned" if learned else ("none" if mlp_t or cfg.pos_encodings == "learned" else cfg.pos_encodings)
+        total = shapes[mixer][1]
+    elif learned in given:
+        total = shapes[learned][0]
+    positions = "none" if mlp_t or cfg.pos_encodings == "learned" else cfg.pos_encodings
+    ids, ndim = shapes.get(table, (1, 0))
     emb_len = cfg.puzzle_emb_len if ndim else 0
-    projections = ("L_level.layers.0.mlp.gate_up_proj.weight", *[mixer] * mlp_t)
-    widths = [(given[name].shape[1], given[name].shape[0] // 2) for name in projections]
+    expansion, projections = cfg.expansion, [shapes[name] for name in (mlp, mixer) if name in shapes]
+    if any(2 * swiglu_width(outer, expansion) != inner for inner, outer in projections):
+        # Widths are rounded up to 256, so several fit; this is the largest that does not exceed them.
+        expansion = min(inner * 3 / (4 * outer) for inner, outer in projections)
     found = {
-        "vocab_size": vocab,
-        "hidden_size": hidden,
-        "L_layers": depth,
+        "vocab_size": shapes[embed][0],
+        "hidden_size": shapes[embed][1],
+        "L_layers": len({n.split(".")[2] for n in given if n.startswith("L_level.layers.")}),
         "mlp_t": mlp_t,
-        "pos_encodings": positions,
+        "pos_encodings": "learned" if learned in given else positions,
         "num_puzzle_ids": ids,
         "puzzle_emb_ndim": ndim,
         "puzzle_emb_len": emb_len,
         "seq_len": total - emb_len,
-        "expansion": _infer_expansion(widths, cfg.expansion),
+        "expansion": expansion,
         "dtype": str(given["H_init"].dtype),
     }
     try:
@@ -198,11 +184,72 @@ def infer_config(state_dict: Mapping, cfg: TRMConfig) -> TRMConfig:
         raise InputError(f"the state dict and the settings it does not hold make no model: {error}") from None
 
 
-def _infer_expansion(widths: list[tuple[int, int]], expansion: float) -> float:
-    """`expansion` where it gives the inner widths found, of (outer, inner); else the largest that does not exceed them.
+def _torch():
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError("torch files need PyTorch: pip install 'trm_jax[torch]', or use a .safetensors file") from None
+    return torch
 
-    Widths are rounded up to 256, so several do.
+
+def read(path: AnyPath) -> dict:
+    """Name -> array or, as training programs save it, nested dicts of arrays and of other things.
+
+    `.safetensors` files are told by their ending, everything else is a torch file. bfloat16 stays bfloat16. Torch files
+    are read with `weights_only`, so nothing in them is executed.
     """
-    if all(swiglu_width(outer, expansion) == inner for outer, inner in widths):
-        return expansion
-    return min(inner * 3 / (2 * outer) for outer, inner in widths)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a file of weights")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            with local_copy(path) as file:
+                return load_file(file)
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file ({error})") from None
+    torch = _torch()
+    content = io.BytesIO(path.read_bytes())
+    try:
+        loaded = dict(torch.load(content, map_location="cpu", weights_only=True))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path} is not a torch state dict ({reason}); save the weights alone: torch.save(model.state_dict(), FILE)"
+        ) from None
+    return _to_numpy(torch, loaded)
+
+
+def _to_numpy(torch, value):
+    """Tensors in nested dicts as arrays; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: _to_numpy(torch, inner) for name, inner in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has none of its own: move the bits
+        return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
+    return tensor.numpy()
+
+
+def write(path: AnyPath, state_dict: dict[str, np.ndarray]) -> None:
+    """Write a state dict in the format of the file's ending: .safetensors, or .pt / .pth for torch."""
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save
+
+        content = save(state_dict)
+    elif path.suffix in (".pt", ".pth"):
+        torch = _torch()
+
+        def tensor(array: np.ndarray):
+            if array.dtype == jnp.bfloat16:
+                return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
+            return torch.tensor(array)
+
+        buffer = io.BytesIO()  # to a file torch writes with errors of its own that name no cause
+        torch.save({name: tensor(array) for name, array in state_dict.items()}, buffer)
+        content = buffer.getvalue()
+    else:
+        raise InputError(f"{path}: the file's ending must be .safetensors, .pt or .pth")
+    write_whole(path, content)
