@@ -65,8 +65,7 @@ class ProcessGroup:
     def share(self, make: Callable[[], object]):
         """What `make` returns at process 0, at every process; the others do not call it.
 
-        Where it raises, all do, for they must go on alike: the others InputError and OutOfReach like process 0, and
-        Elsewhere for any other error.
+        Where it raises, all do: the others InputError and OutOfReach like process 0, Elsewhere for any other error.
         """
         made = problem = said = None
         if self.first:

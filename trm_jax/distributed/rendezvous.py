@@ -185,7 +185,7 @@ def _connect(cluster: Cluster, timeout_s: int):
 
 @contextmanager
 def _on_abort(tell: Callable[[str], tuple[int, str]], hold_stderr: bool = False) -> Iterator[None]:
-    """Context in which abort() ends this process with the exit code and the error line of `tell(printed)`.
+    """Context in which abort() ends this process with the exit code and the error line, if any, of `tell(printed)`.
 
     JAX ends a process that has lost another by abort(), in a thread of C++, where Python raises nothing. hold_stderr:
     standard error is kept meanwhile, given to `tell` as `printed`, and shown when the context ends without an abort.
@@ -198,7 +198,7 @@ def _on_abort(tell: Callable[[str], tuple[int, str]], hold_stderr: bool = False)
             code = 70
             try:
                 code, line = tell(os.pread(held.fileno(), 1 << 20, 0).decode(errors="replace"))
-                os.write(stderr, f"error: {line}\n".encode())
+                os.write(stderr, f"error: {line}\n".encode() if line else b"")
             finally:
                 os._exit(code)
 
@@ -228,9 +228,10 @@ def _end(group: ProcessGroup | None, error: BaseException, report: Callable[[Bas
     else:
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
         ended = report(error), f"{group.name()} ended: {said}" if group else said
-    try:
-        if group:
-            group.leave(ended[0] or 1, ended[1])
-        sys.stdout.flush()
-    finally:
-        os._exit(ended[0])  # JAX's own end would wait for the others
+    with _on_abort(lambda _: (ended[0], "")):  # process 0, once it was told, may be gone a moment before this one
+        try:
+            sys.stdout.flush()
+            if group:
+                group.leave(ended[0] or 1, ended[1])
+        finally:
+            os._exit(ended[0])  # JAX's own end would wait for the others
