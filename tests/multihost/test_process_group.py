@@ -142,6 +142,7 @@ def test_who_differs_is_named():
     assert "differ in commit: def at process 2" in line and "abc at process 0" in line and "install one" in line
 
 
-def test_sources_and_versions_are_compared():
-    facts = program_facts({"TRM_COMMIT": "abc"})
-    assert facts["commit"] == "abc" and facts["jax"] != "none" and len(facts["sources"]) == 12
+def test_sources_and_versions_are_compared(monkeypatch):
+    monkeypatch.setenv("TRM_COMMIT", "abc")
+    facts = program_facts()
+    assert facts["TRM_COMMIT"] == "abc" and facts["jax"] != "none" and len(facts["sources"]) == 12

@@ -112,20 +112,23 @@ def test_a_workdir_of_another_run(hosts, tmp_path):
         assert "holds another run: train.steps is 2 there and 12 here" in line
 
 
-def test_cluster_as_told_by_the_environment():
-    environ = {"TRM_COORDINATOR": "10.0.0.1", "TRM_PROCESSES": "8", "TRM_PROCESS": "0"}
-    assert rendezvous.expected(environ)
-    assert rendezvous.find(environ=environ) == rendezvous.Cluster("10.0.0.1:8476", 8, 0)
-    assert rendezvous.find("10.0.0.2:9000", process=3, environ=environ) == rendezvous.Cluster("10.0.0.2:9000", 8, 3)
+def test_cluster_as_told_by_the_environment(monkeypatch):
+    for name, value in {"TRM_COORDINATOR": "10.0.0.1", "TRM_PROCESSES": "8", "TRM_PROCESS": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert rendezvous.expected()
+    assert rendezvous.find() == rendezvous.Cluster("10.0.0.1:8476", 8, 0)
+    assert rendezvous.find("10.0.0.2:9000", process=3) == rendezvous.Cluster("10.0.0.2:9000", 8, 3)
+    monkeypatch.setenv("TRM_ALONE", "1")
+    assert not rendezvous.expected()
 
 
 def test_a_coordinator_of_ipv6_and_its_port():
-    assert rendezvous.find("[::1]", 2, 0, 9000, environ={}) == rendezvous.Cluster("[::1]:9000", 2, 0)
-    assert rendezvous.find("h:9000", 2, 0, 9000, environ={}) == rendezvous.Cluster("h:9000", 2, 0)
+    assert rendezvous.find("[::1]", 2, 0, 9000) == rendezvous.Cluster("[::1]:9000", 2, 0)
+    assert rendezvous.find("h:9000", 2, 0, 9000) == rendezvous.Cluster("h:9000", 2, 0)
     with pytest.raises(InputError, match=r"the coordinator is '::1'; .* \[::1\]:8476"):
-        rendezvous.find("::1", 2, 0, environ={})
+        rendezvous.find("::1", 2, 0)
     with pytest.raises(InputError, match="--port 9000 and the coordinator h:9100 name two ports"):
-        rendezvous.find("h:9100", 2, 0, 9000, environ={})
+        rendezvous.find("h:9100", 2, 0, 9000)
 
 
 def test_a_cluster_of_slurm_is_found(monkeypatch):
@@ -140,28 +143,30 @@ def test_a_cluster_of_slurm_is_found(monkeypatch):
     }
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    assert rendezvous.expected(slurm)
+    assert rendezvous.expected()
     found = rendezvous.find(port=9000)
     assert found == rendezvous.Cluster("node03:9000", 4, 2, None)
     with pytest.raises(InputError, match="8 processes were expected and .* belongs to a cluster of 4"):
         rendezvous.find(processes=8)
-
-
-def test_alone_there_is_no_cluster():
-    assert not rendezvous.expected({})
-    assert not rendezvous.expected({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"})
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not rendezvous.expected()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "x")
     with pytest.raises(InputError, match="SLURM_STEP_NUM_TASKS is 'x'; it must be a whole number"):
-        rendezvous.expected({"SLURM_STEP_NUM_TASKS": "x", "SLURM_PROCID": "0"})
+        rendezvous.expected()
+
+
+def test_alone_there_is_no_cluster(monkeypatch):
+    assert not rendezvous.expected()
     with pytest.raises(InputError, match="belongs to no cluster .* --coordinator HOST:PORT"):
-        rendezvous.find(environ={})
-    assert not rendezvous.expected({"TRM_COORDINATOR": "h:1", "TRM_PROCESSES": "2", "TRM_ALONE": "1"})
+        rendezvous.find()
     with pytest.raises(InputError, match="no process 2 among 2"):
-        rendezvous.find("h:1", 2, 2, environ={})
+        rendezvous.find("h:1", 2, 2)
     with pytest.raises(InputError, match="belong together"):
-        rendezvous.find("h:1", environ={})
+        rendezvous.find("h:1")
     for text in ("many", "²"):
+        monkeypatch.setenv("TRM_PROCESSES", text)
         with pytest.raises(InputError, match=f"TRM_PROCESSES is '{text}'"):
-            rendezvous.find(environ={"TRM_PROCESSES": text})
+            rendezvous.find()
 
 
 @pytest.mark.parametrize(

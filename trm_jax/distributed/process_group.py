@@ -18,9 +18,6 @@ from jax.errors import JaxRuntimeError
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage.bucket import problem as storage_problem
 
-_RAISED = (OutOfReach, InputError)  # by `share` at every process
-_LOOK_UP_S = 1.0  # how often one that waits for the others looks up: whether one has ended, or Ctrl-C was pressed
-_LEAVE_WITHIN_S = 20.0
 _STOP, _ENDED = "trm/stop", "trm/ended"
 # Under this key JAX's preemption service tells all processes that one got SIGTERM; the value is when it will end.
 _PREEMPTION_NOTICE = "RECEIVED_PREEMPTION_NOTICE"
@@ -35,21 +32,17 @@ class ProcessGroup:
 
     Every process makes the same calls of `gather`, `share`, `agree` and `stop_agreed` in the same order.
 
-    Attributes: index and count of the processes; stop_reason: why `stop_agreed` is true, "SIGTERM at process 3 (...)".
+    Attributes: index and count of the processes; first: whether this is process 0, which writes what is written once;
+    stop_reason: why `stop_agreed` is true, "SIGTERM at process 3 (...)".
     """
 
     def __init__(self, index: int = 0, count: int = 1, client=None, preemption=None):
         """client: of JAX's coordination service. preemption: the manager of its preemption sync points."""
-        self.index, self.count, self.stop_reason = index, count, ""
+        self.index, self.count, self.first, self.stop_reason = index, count, index == 0, ""
         self._client, self._preemption = client, preemption
         self._gathers = self._calls = 0
         self._requested = False
         self._names: list[str] = self.gather(f"process {index} ({socket.gethostname()}, pid {os.getpid()})")
-
-    @property
-    def first(self) -> bool:
-        """Whether this is process 0, which writes what is written once."""
-        return self.index == 0
 
     def name(self, index: int | None = None) -> str:
         """A process as people know it, "process 3 (host, pid 123)"; without an index, this one."""
@@ -72,22 +65,22 @@ class ProcessGroup:
     def share(self, make: Callable[[], object]):
         """What `make` returns at process 0, at every process; the others do not call it.
 
-        Where it raises, all do, for they must go on alike: the others InputError and OutOfReach like process 0, and
-        Elsewhere for any other error.
+        Where it raises, all do: the others InputError and OutOfReach like process 0, Elsewhere for any other error.
         """
-        made = problem = None
+        made = problem = said = None
         if self.first:
             try:
                 made = make()
             except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
-                problem = error
-        told = problem and (storage_problem(problem) or problem)
-        kind = next((i for i, kind in enumerate(_RAISED) if isinstance(told, kind)), len(_RAISED))
-        made, said = self.gather([made, told and [kind, str(told) or type(told).__name__]])[0]
+                problem, told = error, storage_problem(error) or error
+                said = str(told) or type(told).__name__, isinstance(told, InputError), isinstance(told, OutOfReach)
+        made, said = self.gather([made, said])[0]
         if problem:
             raise problem
         if said:
-            raise (*_RAISED, Elsewhere)[said[0]](f"{said[1]}, says {self.name(0)}")
+            line, bad_input, out_of_reach = said
+            kind = InputError if bad_input else OutOfReach if out_of_reach else Elsewhere
+            raise kind(f"{line}, says {self.name(0)}")
         return made
 
     def agree(self, due: bool) -> bool:
@@ -112,28 +105,27 @@ class ProcessGroup:
             self.stop_reason = self._client.key_value_try_get(_STOP)
         return bool(self.stop_reason)
 
-    def wait_for_all(self, event: str, timeout_s: float) -> None:
-        """Wait until all have come to `event`, which happens once, or the time is up."""
+    def wait_for_all(self, timeout_s: float) -> None:
+        """Wait, once, until all have called this, or the time is up."""
         with suppress(JaxRuntimeError):
-            self._client.wait_at_barrier(f"trm/{event}", int(1000 * timeout_s))
+            self._client.wait_at_barrier("trm/failed", int(1000 * timeout_s))
 
     def ended(self, wait_s: float = 0.5) -> tuple[int, str] | None:
         """Exit code and error line of the process that left first; None when none has left within `wait_s` seconds."""
-        try:
+        with suppress(JaxRuntimeError):
             return tuple(json.loads(self._client.blocking_key_value_get(_ENDED, int(1000 * wait_s))))
-        except JaxRuntimeError:
-            return None
+        return None
 
     def leave(self, code: int, line: str) -> None:
         """Before this process ends with an error: the others, which would wait for it, end with `code` and `line` too.
 
-        Process 0 holds the store, so it waits until they have read that, a few seconds at most.
+        Process 0 holds the store, so it waits until they have read that, 20 s at most.
         """
         self._set_once(_ENDED, json.dumps([code, line]))
         self._set_once(f"trm/left/{self.index}", "")
         with suppress(JaxRuntimeError):
             for other in range(1, self.count if self.first else 1):
-                self._client.blocking_key_value_get(f"trm/left/{other}", int(1000 * _LEAVE_WITHIN_S))
+                self._client.blocking_key_value_get(f"trm/left/{other}", 20_000)
 
     def _set_once(self, key: str, value: str) -> None:
         """Whoever comes first is heard; without the store this process will be ended, and need not say more."""
@@ -143,7 +135,7 @@ class ProcessGroup:
     def _get(self, key: str) -> str:
         while True:
             try:
-                return self._client.blocking_key_value_get(key, int(1000 * _LOOK_UP_S))
+                return self._client.blocking_key_value_get(key, 1000)  # a second: Ctrl-C is to be heard
             except JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
