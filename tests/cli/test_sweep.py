@@ -7,7 +7,7 @@ import pytest
 
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.registry import Experiment
-from trm_jax.storage.owner import owned
+from trm_jax.storage.output import owned
 
 
 def test_a_dry_run_shows_the_runs_in_order_and_leaves_nothing(here, tmp_path):

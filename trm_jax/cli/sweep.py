@@ -54,7 +54,7 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from trm_jax.configs import registry
-    from trm_jax.storage.owner import owned
+    from trm_jax.storage.output import owned
     from trm_jax.sweep import plan
     from trm_jax.sweep.run import REFUSED, State
     from trm_jax.train.stopping import StopRequest
