@@ -28,7 +28,7 @@ def test_one_run(here):
         "of which 40%; data sheets, 2025-12-09" in head[0] and head[1] == "no price in the table; give one with --price"
     )
     assert "note: evaluations cost 81% of the training's FLOPs" in result.out
-    assert head[-1] == "next: trm sweep baseline"
+    assert head[-1] == "next: trm train baseline"
 
 
 def test_a_group_counts_aliases_once_and_seeds_as_often(here):
@@ -42,7 +42,7 @@ def test_a_group_counts_aliases_once_and_seeds_as_often(here):
     assert float(tripled[-1]) == pytest.approx(3 * sum(prices), abs=0.15)
     assert "3.89 dollars an hour: the users' documents" in one.out and "another document says 8-12" in one.out
     assert "note: exp03e: about " in one.out and "set train.accumulation=" in one.out
-    assert "next: trm sweep exp03 --dry-run" in one.out
+    assert "next: trm sweep exp03" in one.out
 
 
 def test_asked_for_twice_is_counted_once(here):

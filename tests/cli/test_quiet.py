@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.processes import ROOT
-from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
+from trm_jax.cli.streams import drop_stray_tracebacks, keep_libtpu_quiet
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_tpu_that_is_here_is_left_alone(libtpu_installed, tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_libtpu_says_nothing_of_a_tpu_that_is_not_here():
-    code = "from trm_jax.cli.quiet import keep_libtpu_quiet as k; k(); import jax; print(jax.devices()[0].platform)"
+    code = "from trm_jax.cli.streams import keep_libtpu_quiet as k; k(); import jax; print(jax.devices()[0].platform)"
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_PLATFORMS"))}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

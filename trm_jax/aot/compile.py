@@ -1,4 +1,4 @@
-"""Compiling a run's programs for a TPU that is not here, and keeping what was found, so that none is compiled twice.
+"""Compiling a run's programs for a TPU that is not at hand, and keeping what was found: none is compiled twice.
 
 Each program is traced and compiled in a process of its own (`python -m trm_jax.aot.compile`): a failed check of the
 compiler ends the process that it happens in. A result belongs to the program's text, the code that reads the compiled
@@ -31,14 +31,8 @@ COMMAND = (sys.executable, "-m", "trm_jax.aot.compile")  # compiles one program
 # "temporaries", "code" and their "total". traffic_bytes: between a chip and its memory, of one execution.
 # unknown_loops: a loop of unknown length was counted once. overflow_bytes: (needed, there are) of a chip that is too
 # small. crash: how the compiler died.
-NOTHING = {
-    "memory_bytes": None,
-    "collectives_by_kind": {},
-    "traffic_bytes": 0,
-    "unknown_loops": False,
-    "overflow_bytes": None,
-    "crash": "",
-}
+NOTHING = {"memory_bytes": None, "collectives_by_kind": {}, "traffic_bytes": 0, "unknown_loops": False}
+NOTHING |= {"overflow_bytes": None, "crash": ""}
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([BKMGT]?)"
 _OVERFLOW = re.compile(rf"(?:Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds available HBM \({_SIZE}\))")
@@ -119,13 +113,9 @@ def _compile(lowered: jax.stages.Lowered) -> dict:
             return {"overflow_bytes": sizes}
         raise
     stats, module = compiled.memory_analysis(), hlo.parse(compiled.as_text())
-    memory = {
-        "arguments": stats.argument_size_in_bytes,
-        "outputs": stats.output_size_in_bytes,
-        "aliased": stats.alias_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "code": stats.generated_code_size_in_bytes,
-    }
+    parts = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporaries": "temp"}
+    parts["code"] = "generated_code"
+    memory = {name: getattr(stats, f"{part}_size_in_bytes") for name, part in parts.items()}
     return {
         "memory_bytes": memory | {"total": sum(memory.values()) - 2 * memory["aliased"]},
         "collectives_by_kind": hlo.collectives(module),

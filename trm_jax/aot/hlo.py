@@ -255,8 +255,7 @@ def _bytes(module: Module, around: Computation, one: Instruction) -> int:
 
 def memory_traffic(module: Module) -> int:
     """Bytes a device reads from and writes to its main memory in one run; loops of unknown length run once."""
-    return sum(
-        run.times * sum(_bytes(module, run.computation, one) for one in run.computation.instructions.values())
-        for run in module.executions()
-        if not run.fused
-    )
+    total = 0
+    for run in (run for run in module.executions() if not run.fused):
+        total += run.times * sum(_bytes(module, run.computation, one) for one in run.computation.instructions.values())
+    return total

@@ -123,10 +123,6 @@ def short(figure: float) -> str:
     return f"{figure:.3g}" if figure < 999.5 else f"{figure:,.0f}"
 
 
-def _giga(size: int) -> str:
-    return short(size / 1e9)
-
-
 def table(runs: Sequence[dict]) -> list[dict[str, str]]:
     """{heading: cell} for each run that could be compiled: its figures and those of its last training step."""
     rows = []
@@ -138,15 +134,14 @@ def table(runs: Sequence[dict]) -> list[dict[str, str]]:
         row = {
             "run": run["name"],
             "steps": f"{run['steps']:,}",
-            "arguments\nGB a chip": _giga(step["memory_bytes"]["arguments"]),
-            "temporaries\nGB a chip": _giga(step["memory_bytes"]["temporaries"]),
-            "training\nGB a chip": _giga(run["train_bytes"]),
-            "evaluation\nGB a chip": _giga(run["eval_bytes"]),
+            **{f"{part}\nGB a chip": short(step["memory_bytes"][part] / 1e9) for part in ("arguments", "temporaries")},
+            "training\nGB a chip": short(run["train_bytes"] / 1e9),
+            "evaluation\nGB a chip": short(run["eval_bytes"] / 1e9),
             "all-reduce\nMB a step": short(sent.get("all-reduce", 0) / 1e6),
             "other\nMB": ", ".join(others) or "0",
             "from\nloops": f"{in_loops / sum(sent.values()):.0%}" if sent else "-",
             "FLOPs\na step": f"{step['flops']:.2e}",
-            "memory\nGB": _giga(step["traffic_bytes"]),
+            "memory\nGB": short(step["traffic_bytes"] / 1e9),
             **{f"{part}\nms": short(1e3 * seconds) for part, seconds in step["roofline_seconds"].items()},
             "bound by": step["bound_by"],
             "scaling\nefficiency": f"{step['efficiency_without_overlap']:.1%}",
@@ -161,12 +156,14 @@ def table(runs: Sequence[dict]) -> list[dict[str, str]]:
 def head(topology: Device) -> list[str]:
     """What the figures are of: the slice, the compiler."""
     made = {**versions(), "trm_jax": importlib.metadata.version("trm_jax")}
-    usable, links = topology.usable_bytes, f"; {topology.links} links of {topology.link_gb_s:g} GB/s in each direction "
+    links = f"; {topology.links} links of {topology.link_gb_s:g} GB/s in each direction ({topology.link_source})"
+    chip = f"{topology.usable_bytes / 1e9:.1f} GB ({topology.usable_gib:g} GiB) of a chip"
+    rates = (
+        f"{topology.peak_tflops:g} TFLOP/s, {topology.bandwidth_tb_s:g} TB/s ({SOURCE}){links * (topology.links > 0)}"
+    )
     return [
         f"{topology.title}: {topology.chips} chip{'s' * (topology.chips > 1)}, {'x'.join(map(str, topology.shape))}, "
-        f"on {topology.hosts} host{'s' * (topology.hosts > 1)}; a program may use {usable / 1e9:.1f} GB "
-        f"({usable / 2**30:g} GiB) of a chip; {topology.peak_tflops:g} TFLOP/s, {topology.bandwidth_tb_s:g} TB/s "
-        f"({SOURCE})" + (f"{links}({topology.link_source})" if topology.links else ""),
+        f"on {topology.hosts} host{'s' * (topology.hosts > 1)}; a program may use {chip}; {rates}",
         "compiled, not run: " + ", ".join(f"{name} {version}" for name, version in made.items()),
     ]
 
@@ -179,9 +176,10 @@ def notes(runs: Sequence[dict], aliases: Mapping[str, Sequence[str]]) -> list[st
 
 def markdown(runs: Sequence[dict], topology: Device, aliases: Mapping[str, Sequence[str]], command: str) -> str:
     """A page: what the figures are of, the table, what they take for granted, what does not fit."""
-    rows = table(runs)
-    headings = [heading.replace("\n", " ") for heading in rows[0]] if rows else []
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(row.values() for row in rows)] if rows else []
+    rows, lines = table(runs), []
+    if rows:
+        headings = [heading.replace("\n", " ") for heading in rows[0]]
+        lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *(row.values() for row in rows)]
     parts = [
         [f"# Compiled for {topology.name}"],
         [f"Made by `{command}`."],

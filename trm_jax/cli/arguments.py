@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +15,22 @@ from trm_jax.storage.paths import AnyPath, as_path
 
 def add_command(subparsers, name: str, summary: str, description: str, examples: str, run) -> argparse.ArgumentParser:
     """A subcommand with a description, examples under `--help` and its `run` function."""
-    parser = subparsers.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw, epilog = argparse.RawDescriptionHelpFormatter, f"examples:\n{examples}"
+    parser = subparsers.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=raw)
     parser.set_defaults(run=run)
     return parser
+
+
+def add_documented(subparsers, name: str, run, doc: str | None) -> argparse.ArgumentParser:
+    """The same from a docstring: "`trm NAME`: SUMMARY.", the description, "examples:" and the examples."""
+    first, _, examples = inspect.cleandoc(doc or "").partition("\n\nexamples:\n")
+    first, _, description = first.partition("\n\n")
+    summary = first.partition(": ")[2].rstrip(".")
+    return add_command(subparsers, name, summary, description or summary, f"{examples}\n", run)
+
+
+def add_names(parser, what: str, nargs: str = "+") -> None:
+    parser.add_argument("words", nargs=nargs, metavar="NAME|GROUP|PATTERN", help=f"{what} (trm list shows names)")
 
 
 def console(**how):
@@ -37,14 +45,8 @@ def console(**how):
 
 
 def add_set(parser) -> None:
-    parser.add_argument(
-        "--set",
-        metavar="SECTION.NAME=VALUE",
-        action="append",
-        nargs="+",
-        default=[],
-        help="change settings, for example --set model.L_cycles=8 optim.lr=3e-4 (trm show NAME lists them)",
-    )
+    text = "change settings, for example --set model.L_cycles=8 optim.lr=3e-4 (trm show NAME lists them)"
+    parser.add_argument("--set", metavar="SECTION.NAME=VALUE", action="append", nargs="+", default=[], help=text)
 
 
 def settings(args) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 
-from trm_jax.cli.arguments import add_command, any_path, check_free, command, seed, whole
+from trm_jax.cli.arguments import add_command, add_documented, any_path, check_free, command, seed, whole
 from trm_jax.errors import InputError
 
 _BAR = 40  # characters of the longest bar of a histogram
@@ -20,17 +20,7 @@ def add_parser(subparsers) -> None:
     sudoku = kinds.add_parser("sudoku", help="Sudoku puzzles of 4x4, 6x6 and 9x9")
     commands = sudoku.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    build = add_command(
-        commands,
-        "build",
-        "make train.csv and test.csv, or the official arrays",
-        "Draw or generate puzzles, verify each, check that the splits are disjoint up to symmetry, write.",
-        "  trm data sudoku build --output-dir puzzles\n"
-        "  trm data sudoku build --output-dir small --size 6 --subsample-size 2000 --test 500\n"
-        "  trm data sudoku build --output-dir hard --min-rating 20 --subsample-size 200 --test 100\n"
-        "  trm data sudoku build --output-dir arrays --num-aug 9\n",
-        _build,
-    )
+    build = add_documented(commands, "build", _build, _build.__doc__)
     _add_target(build)
     build.add_argument("--source", choices=("generated", "csv", "hub"), default="generated")
     build.add_argument("--path", default="", help="source csv: the folder to read")
@@ -85,7 +75,7 @@ def _telling(what: str) -> Callable[[int, int], None]:
 
 
 def _splits(path) -> dict:
-    """The verified boards of every split at a path: a CSV file, a folder of them, or a folder of arrays."""
+    """The verified boards of every split at a path."""
     from trm_jax.tasks.sudoku.files import read_splits
 
     return read_splits(path, progress=_telling("verifying"))
@@ -121,6 +111,16 @@ def _next(*words: object) -> int:
 
 
 def _build(args) -> int:
+    """`trm data sudoku build`: make train.csv and test.csv, or the official arrays.
+
+    Draws or generates puzzles, verifies each, checks that the splits are disjoint up to symmetry, writes.
+
+    examples:
+      trm data sudoku build --output-dir puzzles
+      trm data sudoku build --output-dir small --size 6 --subsample-size 2000 --test 500
+      trm data sudoku build --output-dir hard --min-rating 20 --subsample-size 200 --test 100
+      trm data sudoku build --output-dir arrays --num-aug 9
+    """
     from trm_jax.tasks.sudoku import SudokuConfig
     from trm_jax.tasks.sudoku.source import load_boards
 

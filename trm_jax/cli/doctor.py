@@ -1,4 +1,16 @@
-"""`trm doctor`: is this machine fit for a run, and if not, which command mends it."""
+"""`trm doctor`: check this machine and say how to fix what is wrong.
+
+Checks packages, devices and disk; with experiments also whether their batches and memory (planned) fit the devices
+here, and their puzzles. Each problem comes with its remedy.
+Exit codes: 0 nothing is broken, 1 something is, 2 bad arguments.
+
+examples:
+  trm doctor
+  trm doctor baseline --set train.accumulation=4
+  trm doctor --bucket gs://mine/trm         may a run write there?
+  trm doctor --coordinator host0:8476       is process 0 of several hosts reached?
+  trm doctor exp02a --pod --bucket gs://mine/trm --spot     before launch/tpu_pod.sh pays for a TPU
+"""
 
 from __future__ import annotations
 
@@ -9,7 +21,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from trm_jax.cli.arguments import add_command, add_set, any_path, changes, command, settings
+from trm_jax.cli.arguments import add_documented, add_names, add_set, any_path, changes, command, settings
 from trm_jax.cli.health import Check
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import BucketPath
@@ -18,21 +30,8 @@ POD_OPTIONS, POD_FLAGS = ("name", "type", "zone", "project", "version"), ("spot"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = add_command(
-        subparsers,
-        "doctor",
-        "check this machine and name what mends it",
-        "Check packages, devices and disk; with experiments also whether their batches and\n"
-        "memory (planned) fit the devices here, and their puzzles. Each problem comes with its remedy.\n"
-        "Exit codes: 0 nothing is broken, 1 something is, 2 bad arguments.",
-        "  trm doctor\n"
-        "  trm doctor baseline --set train.accumulation=4\n"
-        "  trm doctor --bucket gs://mine/trm         may a run write there?\n"
-        "  trm doctor --coordinator host0:8476       is process 0 of several hosts reached?\n"
-        "  trm doctor exp02a --pod --bucket gs://mine/trm --spot     before launch/tpu_pod.sh pays for a TPU\n",
-        run,
-    )
-    parser.add_argument("words", nargs="*", metavar="NAME|GROUP|PATTERN", help="experiments that are to run here")
+    parser = add_documented(subparsers, "doctor", run, __doc__)
+    add_names(parser, "experiments that are to run here", "*")
     add_set(parser)
     parser.add_argument("--workdir", type=any_path, default="runs", help="where runs will be (default: %(default)s)")
     parser.add_argument("--bucket", type=any_path, metavar="gs://BUCKET/FOLDER", help="a bucket that runs are to use")
@@ -102,7 +101,7 @@ def _run_pod(args, environ: dict[str, str]) -> int:
 
 
 def _report(args, checks: list[Check], following: str) -> int:
-    """Print a line for each finding and below it its remedy, unfolded: to be pasted into a shell. The exit code."""
+    """Print a line for each finding, below it its remedy, unfolded: to be pasted into a shell. The exit code."""
     broken = sum(check.status == "fail" for check in checks)
     width = min(max(len(check.name) for check in checks), 20)
     if args.json:
@@ -112,6 +111,6 @@ def _report(args, checks: list[Check], following: str) -> int:
             print(f"{check.status.replace('fail', 'FAIL'):4}  {check.name:{width}}  {check.detail}")
             if check.remedy:
                 print(f"{'':{width + 8}}remedy: {check.remedy}")
-        failed = f"{broken} of these checks failed: mend them, then ask again"
+        failed = f"{broken} of these checks failed: fix them, then run trm doctor again"
         print(f"\n{failed if broken else f'Nothing is broken. Next: {following}'}")
     return 1 if broken else 0

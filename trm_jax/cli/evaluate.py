@@ -1,34 +1,31 @@
-"""`trm eval`: score a run on held-out puzzles."""
+"""`trm eval`: score a run on held-out puzzles.
+
+Every puzzle thinks for exactly halt_max_steps supervision steps with the averaged weights. The figures are added to
+RUN/evals.jsonl.
+
+examples:
+  trm eval runs/demo
+  trm eval runs/demo --checkpoint best --steps 32
+  trm eval runs/base --set data.source=csv data.path=puzzles data.test_file=test.csv --max-examples 1000
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 
-from trm_jax.cli.arguments import add_command, add_set, changes, command, positive
+from trm_jax.cli.arguments import add_documented, add_set, changes, command, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.storage.paths import append_line
 
 
 def add_parser(subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "eval",
-        "score a run on held-out puzzles",
-        "Score a run: every puzzle thinks for exactly halt_max_steps supervision steps with the averaged weights.\n"
-        "The figures are added to RUN/evals.jsonl.",
-        "  trm eval runs/demo\n"
-        "  trm eval runs/demo --checkpoint best --steps 32\n"
-        "  trm eval runs/base --set data.source=csv data.path=puzzles data.test_file=test.csv --max-examples 1000\n",
-        run,
-    )
+    parser = add_documented(subparsers, "eval", run, __doc__)
     add_run(parser)
     add_set(parser)
     parser.add_argument("--max-examples", type=int, metavar="N", help="score only the first N puzzles (0 = all)")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="puzzles at a time")
-    parser.add_argument(
-        "--steps", type=positive, metavar="N", help="supervision steps instead of the model's halt_max_steps"
-    )
+    parser.add_argument("--steps", type=positive, metavar="N", help="supervision steps (default: halt_max_steps)")
 
 
 def run(args) -> int:
@@ -43,36 +40,22 @@ def run(args) -> int:
     data = cfg.task.load_eval(cfg.data)
     evaluator = Evaluator(cfg, data, opened.mesh, args.steps or 0)
     progress = Progress(f"eval {args.run_dir.name}", evaluator.num_batches)
-
-    def on_batch(done, total):
-        progress.step(done)
-        return False
-
     try:
-        scores = evaluator(opened.params, on_batch)
+        scores = evaluator(opened.params, lambda done, total: progress.step(done))
         progress.step(evaluator.num_batches)
     finally:
         progress.close()
     steps = args.steps or getattr(cfg.model, "halt_max_steps", 1)
-    record = {
-        "kind": "eval",
-        "step": opened.step,
-        "weights": opened.weights,
-        "eval_set": data.digest,
-        "supervision_steps": steps,
-        **scores,
-    }
+    record = {"kind": "eval", "step": opened.step, "weights": opened.weights, "eval_set": data.digest}
+    record |= {"supervision_steps": steps, **scores}
     print(f"checkpoint {opened.step} of {args.run_dir}, {opened.weights} weights, {steps} supervision steps")
     print(f"{headline.replace('_', ' '):<17}{scores[headline]:.4f}  on {scores['count']} puzzles")
     for name, value in scores.items():
         if name not in (headline, "count") and isinstance(value, float) and not name.startswith("early_exit"):
             print(f"{name.replace('_', ' '):<17}{value:.4f}")
     if "early_exit_steps" in scores:
-        print(
-            f"with early exit  {scores[f'early_exit_{headline}']:.4f}  after {scores['early_exit_steps']:.1f} steps on "
-            "average (stopping at the first q_halt > 0; not the reference's way)"
-        )
+        early, mean = scores[f"early_exit_{headline}"], f"after {scores['early_exit_steps']:.1f} steps on average"
+        print(f"with early exit  {early:.4f}  {mean} (stopping at the first q_halt > 0; not the reference's way)")
     append_line(args.run_dir / "evals.jsonl", json.dumps(record))
-    pictures = ("--png", "answer.png", "--gif", "thinking.gif")
-    print(f"next: {command('solve', args.run_dir, 'PUZZLE', *pictures)}", file=sys.stderr)
+    print(f"next: {command('solve', args.run_dir, 'PUZZLE', '--gif', 'thinking.gif')}", file=sys.stderr)
     return 0

@@ -5,63 +5,58 @@ from __future__ import annotations
 import fnmatch
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
 from itertools import groupby
 
-from trm_jax.cli.arguments import add_command, add_set, any_path, changes
+from trm_jax.cli.arguments import add_documented, add_set, any_path, changes
+from trm_jax.cli.plan import print_table
 from trm_jax.errors import InputError
 
 
 def add_parser(subparsers) -> None:
-    listing = add_command(
-        subparsers,
-        "list",
-        "the experiments",
-        "List the groups of experiments and how many of their runs are done. With a pattern, the experiments that\n"
-        "match: how each differs from its base, steps and training FLOPs (analytic), how far your runs are.",
-        "  trm list                              the groups\n"
-        "  trm list exp02a                       its members\n"
-        "  trm list 'mini_exp0*' --root /data/runs\n"
-        "  trm list exp02a --names               one name a line, for scripts\n",
-        run_list,
-    )
+    listing = add_documented(subparsers, "list", run_list, run_list.__doc__)
     listing.add_argument("pattern", nargs="?", default="", help="shell pattern or part of a name; '*' for all")
     listing.add_argument("--root", type=any_path, default="runs", help="folder of the runs (default: runs)")
     listing.add_argument("--names", action="store_true", help="only the names of the runs, in the order of a sweep")
     add_set(listing)
-    show = add_command(
-        subparsers,
-        "show",
-        "the settings of one experiment",
-        "Show every setting of an experiment, or only those that differ from another.",
-        "  trm show baseline\n  trm show baseline_768 --diff baseline\n"
-        "  trm show demo --set optim.lr=1e-3 --diff demo\n",
-        run_show,
-    )
+    show = add_documented(subparsers, "show", run_show, run_show.__doc__)
     show.add_argument("name")
     show.add_argument("--diff", metavar="OTHER", help="only what differs from experiment OTHER")
     add_set(show)
 
 
 def run_list(args) -> int:
-    from trm_jax.configs.registry import catalogue, run_name
-    from trm_jax.configs.resolve import nearest
+    """`trm list`: the experiments.
+
+    Lists the groups and how many of their runs are done. With a pattern, the experiments that match: how each differs
+    from its base, steps and training FLOPs (analytic), how far your runs are.
+
+    examples:
+      trm list                              the groups
+      trm list exp02a                       its members
+      trm list 'mini_exp0*' --root /data/runs
+      trm list exp02a --names               one name a line, for scripts
+    """
+    from trm_jax.configs import registry, resolve
     from trm_jax.configs.runs import find_runs
+    from trm_jax.sweep.plan import plan
 
     if args.names:
-        return _print_names(args)
+        for run in plan(registry.select([args.pattern or "*"]), args.root, changes=changes(args)):
+            if run.error:
+                print(f"note: {run.name} is left out: {run.error}", file=sys.stderr)
+            else:
+                print(run.name)
+        return 0
     if args.set:
         raise InputError("--set changes nothing in this table; give --names as well, or use trm show NAME --set ...")
-    known = catalogue()
-    text = args.pattern or "*"
-    pattern = text if any(c in text for c in "*?[") else f"*{text}*"
-    names = [name for name in known if fnmatch.fnmatch(name, pattern)]
+    known, text = registry.catalogue(), args.pattern or "*"
+    names = fnmatch.filter(known, text if any(c in text for c in "*?[") else f"*{text}*")
     if not names:
-        raise InputError(f"no experiment matches {text!r}.{nearest(text, known)}")
+        raise InputError(f"no experiment matches {text!r}.{resolve.nearest(text, known)}")
     runs = defaultdict(list)
     for run in find_runs(args.root, lambda problem: print(f"note: left out: {problem}", file=sys.stderr)):
         if run.name in known:
-            runs[run_name(run.name)].append(run)
+            runs[registry.run_name(run.name)].append(run)
     if not args.pattern:
         _print_groups(runs)
         return 0
@@ -69,34 +64,17 @@ def run_list(args) -> int:
     for group, members in groupby(names, _group_of):
         rows += [(f"\n{group.name}", f"\n{group.question}")] if group else [()]
         rows += [_row(known[name], runs[name]) for name in members]
-    _print_table(("name", "differs", "steps", "FLOPs", "runs"), rows, width=sys.maxsize)
+    headings, width = ("name", "differs", "steps", "FLOPs", "runs"), None if sys.stdout.isatty() else sys.maxsize
+    print_table(headings, rows, words=(0, 1, 4), width=width, fold="fold")
     print(f"\nnext: trm show {names[0]}   or: trm train {names[0]}")
     return 0
 
 
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int, fold: bool = True) -> None:
-    """Print rows of text in as many columns as a terminal has, else `width`; the second one is folded or cut to fit."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for place, heading in enumerate(headings):
-        right = heading in ("steps", "FLOPs", "done")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=place != 1)
-    for row in rows:
-        table.add_row(*(Text(cell, no_wrap=not fold) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else width, color_system=None)
-    with console.capture() as shown:
-        console.print(table)
-    print("\n".join(line.rstrip() for line in shown.get().splitlines()))
-
-
 def _group_of(name: str):
     """The group that declares an experiment; None for those beside the groups."""
-    from trm_jax.configs.registry import groups
+    from trm_jax.configs import registry
 
-    return next((group for group in groups().values() if any(name == e.name for e in group.experiments)), None)
+    return next((group for group in registry.groups().values() if name in {e.name for e in group.experiments}), None)
 
 
 def _print_groups(runs) -> None:
@@ -116,61 +94,44 @@ def _print_groups(runs) -> None:
         elif not group and _group_of(experiment.base):
             name, about = "others", f"other ways to run members of groups: {name}, ..."
         lines.setdefault(name, (about, set()))[1].add(run_name(experiment.name))
-    rows = []
-    for name, (about, wanted) in lines.items():
-        done = sum(any(run.done for run in _own(runs[one], one)) for one in wanted if runs[one])
-        rows.append((name, about, f"{done} of {len(wanted)}"))
-    _print_table(("group", "", "done"), rows, width=100, fold=False)
+    done = {name for name in catalogue() if runs[name] and any(run.done for run in _own(runs[name], name))}
+    rows = [(name, about, f"{len(done & wanted)} of {len(wanted)}") for name, (about, wanted) in lines.items()]
+    print_table(("group", "", "done"), rows, words=(0, 1), width=None if sys.stdout.isatty() else 100, fold="ellipsis")
     print(f"next: trm list {next(iter(groups()))} (its members), trm show NAME, trm train demo")
 
 
-def _print_names(args) -> int:
-    from trm_jax.configs.registry import select
-    from trm_jax.sweep.plan import plan
-
-    for run in plan(select([args.pattern or "*"]), args.root, changes=changes(args)):
-        if run.error:
-            print(f"note: {run.name} is left out: {run.error}", file=sys.stderr)
-        else:
-            print(run.name)
-    return 0
-
-
 def _row(experiment, runs) -> tuple[str, ...]:
-    from trm_jax.configs.registry import get
-    from trm_jax.configs.resolve import freeze
+    from trm_jax.configs import registry, resolve
     from trm_jax.planning.estimate import work
 
     if experiment.alias_of:
         return experiment.name, experiment.summary, "", "", f"= {experiment.alias_of}"
-    found = work(freeze(get(experiment.name)))
+    found = work(resolve.freeze(registry.get(experiment.name)))
     figures = f"{found.steps:,}", f"{found.train_flops:.1e}"
     return experiment.name, _differences(experiment), *figures, _status(runs, experiment.name)
 
 
 def _differences(experiment) -> str:
     """The changes in short, or what the experiment is when it is laid over nothing."""
-    from trm_jax.configs.defaults import defaults
-    from trm_jax.configs.resolve import flatten
+    from trm_jax.configs import defaults, resolve
 
     if not experiment.base:
         return experiment.summary
-    leaves = [key.rsplit(".", 1)[-1] for key in flatten(defaults())]
+    leaves = [key.rsplit(".", 1)[-1] for key in resolve.flatten(defaults.defaults())]
     said = []
     for key, value in experiment.changes.items():
-        leaf = key.rsplit(".", 1)[-1]
-        said.append(f"{leaf if leaves.count(leaf) == 1 else key}={f'{value:.4g}' if type(value) is float else value}")
+        leaf, shown = key.rsplit(".", 1)[-1], f"{value:.4g}" if isinstance(value, float) else value
+        said.append(f"{leaf if leaves.count(leaf) == 1 else key}={shown}")
     over = "" if experiment.base.endswith("baseline") else f"{experiment.base} with "
     return over + ", ".join(said)
 
 
 def _own(runs, name: str) -> list:
     """Those of an experiment's runs that were started with its settings; the seed may be another."""
-    from trm_jax.configs.registry import get
-    from trm_jax.configs.resolve import changed_since
+    from trm_jax.configs import registry, resolve
 
-    page = get(name).to_dict()
-    return [run for run in runs if not changed_since(run.config, page).keys() - {"seed"}]
+    page = registry.get(name).to_dict()
+    return [run for run in runs if not resolve.changed_since(run.config, page).keys() - {"seed"}]
 
 
 def _status(runs, name: str) -> str:
@@ -185,6 +146,13 @@ def _status(runs, name: str) -> str:
 
 
 def run_show(args) -> int:
+    """`trm show`: the settings of one experiment, or only those that differ from another.
+
+    examples:
+      trm show baseline
+      trm show baseline_768 --diff baseline
+      trm show demo --set optim.lr=1e-3 --diff demo
+    """
     from trm_jax.configs import registry, resolve
     from trm_jax.planning.estimate import work
 
@@ -193,18 +161,16 @@ def run_show(args) -> int:
     # Where only the data tell how many puzzles there are, nobody knows yet what the run computes.
     found = work(run) if run.task.info(run.data).groups and run.task.eval_size(run.data) else None
     if args.diff:
-        rows = resolve.diff(config, registry.get(args.diff))
-        for key, (old, new) in rows.items():
-            print(f"{key} = {new!r}   ({args.diff}: {old!r})")
-        if not rows:
-            print(f"{args.name} and {args.diff} have the same settings")
+        rows = resolve.diff(config, registry.get(args.diff)).items()
+        lines = [f"{key} = {new!r}   ({args.diff}: {old!r})" for key, (old, new) in rows]
+        print("\n".join(lines) or f"{args.name} and {args.diff} have the same settings")
     else:
         for key, value in resolve.flatten(config).items():
             print(f"{key} = {value!r}")
-    experiment = registry.catalogue()[args.name]
     if found and not args.diff:
         print(f"# {found.parameters:,} trained parameters and a puzzle table of {found.puzzle_table:,}")
         print(f"# {found.steps:,} steps, {found.train_flops:.1e} FLOPs of training (analytic)")
+    experiment = registry.catalogue()[args.name]
     if group := _group_of(experiment.name):
         print(f"# {group.name}: {group.question}")
     if experiment.expects:

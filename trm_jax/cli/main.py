@@ -11,7 +11,6 @@ from contextlib import suppress
 
 import trm_jax
 from trm_jax.cli import streams
-from trm_jax.cli.quiet import drop_stray_tracebacks, keep_libtpu_quiet
 from trm_jax.errors import InputError, OutOfReach, causes, tensorstore_code
 from trm_jax.storage.bucket import problem as storage_problem
 
@@ -31,8 +30,8 @@ EPILOG = """examples:
 exit codes of all commands:
   0 done   1 the answer is no: training diverged, a puzzle is not solved, something is broken or does not fit
   2 bad input, a full disk, a permission that is missing: the same command again would not help
-  69 a bucket does not answer: the same command goes on once it does   70 a fault of the program, with its traceback
-  75 stopped and saved: the same command goes on   130 interrupted
+  69 a bucket does not answer: the same command resumes once it does   70 a fault of the program, with its traceback
+  75 stopped and saved: the same command resumes   130 interrupted
 """
 
 # What the operating system says when nothing is wrong with the program: (errno, what to do about it).
@@ -86,12 +85,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(
-        prog="trm",
-        description="Tiny recursive reasoners in JAX: train, evaluate, solve.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Tiny recursive reasoners in JAX: train, evaluate, solve."
+    raw = argparse.RawDescriptionHelpFormatter
+    top = _Parser(prog="trm", description=about, epilog=EPILOG, formatter_class=raw)
     top.add_argument("--version", action="version", version=f"trm_jax {trm_jax.__version__}")
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
@@ -115,6 +111,6 @@ def entry() -> None:
     streams.mend()
     if sys.argv[1:2] in (["train"], ["sweep"]):
         streams.outlive_readers()
-    drop_stray_tracebacks()
-    keep_libtpu_quiet()
+    streams.drop_stray_tracebacks()
+    streams.keep_libtpu_quiet()
     sys.exit(main())

@@ -1,14 +1,24 @@
-"""`trm plan`: what runs will take, before they are started."""
+"""`trm plan`: steps, FLOPs, memory, time and price of runs before they start.
+
+FLOPs are analytic, the peak a data sheet's, activations an estimate; nothing here was measured. An experiment that is
+another's name is counted once.
+
+examples:
+  trm plan baseline
+  trm plan exp02a --device h100 --seeds 3
+  trm plan baseline 'exp*' 'contrib*' --device a100 --utilisation 0.3 --price 2.50
+  trm plan baseline --device h200 --set train.accumulation=2
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trm_jax.cli.arguments import add_command, add_set, changes, command, console, positive, set_again, settings
+from trm_jax.cli import arguments as cli
 
 if TYPE_CHECKING:
     from trm_jax.planning import Device, Plan
@@ -27,28 +37,14 @@ _FIGURES = {
 
 
 def add_parser(subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "plan",
-        "steps, FLOPs, memory, time and price of runs before they start",
-        "Count what experiments will take on a device: steps, FLOPs of training and of evaluations, memory of a chip,\n"
-        "time at a share of the peak, dollars. FLOPs are analytic, the peak a data sheet's, activations an estimate;\n"
-        "nothing here was measured. An experiment that is another's name is counted once.",
-        "  trm plan baseline\n"
-        "  trm plan exp02a --device h100 --seeds 3\n"
-        "  trm plan baseline 'exp*' 'contrib*' --device a100 --utilisation 0.3 --price 2.50\n"
-        "  trm plan baseline --device h200 --set train.accumulation=2\n",
-        run,
-    )
-    parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to plan (trm list shows names)")
+    parser = cli.add_documented(subparsers, "plan", run, __doc__)
+    cli.add_names(parser, "what to plan")
     parser.add_argument("--device", default="v4-64", help="h100, a100, 4090, v4-64, v5e-16 ... (default: %(default)s)")
-    parser.add_argument(
-        "--utilisation", type=amount, default=0.4, metavar="SHARE", help="of the peak (default: %(default)g)"
-    )
+    parser.add_argument("--utilisation", type=amount, default=0.4, metavar="SHARE", help="of the peak (default: 0.4)")
     for option, (_, unit, what) in _FIGURES.items():
         parser.add_argument(f"--{option}", type=amount, metavar=unit, help=f"{what}, not the table's")
-    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="how often each is run (default: 1)")
-    add_set(parser)
+    parser.add_argument("--seeds", type=cli.positive, default=1, metavar="N", help="how often each is run (default: 1)")
+    cli.add_set(parser)
 
 
 def amount(text: str) -> float:
@@ -70,17 +66,26 @@ def run(args) -> int:
     names = registry.select(args.words)
     plans: dict[str, Plan] = {}
     for name in run_names(names):
-        config = resolve.override(registry.get(name), changes(args))
+        config = resolve.override(registry.get(name), cli.changes(args))
         plans[name] = plan(resolve.freeze(config), device, utilisation=args.utilisation)
     _print_device(device, args.utilisation, given)
     rows = [_row(name, [one]) for name, one in plans.items()]
-    label = f"{len(plans)} run{'s' * (len(plans) > 1)}" + f" x {args.seeds} seeds" * (args.seeds > 1)
-    print_table(_COLUMNS, rows, _row(label, [*plans.values()], args.seeds) if len(plans) * args.seeds > 1 else ())
+    if several := len(plans) * args.seeds > 1:
+        label = f"{len(plans)} run{'s' * (len(plans) > 1)}" + f" x {args.seeds} seeds" * (args.seeds > 1)
+        rows += [(), _row(label, [*plans.values()], args.seeds)]
+    print_table(_COLUMNS, rows)
+    said: dict[str, list[str]] = {}
     for name, others in aliases(names).items():
         print(f"{name}, counted once, is also {', '.join(others)}")
-    for note in _notes(plans):
-        print(f"note: {note}")
-    print(f"next: {command('sweep', *args.words, *set_again(settings(args)), *['--dry-run'] * (len(plans) > 1))}")
+    for name, warning in ((name, warning) for name, one in plans.items() for warning in one.warnings):
+        said.setdefault(warning, []).append(name)
+    for warning, where in said.items():
+        print(f"note: {listed(where)}: {warning}")
+    share = sum(one.work.eval_flops for one in plans.values()) / sum(one.work.train_flops for one in plans.values())
+    if share >= COSTLY:
+        print(f"note: evaluations cost {share:.0%} of the training's FLOPs; a larger eval.every_epochs costs less")
+    following = ("sweep", *args.words) if several else ("train", *plans)
+    print(f"next: {cli.command(*following, *cli.set_again(cli.settings(args)))}")
     return 0
 
 
@@ -88,11 +93,9 @@ def _print_device(device: Device, utilisation: float, given: Mapping[str, float]
     from trm_jax.planning.hardware import SOURCE
 
     several = f", {device.chips} chips on {device.hosts} host{'s' * (device.hosts > 1)}" if device.chips > 1 else ""
-    print(
-        f"{device.title}{several}; a chip: {device.memory_gb:g} GB, {device.bandwidth_tb_s:g} TB/s, "
-        f"{device.peak_tflops:g} TFLOP/s in bfloat16, of which {utilisation:.0%}; {SOURCE}"
-        + (f", but as given: {', '.join(given)}" if given else "")
-    )
+    chip = f"{device.memory_gb:g} GB, {device.bandwidth_tb_s:g} TB/s, {device.peak_tflops:g} TFLOP/s in bfloat16"
+    but = f", but as given: {', '.join(given)}" if given else ""
+    print(f"{device.title}{several}; a chip: {chip}, of which {utilisation:.0%}; {SOURCE}{but}")
     price, source = device.dollars_per_hour, "as given" if "price" in given else device.price_source
     print(f"{price:g} dollars an hour: {source}" if price else "no price in the table; give one with --price")
 
@@ -114,35 +117,25 @@ def _row(label: str, plans: Sequence[Plan], times: int = 1) -> list[str]:
     ]
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] = ()) -> None:
-    """Print rows of text below their headings, a total below a line; the first column is that of names."""
-    from rich import box
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, words=(0,), width=_WIDEST, fold="") -> None:
+    """Print rows of text below their headings; words: the columns that hold no figures.
+
+    A figure cut off would be a wrong one, so nothing gives way where `width` (None: the window's) is too small, or only
+    column 1: folded ("fold") or cut ("ellipsis").
+    """
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for place, row in enumerate(rows, 1):
-        table.add_row(*row, end_section=place == len(rows))
-    if total:
-        table.add_row(*total)
-    # A figure cut off would be a wrong one: a narrow window folds the lines instead.
-    console(highlight=False, width=_WIDEST).print(table, soft_wrap=True)
-
-
-def _notes(plans: dict[str, Plan]) -> Iterator[str]:
-    """What a person should know of the runs."""
-    said: dict[str, list[str]] = {}
-    for name, one in plans.items():
-        for warning in one.warnings:
-            said.setdefault(warning, []).append(name)
-    yield from (f"{listed(where)}: {warning}" for warning, where in said.items())
-    share = sum(one.work.eval_flops for one in plans.values()) / sum(one.work.train_flops for one in plans.values())
-    if share >= COSTLY:
-        yield (
-            f"evaluations cost {share:.0%} of the training's FLOPs; a larger eval.every_epochs makes them cheaper, and "
-            "so does eval.max_examples, with results that are less exact"
-        )
+        table.add_column(heading, justify="left" if place in words else "right", no_wrap=place != 1 or not fold)
+    for row in rows:
+        table.add_row(*(Text(cell, no_wrap=fold == "ellipsis") for cell in row))
+    console = Console(width=width, color_system=None)
+    with console.capture() as shown:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in shown.get().splitlines()))
 
 
 def listed(names: Sequence[str]) -> str:

@@ -13,19 +13,18 @@ def add_run(parser) -> None:
     """Arguments RUN, --checkpoint and --live."""
     parser.add_argument("run_dir", metavar="RUN", type=any_path, help="workdir of a run")
     parser.add_argument(
-        "--checkpoint", default="latest", metavar="latest|best|STEP", help="which checkpoint (default: latest)"
+        "--checkpoint", default="latest", metavar="latest|best|STEP", help="which one (default: latest)"
     )
     parser.add_argument("--live", action="store_true", help="the live weights instead of their moving average")
 
 
 @dataclass
 class Run:
-    """An opened run: its config page, frozen config, mesh, sharding rules, parameters and their step."""
+    """An opened run: its config page, frozen config, mesh, parameters and their step."""
 
     config: Any
     cfg: Any
     mesh: Any
-    rules: Any
     params: dict
     step: int
     weights: str  # "ema" or "live"
@@ -48,4 +47,4 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     mesh = sharding.make_mesh(devices=devices)
     arrays, step = load_params(trained, args.run_dir.resolve(), args.checkpoint, mesh, live=args.live)
     weights = "live" if args.live or not trained.optim.ema_decay else "ema"
-    return Run(config, cfg, mesh, sharding.Rules(), arrays, step, weights)
+    return Run(config, cfg, mesh, arrays, step, weights)

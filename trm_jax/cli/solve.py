@@ -1,4 +1,15 @@
-"""`trm solve`: let a trained model solve puzzles and check its answers."""
+"""`trm solve`: solve puzzles with a trained model.
+
+Boards stand on a line or over several, with or without spaces and grid lines, blanks as one of . 0 _ * x, or in a CSV
+file. Prints the model's board and whether it is valid and keeps the clues.
+Exit code 0 when every puzzle is solved, 1 when one is not.
+
+examples:
+  trm solve runs/demo 6.3...   (81 characters for a 9x9 model)
+  trm solve runs/demo puzzles.csv --limit 100
+  head -1 puzzles.txt | trm solve runs/demo - --png answer.png --gif thinking.gif
+  trm solve runs/demo --example --gif thinking.gif      a held-out puzzle of the run
+"""
 
 from __future__ import annotations
 
@@ -6,28 +17,17 @@ import io
 import os
 import sys
 
-from trm_jax.cli.arguments import add_command, any_path, command, options_again, positive
+from trm_jax.cli.arguments import add_documented, any_path, command, options_again, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import as_path
 
 BATCH = 64  # puzzles a model thinks about at a time
+_NAMED_FAULTS = 3  # of a wrong answer
 
 
 def add_parser(subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "solve",
-        "solve puzzles with a trained model",
-        "Solve puzzles: boards on a line or over several lines, with or without spaces and grid lines, blanks as\n"
-        "one of . 0 _ * x, or a CSV file. Prints the model's board and whether it is valid and keeps the clues.\n"
-        "Exit code 0 when every puzzle is solved, 1 when one is not.",
-        "  trm solve runs/demo 6.3...   (81 characters for a 9x9 model)\n"
-        "  trm solve runs/demo puzzles.csv --limit 100\n"
-        "  head -1 puzzles.txt | trm solve runs/demo - --png answer.png --gif thinking.gif\n"
-        "  trm solve runs/demo --example --gif thinking.gif      a held-out puzzle of the run\n",
-        run,
-    )
+    parser = add_documented(subparsers, "solve", run, __doc__)
     add_run(parser)
     parser.add_argument("puzzle", nargs="?", help="a puzzle, a file of puzzles (text or CSV), or - for standard input")
     parser.add_argument("--example", action="store_true", help="take the run's first held-out puzzle instead")
@@ -39,6 +39,7 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     import numpy as np
+    from scipy.special import expit
 
     from trm_jax import compiler
     from trm_jax.tasks.pictures import require_suffix
@@ -68,15 +69,17 @@ def run(args) -> int:
             raise InputError(f"{name} holds no puzzle")
     answers, q_halt = _think_over(opened.cfg, opened.params, inputs, args.steps or 0)
 
+    sure = expit(q_halt.astype(np.float64))  # the model's probability that the answer is right
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     solved = 0
-    for puzzle, answer, q in zip(inputs, answers[:, -1], q_halt[:, -1], strict=True):
+    for puzzle, answer, q in zip(inputs, answers[:, -1], sure[:, -1], strict=True):
         problems = task.check(data, puzzle, answer)
         solved += not problems
         if len(inputs) <= 10:
             print(task.show(data, puzzle, answer, color=color))
-            verdict = "; ".join(problems) or "solved: valid, and every clue is kept"
-            print(f"{verdict}   (the model is {100 / (1 + np.exp(-q)):.0f}% sure)")
+            more = f"; and {len(problems) - _NAMED_FAULTS} more" if len(problems) > _NAMED_FAULTS else ""
+            verdict = f"not solved: {'; '.join(problems[:_NAMED_FAULTS])}{more}" if problems else "solved"
+            print(f"{verdict}   (the model is {q:.0%} sure)")
         else:
             print(f"{task.line(data, answer)} {'wrong: ' + problems[0] if problems else 'solved'}")
     if len(inputs) > 1:
@@ -85,10 +88,8 @@ def run(args) -> int:
         task.png(data, args.png, inputs[0], answers[0, -1], caption=f"{args.run_dir.name}, step {opened.step}")
         print(f"picture: {args.png}")
     if args.gif:
-        halted = np.flatnonzero(q_halt[0] > 0)
-        at = int(halted[0]) + 1 if len(halted) else None
-        sure = 1 / (1 + np.exp(-q_halt[0].astype(np.float64)))
-        task.gif(data, args.gif, inputs[0], answers[0], sure, halted_at=at)
+        at = int(np.argmax(q_halt[0] > 0)) + 1 if (q_halt[0] > 0).any() else None
+        task.gif(data, args.gif, inputs[0], answers[0], sure[0], halted_at=at)
         print(f"thinking: {args.gif}")
     print(f"next: {_following(args, task.line(data, inputs[0]))}", file=sys.stderr)
     return 0 if solved == len(inputs) else 1

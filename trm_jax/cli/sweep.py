@@ -1,4 +1,16 @@
-"""`trm sweep`: many experiments, to the end whatever happens on the way."""
+"""`trm sweep`: run many experiments to the end, unattended, with retries.
+
+Each is trained in a folder of its own: ROOT/NAME, and with --seeds ROOT/NAME-seedK. Finished runs are skipped, begun
+runs resume, failed ones are tried again. Stop it at any time (Ctrl-C, SIGTERM, even kill -9) and give the same command
+again. ROOT/sweep.json holds the state of all runs, ROOT/NAME/log.txt what each run printed.
+Exit codes: 0 all done, 1 a run failed, diverged or was refused, 2 bad input, 75 stopped and saved.
+
+examples:
+  trm sweep exp02a --dry-run              what it would run, in which order
+  trm sweep exp02a exp02b --seeds 0-2
+  trm sweep 'exp0*' --jobs 4              four runs side by side, each with its share of the devices
+  trm sweep exp08 --local --root /tmp/try the same, shrunk to seconds, to see that it runs
+"""
 
 from __future__ import annotations
 
@@ -8,18 +20,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from trm_jax.cli.arguments import (
-    add_command,
-    add_set,
-    at_least,
-    changes,
-    command,
-    local_path,
-    options_again,
-    positive,
-    set_again,
-    settings,
-)
+from trm_jax.cli import arguments as cli
 from trm_jax.errors import InputError
 
 DEFAULT_ROOT = Path("runs")
@@ -27,27 +28,15 @@ LAUNCH = [sys.executable, "-m", "trm_jax.cli.child"]
 
 
 def add_parser(subparsers) -> None:
-    parser = add_command(
-        subparsers,
-        "sweep",
-        "run many experiments to the end, whatever happens on the way",
-        "Train the experiments of groups, names or patterns, each in a folder of its own: ROOT/NAME, and with --seeds\n"
-        "ROOT/NAME-seedK. What is done is skipped, what was begun goes on, what dies is tried again. Stop it at any\n"
-        "time (Ctrl-C, SIGTERM, even kill -9) and give the same command again. ROOT/sweep.json says how things stand,\n"
-        "ROOT/NAME/log.txt what each run printed.\n"
-        "Exit codes: 0 all done, 1 a run failed, diverged or was refused, 2 bad input, 75 stopped and saved.",
-        "  trm sweep exp02a --dry-run              what it would run, in which order\n"
-        "  trm sweep exp02a exp02b --seeds 0-2\n"
-        "  trm sweep 'exp0*' --jobs 4              four runs side by side, each with its share of the devices\n"
-        "  trm sweep exp08 --local --root /tmp/try the same, shrunk to seconds, to see that it runs\n",
-        run,
-    )
-    parser.add_argument("words", nargs="+", metavar="NAME|GROUP|PATTERN", help="what to run (trm list shows the names)")
+    parser = cli.add_documented(subparsers, "sweep", run, __doc__)
+    cli.add_names(parser, "what to run")
     parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
-    parser.add_argument("--root", type=local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="processes side by side (default: 1)")
-    parser.add_argument("--retries", type=at_least(0), default=2, metavar="N", help="of a run that died (default: 2)")
-    add_set(parser)
+    parser.add_argument("--root", type=cli.local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
+    parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N", help="processes side by side (default: 1)")
+    parser.add_argument(
+        "--retries", type=cli.at_least(0), default=2, metavar="N", help="of a run that died (default: 2)"
+    )
+    cli.add_set(parser)
     parser.add_argument("--local", action="store_true", help="shrink every run to a debug run of seconds")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and their commands, and run nothing")
 
@@ -61,26 +50,22 @@ def run(args) -> int:
 
     names = registry.select(args.words)
     seeds = plan.parse_seeds(args.seeds) if args.seeds is not None else ()
-    runs = plan.plan(names, args.root, seeds=seeds, changes=changes(args), local=args.local)
+    runs = plan.plan(names, args.root, seeds=seeds, changes=cli.changes(args), local=args.local)
     for name, others in plan.aliases(names).items():
         print(f"note: {name}, run once, is also {', '.join(others)}", file=sys.stderr)
     for problem in dict.fromkeys(one.error for one in runs if one.state == REFUSED):
         labels = ", ".join(one.label for one in runs if one.error == problem)
         print(f"note: {labels} cannot be run: {problem}", file=sys.stderr)
     if args.dry_run:
-        return _show_plan(args, runs)
+        for number, one in enumerate(runs, 1):
+            one.examine()
+            print(f"{number} {one.label}: {one.state}" + (f" ({one.error})" if one.error else ""))
+            print(f"  {one.command}")
+        print(f"next: {_again(args)}")
+        return 0
     with owned(args.root, lambda: None, "--root"), StopRequest() as stop:
         _train(args, runs, State(args.root, runs), stop)
     return _summarise(args, runs, stop)
-
-
-def _show_plan(args, runs) -> int:
-    for number, one in enumerate(runs, 1):
-        one.examine()
-        print(f"{number} {one.label}: {one.state}" + (f" ({one.error})" if one.error else ""))
-        print(f"  {one.command}")
-    print(f"next: {_again(args)}")
-    return 0
 
 
 def _train(args, runs, state, stop) -> None:
@@ -118,8 +103,9 @@ def accelerators(jobs: int) -> tuple[str, int]:
 def _again(args) -> str:
     """The command line that goes on with this sweep."""
     given = ("--seeds", args.seeds, None), ("--root", args.root, DEFAULT_ROOT), ("--jobs", args.jobs, 1)
-    options = options_again(*given, ("--retries", args.retries, 2))
-    return command("sweep", *args.words, *options, *set_again(settings(args)), *["--local"] * args.local)
+    options = cli.options_again(*given, ("--retries", args.retries, 2))
+    again = cli.set_again(cli.settings(args))
+    return cli.command("sweep", *args.words, *options, *again, *["--local"] * args.local)
 
 
 def _summarise(args, runs, stop) -> int:
@@ -134,12 +120,13 @@ def _summarise(args, runs, stop) -> int:
             print(f"{one.label}: {one.state}, {one.error}")
     print(counts(runs))
     if stop and not {one.state for one in runs} <= {DONE, *BAD_ENDS}:
-        print(f"next: {_again(args)}   (goes on from there)")
+        print(f"next: {_again(args)}   (resumes from there)")
         return EXIT_STOPPED
     bad = next((one for one in runs if one.state in BAD_ENDS), None)
     if bad:
         log = bad.folder / LOG_FILE
-        print(f"next: {f'less {log}   ' * log.exists()}then, once it is mended: {_again(args)}")
+        print(f"next: {f'less {log}   ' * log.exists()}then, once it is fixed: {_again(args)}")
         return EXIT_NO
-    print(f"next: {command('report', *args.words, *options_again(('--root', args.root, DEFAULT_ROOT)))}")
+    root = cli.options_again(("--root", args.root, DEFAULT_ROOT))
+    print(f"next: {cli.command('report', *args.words, *root)}")
     return EXIT_DONE

@@ -43,9 +43,8 @@ class Experiment:
         return self.base if not self.changes else ""
 
 
-BASELINE = Experiment(
-    "baseline", "Sudoku-Extreme with 1,000 puzzles, mlp_t TRM of 5.0M parameters, batch 6144, 8,138 steps"
-)
+_BASELINE = "Sudoku-Extreme with 1,000 puzzles, mlp_t TRM of 5.0M parameters, batch 6144, 8,138 steps"
+BASELINE = Experiment("baseline", _BASELINE)
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,8 @@ class Group:
         **answered: Any,
     ) -> Group:
         """The group of `members` (names with spaces between), each laid over `base` with its own one of the values of
-        each varied setting, and of what the guide expects; answered: its `report`, `levels` and `companion`.
-
-        A member with the values that `base` has (which lies over the defaults) becomes another name of it.
-        """
+        each varied setting, and of what the guide expects; answered: its `report`, `levels` and `companion`. A member
+        with the values of `base` becomes another name of it."""
         centre, experiments = {**flatten(defaults()), **base.changes}, []
         for member, *values in zip(members.split(), *varied.values(), *expects.values(), strict=True):
             settings = dict(zip(varied, values, strict=False))
@@ -94,30 +91,17 @@ class Group:
 def experiments_folder() -> Path:
     """Inside the package when installed from a wheel, beside it in a checkout."""
     package = Path(trm_jax.__file__).parent
-    for folder in (package / "experiments", package.parent / "experiments"):
-        if folder.is_dir():
-            return folder
-    raise InputError(f"no experiments folder in or beside {package}; install trm_jax again")
-
-
-def _load(file: Path):
-    spec = importlib.util.spec_from_file_location(f"trm_jax_experiments.{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
 
 
 # The catalogue's order; the other files follow in the alphabet's.
-_FIRST = ("baseline", "exp*", "contrib*", "mini*")
+_FIRST = ("baseline", "exp", "contrib", "mini")
 
 
 def _files() -> list[Path]:
-    def place(file: Path) -> tuple[int, str]:
-        return next(
-            (i for i, pattern in enumerate(_FIRST) if fnmatch.fnmatch(file.stem, pattern)), len(_FIRST)
-        ), file.stem
-
-    return sorted((f for f in experiments_folder().glob("*.py") if not f.stem.startswith("_")), key=place)
+    files = sorted(file for file in experiments_folder().glob("*.py") if not file.stem.startswith("_"))
+    return sorted(files, key=lambda file: [file.stem.startswith(first) for first in _FIRST], reverse=True)
 
 
 @functools.cache
@@ -126,7 +110,9 @@ def _declared() -> tuple[dict[str, Experiment], dict[str, Group]]:
     experiments: dict[str, Experiment] = {}
     groups: dict[str, Group] = {}
     for file in _files():
-        module = _load(file)
+        spec = importlib.util.spec_from_file_location(f"trm_jax_experiments.{file.stem}", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
         declared = [*getattr(module, "GROUPS", [])]
         if hasattr(module, "groups_like"):
             declared += module.groups_like(groups)
@@ -154,9 +140,7 @@ def select(words: list[str]) -> list[str]:
     """Names of the experiments that `words` ask for, in the catalogue's order, each once.
 
     A word is a name, a group, the beginning of a name or a shell pattern; the last two leave out the other ways to run
-    a member of a group, unless there is nothing else. Raises InputError, with the nearest names, for one that matches
-    nothing.
-    """
+    a member of a group, unless there is nothing else. Raises InputError for one that matches nothing."""
     known, families = catalogue(), groups()
     others = {other for family in families.values() for e in family.experiments for other in alternatives(e.name)}
     wanted: set[str] = set()
@@ -169,10 +153,8 @@ def select(words: list[str]) -> list[str]:
             pattern = word if any(c in word for c in "*?[") else f"{word}*"
             matches = fnmatch.filter(known, pattern)
             if not matches or not word:
-                raise InputError(
-                    f"no experiment and no group matches {word!r}.{nearest(word, [*families, *known])} "
-                    "`trm list` shows them all"
-                )
+                near = nearest(word, [*families, *known])
+                raise InputError(f"no experiment and no group matches {word!r}.{near} `trm list` shows them all")
             wanted |= set(matches) - others or set(matches)
     return [name for name in known if name in wanted]
 

@@ -23,10 +23,8 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     """{"model.hidden_size": 512, ...}; a ConfigDict's in the alphabet's order."""
     flat = {}
     for key, value in config.items():
-        if isinstance(value, ConfigDict | dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+        nested = isinstance(value, ConfigDict | dict)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat
 
 
@@ -41,23 +39,23 @@ def nearest(word: str, options) -> str:
 
 def _convert(key: str, value: Any, old: Any) -> Any:
     """`value` (a string from the command line or a Python value) in the type of the setting it replaces."""
-    want = type(old).__name__
+    wrong = InputError(f"{key}={value!r} is not a {type(old).__name__}; its default is {old!r}")
     if isinstance(value, str) and not isinstance(old, str):
         text = value.strip()
         try:
             value = {"true": True, "false": False}[text.lower()] if isinstance(old, bool) else ast.literal_eval(text)
         except (KeyError, ValueError, SyntaxError):
-            raise InputError(f"{key}={text!r} is not a {want}; its default is {old!r}") from None
+            raise wrong from None
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if isinstance(old, bool) and isinstance(value, bool) or isinstance(old, str) and isinstance(value, str):
+    if type(old) is type(value) and isinstance(old, bool | str):
         return value
-    if number and isinstance(old, float) and not isinstance(old, bool):
+    if number and isinstance(old, float):
         return float(value)
-    if number and isinstance(old, int) and not isinstance(old, bool) and float(value).is_integer():
+    if number and type(old) is int and float(value).is_integer():
         if abs(value) >= 2**63:
             raise InputError(f"{key}={value!r} is too large; whole numbers go up to {2**63 - 1}")
         return int(value)  # 1e3 is the whole number 1000
-    raise InputError(f"{key}={value!r} is not a {want}; its default is {old!r}")
+    raise wrong
 
 
 def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
@@ -105,16 +103,8 @@ def diff(config: ConfigDict, base: ConfigDict | dict) -> dict[str, tuple[Any, An
 
 
 # Settings that may change when a run goes on: they decide how it is run and watched, not what it computes.
-FREE_TO_CHANGE = (
-    "name",
-    "checkpoint.",
-    "log.",
-    "mesh.",
-    "eval.batch_size",
-    "train.accumulation",
-    "train.deterministic",
-    "model.remat",
-)
+FREE_TO_CHANGE = ("name", "checkpoint.", "log.", "mesh.", "eval.batch_size", "model.remat")
+FREE_TO_CHANGE += ("train.accumulation", "train.deterministic")
 
 
 def changed_since(config: ConfigDict, saved: dict) -> dict[str, tuple[Any, Any]]:
@@ -152,16 +142,9 @@ def to_json(config: ConfigDict) -> str:
 
 
 # A debug run of any config: everything that costs time is small, everything else stays what it was.
-LOCAL = {
-    "optim.warmup_steps": 5,
-    "train.batch_size": 32,
-    "train.steps": 30,
-    "eval.every_steps": 15,
-    "eval.batch_size": 64,
-    "eval.max_examples": 64,
-    "checkpoint.every_steps": 10,
-    "log.every_steps": 5,
-}
+LOCAL = {"optim.warmup_steps": 5, "train.batch_size": 32, "train.steps": 30}
+LOCAL |= {"eval.every_steps": 15, "eval.batch_size": 64, "eval.max_examples": 64}
+LOCAL |= {"checkpoint.every_steps": 10, "log.every_steps": 5}
 
 
 def local(config: ConfigDict) -> ConfigDict:

@@ -56,21 +56,19 @@ class Device:
         return int(self.usable_gib * 2**30)
 
 
-GPUS = {
-    device.name: device
-    for device in (
-        Device("h200", "H200 (measured: 790 TFLOP/s in a large matmul, 4.3 TB/s in a copy)", 141, 989, 4.8),
-        Device("h100", "H100 80GB", 80, 989, 3.35, 3.89, _OTHER + "8-12"),
-        Device("a100", "A100 80GB", 80, 312, 2.0, 2.79, _OTHER + "2.5-3.5"),
-        Device("2xa100", "2 x A100 40GB", 40, 312, 1.55, 3.58, _OTHER + "1.5-2 each", chips=2),
-        Device("l40s", "L40S", 48, 362, 0.86, 1.14),
-        Device("a40", "A40", 48, 150, 0.70, 0.79),
-        Device("5090", "RTX 5090", 32, 210, 1.79, 0.335, "the ARC transformer's author, 2025-12-09"),
-        Device("4090", "RTX 4090", 24, 165, 1.01, 0.74),
-        Device("3090", "RTX 3090", 24, 71, 0.94, 0.44),
-        Device("a10", "A10", 24, 125, 0.60, 0.36),
-    )
-}
+_GPUS = (
+    Device("h200", "H200 (measured: 790 TFLOP/s in a large matmul, 4.3 TB/s in a copy)", 141, 989, 4.8),
+    Device("h100", "H100 80GB", 80, 989, 3.35, 3.89, _OTHER + "8-12"),
+    Device("a100", "A100 80GB", 80, 312, 2.0, 2.79, _OTHER + "2.5-3.5"),
+    Device("2xa100", "2 x A100 40GB", 40, 312, 1.55, 3.58, _OTHER + "1.5-2 each", chips=2),
+    Device("l40s", "L40S", 48, 362, 0.86, 1.14),
+    Device("a40", "A40", 48, 150, 0.70, 0.79),
+    Device("5090", "RTX 5090", 32, 210, 1.79, 0.335, "the ARC transformer's author, 2025-12-09"),
+    Device("4090", "RTX 4090", 24, 165, 1.01, 0.74),
+    Device("3090", "RTX 3090", 24, 71, 0.94, 0.44),
+    Device("a10", "A10", 24, 125, 0.60, 0.36),
+)
+GPUS = {device.name: device for device in _GPUS}
 
 _POWERS = (1, 4, 8, 16, 32, 64, 128, 256)
 _V4_LINKS = "all-reduce bandwidth of a pod, 1.1 PB/s over 4,096 chips of 6 links"
@@ -97,17 +95,13 @@ def find(name: str) -> Device:
     generation, _, number = name.partition("-")
     if generation not in TPUS or not re.fullmatch("0|[1-9][0-9]*", number):
         near = nearest(name, (*GPUS, "v4-8", "v4-64", "v5p-64", "v5e-16", "v6e-16"))
-        raise InputError(
-            f"no device {name!r} in the table.{near} It holds {', '.join(GPUS)} and slices of {', '.join(TPUS)} such "
-            "as v4-64"
-        )
+        table = f"{', '.join(GPUS)} and slices of {', '.join(TPUS)} such as v4-64"
+        raise InputError(f"no device {name!r} in the table.{near} It holds {table}")
     *chip, cores, one_host, dimensions, numbers = TPUS[generation]
     if int(number) not in numbers:
         first, second, third, *_, last = numbers
-        unit = "cores, two a chip" if cores == 2 else "chips"
-        raise InputError(
-            f"there is no slice {name}: {generation} comes in {first}, {second}, {third}, ... {last} {unit}"
-        )
+        sizes = f"{first}, {second}, {third}, ... {last} {'cores, two a chip' if cores == 2 else 'chips'}"
+        raise InputError(f"there is no slice {name}: {generation} comes in {sizes}")
     chips = int(number) // cores
     slice_of = {"chips": chips, "hosts": 1 if chips <= one_host else chips // 4, "shape": _shape(chips, dimensions)}
     return Device(name, f"TPU {name}", **dict(zip(_OF_A_CHIP, chip, strict=True)), **slice_of)
