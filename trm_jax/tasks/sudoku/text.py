@@ -17,7 +17,6 @@ from trm_jax.tasks.sudoku.csv_files import BAD, DIGIT_OF_BYTE, is_table, table
 _BARS = "|¦│┃║┆┇┊┋"
 _BAR = re.compile(f"[{_BARS}]")
 _RULE = re.compile(f"[-=+─-╿ ¦|]*(?![{_BARS}])[-=+─-╿][-=+─-╿ ¦|]*")
-_DIGITS_LOST = " (a spreadsheet drops zeros at the start of a number: write blanks as dots)"
 _BOLD, _RED, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
 Row = tuple[int, str]  # line number, what it says without line end
@@ -107,7 +106,8 @@ def _cells(number: int, line: str) -> str:
 
 
 def _no_board(number: int, cells: str) -> InputError:
-    hint = _DIGITS_LOST if "0" in cells and cells.isdigit() and len(cells) > 9 else ": write blanks as dots"
+    lost = "0" in cells and cells.isdigit() and len(cells) > 9
+    hint = f"{' (a spreadsheet drops zeros at the start of a number)' * lost}: write blanks as dots"
     return InputError(f"line {number}: a board has 16, 36 or 81 cells, this one has {len(cells)}{hint}")
 
 
