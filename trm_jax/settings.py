@@ -7,6 +7,8 @@ from typing import Any
 
 from trm_jax.errors import InputError
 
+SEEDS = range(2**32)  # jax.random.key takes 32 bits: greater ones would repeat those, in silence
+
 
 def option(default: Any, *options: Any) -> Any:
     """A field that is one of `options`."""
@@ -40,3 +42,9 @@ def check(cfg: Any, section: str = "") -> None:
                 wrong = f"{value}; it {least if high is None and below is None else f'must be in [{low}, {end}'}"
         if wrong:
             raise InputError(f"{section}{one.name} is {wrong}")
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raise InputError for a seed that is none; `name`: of the setting, for the message."""
+    if seed not in SEEDS:
+        raise InputError(f"{name} is {seed}; a seed is a whole number from 0 to {SEEDS[-1]}")

@@ -96,7 +96,7 @@ def test_a_damaged_count_of_the_time(refused, tmp_path):
     write_run(tmp_path / "runs" / "exp07a", "exp07a", spent={"train": 9.0})
     workdir = write_run(tmp_path / "runs" / "exp07c", "exp07c")
     (workdir / "goodput.json").write_text("[")
-    assert refused("report", "exp07").startswith("runs/exp07c/goodput.json is not JSON (")
+    assert refused("report", "exp07").startswith("runs/exp07c/goodput.json does not say where")
 
 
 def test_compare(here, tmp_path):

@@ -242,7 +242,7 @@ def test_every_mini_run_is_small():
     for name in registry.select(["mini_*"]):
         cfg = resolve.freeze(registry.get(name))
         steps = cfg.total_steps(cfg.data.train_puzzles, 1.0)
-        evaluations = len(cfg.evaluation_steps(cfg.data.train_puzzles, 1.0, steps))
+        evaluations = len(cfg.evaluation_steps(cfg.data.train_puzzles, 1.0, steps)) + 1
         assert cfg.data.source == "generated" and steps <= 3125 and 10 <= evaluations <= 13, name
 
 

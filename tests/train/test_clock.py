@@ -238,7 +238,7 @@ def test_all_kinds_add_up_to_the_time_from_the_first_start_to_the_last_update(li
 )
 def test_what_is_no_count_is_named(tmp_path, content):
     (tmp_path / "goodput.json").write_bytes(content)
-    with pytest.raises(NoCount, match=r"goodput\.json (is not JSON|does not say where a run's time went)"):
+    with pytest.raises(NoCount, match=r"goodput\.json does not say where a run's time went"):
         read_goodput(tmp_path / "goodput.json")
 
 

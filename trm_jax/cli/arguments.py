@@ -103,7 +103,7 @@ def whole(text: str) -> int:
 
 def seed(text: str) -> int:
     """An argument that is a seed."""
-    from trm_jax.data.seeds import SEEDS
+    from trm_jax.settings import SEEDS
 
     if int(text) not in SEEDS:
         raise argparse.ArgumentTypeError(f"{text} is no seed; give a whole number from 0 to {SEEDS[-1]}")

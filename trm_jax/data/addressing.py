@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +17,6 @@ from trm_jax.data.hashing import draws_below, permutation, stream_key
 from trm_jax.errors import InputError
 
 _ORDER, _VARIANT = 1, 2  # independent streams of random numbers under one seed
-
-
-class Pool(Protocol):
-    """Training examples in groups (one original and its variants), each addressed by (group, variant)."""
-
-    variants: np.ndarray  # [G] int64: how many variants each group has
-
-    def examples(self, groups: np.ndarray, variants: np.ndarray) -> Batch:
-        """The examples (groups[b], variants[b])."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -87,10 +77,13 @@ def _order(seed: int, epoch: int, groups: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PoolTrain:
-    """A `TrainSource` over a pool."""
+    """A `TrainSource` over a pool: training examples in groups (an original and its variants).
+
+    The pool has `variants` [G] int64, how many each group has, and `examples(groups [b], variants [b])`, a `Batch`.
+    """
 
     info: DatasetInfo
-    pool: Pool
+    pool: Any
 
     def batch(
         self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None

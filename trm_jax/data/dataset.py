@@ -31,7 +31,6 @@ class TrainSource(Protocol):
         self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
     ) -> Batch:
         """The rows `slots` of the global batch of `batch_size` rows at `step`."""
-        ...
 
 
 class EvalSource(Protocol):
@@ -44,4 +43,3 @@ class EvalSource(Protocol):
 
     def rows(self, indices: np.ndarray) -> Batch:
         """The examples at `indices` [b]."""
-        ...

@@ -14,7 +14,6 @@ import numpy as np
 
 from trm_jax.data.addressing import Addressing
 from trm_jax.data.dataset import Batch, TrainSource
-from trm_jax.errors import InputError
 
 
 def batches(
@@ -26,21 +25,17 @@ def batches(
     start_step: int,
     stop_step: int,
     epochs_per_interval: int | None = None,
-    prefetch: int = 8,
     threads: int = 2,
 ) -> Iterator[Batch]:
     """The batches of steps start_step .. stop_step - 1, in order: this process's `slots` of each.
 
-    `prefetch` batches are read ahead by `threads` threads (0: in the caller's). Raises `InputError` for slots
-    outside the batch of `batch_size` (of all processes) and for an evaluation interval too short for one batch.
+    8 batches are read ahead by `threads` threads (0: in the caller's). batch_size: of all processes. Raises
+    `InputError` for an evaluation interval too short for one batch.
     """
     Addressing(seed, batch_size, train.info.groups, epochs_per_interval)
-    slots = np.asarray(slots)
-    if slots.size and not (0 <= slots.min() and slots.max() < batch_size):
-        raise InputError(f"slots {slots.min()}..{slots.max()} lie outside a batch of {batch_size}")
     how = {"seed": seed, "batch_size": batch_size, "epochs_per_interval": epochs_per_interval}
     if start_step >= stop_step:
         return iter(())
     steps = grain.MapDataset.range(start_step, stop_step).map(functools.partial(train.batch, slots=slots, **how))
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 if threads else 0)
     return iter(steps.to_iter_dataset(options))

@@ -54,7 +54,7 @@ def work(cfg: RunConfig) -> Work:
             raise InputError(f"data.{name} is 0, all of the source, which only the data tell; {give}")
     steps = cfg.total_steps(groups, 1.0)
     tested = min(cfg.eval.max_examples or held_out, held_out)
-    evaluations = len(cfg.evaluation_steps(groups, 1.0, steps))
+    evaluations = len(cfg.evaluation_steps(groups, 1.0, steps)) + 1
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
     specs = cfg.family.specs(cfg.model)
     tables = [spec for spec in specs.values() if params.is_spec(spec) and spec.kind == "rows"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trm_jax.configs import registry, resolve
-from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
+from trm_jax.settings import check_seed
 from trm_jax.sweep.run import REFUSED, Run
 
 BASELINE = "baseline"

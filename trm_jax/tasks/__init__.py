@@ -29,57 +29,45 @@ class Task(Protocol):
 
         groups is 0 where only the data tell how many there are.
         """
-        ...
 
     def eval_size(self, cfg: Any) -> int:
         """Examples of one evaluation as far as the settings tell; 0 where only the data do."""
-        ...
 
     def load(self, cfg: Any, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
         """Training data addressed by step, and the evaluation set; checked, with no puzzle in both."""
-        ...
 
     def load_eval(self, cfg: Any, *, progress: Progress | None = None) -> EvalSource:
         """The evaluation set alone, for puzzles that come without training data."""
-        ...
 
     def batch_spec(self, cfg: Any) -> Mapping[str, tuple[tuple[int, ...], Any]]:
         """Name -> (shape without the batch axis, dtype) of a batch's arrays."""
-        ...
 
     def score(self, cfg: Any, answers, batch, counted) -> Mapping[str, Any]:
         """On the device: sums of scores over the rows where `counted` [B] holds, float32 scalars, "count" among them.
 
         answers [B, S] int32 tokens; batch: the rows they answer, as `batch_spec` says.
         """
-        ...
 
     def finish(self, sums: Mapping[str, float]) -> dict[str, float]:
         """On the host: the scores from fetched sums, `headline` among them; empty when nothing was counted.
 
         sums: of `score`, and figures of others, which are left alone.
         """
-        ...
 
     def local(self, cfg: Any) -> Mapping[str, Any]:
         """Settings of section `data` that make a run of seconds: fewer puzzles, from no network."""
-        ...
 
     def read(self, cfg: Any, text: str) -> np.ndarray:
         """Puzzles written by a person: inputs [N, S] int32."""
-        ...
 
     def check(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
         """What is wrong with an answer [S] to inputs [S], a line each; empty for a right one. Needs no label."""
-        ...
 
     def show(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
         """An answer [S] to inputs [S] as text for a terminal."""
-        ...
 
     def line(self, cfg: Any, tokens: np.ndarray) -> str:
         """A puzzle or an answer [S] on one line, as `read` takes it."""
-        ...
 
     # Optional: a task without them draws nothing.
     # png(cfg, path, inputs, answer, *, caption="")                           one picture

@@ -7,16 +7,15 @@ before it is used.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from trm_jax.distributed.process_group import ProcessGroup
 from trm_jax.errors import InputError, OutOfReach
@@ -55,16 +54,15 @@ def fingerprint(tree) -> dict[str, int]:
     return {path_name(path): int(value) for path, value in zip(paths, values, strict=True)}
 
 
-def _fields(state: TrainState | dict) -> dict:
-    """A state as a dict of its parts, of which Orbax restores as many as are asked for."""
-    return state if isinstance(state, dict) else {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+class Damaged(ValueError):
+    """A checkpoint that cannot be read as it was saved; the message says why, on one line."""
 
 
 class _Manager(ocp.CheckpointManager):
     """Orbax's, for which a score that cannot be read is as good as one that is not there."""
 
     def __init__(self, folder: epath.Path, headline: str, say: Callable[[str], None], **how):
-        self._headline, self._tell, self._told = headline, say, set()
+        self._headline, self._tell_once = headline, cache(say)
         super().__init__(folder, **how)  # which reads all scores
 
     def metrics(self, step: int) -> dict | None:
@@ -74,9 +72,7 @@ class _Manager(ocp.CheckpointManager):
             found = {}
         if found is None or isinstance(found, dict) and isinstance(found.get(self._headline), int | float):
             return found
-        if step not in self._told:
-            self._told.add(step)
-            self._tell(f"note: the score of checkpoint {self.directory}/{step} is damaged; it is not taken for best")
+        self._tell_once(f"note: the score of checkpoint {self.directory}/{step} is damaged; it is not taken for best")
         return None
 
 
@@ -110,16 +106,11 @@ class Checkpoints:
     def _open(self) -> None:
         policy, keep, read_only = self._policy, None, self._policy is None
         if policy is not None:
-            rules = [preservation_policy.LatestN(policy.keep_last)]
-            if policy.keep_best:
-                rules.append(
-                    preservation_policy.BestN(
-                        get_metric_fn=self._rank, n=policy.keep_best, keep_checkpoints_without_metrics=False
-                    )
-                )
+            best = {"n": policy.keep_best, "keep_checkpoints_without_metrics": False}
+            rules = [keeping.LatestN(policy.keep_last), keeping.BestN(get_metric_fn=self._rank, **best)]
             if policy.keep_every_steps:
-                rules.append(preservation_policy.EveryNSteps(policy.keep_every_steps))
-            keep = preservation_policy.AnyPreservationPolicy(rules)
+                rules.append(keeping.EveryNSteps(policy.keep_every_steps))
+            keep = keeping.AnyPreservationPolicy(rules)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             create=not read_only,
@@ -184,17 +175,20 @@ class Checkpoints:
     def restore(self, step: int, abstract) -> tuple:
         """(state, meta) of checkpoint `step`, laid out as `abstract` says: a TrainState or a dict of parts of one.
 
-        Raises whatever is wrong with the checkpoint.
+        Raises Damaged; InputError for one of another model; when the storage cannot be reached, its error.
         """
         problem = None
         try:
-            state, meta = self._read(step, _fields(abstract))
-        except Exception as error:  # noqa: BLE001 - raised below, once every process knows of it
+            state, meta = self._read(step, abstract if isinstance(abstract, dict) else dict(vars(abstract)))
+        except InputError as error:
             problem = error
+        except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            problem = error if out_of_reach(error) else Damaged(lines[0][:200])
         # Every process raises alike, or some would take for damaged what others could not reach.
-        kind = InputError if isinstance(problem, InputError) else OutOfReach if out_of_reach(problem) else ValueError
+        kind = next((kind for kind in (InputError, Damaged) if isinstance(problem, kind)), OutOfReach)
         said = self._group.gather(problem and [kind.__name__, str(problem) or type(problem).__name__])
-        for kind in (OutOfReach, InputError, ValueError):
+        for kind in (OutOfReach, InputError, Damaged):
             for index, one in enumerate(said):
                 if one and one[0] == kind.__name__:
                     if problem and self._group.index == index:
@@ -203,7 +197,7 @@ class Checkpoints:
         want = meta["fingerprint"]
         damaged = [name for name, value in fingerprint(state).items() if value != want.get(name)]
         if damaged:
-            raise ValueError(f"the contents of {', '.join(damaged[:3])} are not what was saved")
+            raise Damaged(f"the contents of {', '.join(damaged[:3])} are not what was saved")
         return (state if isinstance(abstract, dict) else TrainState(**state)), meta
 
     def _read(self, step: int, abstract) -> tuple:
@@ -232,13 +226,8 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 state, meta = self.restore(step, abstract)
-            except InputError:
-                raise
-            except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
-                if out_of_reach(error):
-                    raise
-                reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-                self._say(f"checkpoint {self.folder}/{step} is damaged ({reason}); going back to the one before it")
+            except Damaged as error:
+                self._say(f"checkpoint {self.folder}/{step} is damaged ({error}); going back to the one before it")
                 damaged.append(step)
                 continue
             self._set_aside(damaged)
@@ -278,12 +267,8 @@ def pick_step(checkpoints: Checkpoints, which: str) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise InputError(f"no checkpoint in {checkpoints.folder}; train first: trm train NAME --workdir DIR")
-    if which == "latest":
-        return steps[-1]
-    if which == "best":
-        best = checkpoints.best_step()
-        return steps[-1] if best is None else best
-    named = {str(step): step for step in steps}
-    if which in named:
-        return named[which]
-    raise InputError(f"no checkpoint {which!r} in {checkpoints.folder}; there are {', '.join(map(str, steps))}")
+    best = checkpoints.best_step()
+    named = {"latest": steps[-1], "best": steps[-1] if best is None else best, **{str(step): step for step in steps}}
+    if which not in named:
+        raise InputError(f"no checkpoint {which!r} in {checkpoints.folder}; there are {', '.join(map(str, steps))}")
+    return named[which]

@@ -1,10 +1,9 @@
 """Where a run's time goes, over all its lives: what trained, and what did not (goodput).
 
 Seconds by kind: `train` (steps that count), `compile`, `data` (reading the puzzles, waiting for a batch), `evaluation`,
-`checkpoint` (what
-it holds up, not what it does besides), `setup` (restoring, first states), `lost` (steps made again after a crash, and
-all else since the checkpoint that was gone back to) and `down` (between two lives: from the last moment that is known
-of the one to the beginning of the other).
+`checkpoint` (what it holds up, not what it does besides), `setup` (restoring, first states), `lost` (steps made again
+after a crash, and all else since the checkpoint that was gone back to) and `down` (from the last moment that is known
+of one life to the beginning of the next).
 """
 
 from __future__ import annotations
@@ -126,22 +125,13 @@ class NoCount(Exception):
 def read_goodput(file: AnyPath) -> dict:
     """What `to_json` has written there; {} when there is no file. Raises NoCount for any other content."""
     try:
-        text = file.read_bytes()
+        content = json.loads(file.read_bytes())
+        numbers = [content["updated_unix_s"], *(content["seconds"][kind] for kind in KINDS)]
+        # Up to 30,000 years; NaN is in no range.
+        if type(content["lives"]) is int and content["lives"] > 0 and all(0 <= n < 1e12 for n in numbers):
+            return content
     except FileNotFoundError:
         return {}
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise NoCount(f"{file} is not JSON ({error})") from None
-    if not _is_count(content):
-        raise NoCount(f"{file} does not say where a run's time went")
-    return content
-
-
-def _is_count(content) -> bool:
-    if not (isinstance(content, dict) and isinstance(content.get("seconds"), dict)):
-        return False
-    numbers = [content.get("updated_unix_s"), *(content["seconds"].get(kind) for kind in KINDS)]
-    lives = content.get("lives")
-    # Up to 30,000 years; NaN is in no range.
-    return type(lives) is int and lives > 0 and all(type(n) in (int, float) and 0 <= n < 1e12 for n in numbers)
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise NoCount(f"{file} does not say where a run's time went")

@@ -6,20 +6,17 @@ Sections `data` and `model` of the settings page are those of the task and the f
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
 from trm_jax.losses import TOKEN_LOSSES
 from trm_jax.models.family import Family
 from trm_jax.optim import OPTIMIZERS
-from trm_jax.settings import check, number, option
+from trm_jax.settings import check, check_seed, number, option
 from trm_jax.tasks import Task
 
 MAX_STEPS = 10**9  # a thousand a second would take eleven days
-LONG_WARMUP = 0.45  # share of the steps from which on a person is told: about half
 
 
 def _require(ok: bool, message: str) -> None:
@@ -100,9 +97,6 @@ class EvalConfig:
     batch_size: int = number(6144, low=1)
     max_examples: int = number(0)  # 0 = all
 
-    def __post_init__(self):
-        check(self, "eval.")
-
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -112,18 +106,12 @@ class CheckpointConfig:
     keep_best: int = number(1)  # by the task's headline score
     keep_every_steps: int = number(0)  # 0 = none besides those
 
-    def __post_init__(self):
-        check(self, "checkpoint.")
-
 
 @dataclass(frozen=True)
 class LogConfig:
     every_steps: int = number(20, low=1)
     tensorboard: bool = True
     wandb_project: str = ""  # empty = no Weights & Biases
-
-    def __post_init__(self):
-        check(self, "log.")
 
 
 @dataclass(frozen=True)
@@ -141,24 +129,6 @@ SECTIONS = {
     "log": LogConfig,
     "mesh": MeshConfig,
 }
-
-
-@dataclass(frozen=True)
-class EvaluationSteps(Collection):
-    """Steps in ascending order: those of a range, which may be too many to be listed, and the last one behind it."""
-
-    before: range
-    last: int
-
-    def __contains__(self, step: object) -> bool:
-        return step in self.before or step == self.last
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self.before
-        yield self.last
-
-    def __len__(self) -> int:
-        return len(self.before) + 1
 
 
 @dataclass(frozen=True)
@@ -181,14 +151,15 @@ class RunConfig:
 
     def __post_init__(self):
         check_seed("seed", self.seed)
+        for name in ("eval", "checkpoint", "log"):
+            check(getattr(self, name), f"{name}.")
         if self.train.halt_exploration_end != -1 and not hasattr(self.model, "halt_exploration_prob"):
             raise InputError("train.halt_exploration_end is set, but this model does not explore; leave it at -1")
         for name, start in self.curriculum_start.items():
             end = getattr(self.model, name, None)
             _require(end is not None, "train.curriculum_epochs is set, but this model has no cycles; leave it at 0")
             _require(
-                start <= end,
-                f"train.curriculum_{name[0]}_start {start} is more than model.{name} {end}, where it ends",
+                start <= end, f"train.curriculum_{name[0]}_start {start} is more than model.{name} {end}, where it ends"
             )
 
     @property
@@ -225,14 +196,10 @@ class RunConfig:
         )
         return steps
 
-    def mostly_warmup(self, total_steps: int) -> bool:
-        """Whether about half of the steps, or more, lie inside the warm-up."""
-        return self.optim.warmup(total_steps) >= LONG_WARMUP * total_steps
-
     def warnings(self, total_steps: int) -> list[str]:
         """What a person should know before the run starts: lines without a full stop."""
         warmup = self.optim.warmup(total_steps)
-        if not self.mostly_warmup(total_steps):
+        if warmup < 0.45 * total_steps:  # less than about half
             return []
         where = "all" if warmup >= total_steps else f"{warmup / total_steps:.0%}"
         return [
@@ -242,20 +209,18 @@ class RunConfig:
 
     def eval_interval_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> int:
         """Steps between evaluations; one at the end when nothing is set."""
-        if self.eval.every_steps:
-            return self.eval.every_steps
-        if self.eval.every_epochs:
-            steps = self._steps_of(self.eval.every_epochs, groups, mean_examples_per_puzzle)
-            _require(
-                steps > 0,
-                f"eval.every_epochs {self.eval.every_epochs} of {groups} puzzles hold fewer examples than one batch of "
-                f"{self.train.batch_size}; raise it or set eval.every_steps",
-            )
-            return steps
-        return total_steps
+        if self.eval.every_steps or not self.eval.every_epochs:
+            return self.eval.every_steps or total_steps
+        steps = self._steps_of(self.eval.every_epochs, groups, mean_examples_per_puzzle)
+        _require(
+            steps > 0,
+            f"eval.every_epochs {self.eval.every_epochs} of {groups} puzzles hold fewer examples than one batch of "
+            f"{self.train.batch_size}; raise it or set eval.every_steps",
+        )
+        return steps
 
-    def evaluation_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> EvaluationSteps:
-        """The steps after which the run is evaluated: the end of each interval, and the last step.
+    def evaluation_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> range:
+        """The steps after which the run is evaluated, besides the last one: the ends of the intervals.
 
         An interval of epochs drops what is less than a batch, as in the official code, so the intervals fall behind
         the epochs: 10 of the baseline's end at step 8,130 of 8,138. The one whose epochs are those of the run ends
@@ -269,7 +234,7 @@ class RunConfig:
             count = bisect_left(
                 numbers, total_steps, key=lambda n: self._steps_of(n * epochs, groups, mean_examples_per_puzzle)
             )
-        return EvaluationSteps(range(every, min(count * every + 1, total_steps), every), total_steps)
+        return range(every, min(count * every + 1, total_steps), every)
 
     def _steps_of(self, epochs: int, groups: int, mean_examples_per_puzzle: float) -> int:
         return int(epochs * groups * mean_examples_per_puzzle / self.train.batch_size)

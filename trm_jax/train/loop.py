@@ -111,7 +111,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
         return group.stop_agreed(stop.name if stop else "")
 
     def evaluation_due() -> bool:
-        return step in evaluation_steps and step not in recorder.evaluated
+        return (step in evaluation_steps or step == total_steps) and step not in recorder.evaluated
 
     def run_evaluation() -> None:
         """Score the weights; given up without a record when the run is told to stop."""

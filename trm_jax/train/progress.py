@@ -17,37 +17,20 @@ class Progress:
     """Progress of a run of `total` steps."""
 
     def __init__(
-        self,
-        name: str,
-        total: int,
-        headline: str = "",
-        *,
-        stream=None,
-        line_every_s: float = 60.0,
-        quiet: bool = False,
+        self, name: str, total: int, headline: str = "", *, stream=None, line_every_s: float = 60.0, quiet: bool = False
     ):
         """headline: the score shown; `quiet`: show nothing; another process does."""
-        self._quiet, self._headline = quiet, headline
-        self._stream = stream or sys.stderr
-        self._total = total
-        self._line_every_s = line_every_s
-        self._latest = ""
-        self._bar = None
+        self._quiet, self._headline, self._total, self._line_every_s = quiet, headline, total, line_every_s
+        self._stream, self._latest, self._bar = stream or sys.stderr, "", None
         if self._stream.isatty() and not quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(elapsed_when_finished=False),
-                TextColumn("{task.fields[numbers]}"),
-                console=Console(file=self._stream),
-            )
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            left = TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False)
+            numbers = TextColumn("{task.fields[numbers]}")
+            self._bar = Bar(*columns, *left, numbers, console=Console(file=self._stream))
             self._task = self._bar.add_task(name, total=total, numbers="compiling")
             self._bar.start()
         self.start(0)
@@ -69,11 +52,6 @@ class Progress:
             self._stream.write(f"{line}\n")  # at once: print sends the end alone where Python is told not to buffer
             self._stream.flush()
 
-    def _numbers(self, record: dict) -> str:
-        headline = self._headline.replace("_", " ") + " {:.3f}"
-        shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "supervision steps {:.1f}"}
-        return "  ".join(form.format(record[name]) for name, form in shown.items() if name in record)
-
     def record(self, record: dict | None) -> None:
         """Take note of a record for the bar's or line's numbers; evaluations get a line of their own."""
         if record is None:
@@ -82,7 +60,9 @@ class Progress:
             score, name = record[self._headline], self._headline.replace("_", " ")
             self.say(f"step {record['step']}: held-out {name} {score:.4f} on {record['count']} puzzles")
         else:
-            self._latest = self._numbers(record)
+            headline = self._headline.replace("_", " ") + " {:.3f}"
+            shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "supervision steps {:.1f}"}
+            self._latest = "  ".join(form.format(record[name]) for name, form in shown.items() if name in record)
 
     def step(self, step: int) -> None:
         """Called after every step; cheap."""

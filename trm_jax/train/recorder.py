@@ -49,11 +49,9 @@ class Interval:
 
     def __init__(self, begun: dict | None = None):
         """begun: what `to_json` gave when the run was saved within one."""
-        self.updates = 0
-        self._totals: dict[str, np.ndarray] = {}
-        if begun:
-            self.updates = begun["updates"]
-            self._totals = {name: np.float64(value) for name, value in begun["totals"].items()}
+        begun = begun or {"updates": 0, "totals": {}}
+        self.updates = begun["updates"]
+        self._totals = {name: np.float64(value) for name, value in begun["totals"].items()}
         self._on_device: list[tuple[int, dict]] = []
 
     def add(self, step: int, sums: dict) -> None:
@@ -121,18 +119,18 @@ class Recorder:
         self._interval, self._closed = Interval(meta.get("interval")), None
         self._last_step, self._last_trained_s = step, self._clock.training_s()
         if self._group.first:
-            self._go_on_counting(step, meta.get("seconds", {}))
+            try:
+                before = clock.read_goodput(self._workdir / clock.GOODPUT_FILE)
+            except clock.NoCount as error:
+                self._say(f"note: {error}; the run's time is counted anew, from its checkpoint on")
+                before = {}
+            self._lives = before.get("lives", 0) + 1
+            began_unix_s = time.time() - sum(self._clock.seconds().values())
+            self._earlier_s = clock.resumed(meta.get("seconds", {}), before, step, began_unix_s)
             write_whole(self._workdir / RUN_FILE, json.dumps(facts, indent=2).encode() + b"\n")
-            log, name = self._cfg.log, self._cfg.name
-            self._writers = open_writers(
-                self._workdir,
-                step,
-                tensorboard=log.tensorboard,
-                wandb_project=log.wandb_project,
-                name=name,
-                settings=self._cfg.page,
-                say=self._say,
-            )
+            log = {"tensorboard": self._cfg.log.tensorboard, "wandb_project": self._cfg.log.wandb_project}
+            run = {"name": self._cfg.name, "settings": self._cfg.page}
+            self._writers = open_writers(self._workdir, step, **log, **run, say=self._say)
 
         def evaluations():
             records = read_jsonl(self._workdir / METRICS_FILE)
@@ -198,16 +196,6 @@ class Recorder:
         return {"elapsed_s": time.monotonic() - self._began, "peak_memory_bytes": peak_memory_bytes()}
 
     # Where the time went.
-
-    def _go_on_counting(self, step: int, saved: dict) -> None:
-        try:
-            before = clock.read_goodput(self._workdir / clock.GOODPUT_FILE)
-        except clock.NoCount as error:
-            self._say(f"note: {error}; the run's time is counted anew, from its checkpoint on")
-            before = {}
-        self._lives = before.get("lives", 0) + 1
-        own_s = sum(self._clock.seconds().values())
-        self._earlier_s = clock.resumed(saved, before, step, time.time() - own_s)
 
     def seconds(self) -> dict[str, float]:
         """Seconds since the run first started, by kind (`clock.SPENT`, lost, down); at process 0."""

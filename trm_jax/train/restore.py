@@ -8,9 +8,8 @@ import jax
 
 from trm_jax import sharding
 from trm_jax.errors import InputError
-from trm_jax.storage.bucket import out_of_reach
 from trm_jax.storage.paths import AnyPath
-from trm_jax.train.checkpoint import Checkpoints, pick_step
+from trm_jax.train.checkpoint import Checkpoints, Damaged, pick_step
 from trm_jax.train.config import RunConfig
 from trm_jax.train.state import abstract_state, initial_state, shardings_of
 from trm_jax.train.writers import CHECKPOINTS
@@ -22,21 +21,16 @@ def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: boo
     Only the parameters are read; they are laid out over `mesh`. Raises InputError when there is no such checkpoint
     or it is damaged.
     """
-
     checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline)
     try:
         step = pick_step(checkpoints, which)
         full = abstract_state(cfg, mesh)
         try:
             state, _ = checkpoints.restore(step, {"params": full.params, "ema": full.ema})
-        except InputError:
-            raise
-        except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
-            if out_of_reach(error):
-                raise
+        except Damaged as error:
             others = [s for s in checkpoints.steps() if s != step]
             raise InputError(
-                f"checkpoint {step} of {workdir} is damaged ({str(error).splitlines()[0][:200]}); "
+                f"checkpoint {step} of {workdir} is damaged ({error}); "
                 f"others: {', '.join(map(str, others)) or 'none'} (--checkpoint STEP)"
             ) from error
     finally:

@@ -77,18 +77,14 @@ def abstract_state(cfg: RunConfig, mesh) -> TrainState:
     abstract = jax.eval_shape(lambda: initial_state(cfg, jax.random.key(0)))
     whole, rules = sharding.replicated(mesh), sharding.Rules()
     params = sharding.shardings(mesh, rules, specs)
+    of_weights = _optimizer(cfg, specs), lambda _, s: s, abstract.opt_state, params["weights"]
+    opt_state = optax.tree_map_params(*of_weights, transform_non_params=lambda _: whole)
     lies = TrainState(
         step=whole,
         params=params,
         ema=params["weights"] if cfg.optim.ema_decay else {},
         ema_also={name: params["weights"] for name in abstract.ema_also},
-        opt_state=optax.tree_map_params(
-            _optimizer(cfg, specs),
-            lambda _, s: s,
-            abstract.opt_state,
-            params["weights"],
-            transform_non_params=lambda _: whole,
-        ),
+        opt_state=opt_state,
         loss_scale=jax.tree.map(lambda _: whole, abstract.loss_scale),
         carry=sharding.shardings(mesh, rules, cfg.family.carry_specs(cfg.model, cfg.train.batch_size)),
         key=whole,

@@ -174,7 +174,7 @@ def set_field(column, value):
         (set_field(2, "1" * 82), "answer has 82 characters, expected 81"),
         (set_field(1, "y" + "." * 80), "character 1 of question is 'y'"),
         (set_field(1, "é" + "." * 80), "character 1 of question is 'é'"),
-        (set_field(1, "1.23E+80"), "a spreadsheet made a number of it"),
+        (set_field(1, "1.23E+80"), "a spreadsheet loses digits"),
         (set_field(3, "hard"), "rating is 'hard'"),
         (set_field(3, "2.5"), "rating is '2.5'"),
         (set_field(3, "-1"), "rating is '-1'"),

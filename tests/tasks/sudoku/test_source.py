@@ -5,9 +5,9 @@ import pytest
 
 from trm_jax.errors import InputError
 from trm_jax.tasks.sudoku import SudokuConfig
-from trm_jax.tasks.sudoku.boards import complete
+from trm_jax.tasks.sudoku.boards import Boards, complete
 from trm_jax.tasks.sudoku.csv_files import read_csv, write_csv
-from trm_jax.tasks.sudoku.files import write_splits
+from trm_jax.tasks.sudoku.files import board_arrays, write_splits
 from trm_jax.tasks.sudoku.source import load, load_boards, load_eval, training
 from trm_jax.tasks.sudoku.verify import require_disjoint
 
@@ -34,6 +34,13 @@ def test_tokens(size):
         assert (batch["puzzle_ids"] == 0).all()
         assert complete((labels - 1).astype(np.uint8), size).all()
         assert ((inputs == 1) | (inputs == labels)).all() and (inputs == 1).any() and inputs.min() == 1
+
+
+def test_the_digest_of_version_0_1_0():
+    questions = np.array([[1, 0, 0, 4, 0, 4, 1, 0, 2, 0, 4, 0, 0, 3, 0, 1], [0] * 16], np.uint8)
+    answers = np.array([[1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1]] * 2, np.uint8)
+    test = board_arrays(Boards(4, questions, answers, np.zeros(2), np.array(["", ""]), "here", np.arange(2)))
+    assert test.digest == "cb4e6c263e3969aa1eb02396d4ed8fb1e5778330f8ee2dc6d269dd022548a917"
 
 
 def test_exactly_the_asked_variants_of_a_puzzle_exist(boards_of):

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
-from trm_jax.data.seeds import check_seed
 from trm_jax.errors import InputError
-from trm_jax.settings import check, number, option
+from trm_jax.settings import check, check_seed, number, option
 from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku import boards, text
 from trm_jax.tasks.tokens import finish_means, score_tokens

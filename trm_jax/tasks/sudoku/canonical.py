@@ -30,22 +30,6 @@ def _column_orders(size: int) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _sort_rows(head, height, rows, key):
-    """Write the least order of rows into `rows` [size]: bands, and rows in each, by their first-column label `head`."""
-    size = rows.shape[0]
-    for row in range(size):
-        band, least = row // height * height, head[row]
-        for other in range(band, band + height):
-            least = min(least, head[other])
-        key[row] = least * 16 + head[row]
-        at = row
-        while at > 0 and key[rows[at - 1]] > key[row]:
-            rows[at] = rows[at - 1]
-            at -= 1
-        rows[at] = row
-
-
-@njit(cache=True, nogil=True)
 def _keep_lesser(puzzle, rows, order, row_step, col_step, label, form):
     """Let `form` [2, size, size] be this candidate if that is less."""
     lesser = False
@@ -64,7 +48,7 @@ def _keep_lesser(puzzle, rows, order, row_step, col_step, label, form):
 def _canonical_rows(puzzles, height, orders, forms):
     size = orders.shape[1]
     label = np.zeros(size + 1, np.int64)  # of a digit; a blank stays 0
-    head, rows, key = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    head, key = np.empty(size, np.int64), np.empty(size, np.int64)
     for number in range(puzzles.shape[0]):
         puzzle, form = puzzles[number], forms[number]
         for transposed in range(2 if height * height == size else 1):
@@ -86,8 +70,10 @@ def _canonical_rows(puzzles, height, orders, forms):
                         place += 1
                         here = label[puzzle[0, second * row_step + order[place] * col_step]]
                     if here <= form[0, 1, place]:  # nearly all end here
-                        _sort_rows(head, height, rows, key)
-                        _keep_lesser(puzzle, rows, order, row_step, col_step, label, form)
+                        for row in range(size):  # the bands by their least labels, and the rows in each
+                            band = row // height * height
+                            key[row] = head[band : band + height].min() * 16 + head[row]
+                        _keep_lesser(puzzle, np.argsort(key), order, row_step, col_step, label, form)
 
 
 def canonical_forms(questions: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:

@@ -185,10 +185,8 @@ def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: tuple[int, .
     """[N, size*size] uint8 digits of board texts."""
     for text, line in zip(texts, lines, strict=True):
         if len(text) != size * size:
-            cause = ""
-            if re.fullmatch(r"\d[.,]?\d*[eE]\+?\d+", text):
-                cause = ": a spreadsheet made a number of it and its digits are lost, import the column as text"
-            raise InputError(f"{path} line {line}: {column} has {len(text)} characters, expected {size * size}{cause}")
+            said = f"{column} has {len(text)} characters, expected {size * size}"
+            raise InputError(f"{path} line {line}: {said}; a spreadsheet loses digits, import the column as text")
     letters = np.frombuffer("".join(texts).encode("ascii", "replace"), np.uint8)
     cells = DIGIT_OF_BYTE[letters].reshape(len(texts), size * size)
     bad = (cells == BAD) | (cells > size)

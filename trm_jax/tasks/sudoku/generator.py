@@ -8,8 +8,9 @@ give a puzzle. The puzzles of walk w are a pure function of (seed, size, bounds,
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -184,31 +185,32 @@ def distinct_puzzles(
             raise AssertionError(f"the generator made a wrong puzzle: seed {seed}, walk {walk}")
         return questions, answers, ratings, canonical_forms(questions, answers, size)
 
+    def walks() -> Iterator[tuple]:
+        for start in itertools.count(0, 2 * threads):
+            yield from enumerate(pool.map(make, range(start, start + 2 * threads)), start)
+
     seen: set[bytes] = set()
-    kept: list[list[tuple]] = [[] for _ in counts]
-    split = walk = quiet = 0
+    splits, quiet = [], 0
     with ThreadPoolExecutor(threads) as pool:
-        while split < len(counts):
-            for questions, answers, ratings, forms in pool.map(make, range(walk, walk + 2 * threads)):
+        made = walks()
+        for count in counts:
+            rows: list[tuple] = []
+            while len(rows) < count:
+                walk, found = next(made)
                 quiet += _WALK
-                for i, form in enumerate(forms):
-                    if split < len(counts) and len(kept[split]) < counts[split] and form.tobytes() not in seen:
+                for i, (*row, form) in enumerate(zip(*found, strict=True)):
+                    if len(rows) < count and form.tobytes() not in seen:
                         seen.add(form.tobytes())
-                        kept[split].append((questions[i], answers[i], ratings[i], walk * _WALK + i))
+                        rows.append((*row, walk * _WALK + i))
                         quiet = 0
-                if split < len(counts) and len(kept[split]) == counts[split]:
-                    split += 1
-                walk += 1
-            if progress is not None:
-                progress(len(seen), sum(counts))
-            if split < len(counts) and quiet > 1000 + _PATIENCE * len(seen):
-                raise InputError(
-                    f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, {sum(counts)} were "
-                    "asked for: ask for fewer, widen the rating bounds, add extra clues or take a larger board"
-                )
-    splits = []
-    for rows in kept:
-        questions, answers, ratings, numbers = (np.array(column) for column in zip(*rows, strict=True))
-        sources = np.full(len(rows), "generated")
-        splits.append(Boards(size, questions, answers, ratings, sources, f"generated (seed {seed})", numbers, "number"))
+                if progress is not None:
+                    progress(len(seen), sum(counts))
+                if len(rows) < count and quiet > 1000 + _PATIENCE * len(seen):
+                    raise InputError(
+                        f"found only {len(seen)} puzzles of size {size} that differ up to symmetry, {sum(counts)} were "
+                        "asked for: ask for fewer, widen the rating bounds, add extra clues or take a larger board"
+                    )
+            *columns, numbers = (np.array(column) for column in zip(*rows, strict=True))
+            sources, origin = np.full(len(rows), "generated"), f"generated (seed {seed})"
+            splits.append(Boards(size, *columns, sources, origin, numbers, "number"))
     return tuple(splits)

@@ -110,12 +110,7 @@ def _draw_board(
         if changed_clues[index]:
             corner, small = (x + cell * 0.16, y + cell * 0.2), sized_font(max(8, cell // 4))
             draw.text(corner, str(question[index]), fill=MUTED, font=small, anchor="mm")
-    _draw_lines(draw, origin, cell, size)
-
-
-def _draw_lines(draw: Draw, origin: Point, cell: int, size: int) -> None:
-    rows, columns = BOX_HEIGHT[size], size // BOX_HEIGHT[size]
-    extent = size * cell + THICK
+    rows, columns, extent = BOX_HEIGHT[size], size // BOX_HEIGHT[size], size * cell + THICK
     # Thin lines first, so that no hairline crosses a box border.
     for heavy in (False, True):
         width, color, shift = (THICK, INK, 0) if heavy else (1, HAIRLINE, 1)

@@ -1,13 +1,11 @@
 """Boards as text: printed, and read as people write them (a line, several lines, grid lines, a CSV file).
 
-A blank is one of `. 0 _ * x` or, where the rows are of one width, a space. Spaces and bars between cells,
-lines of a drawn grid and blank lines are passed over.
+A blank is one of `. 0 _ * x`. Spaces and bars between cells, lines of a drawn grid and blank lines are passed over.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import re
 
 import numpy as np
@@ -19,7 +17,6 @@ from trm_jax.tasks.sudoku.csv_files import BAD, DIGIT_OF_BYTE, is_table, table
 _BARS = "|¦│┃║┆┇┊┋"
 _BAR = re.compile(f"[{_BARS}]")
 _RULE = re.compile(f"[-=+─-╿ ¦|]*(?![{_BARS}])[-=+─-╿][-=+─-╿ ¦|]*")
-_DIGITS_LOST = " (a spreadsheet drops zeros at the start of a number: write blanks as dots)"
 _BOLD, _RED, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
 Row = tuple[int, str]  # line number, what it says without line end
@@ -32,27 +29,19 @@ def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
         return [(line, _board(line, question)) for line, (_, question, *_) in rows]
     found: list[tuple[int, np.ndarray]] = []
     begun: list[Row] = []  # rows of a board whose other rows are still to come
-    lines = [(number, _first_long_field(line)) for number, line in enumerate(text.splitlines(), 1)]
-    lines = [(number, line) for number, line in lines if not _RULE.fullmatch(line) or not line.strip()]
-    # A row of blanks may be a line of spaces, a line between boards is shorter.
-    for apart, group in itertools.groupby(lines, key=lambda row: len(row[1]) < 4 and not row[1].strip()):
-        block = [] if apart else list(group)
-        if _is_spaced(block):
-            found.append((block[0][0], _spaced(block)))
+    for number, line in enumerate(map(_first_long_field, text.splitlines()), 1):
+        if _RULE.fullmatch(line):
             continue
-        for number, line in block:
-            cells = _cells(number, line)
-            if len(line) in SIZE_OF and not _is_row(line, cells):
-                cells = line.replace(" ", ".")
-            if len(cells) in SIZE_OF and not begun:
-                found.append((number, _board(number, cells)))
-            elif len(cells) in BOX_HEIGHT and (not begun or len(cells) == len(begun[0][1])):
-                begun.append((number, cells))
-                if len(begun) == len(cells):
-                    found.append((begun[0][0], _board(begun[0][0], "".join(row for _, row in begun))))
-                    begun = []
-            elif cells:
-                raise _no_board(number, cells)
+        cells = _cells(number, line)
+        if len(cells) in SIZE_OF and not begun:
+            found.append((number, _board(number, cells)))
+        elif len(cells) in BOX_HEIGHT and (not begun or len(cells) == len(begun[0][1])):
+            begun.append((number, cells))
+            if len(begun) == len(cells):
+                found.append((begun[0][0], _board(begun[0][0], "".join(row for _, row in begun))))
+                begun = []
+        elif cells:
+            raise _no_board(number, cells)
     if begun:
         size = len(begun[0][1])
         raise InputError(f"line {begun[0][0]}: a board of {size}x{size} begins here and has {len(begun)} rows")
@@ -116,15 +105,9 @@ def _cells(number: int, line: str) -> str:
     return cells
 
 
-def _is_row(line: str, cells: str) -> bool:
-    """Whether the spaces of a line stand between its cells, and not for blanks of a whole board."""
-    gaps = re.findall(" +", line.strip())
-    evenly = len(gaps) == len(cells) - 1 and len(set(gaps)) == 1
-    return bool(_BAR.search(line)) or len(cells) in BOX_HEIGHT and evenly
-
-
 def _no_board(number: int, cells: str) -> InputError:
-    hint = _DIGITS_LOST if "0" in cells and cells.isdigit() and len(cells) > 9 else ""
+    lost = "0" in cells and cells.isdigit() and len(cells) > 9
+    hint = f"{' (a spreadsheet drops zeros at the start of a number)' * lost}: write blanks as dots"
     return InputError(f"line {number}: a board has 16, 36 or 81 cells, this one has {len(cells)}{hint}")
 
 
@@ -136,35 +119,3 @@ def _board(number: int, cells: str) -> np.ndarray:
     if board.max() > size:
         raise InputError(f"line {number}: {board.max()} stands on a board of {size}x{size}, where digits are 1..{size}")
     return board
-
-
-def _is_spaced(block: list[Row]) -> bool:
-    """Whether these are the rows of a board whose blanks are spaces."""
-    shown = [len(_BAR.sub("", line).replace(" ", "")) for _, line in block]
-    return len(block) in BOX_HEIGHT and max(shown) <= len(block) and min(shown) < len(block)
-
-
-def _spaced(block: list[Row]) -> np.ndarray:
-    """The board of a block of rows, its cells told apart by their columns."""
-    size, first = len(block), block[0][0]
-    rows = [_BAR.split(line) for _, line in block]
-    if all(len(row) > 2 and not row[0].strip() and not row[-1].strip() for row in rows):
-        rows = [row[1:-1] for row in rows]  # a frame
-    parts = len(rows[0])
-    longest = max(map(len, itertools.chain(*rows)))
-    if parts in (1, size, BOX_HEIGHT[size]) and all(len(row) == parts for row in rows):
-        columns = [_columns(texts, size // parts, longest) for texts in zip(*rows, strict=True)]
-        if None not in columns:
-            return _board(first, "".join("".join(row) for row in zip(*columns, strict=True)))
-    raise InputError(f"line {first}: these {size} rows do not line up to a board: write blanks as dots")
-
-
-def _columns(texts: tuple[str, ...], width: int, longest: int) -> list[str] | None:
-    """`width` cells of each row of a part between two bars; None where they do not stand at equal distances."""
-    places = {place for text in texts for place, letter in enumerate(text) if letter != " "}
-    for step, room in ((1, width + 2), (2, 2 * width + 1), (3, 3 * width)):
-        for start in (0, 1):
-            at = range(start, start + step * width, step)
-            if longest <= room and places <= set(at):
-                return ["".join(text[place : place + 1].strip() or "." for place in at) for text in texts]
-    return None
