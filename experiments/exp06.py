@@ -19,8 +19,7 @@ LINEAR = 0.8
 
 def report(study):
     axis = r.setting_axis("train.batch_size", "batch size", "log2")
-    throughput = r.figures(study, "Throughput", "costs", r.SPEED, r.TIME, r.MEMORY, axis=axis)
-    return [critical_batch(study, axis), r.accuracy(study, axis), throughput]
+    return [critical_batch(study, axis), r.accuracy(study, axis), r.costs(study, axis)]
 
 
 def critical_batch(study, axis):

@@ -86,10 +86,7 @@ def test_a_real_run(here, tmp_path):
     assert row["early_exit_steps"] and row["halt_variance"] and row["train_steps"] and not row["peak_memory_bytes"]
     page = (tmp_path / "page" / "selection.md").read_text().replace(str(tmp_path), "")
     assert "jax" in page and "cpu" in page and "nan" not in page
-    assert row["starts"] == "1" and 0 < float(row["share_train"]) < 1 and float(row["share_lost"]) == 0
-    shares = ("train", "compile", "data", "evaluation", "checkpoint", "setup")
-    assert sum(float(row[f"share_{kind}"]) for kind in shares) == pytest.approx(1)
-    assert "## Where the time went" in page and " of the time trained; most of the rest was " in page
+    assert 0 < float(row["goodput"]) < 1
 
 
 def test_a_damaged_count_of_the_time(refused, tmp_path):

@@ -346,7 +346,7 @@ def test_a_critical_batch_that_runs_do_not_determine_is_said(report_of, tmp_path
 
 def test_precision_relative_to_float32(report_of):
     report = report_of("three seeds", "exp07")
-    table = section(report, "Speed and memory").table
+    table = section(report, "Time, speed and memory").table
     assert list(column(table, "throughput, times exp07a's").values()) == ["1.00", "0.50", "0.33"]
     stable = section(report, "Loss variance").table
     assert column(stable, "skipped")["exp07a"] == "not recorded"
@@ -395,19 +395,15 @@ def test_halting_at_equal_accuracy(tmp_path):
     assert "shows contrib02_baseline (p < 0.001) to be higher" in part.sentence
 
 
-def test_where_the_time_went(report_of, tmp_path):
+def test_goodput_stands_beside_the_costs(report_of, tmp_path):
     for seed, lost in enumerate((0.0, 20.0)):
         spent = {"train": 60.0, "compile": 20.0, "lost": lost, "down": 10 * lost}
         write_run(tmp_path / f"a{seed}", "exp07a", seed=seed, spent=spent, lives=2 * seed + 1)
     write_run(tmp_path / "b", "baseline")  # of an older version
-    part = section(report_on("exp07", tmp_path), "Where the time went")
-    assert column(part.table, "^time of all starts")["exp07a"] == "1.5 ± 0.2357 (n = 2)"
-    assert column(part.table, "^trained")["exp07a"].startswith("67.5 ± ")
-    assert column(part.table, "^starts")["exp07a"].startswith("2 ± ")
-    assert column(part.table, "^trained")["exp07b = baseline"] == "not recorded"
-    assert column(part.table, "^trained")["exp07c"] == "not run"
-    assert part.sentence == "67.5% of the time trained; most of the rest was compilation, 22.5%."
-    assert "Where the time went" not in [part.title for part in report_of("three seeds", "exp07").sections]
+    cells = column(section(report_on("exp07", tmp_path), "Time, speed").table, "^goodput")
+    assert cells["exp07a"] == "0.6750 ± 0.1061 (n = 2)"
+    assert (cells["exp07b = baseline"], cells["exp07c"]) == ("not recorded", "not run")
+    assert not heads(section(report_of("three seeds", "exp07"), "Time, speed").table, "goodput")
 
 
 def test_declaring_experiments_loads_no_report():

@@ -104,7 +104,7 @@ def test_halting_of_evaluation_and_training():
 
 @cache
 def measures() -> list[m.Measure]:
-    return [*EXACT, *m.SHARES, *(value for value in vars(m).values() if isinstance(value, m.Measure))]
+    return [*EXACT, *(value for value in vars(m).values() if isinstance(value, m.Measure))]
 
 
 def test_a_real_run_folder_has_every_figure(tmp_path):
@@ -122,17 +122,12 @@ def test_records_of_older_runs_are_taken_as_they_are(tmp_path):
     run = open_run(write_run(tmp_path / "run", "mini_baseline", old=True))
     known = {measure.key for measure in measures() if measure.of(run) is not None}
     assert {"exact_accuracy", "train_test_gap", "loss_variance"} <= known
-    assert not known & {"seconds", "parameters", "peak_memory_bytes", "early_exit_steps", "halt_early"}
-    assert all(measure.of(run) is None for measure in m.SHARES)
+    assert not known & {"seconds", "parameters", "peak_memory_bytes", "early_exit_steps", "halt_early", "goodput"}
 
 
-def test_where_the_time_of_a_run_went(tmp_path):
+def test_the_share_of_the_time_that_trained(tmp_path):
     spent = {"train": 60.0, "compile": 15.0, "lost": 5.0, "down": 300.0}
-    run = open_run(write_run(tmp_path / "run", "mini_baseline", spent=spent, lives=2))
-    assert {measure.key: measure.of(run) for measure in (m.SPENT, m.STARTS, *m.SHARES)} == {
-        "seconds_spent": 80.0, "starts": 2, "share_train": 0.75, "share_compile": 0.1875,
-        "share_data": 0.0, "share_evaluation": 0.0, "share_checkpoint": 0.0, "share_setup": 0.0, "share_lost": 0.0625,
-    }  # fmt: skip
+    assert m.GOODPUT.of(open_run(write_run(tmp_path / "run", "mini_baseline", spent=spent, lives=2))) == 0.75
 
 
 def test_a_task_is_judged_by_its_own_score():

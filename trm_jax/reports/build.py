@@ -6,7 +6,7 @@ from dataclasses import replace
 from trm_jax.configs.runs import Run
 from trm_jax.reports import measures as m
 from trm_jax.reports.content import Report
-from trm_jax.reports.sections import curves, where_time_went
+from trm_jax.reports.sections import curves
 from trm_jax.reports.statistics import ALPHA
 from trm_jax.reports.study import Study
 from trm_jax.reports.units import listed, plain
@@ -15,8 +15,6 @@ from trm_jax.reports.units import listed, plain
 def build(study: Study, command: str) -> Report:
     """The report on a study. command: the command line that makes it."""
     sections = [*study.report(study), curves(study)]
-    if counted := [run for run in study.runs if run.goodput]:  # reads all: a damaged file is an error
-        sections.append(where_time_went(study, counted))
     sections = [replace(part, panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
     notes = (*study.notes, *_hard_to_compare(study))
     csv = {f"{study.name}.csv": _csv(study)}

@@ -164,20 +164,11 @@ TRAIN_STEPS = Measure("train_steps", "halt step in training", units.HALT_STEPS, 
 TRAIN_VARIANCE = Measure("train_halt_variance", "its variance", units.PLAIN, lambda run: _trained(run).variance)
 
 
-def _share(kind: str) -> Measure:
-    """What part of the time of all starts went to it."""
-    names = {"train": "trained", "compile": "compilation", "data": "waiting for data", "lost": "lost to crashes"}
-    share = lambda run: run.goodput["seconds"][kind] / clock.spent(run.goodput["seconds"])  # noqa: E731
-    return Measure(f"share_{kind}", names.get(kind, kind), units.PERCENT, share)
-
-
-SPENT = Measure("seconds_spent", "time of all starts", units.SECONDS, lambda run: clock.spent(run.goodput["seconds"]))
-STARTS = Measure("starts", "starts", units.PLAIN, lambda run: run.goodput["lives"])
-SHARES = [_share(kind) for kind in (*clock.SPENT, "lost")]
+GOODPUT = Measure("goodput", "goodput", units.FRACTION, lambda run: clock.goodput(run.goodput["seconds"]))
 # Those that stand in the CSV file, besides scores and levels.
 OF_RUNS = (
     *(STEPS, TIME, SPEED, MEMORY, PARAMETERS, TRAIN_FLOPS, PUZZLE_FLOPS, EARLY_STEPS, HALT_VARIANCE, HALT_EARLY),
-    *(TRAIN_STEPS, LOSS_VARIANCE, GRAD_NORM, SPENT, STARTS, *SHARES),
+    *(TRAIN_STEPS, LOSS_VARIANCE, GRAD_NORM, GOODPUT),
 )
 
 
