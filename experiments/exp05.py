@@ -14,13 +14,10 @@ def inference_cost(study):
     score, early = study.score, study.scores.early
     columns = [*r.measured(study, r.PUZZLE_FLOPS, score, r.EARLY_STEPS, early), r.tested(study, score)]
     table = r.arm_table(study, columns + r.expected(study, "exact_accuracy", "steps"))
-    panels = [r.panel("With all supervision steps", r.over_measure(study, r.PUZZLE_FLOPS), r.Line(study.ran, score))]
-    if stopped := [arm for arm in study.ran if arm.values(early)]:
-        axis = r.over_measure(study, r.EARLY_FLOPS)
-        panels.append(r.panel("Stopped at the first q_halt > 0", axis, r.Line(stopped, early)))
+    panels = (r.panel("With all supervision steps", r.over_measure(study, r.PUZZLE_FLOPS), r.Line(study.ran, score)),)
     sentences = r.best_sentence(study.ran, score), r.best_sentence(study.ran, r.PUZZLE_FLOPS), r.early_words(study)
     title = "Accuracy against inference cost"
-    return r.Section(title, " ".join(sentences), table, "inference", tuple(panels), (r.EVAL_NOTE,))
+    return r.Section(title, " ".join(sentences), table, "inference", panels, (r.EVAL_NOTE,))
 
 
 GROUPS = [

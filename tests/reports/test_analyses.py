@@ -153,7 +153,7 @@ def test_difference_only_with_a_test_behind_it(report_of, tmp_path):
     assert re.fullmatch(r"-0.067\d, no test: n < 2", said["exp01a"]) and "no difference is claimed" in report.answer
     runs_of(tmp_path, {"contrib01_curriculum": (0.80, 0.84, 0.82), "baseline": (0.82, 0.83, 0.86)})
     said = section(report_on("contrib01", tmp_path), "^Exact accuracy$")
-    assert "shows no difference from contrib01_curriculum" in said.sentence, "near means are not called different"
+    assert "Welch's test shows no difference" in said.sentence, "near means are not called different"
     assert "no difference shown (p = " in column(said.table, "against")["contrib01_curriculum"]
 
 
@@ -248,7 +248,7 @@ def test_the_gap_is_training_less_held_out(report_of):
 
 
 def test_both_notions_of_depth(report_of):
-    table = section(report_of("three seeds", "exp03"), "Effective depth").table
+    table = section(report_of("three seeds", "exp03"), "Exact accuracy").table
     assert list(column(table, "the guide's").values()) == ["36", "18", "12", "9", "6"]
     assert list(column(table, "the paper's").values()) == ["39", "42", "45", "48", "54"]
     assert {"compute of an update (TFLOP)", "training compute (EFLOP)"} < set(table.columns)
@@ -392,7 +392,9 @@ def test_halting_at_equal_accuracy(tmp_path):
         "contrib02_adaptive (halt_exploration_prob 0.3, halt_exploration_end 0.05) has the lowest mean halt step there"
         in part.sentence
     )
-    assert "shows contrib02_baseline (p < 0.001) to be higher" in part.sentence
+    assert re.search(
+        r"contrib02_adaptive [\d.]+ supervision steps below contrib02_baseline \(p < 0.001\)", part.sentence
+    )
 
 
 def test_goodput_stands_beside_the_costs(report_of, tmp_path):

@@ -1,5 +1,6 @@
 """What is measured of a run, each with its name and unit."""
 
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,17 +96,33 @@ def _puzzle_flops(run: Run) -> float:
     return run.facts["eval_flops"] / run.final["count"]
 
 
-def _early_flops(run: Run) -> float:
-    """Of a puzzle that stops at its first positive q_halt."""
-    return _puzzle_flops(run) * run.final["early_exit_steps"] / run.settings["model.halt_max_steps"]
-
-
 STEPS = _computed("steps", "updates", units.PLAIN, lambda run: run.final["step"])
 PARAMETERS = _computed("parameters", "parameters", units.COUNT, lambda run: run.facts["parameters"])
 TRAIN_FLOPS = _computed("train_flops", "training compute", units.FLOPS, lambda run: run.facts["train_flops"])
 STEP_FLOPS = _computed("flops_per_step", "compute of an update", units.FLOPS, lambda run: run.facts["flops_per_step"])
 PUZZLE_FLOPS = _computed("eval_flops_per_puzzle", "inference compute of a puzzle", units.FLOPS, _puzzle_flops)
-EARLY_FLOPS = _lower("early_exit_flops", "inference compute of a puzzle", units.FLOPS, _early_flops)
+
+
+def _cycles(run: Run) -> tuple[int, int]:
+    return run.settings["model.H_cycles"], run.settings["model.L_cycles"]
+
+
+def _applications(run: Run) -> int:
+    H, L = _cycles(run)
+    return H * (L + 1) * run.settings["model.L_layers"]
+
+
+# The effective depth of the users' guide, and the paper's: layer applications of a supervision step.
+GUIDE_DEPTH = _computed("guide_depth", "depth H*L (the guide's)", units.PLAIN, lambda run: math.prod(_cycles(run)))
+DEPTH = _computed("depth", "layer applications H*(L+1)*layers (the paper's depth)", units.PLAIN, _applications)
+
+
+def _boards(run: Run) -> int:
+    return run.settings["data.train_puzzles"] * (run.settings["data.augmentations"] + 1)
+
+
+# Training boards: each puzzle and its augmentations.
+BOARDS = _computed("boards", "distinct boards", units.PLAIN, _boards)
 
 
 def seconds_at(record: dict) -> float:

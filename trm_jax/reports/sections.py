@@ -180,8 +180,6 @@ def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
 
 def _as_measured(study: Study, arms: list[Arm]) -> str:
     """Where the means saturate. arms: in the order of their sizes."""
-    if len(arms) < 2:
-        return "One size alone does not show a saturation point."
     winner = best(arms, study.score)
     top = winner.mean(study.score)
     smallest = next(arm for arm in arms if arm.mean(study.score) >= top - SATURATED)
