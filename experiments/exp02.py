@@ -1,7 +1,5 @@
 """Recursion: L cycles inside an H cycle, and H cycles inside a supervision step."""
 
-from dataclasses import replace
-
 import trm_jax.reports as r
 from trm_jax.configs.registry import Group
 
@@ -41,7 +39,7 @@ def equal_depth(study):
     lines = [
         r.Line(group.ran, study.score, f"more {group.varied[0][6]} cycles ({group.name})") for group in (by_L, by_H)
     ]
-    panel = r.panel("Accuracy at equal H*L", replace(depth, named=False), *lines)
+    panel = r.panel("Accuracy at equal H*L", depth._replace(named=False), *lines)
     sentence = (
         f"The arm of {by_H.name} has the higher mean in {sum(test.difference > 0 for test in tests)} of {len(pairs)} "
         f"pairs with the same H*L; {r.shown_words(pairs, tests, study.score)}."

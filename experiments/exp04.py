@@ -5,7 +5,6 @@ one budget.
 """
 
 import math
-from dataclasses import replace
 from itertools import product
 
 import trm_jax.reports as r
@@ -26,7 +25,7 @@ def smallest(study, axis):
     """Accuracy, and the least of what is varied whose mean reaches a level, as measured and by the fit."""
     fit, part = r.fitted(study, axis), r.accuracy(study, axis)
     said = "; ".join(_reached(study, axis, fit, level) for level in study.levels)
-    return replace(part, sentence=f"In these runs {said}. {part.sentence}")
+    return part._replace(sentence=f"In these runs {said}. {part.sentence}")
 
 
 def _reached(study, axis, fit, level: float) -> str:

@@ -5,7 +5,6 @@ rows whose warm-up is a share of the run. Batches above 12,288 are computed in p
 """
 
 import math
-from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
@@ -32,14 +31,14 @@ def critical_batch(study, axis):
     told = "examples, smallest batch's over this one's", {name: f"{part:.2f}" for name, part in efficiency.items()}
     points = [(axis.of(arm), value) for arm in through for value in arm.values(updates)]
     fit = r.fit_batch([batch for batch, _ in points], [value for _, value in points])
-    panel = replace(r.panel(f"Updates to {level:g}", axis, r.Line(through or study.ran, updates)), y_scale="log")
+    panel = r.panel(f"Updates to {level:g}", axis, r.Line(through or study.ran, updates))._replace(y_scale="log")
     if len(through) > 1:
         grid = np.geomspace(axis.of(through[0]), axis.of(through[-1]), 200)
         curves = [r.Series("half as many for twice the batch", grid, examples[0] / grid, style="dashed", color=2)]
         if not isinstance(fit, str):
             label = "fit" if fit.determined else "fit, not determined"
             curves.append(r.Series(label, grid, fit(grid), style="line", color=1))
-        panel = replace(panel, series=(*panel.series, *curves))
+        panel = panel._replace(series=(*panel.series, *curves))
     sentence = f"{_regime_words(through, efficiency, axis, level)} {_fit_words(fit)}"
     note = (
         f"Linear regime: batches that need at most {1 / LINEAR:g} times the examples of the smallest. Critical batch: "

@@ -113,7 +113,6 @@ def test_the_data_are_those_of_the_runs(tmp_path):
     )
     report = report_on("exp07", tmp_path)
     data = dict(report.about)["data"].split("; ")
-    assert "hub_repo" not in "".join(data)
     assert {"source generated", "size 9", "train_puzzles 64", "augmentations 1,000", "extra_clues 1"} <= set(data)
     assert any("data.source generated (there hub)" in line for line in report.warnings)
     write_group(tmp_path / "b", "exp04b")

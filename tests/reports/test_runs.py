@@ -92,12 +92,8 @@ def test_live_weights_are_those_evaluated_besides_or_the_only_ones():
     assert EXACT.live.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.0})) == 0.8
 
 
-def test_halting_of_evaluation_and_training():
-    run = run_of(
-        line(9, halt_steps=[1, 1, 0]), line(10, halt_steps=[0, 1, 1]), evaluation(10, 0.1, halt_steps=[2, 1, 1])
-    )
-    assert m.train_halt_counts(run) == [1, 2, 1]
-    assert m.TRAIN_STEPS.of(run) == 2.0 and m.TRAIN_VARIANCE.of(run) == 0.5
+def test_halting_of_an_evaluation():
+    run = run_of(evaluation(10, 0.1, halt_steps=[2, 1, 1]))
     assert (m.HALT_EARLY.of(run), m.HALT_VARIANCE.of(run)) == (0.75, 0.6875)
     assert added([[1], [1, 2]]) == [2, 2] and added([]) == []
 

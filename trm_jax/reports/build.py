@@ -1,7 +1,6 @@
 """A report from a study: its sections, what is said above them, how it was made, its raw numbers."""
 
 from collections import defaultdict
-from dataclasses import replace
 
 from trm_jax.configs.runs import Run
 from trm_jax.reports import measures as m
@@ -15,7 +14,7 @@ from trm_jax.reports.units import listed, plain
 def build(study: Study, command: str) -> Report:
     """The report on a study. command: the command line that makes it."""
     sections = [*study.report(study), curves(study)]
-    sections = [replace(part, panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
+    sections = [part._replace(panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
     notes = (*study.notes, *_hard_to_compare(study))
     csv = {f"{study.name}.csv": _csv(study)}
     return Report(study.name, study.question, sections[0].sentence, _about(study, command), notes, tuple(sections), csv)
@@ -42,15 +41,11 @@ def _about(study: Study, command: str) -> tuple[tuple[str, str], ...]:
 
 
 def _data(runs: list[Run]) -> str:
-    """What the runs trained on: their settings of data that say something, and how many puzzles these gave."""
+    """What the runs trained on: their settings of data that say something."""
     found = defaultdict(dict)
-    for run in runs:
-        settings = {key.removeprefix("data."): v for key, v in run.settings.items() if key.startswith("data.")}
-        used = {"hub": ("hub_repo",), "generated": ()}.get(settings["source"], ("path",))
-        settings |= dict.fromkeys({"hub_repo", "path", "train_file", "test_file"}.difference(used), "")
-        for key, value in {**settings, "puzzles trained on": run.facts.get("groups", "not recorded")}.items():
-            if value not in ("", 0, -1):
-                found[key][plain(value)] = None
+    for key, value in ((key, value) for run in runs for key, value in run.settings.items()):
+        if key.startswith("data.") and value not in ("", 0, -1):
+            found[key.removeprefix("data.")][plain(value)] = None
     return "; ".join(f"{key} {listed(values)}" for key, values in found.items())
 
 

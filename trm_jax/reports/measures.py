@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from trm_jax.configs.runs import Run
 from trm_jax.reports import units
-from trm_jax.reports.statistics import Halting, added, detrended_variance, halting
+from trm_jax.reports.statistics import Halting, detrended_variance, halting
 from trm_jax.reports.units import Unit
 from trm_jax.train import clock
 
@@ -19,8 +18,7 @@ LOWER_IS_BETTER = ("loss",)  # of the scores that judge a task
 LATE = 0.8  # "late" in a run is its last fifth
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A figure of a run.
 
     take: from the run; it need not ask whether the records hold what it looks up. higher: more of it is better.
@@ -160,32 +158,21 @@ MAX_GRAD_NORM = _lower("max_grad_norm", "largest gradient norm", units.PLAIN, _o
 SKIPPED = _lower("skipped", "updates skipped", units.PLAIN, _over("skipped", sum, _whole))
 
 
-def train_halt_counts(run: Run) -> list[float]:
-    """How many sequences halted at step 1, 2, ... late in training; empty where that was not recorded."""
-    return added(record.get("halt_steps", []) for record in late(run))
-
-
 def _ended(run: Run) -> Halting:
     """When held-out rows would have stopped; those that never would count at the last step."""
     return halting(run.final["halt_steps"])
 
 
-def _trained(run: Run) -> Halting:
-    return halting(train_halt_counts(run))
-
-
 EARLY_STEPS = _lower("early_exit_steps", "halt step", units.HALT_STEPS, lambda run: _ended(run).mean)
 HALT_VARIANCE = Measure("halt_variance", "variance of the halt step", units.PLAIN, lambda run: _ended(run).variance)
 HALT_EARLY = Measure("halt_early", "share halting early", units.FRACTION, lambda run: _ended(run).early)
-TRAIN_STEPS = Measure("train_steps", "halt step in training", units.HALT_STEPS, lambda run: _trained(run).mean)
-TRAIN_VARIANCE = Measure("train_halt_variance", "its variance", units.PLAIN, lambda run: _trained(run).variance)
 
 
 GOODPUT = Measure("goodput", "goodput", units.FRACTION, lambda run: clock.goodput(run.goodput["seconds"]))
 # Those that stand in the CSV file, besides scores and levels.
 OF_RUNS = (
     *(STEPS, TIME, SPEED, MEMORY, PARAMETERS, TRAIN_FLOPS, PUZZLE_FLOPS, EARLY_STEPS, HALT_VARIANCE, HALT_EARLY),
-    *(TRAIN_STEPS, LOSS_VARIANCE, GRAD_NORM, GOODPUT),
+    *(LOSS_VARIANCE, GRAD_NORM, GOODPUT),
 )
 
 

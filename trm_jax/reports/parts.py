@@ -1,7 +1,6 @@
 """What sections are made of: tables with a row for each arm, axes, points with their spread."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from trm_jax.reports.content import Panel, Series, Table
@@ -72,8 +71,7 @@ def expected(study: Study, *keys: str) -> list[Column]:
     return [(name, {arm.name: digits(arm.expects[key]) for arm in study.arms}) for key, name in names.items()]
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """What arms are plotted over; without `of`, their names in order. named: their names stand beside the points."""
 
     label: str = ""

@@ -1,7 +1,6 @@
 """Sections that the pages of several groups have: each function makes one from a study."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -46,7 +45,7 @@ def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool 
     """
     title = study.score.name[:1].upper() + study.score.name[1:] + (f" over {axis.label}" if axis.label else "")
     part = figures(study, title, "accuracy", study.score, axis=axis, beside=(*extra, m.STEPS), notes=())
-    return replace(part, sentence=part.sentence + _edge(study, axis)) if optimum else part
+    return part._replace(sentence=part.sentence + _edge(study, axis)) if optimum else part
 
 
 def _edge(study: Study, axis: Axis) -> str:
@@ -164,7 +163,7 @@ def power_law(study: Study, axis: Axis) -> Section:
         f"{runs - 3} degrees of freedom."
     )
     sentence = f"{_fit_words(fit, axis, low, high)} {as_measured}"
-    return Section(title, sentence, table, "fit", (replace(panel, series=(*panel.series, curve)),), (note,))
+    return Section(title, sentence, table, "fit", (panel._replace(series=(*panel.series, curve)),), (note,))
 
 
 def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
@@ -191,19 +190,16 @@ def _as_measured(study: Study, arms: list[Arm]) -> str:
 
 
 def when_it_halts(study: Study, axis: Axis = BY_NAME) -> Section:
-    """Mean, variance and distribution of the halt step after training, and late in it."""
-    columns = measured(study, m.EARLY_STEPS, m.HALT_VARIANCE, m.HALT_EARLY, m.TRAIN_STEPS, m.TRAIN_VARIANCE)
+    """Mean, variance and distribution of the halt step after training."""
+    columns = measured(study, m.EARLY_STEPS, m.HALT_VARIANCE, m.HALT_EARLY)
     columns += [tested(study, m.EARLY_STEPS), *expected(study, "steps")]
     evaluated = {arm.name: [run.final.get("halt_steps", []) for run in arm.runs] for arm in study.ran}
-    trained = {arm.name: [m.train_halt_counts(run) for run in arm.runs] for arm in study.ran}
     panels = (
         arm_panel(study, m.EARLY_STEPS, axis),
         distribution("Where held-out puzzles would halt", evaluated),
-        distribution("Where training sequences halted", trained),
     )
     sentence = f"{early_words(study)} {best_sentence(study.ran, m.EARLY_STEPS)}"
-    note = "In training exploration makes some sequences go on after they would have halted."
-    return Section("When it halts", sentence, arm_table(study, columns), "halting", panels, (EVAL_NOTE, note))
+    return Section("When it halts", sentence, arm_table(study, columns), "halting", panels, (EVAL_NOTE,))
 
 
 def distribution(title: str, counts: dict[str, Iterable[list[float]]]) -> Panel:
