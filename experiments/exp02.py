@@ -11,16 +11,13 @@ def report(study):
 
 def gap(study, axis):
     """How much better training puzzles are solved than held-out ones."""
-    score, train, gap = study.score, study.scores.train, study.scores.gap
-    table = r.arm_table(study, [*r.measured(study, train, score, gap), r.tested(study, gap)])
-    lines = r.Line(study.ran, train, "training"), r.Line(study.ran, score, "held out")
-    panel = r.panel("Training and held-out accuracy", axis, *lines, y_label=score.name)
     note = (
         "Training accuracy is that of the last fifth of the run: augmented training puzzles, live weights, each "
         "sequence when it halted. Held-out accuracy is with EMA weights after all supervision steps. So the gap "
         "compares arms with one another; it is not zero for a model that generalises perfectly."
     )
-    return r.Section("Train-test gap", r.best_sentence(study.ran, gap), table, "gap", (panel,), (note,))
+    of = study.scores
+    return r.figures(study, "Train-test gap", "gap", of.gap, axis=axis, beside=(of.train, of.final), notes=(note,))
 
 
 def equal_depth(study):

@@ -51,17 +51,14 @@ def doublings(study, axis):
         return r.unanswered(title, "it takes two sizes that were run")
     pairs = list(zip(arms[1:], arms, strict=False))
     table, tests = r.pair_table(pairs, ("more", "fewer"), study.score)
-    sizes = [(axis.of(more), axis.of(fewer)) for more, fewer in pairs]
-    gains = [test.difference / math.log2(a / b) for test, (a, b) in zip(tests, sizes, strict=True)]
-    shown = [r.FRACTION[0].signed(gain) for gain in gains]
+    doubled = [math.log2(axis.of(more) / axis.of(fewer)) for more, fewer in pairs]
+    shown = [r.FRACTION[0].signed(test.difference / n) for test, n in zip(tests, doubled, strict=True)]
     rows = tuple((*row, gain) for row, gain in zip(table.rows, shown, strict=True))
-    series = r.Series("gain", [math.sqrt(a * b) for a, b in sizes], gains, style="joined")
-    panel = r.Panel("Gain a doubling", axis.label, f"change of {study.score.name}", (series,), "log")
     sentence = (
         f"A doubling of {axis.label} changes the mean accuracy by {shown[0]} at the small end and by {shown[-1]} at "
         f"the large end; {r.shown_words(pairs, tests, study.score)}."
     )
-    return r.Section(title, sentence, r.Table((*table.columns, "a doubling"), rows, table.caption), "gain", (panel,))
+    return r.Section(title, sentence, r.Table((*table.columns, "a doubling"), rows, table.caption))
 
 
 def substitute(study):

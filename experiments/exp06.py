@@ -39,7 +39,11 @@ def critical_batch(study, axis):
             label = "fit" if fit.determined else "fit, not determined"
             curves.append(r.Series(label, grid, fit(grid), style="line", color=1))
         panel = panel._replace(series=(*panel.series, *curves))
-    sentence = f"{_regime_words(through, efficiency, axis, level)} {_fit_words(fit)}"
+    linear = [axis.of(arm) for arm in takewhile(lambda arm: efficiency[arm.name] >= LINEAR, through)]
+    regime = (
+        f"The linear regime goes up to batch {r.digits(max(linear))}, of those that reach {level:g}." if linear else ""
+    )
+    sentence = f"{regime or f'Not answered: no batch size reaches {level:g} with every seed.'} {_fit_words(fit)}"
     note = (
         f"Linear regime: batches that need at most {1 / LINEAR:g} times the examples of the smallest. Critical batch: "
         "the B of updates = S (1 + B / batch), fitted to all runs of arms that reach the level with every seed "
@@ -48,13 +52,6 @@ def critical_batch(study, axis):
     )
     table = r.arm_table(study, [r.reached(study.ran, updates), told])
     return r.Section(f"Critical batch: updates to {level:g}", sentence, table, "critical", (panel,), (note,))
-
-
-def _regime_words(through, efficiency, axis, level: float) -> str:
-    if len(through) < 2:
-        return f"Not answered: {len(through)} of the batch sizes reach {level:g} with every seed, and it takes two."
-    linear = list(takewhile(lambda arm: efficiency[arm.name] >= LINEAR, through))
-    return f"The linear regime goes up to batch {r.digits(axis.of(linear[-1]))}, of those that reach {level:g}."
 
 
 def _fit_words(fit) -> str:

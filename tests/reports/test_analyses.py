@@ -76,7 +76,7 @@ def test_every_report_is_whole_whatever_is_missing(report_of, tmp_path_factory, 
 def test_one_seed_is_no_test(report_of, group):
     text = markdown(report_of("one seed", group))
     assert not re.search(r"p [=<] ", text)
-    assert "±" not in re.sub(r"mean ± standard deviation|± [^(]*\(95% confidence\)|\| ± [^|]* \|", "", text)
+    assert "±" not in re.sub(r"mean ± standard deviation|± [^(]*\(95% confidence\)|\b[abc] = \S+ ± \S+", "", text)
 
 
 def test_the_guides_expectations_stand_in_columns_of_their_own(report_of):
@@ -137,7 +137,6 @@ def test_what_makes_figures_hard_to_compare_is_said(tmp_path):
     write_run(tmp_path / "c", "exp04a_2000", accuracy=0.88, facts={"device_kind": "H200", "versions": {"jax": "0.11"}})
     said = "\n".join(report_on("exp04a", tmp_path).warnings)
     assert "number of updates too, from 813 (exp04a_100) to 16,276 (exp04a_2000)" in said
-    assert "no held-out puzzle was solved at the end of exp04a_100" in said
     assert "fewer seeds than others: exp04a_100 (1 of 2), exp04a_2000 (1 of 2)" in said
     assert "runs on different devices" in said and "different versions" in said
 

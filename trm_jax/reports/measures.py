@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trm_jax.configs.runs import Run
+from trm_jax.errors import InputError
 from trm_jax.reports import units
 from trm_jax.reports.statistics import Halting, detrended_variance, halting
 from trm_jax.reports.units import Unit
@@ -36,6 +37,8 @@ class Measure(NamedTuple):
         """None where the run has not recorded what it is made of."""
         try:
             return self.take(run)
+        except InputError:  # a damaged file
+            raise
         except (LookupError, ValueError, ZeroDivisionError):  # a key, the mean of nothing, a share of nothing
             return None
 

@@ -100,5 +100,4 @@ def _scale(axes, panel: Panel) -> None:
         places, names = zip(*panel.ticks, strict=True)
         axes.set_xticks(places, names, fontsize=8)
         if sum(map(len, names)) > 60:
-            for text in axes.get_xticklabels():
-                text.set(rotation=35, ha="right", rotation_mode="anchor")
+            axes.tick_params("x", rotation=35)

@@ -7,7 +7,7 @@ import numpy as np
 
 from trm_jax.reports import measures as m
 from trm_jax.reports import parts as p
-from trm_jax.reports.content import Panel, Section, Series, Table, unanswered
+from trm_jax.reports.content import Panel, Section, Series, unanswered
 from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power
 from trm_jax.reports.measures import Measure
 from trm_jax.reports.parts import BY_NAME, SPREADS, Axis, Column, arm_panel, arm_table, expected, measured, tested
@@ -30,7 +30,9 @@ LATE_NOTE = (
 )
 # A mean this close to the best, or to a fitted limit, counts as saturated.
 SATURATED = 0.01
-EXPECTED = {"accuracy": ["exact_accuracy"], "costs": ["speed", "memory"]}  # by the guide, by a section's name
+# What a section shows of what the guide expects, by the section's name.
+EXPECTED = {"accuracy": ["exact_accuracy"], "costs": ["speed", "memory"], "halting": ["steps"]}
+EXPECTED["inference"] = EXPECTED["accuracy"]
 
 
 def general(study: Study) -> list[Section]:
@@ -152,18 +154,15 @@ def power_law(study: Study, axis: Axis) -> Section:
     x = np.geomspace(low, high, 200)
     curve = Series(label, x, fit(x), style=style, color=1)
     found = zip("abc", fit, fit.half_widths, strict=False)
-    table = Table(
-        ("parameter", "estimate", f"{CONFIDENCE:.0%} confidence interval"),
-        tuple((name, digits(value), f"± {digits(half)}") for name, value, half in found),
-        f"{study.score.name} = a - b (x / x0)^-c, x: {axis.label}, x0 = {digits(fit.scale)} (their geometric mean)",
-    )
+    parameters = ", ".join(f"{name} = {digits(value)} ± {digits(half)}" for name, value, half in found)
     runs = sum(len(arm.runs) for arm in arms)
     note = (
-        f"The fit is of all {runs} runs, least squares; intervals are Wald's at {CONFIDENCE:.0%} with Student's t of "
-        f"{runs - 3} degrees of freedom."
+        f"{study.score.name} = a - b (x / x0)^-c, x: {axis.label}, x0 = {digits(fit.scale)} (their geometric mean): "
+        f"{parameters}. The fit is of all {runs} runs, least squares; intervals are Wald's at {CONFIDENCE:.0%} with "
+        f"Student's t of {runs - 3} degrees of freedom."
     )
     sentence = f"{_fit_words(fit, axis, low, high)} {as_measured}"
-    return Section(title, sentence, table, "fit", (panel._replace(series=(*panel.series, curve)),), (note,))
+    return Section(title, sentence, None, "fit", (panel._replace(series=(*panel.series, curve)),), (note,))
 
 
 def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
@@ -191,15 +190,11 @@ def _as_measured(study: Study, arms: list[Arm]) -> str:
 
 def when_it_halts(study: Study, axis: Axis = BY_NAME) -> Section:
     """Mean, variance and distribution of the halt step after training."""
-    columns = measured(study, m.EARLY_STEPS, m.HALT_VARIANCE, m.HALT_EARLY)
-    columns += [tested(study, m.EARLY_STEPS), *expected(study, "steps")]
+    told = m.HALT_VARIANCE, m.HALT_EARLY
+    part = figures(study, "When it halts", "halting", m.EARLY_STEPS, axis=axis, beside=told, notes=(EVAL_NOTE,))
     evaluated = {arm.name: [run.final.get("halt_steps", []) for run in arm.runs] for arm in study.ran}
-    panels = (
-        arm_panel(study, m.EARLY_STEPS, axis),
-        distribution("Where held-out puzzles would halt", evaluated),
-    )
-    sentence = f"{early_words(study)} {best_sentence(study.ran, m.EARLY_STEPS)}"
-    return Section("When it halts", sentence, arm_table(study, columns), "halting", panels, (EVAL_NOTE,))
+    panels = (*part.panels, distribution("Where held-out puzzles would halt", evaluated))
+    return part._replace(sentence=f"{early_words(study)} {part.sentence}", panels=panels)
 
 
 def distribution(title: str, counts: dict[str, Iterable[list[float]]]) -> Panel:
