@@ -31,16 +31,13 @@ def at_equal_accuracy(study):
         measure("update", r.PLAIN, lambda record: record["step"]),
         measure(study.score.name, r.FRACTION, lambda record: record[key]),
         measure("variance of the halt step", r.PLAIN, lambda record: r.halting(record["halt_steps"]).variance),
-        measure("share halting early", r.FRACTION, lambda record: r.halting(record["halt_steps"]).early),
     )
     counts = {arm.name: [there[str(run.path)].get("halt_steps", []) for run in arm.runs] for arm in study.ran}
-    sentence = (
-        f"At the first evaluation with at least {math.floor(level * 1e4) / 1e4:.4f}, which every run reaches, "
-        f"{r.best_sentence(study.ran, halt)}"
-    )
-    table = r.arm_table(study, [*r.measured(study, halt, *others), r.tested(study, halt)])
+    part = r.figures(study, title, "equal_accuracy", halt, beside=others, notes=(r.EVAL_NOTE,))
+    floor = math.floor(level * 1e4) / 1e4
+    sentence = f"At the first evaluation with at least {floor:.4f}, which every run reaches, {part.sentence}"
     panel = r.distribution(f"Halt steps at {study.score.name} {level:.3f}", counts)
-    return r.Section(title, sentence, table, "equal_accuracy", (panel,), (r.EVAL_NOTE,))
+    return part._replace(sentence=sentence, panels=(panel,))
 
 
 GROUPS = [

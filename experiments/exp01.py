@@ -11,7 +11,7 @@ def report(study):
         r.power_law(study, over),
         r.figures(study, "Accuracy per parameter and time", "efficiency", study.scores.efficiency, axis=over),
         r.levels_reached(study, "time", over),
-        r.figures(study, "Throughput and memory", "costs", r.SPEED, r.MEMORY, axis=over),
+        r.costs(study, over),
     ]
 
 

@@ -11,16 +11,13 @@ def report(study):
 
 def gap(study, axis):
     """How much better training puzzles are solved than held-out ones."""
-    score, train, gap = study.score, study.scores.train, study.scores.gap
-    table = r.arm_table(study, [*r.measured(study, train, score, gap), r.tested(study, gap)])
-    lines = r.Line(study.ran, train, "training"), r.Line(study.ran, score, "held out")
-    panel = r.panel("Training and held-out accuracy", axis, *lines, y_label=score.name)
     note = (
         "Training accuracy is that of the last fifth of the run: augmented training puzzles, live weights, each "
         "sequence when it halted. Held-out accuracy is with EMA weights after all supervision steps. So the gap "
         "compares arms with one another; it is not zero for a model that generalises perfectly."
     )
-    return r.Section("Train-test gap", r.best_sentence(study.ran, gap), table, "gap", (panel,), (note,))
+    of = study.scores
+    return r.figures(study, "Train-test gap", "gap", of.gap, axis=axis, beside=(of.train, of.final), notes=(note,))
 
 
 def equal_depth(study):
@@ -29,23 +26,20 @@ def equal_depth(study):
     if study.companion is None:
         return r.unanswered(title, study.companion_problem)
     by_L, by_H = sorted((study, study.companion), key=lambda group: group.varied, reverse=True)
-    pairs = [(h, one) for one in by_L.ran for h in by_H.ran if r.guide_depth(h) == r.guide_depth(one)]
-    pairs = [pair for pair in pairs if len({r.depth(arm) for arm in pair}) > 1]  # both groups share an arm
+    depth = r.over_measure(study, r.GUIDE_DEPTH)
+    pairs = [(h, one) for one in by_L.ran for h in by_H.ran if depth.of(h) == depth.of(one)]
+    pairs = [(h, one) for h, one in pairs if h.settings != one.settings]  # both groups share an arm
     if not pairs:
         return r.unanswered(title, f"no two runs of {by_L.name} and {by_H.name} have the same H*L")
-    told = {
-        "H*L": lambda arm: r.digits(r.guide_depth(arm)),
-        "layer applications": lambda arm: r.digits(r.depth(arm)),
-        "compute of an update": lambda arm: r.said(arm, r.STEP_FLOPS) if arm.values(r.STEP_FLOPS) else "not recorded",
-    }
-    table, tests = r.pair_table(study.score, pairs, ("by H cycles", "by L cycles"), told)
+    heads = ("by H cycles", "by L cycles")
+    table, tests = r.pair_table(pairs, heads, study.score, r.GUIDE_DEPTH, r.DEPTH, r.STEP_FLOPS)
     lines = [
         r.Line(group.ran, study.score, f"more {group.varied[0][6]} cycles ({group.name})") for group in (by_L, by_H)
     ]
-    panel = r.panel("Accuracy at equal H*L", r.Axis("H*L", r.guide_depth), *lines)
+    panel = r.panel("Accuracy at equal H*L", depth._replace(named=False), *lines)
     sentence = (
         f"The arm of {by_H.name} has the higher mean in {sum(test.difference > 0 for test in tests)} of {len(pairs)} "
-        f"pairs with the same H*L; {r.shown_words(pairs, tests)}."
+        f"pairs with the same H*L; {r.shown_words(pairs, tests, study.score)}."
     )
     note = (
         "Equal H*L is the guide's notion. By the paper's, H*(L+1)*layers, these pairs are not equally deep, and "

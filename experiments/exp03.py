@@ -5,7 +5,8 @@ from trm_jax.configs.registry import Group
 
 
 def report(study):
-    return [pareto(study), r.accuracy(study), depths(study)]
+    depths = (r.GUIDE_DEPTH, r.DEPTH, r.STEP_FLOPS, r.TRAIN_FLOPS)
+    return [pareto(study), r.accuracy(study, r.BY_NAME, *depths)]
 
 
 def pareto(study):
@@ -35,22 +36,6 @@ def pareto(study):
     )
     title = "Pareto fronts of accuracy against costs"
     return r.Section(title, sentence, r.arm_table(study, columns), "pareto", tuple(panels), notes)
-
-
-def depths(study):
-    """Depth by both counts, layer applications and compute."""
-    paper = "depth H*(L+1)*layers (the paper's) = layer applications"
-    counts = {"depth H*L (the guide's)": r.guide_depth, paper: r.depth}
-    columns = [(name, {arm.name: r.digits(of(arm)) for arm in study.arms}) for name, of in counts.items()]
-    columns += r.measured(study, r.STEP_FLOPS, r.TRAIN_FLOPS, study.score)
-    first, last = study.arms[0], study.arms[-1]
-    sentence = (
-        f"From {first.name} to {last.name} the guide's depth H*L goes from {r.guide_depth(first)} to "
-        f"{r.guide_depth(last)} while the layer applications of a supervision step go from {r.depth(first)} to "
-        f"{r.depth(last)}. {r.best_sentence(study.ran, r.TRAIN_FLOPS)}"
-    )
-    panels = tuple(r.arm_panel(study, study.score, r.Axis(name, of)) for name, of in counts.items())
-    return r.Section("Effective depth and compute", sentence, r.arm_table(study, columns), "depth", panels)
 
 
 GROUPS = [

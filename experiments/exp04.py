@@ -5,7 +5,6 @@ one budget.
 """
 
 import math
-from dataclasses import replace
 from itertools import product
 
 import trm_jax.reports as r
@@ -26,23 +25,21 @@ def smallest(study, axis):
     """Accuracy, and the least of what is varied whose mean reaches a level, as measured and by the fit."""
     fit, part = r.fitted(study, axis), r.accuracy(study, axis)
     said = "; ".join(_reached(study, axis, fit, level) for level in study.levels)
-    return replace(part, sentence=f"In these runs {said}. {part.sentence}")
+    return part._replace(sentence=f"In these runs {said}. {part.sentence}")
 
 
 def _reached(study, axis, fit, level: float) -> str:
-    by_fit = "by the fit a - b x^-c: not determined"
+    by_fit = "not determined"
     if not isinstance(fit, str) and fit.determined:
-        by_fit = (
-            f"by the fit a - b x^-c: {r.digits(fit.reaches(fit.a - level)) if level < fit.a else 'beyond its limit'}"
-        )
+        by_fit = r.digits(fit.reaches(fit.a - level)) if level < fit.a else "beyond its limit"
+    by_fit = f"(by the fit a - b x^-c: {by_fit})"
     arms = r.placed(study.ran, axis)
     enough = [arm for arm in arms if arm.mean(study.score) >= level]
     if not enough:
-        return f"no mean reaches {level:g} ({by_fit})"
-    first, steady = enough[0], enough == arms[-len(enough) :]
+        return f"no mean reaches {level:g} {by_fit}"
+    first, steady = enough[0], "" if enough == arms[-len(enough) :] else ", though not by all above"
     return (
-        f"{level:g} is reached {'from' if steady else 'at'} {r.digits(axis.of(first))} {axis.label}"
-        f"{' on' if steady else ', though not by all above'} ({by_fit}), first by {first.name} with "
+        f"{level:g} is reached at {r.digits(axis.of(first))} {axis.label}{steady} {by_fit}, first by {first.name} with "
         f"{r.said(first, study.score)} after {first.mean(r.STEPS):,.0f} updates"
     )
 
@@ -53,27 +50,15 @@ def doublings(study, axis):
     if len(arms) < 2:
         return r.unanswered(title, "it takes two sizes that were run")
     pairs = list(zip(arms[1:], arms, strict=False))
-    table, tests = r.pair_table(study.score, pairs, ("more", "fewer"), {axis.label: lambda arm: r.digits(axis.of(arm))})
-    sizes = [(axis.of(more), axis.of(fewer)) for more, fewer in pairs]
-    gains = [test.difference / math.log2(a / b) for test, (a, b) in zip(tests, sizes, strict=True)]
-    shown = [r.FRACTION[0].signed(gain) for gain in gains]
+    table, tests = r.pair_table(pairs, ("more", "fewer"), study.score)
+    doubled = [math.log2(axis.of(more) / axis.of(fewer)) for more, fewer in pairs]
+    shown = [r.FRACTION[0].signed(test.difference / n) for test, n in zip(tests, doubled, strict=True)]
     rows = tuple((*row, gain) for row, gain in zip(table.rows, shown, strict=True))
-    series = r.Series("gain", [math.sqrt(a * b) for a, b in sizes], gains, style="joined")
-    panel = r.Panel("Gain a doubling", axis.label, f"change of {study.score.name}", (series,), "log")
     sentence = (
         f"A doubling of {axis.label} changes the mean accuracy by {shown[0]} at the small end and by {shown[-1]} at "
-        f"the large end; {r.shown_words(pairs, tests)}."
+        f"the large end; {r.shown_words(pairs, tests, study.score)}."
     )
-    return r.Section(title, sentence, r.Table((*table.columns, "a doubling"), rows, table.caption), "gain", (panel,))
-
-
-def puzzles(arm) -> int:
-    return arm.settings["data.train_puzzles"]
-
-
-def boards(arm) -> int:
-    """Training boards: each puzzle and its augmentations."""
-    return puzzles(arm) * (arm.settings["data.augmentations"] + 1)
+    return r.Section(title, sentence, r.Table((*table.columns, "a doubling"), rows, table.caption))
 
 
 def substitute(study):
@@ -82,15 +67,15 @@ def substitute(study):
     if study.companion is None:
         return r.unanswered(title, study.companion_problem)
     both = sorted((study, study.companion), key=lambda group: group.varied)  # augmentations, puzzles
-    found = [sorted(pair, key=puzzles, reverse=True) for pair in product(*(group.ran for group in both))]
-    about = lambda many, few: max(boards(many), boards(few)) <= ABOUT * min(boards(many), boards(few))  # noqa: E731
-    pairs = [(many, few) for many, few in found if puzzles(few) < puzzles(many) and about(many, few)]
+    puzzles, boards = (lambda arm: arm.settings["data.train_puzzles"]), (lambda arm: arm.mean(r.BOARDS))
+    found = [sorted(pair, key=puzzles) for pair in product(*(group.ran for group in both))]
+    different = [(many, few) for few, many in found if puzzles(few) < puzzles(many)]
+    pairs = [pair for pair in different if 1 / ABOUT <= boards(pair[0]) / boards(pair[1]) <= ABOUT]
     if not pairs:
         return r.unanswered(title, f"no runs of {both[1].name} and {both[0].name} have about as many boards")
     pairs.sort(key=lambda pair: boards(pair[1]))
-    told = {"distinct boards": lambda arm: r.digits(boards(arm)), "updates": lambda arm: r.digits(arm.mean(r.STEPS))}
     heads = ("more puzzles, fewer augmentations", "fewer puzzles, more augmentations")
-    table, tests = r.pair_table(study.score, pairs, heads, told)
+    table, tests = r.pair_table(pairs, heads, study.score, r.BOARDS, r.STEPS)
     answer = {
         (): "so nothing here says that augmentations cannot stand in for puzzles, nor that they can",
         (True,): "so augmentation is no full substitute, more puzzles are worth more",
@@ -102,7 +87,7 @@ def substitute(study):
         "A budget in epochs gives fewer updates to fewer puzzles: compare the columns of updates before reading a "
         "difference as one of the data alone."
     )
-    sentence = f"With about equally many boards {r.shown_words(pairs, tests)}, {answer}, in these runs."
+    sentence = f"With about equally many boards {r.shown_words(pairs, tests, study.score)}, {answer}, in these runs."
     panel = r.panel("Accuracy over distinct boards", axis, *lines)
     return r.Section(title, sentence, table, "substitute", (panel,), (note,))
 

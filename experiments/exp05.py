@@ -11,16 +11,11 @@ def report(study):
 
 def inference_cost(study):
     """Accuracy against the compute of answering one puzzle, with all steps and when stopped early."""
-    score, early = study.score, study.scores.early
-    columns = [*r.measured(study, r.PUZZLE_FLOPS, score, r.EARLY_STEPS, early), r.tested(study, score)]
-    table = r.arm_table(study, columns + r.expected(study, "exact_accuracy", "steps"))
-    panels = [r.panel("With all supervision steps", r.over_measure(study, r.PUZZLE_FLOPS), r.Line(study.ran, score))]
-    if stopped := [arm for arm in study.ran if arm.values(early)]:
-        axis = r.over_measure(study, r.EARLY_FLOPS)
-        panels.append(r.panel("Stopped at the first q_halt > 0", axis, r.Line(stopped, early)))
-    sentences = r.best_sentence(study.ran, score), r.best_sentence(study.ran, r.PUZZLE_FLOPS), r.early_words(study)
-    title = "Accuracy against inference cost"
-    return r.Section(title, " ".join(sentences), table, "inference", tuple(panels), (r.EVAL_NOTE,))
+    title, score, over = "Accuracy against inference cost", study.score, r.over_measure(study, r.PUZZLE_FLOPS)
+    told = r.PUZZLE_FLOPS, r.EARLY_STEPS, study.scores.early
+    part = r.figures(study, title, "inference", score, axis=over, beside=told, notes=(r.EVAL_NOTE,))
+    cheapest = r.best_sentence(study.ran, r.PUZZLE_FLOPS)
+    return part._replace(sentence=f"{part.sentence} {cheapest} {r.early_words(study)}")
 
 
 GROUPS = [

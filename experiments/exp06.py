@@ -5,7 +5,6 @@ rows whose warm-up is a share of the run. Batches above 12,288 are computed in p
 """
 
 import math
-from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
@@ -19,8 +18,7 @@ LINEAR = 0.8
 
 def report(study):
     axis = r.setting_axis("train.batch_size", "batch size", "log2")
-    throughput = r.figures(study, "Throughput", "costs", r.SPEED, r.TIME, r.MEMORY, axis=axis)
-    return [critical_batch(study, axis), r.accuracy(study, axis), throughput]
+    return [critical_batch(study, axis), r.accuracy(study, axis), r.costs(study, axis)]
 
 
 def critical_batch(study, axis):
@@ -33,15 +31,19 @@ def critical_batch(study, axis):
     told = "examples, smallest batch's over this one's", {name: f"{part:.2f}" for name, part in efficiency.items()}
     points = [(axis.of(arm), value) for arm in through for value in arm.values(updates)]
     fit = r.fit_batch([batch for batch, _ in points], [value for _, value in points])
-    panel = replace(r.panel(f"Updates to {level:g}", axis, r.Line(through or study.ran, updates)), y_scale="log")
+    panel = r.panel(f"Updates to {level:g}", axis, r.Line(through or study.ran, updates))._replace(y_scale="log")
     if len(through) > 1:
         grid = np.geomspace(axis.of(through[0]), axis.of(through[-1]), 200)
         curves = [r.Series("half as many for twice the batch", grid, examples[0] / grid, style="dashed", color=2)]
         if not isinstance(fit, str):
             label = "fit" if fit.determined else "fit, not determined"
             curves.append(r.Series(label, grid, fit(grid), style="line", color=1))
-        panel = replace(panel, series=(*panel.series, *curves))
-    sentence = f"{_regime_words(through, efficiency, axis, level)} {_fit_words(fit)}"
+        panel = panel._replace(series=(*panel.series, *curves))
+    linear = [axis.of(arm) for arm in takewhile(lambda arm: efficiency[arm.name] >= LINEAR, through)]
+    regime = (
+        f"The linear regime goes up to batch {r.digits(max(linear))}, of those that reach {level:g}." if linear else ""
+    )
+    sentence = f"{regime or f'Not answered: no batch size reaches {level:g} with every seed.'} {_fit_words(fit)}"
     note = (
         f"Linear regime: batches that need at most {1 / LINEAR:g} times the examples of the smallest. Critical batch: "
         "the B of updates = S (1 + B / batch), fitted to all runs of arms that reach the level with every seed "
@@ -50,13 +52,6 @@ def critical_batch(study, axis):
     )
     table = r.arm_table(study, [r.reached(study.ran, updates), told])
     return r.Section(f"Critical batch: updates to {level:g}", sentence, table, "critical", (panel,), (note,))
-
-
-def _regime_words(through, efficiency, axis, level: float) -> str:
-    if len(through) < 2:
-        return f"Not answered: {len(through)} of the batch sizes reach {level:g} with every seed, and it takes two."
-    linear = list(takewhile(lambda arm: efficiency[arm.name] >= LINEAR, through))
-    return f"The linear regime goes up to batch {r.digits(axis.of(linear[-1]))}, of those that reach {level:g}."
 
 
 def _fit_words(fit) -> str:

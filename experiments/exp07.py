@@ -5,8 +5,7 @@ from trm_jax.configs.registry import Group
 
 
 def report(study):
-    costs = r.figures(study, "Speed and memory", "costs", r.SPEED, r.MEMORY, ratio=True)
-    return [r.accuracy(study), costs, r.stability(study)]
+    return [r.accuracy(study), r.costs(study, ratio=True), r.stability(study)]
 
 
 GROUPS = [

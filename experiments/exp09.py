@@ -17,7 +17,7 @@ def beta2_sensitivity(study):
     if len(adamw.ran) < 2:
         return r.unanswered(title, "no optimiser was run with two values of beta2")
     part = r.accuracy(adamw, axis)
-    return replace(part, title=title, sentence=f"With adamw, {part.sentence}", name="beta2")
+    return part._replace(title=title, sentence=f"With adamw, {part.sentence}", name="beta2")
 
 
 GROUPS = [

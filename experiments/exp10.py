@@ -13,7 +13,7 @@ def schedules(study):
     ratio, score = (lambda arm: arm.settings["optim.min_lr_ratio"]), study.score
     constant, decayed = ([arm for arm in study.ran if (ratio(arm) == 1) is kept] for kept in (True, False))
     pairs = [(d, c) for d in decayed for c in constant if d.settings["optim.lr"] == c.settings["optim.lr"]]
-    table, tests = r.pair_table(score, pairs, ("decayed", "constant"), {})
+    table, tests = r.pair_table(pairs, ("decayed", "constant"), score)
     sentences = [f"Of the constant rates, {r.best_sentence(constant, score)}" if constant else "No constant rate ran."]
     sentences += [
         f"Decaying to {ratio(d):g} of the rate changes the mean against {c.name}: {r.verdict(test, r.FRACTION[0])}."

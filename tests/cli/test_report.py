@@ -83,13 +83,10 @@ def test_a_real_run(here, tmp_path):
     last = tiny.records(tmp_path / "run", "eval")[-1]
     assert float(row["exact_accuracy"]) == last["exact_accuracy"]
     assert int(row["parameters"]) > 10_000 and float(row["seconds"]) > 0 and float(row["examples_per_s"]) > 0
-    assert row["early_exit_steps"] and row["halt_variance"] and row["train_steps"] and not row["peak_memory_bytes"]
+    assert row["early_exit_steps"] and row["halt_variance"] and not row["peak_memory_bytes"]
     page = (tmp_path / "page" / "selection.md").read_text().replace(str(tmp_path), "")
     assert "jax" in page and "cpu" in page and "nan" not in page
-    assert row["starts"] == "1" and 0 < float(row["share_train"]) < 1 and float(row["share_lost"]) == 0
-    shares = ("train", "compile", "data", "evaluation", "checkpoint", "setup")
-    assert sum(float(row[f"share_{kind}"]) for kind in shares) == pytest.approx(1)
-    assert "## Where the time went" in page and " of the time trained; most of the rest was " in page
+    assert 0 < float(row["goodput"]) < 1
 
 
 def test_a_damaged_count_of_the_time(refused, tmp_path):

@@ -76,7 +76,7 @@ def test_every_report_is_whole_whatever_is_missing(report_of, tmp_path_factory, 
 def test_one_seed_is_no_test(report_of, group):
     text = markdown(report_of("one seed", group))
     assert not re.search(r"p [=<] ", text)
-    assert "±" not in re.sub(r"mean ± standard deviation|± [^(]*\(95% confidence\)|\| ± [^|]* \|", "", text)
+    assert "±" not in re.sub(r"mean ± standard deviation|± [^(]*\(95% confidence\)|\b[abc] = \S+ ± \S+", "", text)
 
 
 def test_the_guides_expectations_stand_in_columns_of_their_own(report_of):
@@ -113,7 +113,6 @@ def test_the_data_are_those_of_the_runs(tmp_path):
     )
     report = report_on("exp07", tmp_path)
     data = dict(report.about)["data"].split("; ")
-    assert "hub_repo" not in "".join(data)
     assert {"source generated", "size 9", "train_puzzles 64", "augmentations 1,000", "extra_clues 1"} <= set(data)
     assert any("data.source generated (there hub)" in line for line in report.warnings)
     write_group(tmp_path / "b", "exp04b")
@@ -138,7 +137,6 @@ def test_what_makes_figures_hard_to_compare_is_said(tmp_path):
     write_run(tmp_path / "c", "exp04a_2000", accuracy=0.88, facts={"device_kind": "H200", "versions": {"jax": "0.11"}})
     said = "\n".join(report_on("exp04a", tmp_path).warnings)
     assert "number of updates too, from 813 (exp04a_100) to 16,276 (exp04a_2000)" in said
-    assert "no held-out puzzle was solved at the end of exp04a_100" in said
     assert "fewer seeds than others: exp04a_100 (1 of 2), exp04a_2000 (1 of 2)" in said
     assert "runs on different devices" in said and "different versions" in said
 
@@ -153,7 +151,7 @@ def test_difference_only_with_a_test_behind_it(report_of, tmp_path):
     assert re.fullmatch(r"-0.067\d, no test: n < 2", said["exp01a"]) and "no difference is claimed" in report.answer
     runs_of(tmp_path, {"contrib01_curriculum": (0.80, 0.84, 0.82), "baseline": (0.82, 0.83, 0.86)})
     said = section(report_on("contrib01", tmp_path), "^Exact accuracy$")
-    assert "shows no difference from contrib01_curriculum" in said.sentence, "near means are not called different"
+    assert "Welch's test shows no difference" in said.sentence, "near means are not called different"
     assert "no difference shown (p = " in column(said.table, "against")["contrib01_curriculum"]
 
 
@@ -248,7 +246,7 @@ def test_the_gap_is_training_less_held_out(report_of):
 
 
 def test_both_notions_of_depth(report_of):
-    table = section(report_of("three seeds", "exp03"), "Effective depth").table
+    table = section(report_of("three seeds", "exp03"), "Exact accuracy").table
     assert list(column(table, "the guide's").values()) == ["36", "18", "12", "9", "6"]
     assert list(column(table, "the paper's").values()) == ["39", "42", "45", "48", "54"]
     assert {"compute of an update (TFLOP)", "training compute (EFLOP)"} < set(table.columns)
@@ -346,7 +344,7 @@ def test_a_critical_batch_that_runs_do_not_determine_is_said(report_of, tmp_path
 
 def test_precision_relative_to_float32(report_of):
     report = report_of("three seeds", "exp07")
-    table = section(report, "Speed and memory").table
+    table = section(report, "Time, speed and memory").table
     assert list(column(table, "throughput, times exp07a's").values()) == ["1.00", "0.50", "0.33"]
     stable = section(report, "Loss variance").table
     assert column(stable, "skipped")["exp07a"] == "not recorded"
@@ -392,22 +390,20 @@ def test_halting_at_equal_accuracy(tmp_path):
         "contrib02_adaptive (halt_exploration_prob 0.3, halt_exploration_end 0.05) has the lowest mean halt step there"
         in part.sentence
     )
-    assert "shows contrib02_baseline (p < 0.001) to be higher" in part.sentence
+    assert re.search(
+        r"contrib02_adaptive [\d.]+ supervision steps below contrib02_baseline \(p < 0.001\)", part.sentence
+    )
 
 
-def test_where_the_time_went(report_of, tmp_path):
+def test_goodput_stands_beside_the_costs(report_of, tmp_path):
     for seed, lost in enumerate((0.0, 20.0)):
         spent = {"train": 60.0, "compile": 20.0, "lost": lost, "down": 10 * lost}
         write_run(tmp_path / f"a{seed}", "exp07a", seed=seed, spent=spent, lives=2 * seed + 1)
     write_run(tmp_path / "b", "baseline")  # of an older version
-    part = section(report_on("exp07", tmp_path), "Where the time went")
-    assert column(part.table, "^time of all starts")["exp07a"] == "1.5 ± 0.2357 (n = 2)"
-    assert column(part.table, "^trained")["exp07a"].startswith("67.5 ± ")
-    assert column(part.table, "^starts")["exp07a"].startswith("2 ± ")
-    assert column(part.table, "^trained")["exp07b = baseline"] == "not recorded"
-    assert column(part.table, "^trained")["exp07c"] == "not run"
-    assert part.sentence == "67.5% of the time trained; most of the rest was compilation, 22.5%."
-    assert "Where the time went" not in [part.title for part in report_of("three seeds", "exp07").sections]
+    cells = column(section(report_on("exp07", tmp_path), "Time, speed").table, "^goodput")
+    assert cells["exp07a"] == "0.6750 ± 0.1061 (n = 2)"
+    assert (cells["exp07b = baseline"], cells["exp07c"]) == ("not recorded", "not run")
+    assert not heads(section(report_of("three seeds", "exp07"), "Time, speed").table, "goodput")
 
 
 def test_declaring_experiments_loads_no_report():

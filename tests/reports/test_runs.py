@@ -92,19 +92,15 @@ def test_live_weights_are_those_evaluated_besides_or_the_only_ones():
     assert EXACT.live.of(run_of(evaluation(1, 0.8), **{"optim.ema_decay": 0.0})) == 0.8
 
 
-def test_halting_of_evaluation_and_training():
-    run = run_of(
-        line(9, halt_steps=[1, 1, 0]), line(10, halt_steps=[0, 1, 1]), evaluation(10, 0.1, halt_steps=[2, 1, 1])
-    )
-    assert m.train_halt_counts(run) == [1, 2, 1]
-    assert m.TRAIN_STEPS.of(run) == 2.0 and m.TRAIN_VARIANCE.of(run) == 0.5
+def test_halting_of_an_evaluation():
+    run = run_of(evaluation(10, 0.1, halt_steps=[2, 1, 1]))
     assert (m.HALT_EARLY.of(run), m.HALT_VARIANCE.of(run)) == (0.75, 0.6875)
     assert added([[1], [1, 2]]) == [2, 2] and added([]) == []
 
 
 @cache
 def measures() -> list[m.Measure]:
-    return [*EXACT, *m.SHARES, *(value for value in vars(m).values() if isinstance(value, m.Measure))]
+    return [*EXACT, *(value for value in vars(m).values() if isinstance(value, m.Measure))]
 
 
 def test_a_real_run_folder_has_every_figure(tmp_path):
@@ -122,17 +118,12 @@ def test_records_of_older_runs_are_taken_as_they_are(tmp_path):
     run = open_run(write_run(tmp_path / "run", "mini_baseline", old=True))
     known = {measure.key for measure in measures() if measure.of(run) is not None}
     assert {"exact_accuracy", "train_test_gap", "loss_variance"} <= known
-    assert not known & {"seconds", "parameters", "peak_memory_bytes", "early_exit_steps", "halt_early"}
-    assert all(measure.of(run) is None for measure in m.SHARES)
+    assert not known & {"seconds", "parameters", "peak_memory_bytes", "early_exit_steps", "halt_early", "goodput"}
 
 
-def test_where_the_time_of_a_run_went(tmp_path):
+def test_the_share_of_the_time_that_trained(tmp_path):
     spent = {"train": 60.0, "compile": 15.0, "lost": 5.0, "down": 300.0}
-    run = open_run(write_run(tmp_path / "run", "mini_baseline", spent=spent, lives=2))
-    assert {measure.key: measure.of(run) for measure in (m.SPENT, m.STARTS, *m.SHARES)} == {
-        "seconds_spent": 80.0, "starts": 2, "share_train": 0.75, "share_compile": 0.1875,
-        "share_data": 0.0, "share_evaluation": 0.0, "share_checkpoint": 0.0, "share_setup": 0.0, "share_lost": 0.0625,
-    }  # fmt: skip
+    assert m.GOODPUT.of(open_run(write_run(tmp_path / "run", "mini_baseline", spent=spent, lives=2))) == 0.75
 
 
 def test_a_task_is_judged_by_its_own_score():

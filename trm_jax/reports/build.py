@@ -1,12 +1,11 @@
 """A report from a study: its sections, what is said above them, how it was made, its raw numbers."""
 
 from collections import defaultdict
-from dataclasses import replace
 
 from trm_jax.configs.runs import Run
 from trm_jax.reports import measures as m
 from trm_jax.reports.content import Report
-from trm_jax.reports.sections import curves, where_time_went
+from trm_jax.reports.sections import curves
 from trm_jax.reports.statistics import ALPHA
 from trm_jax.reports.study import Study
 from trm_jax.reports.units import listed, plain
@@ -15,9 +14,7 @@ from trm_jax.reports.units import listed, plain
 def build(study: Study, command: str) -> Report:
     """The report on a study. command: the command line that makes it."""
     sections = [*study.report(study), curves(study)]
-    if counted := [run for run in study.runs if run.goodput]:  # reads all: a damaged file is an error
-        sections.append(where_time_went(study, counted))
-    sections = [replace(part, panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
+    sections = [part._replace(panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
     notes = (*study.notes, *_hard_to_compare(study))
     csv = {f"{study.name}.csv": _csv(study)}
     return Report(study.name, study.question, sections[0].sentence, _about(study, command), notes, tuple(sections), csv)
@@ -44,15 +41,11 @@ def _about(study: Study, command: str) -> tuple[tuple[str, str], ...]:
 
 
 def _data(runs: list[Run]) -> str:
-    """What the runs trained on: their settings of data that say something, and how many puzzles these gave."""
+    """What the runs trained on: their settings of data that say something."""
     found = defaultdict(dict)
-    for run in runs:
-        settings = {key.removeprefix("data."): v for key, v in run.settings.items() if key.startswith("data.")}
-        used = {"hub": ("hub_repo",), "generated": ()}.get(settings["source"], ("path",))
-        settings |= dict.fromkeys({"hub_repo", "path", "train_file", "test_file"}.difference(used), "")
-        for key, value in {**settings, "puzzles trained on": run.facts.get("groups", "not recorded")}.items():
-            if value not in ("", 0, -1):
-                found[key][plain(value)] = None
+    for key, value in ((key, value) for run in runs for key, value in run.settings.items()):
+        if key.startswith("data.") and value not in ("", 0, -1):
+            found[key.removeprefix("data.")][plain(value)] = None
     return "; ".join(f"{key} {listed(values)}" for key, values in found.items())
 
 
@@ -81,8 +74,6 @@ def _hard_to_compare(study: Study) -> list[str]:
     if most > 1.01 * least:
         words = f"from {least:,.0f} ({first}) to {most:,.0f} ({last})"
         found.append(f"arms differ in their number of updates too, {words}, and may owe their score to it")
-    if nothing := [arm.name for arm in study.ran if study.score.higher and not any(arm.values(study.score))]:
-        found.append(f"no held-out puzzle was solved at the end of {listed(nothing)}")
     return found
 
 

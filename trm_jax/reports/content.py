@@ -1,11 +1,10 @@
 """What a report is made of, before it becomes Markdown, HTML or pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Cells are text as it is shown; the first column names the row."""
 
     columns: tuple[str, ...]
@@ -13,8 +12,7 @@ class Table:
     caption: str
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """Points of one colour: means with standard deviations `error` (None for n = 1), or a curve."""
 
     label: str  # in the legend; without one it is not there
@@ -26,8 +24,7 @@ class Series:
     color: int = 0
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """A diagram. `ticks` names positions on x."""
 
     title: str
@@ -39,8 +36,7 @@ class Panel:
     ticks: tuple[tuple[float, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One analysis: what it found in a sentence, the table and the diagrams behind it, and what to know of them.
 
     name: ends the name of the picture, in which the panels stand side by side.
@@ -59,8 +55,7 @@ def unanswered(title: str, why: str) -> Section:
     return Section(title, f"Not answered: {why}.")
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """A page: its answer comes first, in one sentence."""
 
     name: str

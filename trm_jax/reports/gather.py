@@ -60,8 +60,10 @@ def _of_group(name: str, pool: list[Run], root: AnyPath) -> Study:
     if missing := [arm.label for arm in arms if not arm.runs]:
         notes.insert(0, f"not run (or not finished): {', '.join(missing)}; {makes} runs what is missing")
     notes += setting_notes(runs)
-    unlike, report = unlike_guide(runs) if any(arm.expects for arm in arms) else "", group.report or general
-    return Study(name, group.question, group.varied, tuple(arms), report, tuple(notes), unlike, levels=group.levels)
+    unlike = sorted({key for run in runs for key in run.changed if not key.startswith(_OF_SCORING)})
+    said = f"the guide's expectations are of the experiments as declared; these runs changed {listed(unlike)}"
+    guide, report = said if unlike and any(arm.expects for arm in arms) else "", group.report or general
+    return Study(name, group.question, group.varied, tuple(arms), report, tuple(notes), guide, levels=group.levels)
 
 
 def selection_study(names: list[str], folders: list[AnyPath], root: AnyPath) -> Study:
@@ -148,13 +150,6 @@ def _require_equal(name: str, runs: list[Run], of: Callable[[Run], Mapping[str, 
             f"the runs of {name} differ in {', and in '.join(differ)}; report runs that compare: keep them under a "
             "--root of their own, or name their folders"
         )
-
-
-def unlike_guide(runs: list[Run]) -> str:
-    """Why what the users' guide expects of a group is not an expectation of these runs; empty where it is."""
-    changed = sorted({key for run in runs for key in run.changed if not key.startswith(_OF_SCORING)})
-    said = f"the guide's expectations are of the experiments as declared; these runs changed {listed(changed)}"
-    return said if changed else ""
 
 
 def setting_notes(runs: Iterable[Run], shown: Iterable[str] = ()) -> list[str]:

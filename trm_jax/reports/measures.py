@@ -1,16 +1,17 @@
 """What is measured of a run, each with its name and unit."""
 
+import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from trm_jax.configs.runs import Run
+from trm_jax.errors import InputError
 from trm_jax.reports import units
-from trm_jax.reports.statistics import Halting, added, detrended_variance, halting
+from trm_jax.reports.statistics import Halting, detrended_variance, halting
 from trm_jax.reports.units import Unit
 from trm_jax.train import clock
 
@@ -18,8 +19,7 @@ LOWER_IS_BETTER = ("loss",)  # of the scores that judge a task
 LATE = 0.8  # "late" in a run is its last fifth
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A figure of a run.
 
     take: from the run; it need not ask whether the records hold what it looks up. higher: more of it is better.
@@ -37,6 +37,8 @@ class Measure:
         """None where the run has not recorded what it is made of."""
         try:
             return self.take(run)
+        except InputError:  # a damaged file
+            raise
         except (LookupError, ValueError, ZeroDivisionError):  # a key, the mean of nothing, a share of nothing
             return None
 
@@ -95,17 +97,33 @@ def _puzzle_flops(run: Run) -> float:
     return run.facts["eval_flops"] / run.final["count"]
 
 
-def _early_flops(run: Run) -> float:
-    """Of a puzzle that stops at its first positive q_halt."""
-    return _puzzle_flops(run) * run.final["early_exit_steps"] / run.settings["model.halt_max_steps"]
-
-
 STEPS = _computed("steps", "updates", units.PLAIN, lambda run: run.final["step"])
 PARAMETERS = _computed("parameters", "parameters", units.COUNT, lambda run: run.facts["parameters"])
 TRAIN_FLOPS = _computed("train_flops", "training compute", units.FLOPS, lambda run: run.facts["train_flops"])
 STEP_FLOPS = _computed("flops_per_step", "compute of an update", units.FLOPS, lambda run: run.facts["flops_per_step"])
 PUZZLE_FLOPS = _computed("eval_flops_per_puzzle", "inference compute of a puzzle", units.FLOPS, _puzzle_flops)
-EARLY_FLOPS = _lower("early_exit_flops", "inference compute of a puzzle", units.FLOPS, _early_flops)
+
+
+def _cycles(run: Run) -> tuple[int, int]:
+    return run.settings["model.H_cycles"], run.settings["model.L_cycles"]
+
+
+def _applications(run: Run) -> int:
+    H, L = _cycles(run)
+    return H * (L + 1) * run.settings["model.L_layers"]
+
+
+# The effective depth of the users' guide, and the paper's: layer applications of a supervision step.
+GUIDE_DEPTH = _computed("guide_depth", "depth H*L (the guide's)", units.PLAIN, lambda run: math.prod(_cycles(run)))
+DEPTH = _computed("depth", "layer applications H*(L+1)*layers (the paper's depth)", units.PLAIN, _applications)
+
+
+def _boards(run: Run) -> int:
+    return run.settings["data.train_puzzles"] * (run.settings["data.augmentations"] + 1)
+
+
+# Training boards: each puzzle and its augmentations.
+BOARDS = _computed("boards", "distinct boards", units.PLAIN, _boards)
 
 
 def seconds_at(record: dict) -> float:
@@ -143,41 +161,21 @@ MAX_GRAD_NORM = _lower("max_grad_norm", "largest gradient norm", units.PLAIN, _o
 SKIPPED = _lower("skipped", "updates skipped", units.PLAIN, _over("skipped", sum, _whole))
 
 
-def train_halt_counts(run: Run) -> list[float]:
-    """How many sequences halted at step 1, 2, ... late in training; empty where that was not recorded."""
-    return added(record.get("halt_steps", []) for record in late(run))
-
-
 def _ended(run: Run) -> Halting:
     """When held-out rows would have stopped; those that never would count at the last step."""
     return halting(run.final["halt_steps"])
 
 
-def _trained(run: Run) -> Halting:
-    return halting(train_halt_counts(run))
-
-
 EARLY_STEPS = _lower("early_exit_steps", "halt step", units.HALT_STEPS, lambda run: _ended(run).mean)
 HALT_VARIANCE = Measure("halt_variance", "variance of the halt step", units.PLAIN, lambda run: _ended(run).variance)
 HALT_EARLY = Measure("halt_early", "share halting early", units.FRACTION, lambda run: _ended(run).early)
-TRAIN_STEPS = Measure("train_steps", "halt step in training", units.HALT_STEPS, lambda run: _trained(run).mean)
-TRAIN_VARIANCE = Measure("train_halt_variance", "its variance", units.PLAIN, lambda run: _trained(run).variance)
 
 
-def _share(kind: str) -> Measure:
-    """What part of the time of all starts went to it."""
-    names = {"train": "trained", "compile": "compilation", "data": "waiting for data", "lost": "lost to crashes"}
-    share = lambda run: run.goodput["seconds"][kind] / clock.spent(run.goodput["seconds"])  # noqa: E731
-    return Measure(f"share_{kind}", names.get(kind, kind), units.PERCENT, share)
-
-
-SPENT = Measure("seconds_spent", "time of all starts", units.SECONDS, lambda run: clock.spent(run.goodput["seconds"]))
-STARTS = Measure("starts", "starts", units.PLAIN, lambda run: run.goodput["lives"])
-SHARES = [_share(kind) for kind in (*clock.SPENT, "lost")]
+GOODPUT = Measure("goodput", "goodput", units.FRACTION, lambda run: clock.goodput(run.goodput["seconds"]))
 # Those that stand in the CSV file, besides scores and levels.
 OF_RUNS = (
     *(STEPS, TIME, SPEED, MEMORY, PARAMETERS, TRAIN_FLOPS, PUZZLE_FLOPS, EARLY_STEPS, HALT_VARIANCE, HALT_EARLY),
-    *(TRAIN_STEPS, LOSS_VARIANCE, GRAD_NORM, SPENT, STARTS, *SHARES),
+    *(LOSS_VARIANCE, GRAD_NORM, GOODPUT),
 )
 
 

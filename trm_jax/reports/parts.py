@@ -1,7 +1,6 @@
 """What sections are made of: tables with a row for each arm, axes, points with their spread."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from trm_jax.reports.content import Panel, Series, Table
@@ -47,20 +46,22 @@ def tested(study: Study, measure: Measure) -> Column:
     return f"{measure.name} against {base.name} (Welch, Holm)", {**words, base.name: "reference"}
 
 
-def pair_table(
-    measure: Measure, pairs: Sequence[Pair], heads: tuple[str, str], told: Mapping[str, Callable[[Arm], str]]
-) -> tuple[Table, list[TTest]]:
-    """Pairs of arms side by side with the test of their difference. heads: what the arms of a pair are. told: what
-    else is told of each, by the columns' names."""
-    tests = pair_tests(pairs, measure)
-    scale = common_scale([arm for pair in pairs for arm in pair], measure)
-    of_arm = {measure.name: lambda arm: scale.text(arm.spread(measure)), **told}
-    columns = [column for head in heads for column in (head, *of_arm)]
+def pair_table(pairs: Sequence[Pair], heads: tuple[str, str], *measures: Measure) -> tuple[Table, list[TTest]]:
+    """Pairs of arms side by side with the test of their difference in the first measure. heads: what the arms of a
+    pair are."""
+    tests, arms = pair_tests(pairs, measures[0]), [arm for pair in pairs for arm in pair]
+    scales = [common_scale(arms, measure) for measure in measures]
+    names = [headed(measure.name, scale) for measure, scale in zip(measures, scales, strict=True)]
+
+    def cells(arm: Arm) -> list[str]:
+        told = zip(measures, scales, strict=True)
+        return [arm.named, *(scale.text(arm.spread(measure), measure.computed) for measure, scale in told)]
+
     rows = [
-        (*(cell for arm in pair for cell in (arm.named, *(of(arm) for of in of_arm.values()))), verdict(test, scale))
-        for pair, test in zip(pairs, tests, strict=True)
+        (*cells(one), *cells(other), verdict(test, scales[0])) for (one, other), test in zip(pairs, tests, strict=True)
     ]
-    return Table((*columns, "first less second (Welch, Holm)"), tuple(rows), SPREADS), tests
+    columns = (heads[0], *names, heads[1], *names, "first less second (Welch, Holm)")
+    return Table(columns, tuple(rows), SPREADS), tests
 
 
 def expected(study: Study, *keys: str) -> list[Column]:
@@ -70,8 +71,7 @@ def expected(study: Study, *keys: str) -> list[Column]:
     return [(name, {arm.name: digits(arm.expects[key]) for arm in study.arms}) for key, name in names.items()]
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """What arms are plotted over; without `of`, their names in order. named: their names stand beside the points."""
 
     label: str = ""
@@ -94,16 +94,6 @@ def over_measure(study: Study, measure: Measure) -> Axis:
     scale = common_scale(study.ran, measure)
     of = lambda arm: arm.mean(measure) / scale.factor if arm.values(measure) else None  # noqa: E731
     return Axis(headed(measure.name, scale), of, named=True)
-
-
-def guide_depth(arm: Arm) -> int:
-    """H * L, the "effective depth" of the users' guide."""
-    return arm.settings["model.H_cycles"] * arm.settings["model.L_cycles"]
-
-
-def depth(arm: Arm) -> int:
-    """H * (L + 1) * layers: layer applications of a supervision step, the paper's effective depth."""
-    return arm.settings["model.H_cycles"] * (arm.settings["model.L_cycles"] + 1) * arm.settings["model.L_layers"]
 
 
 def placed(arms: Sequence[Arm], axis: Axis) -> list[Arm]:

@@ -55,11 +55,9 @@ def _draw(axes, panel: Panel) -> None:
     axes.margins(x=0.08, y=0.1)
     _scale(axes, panel)
     labels = [series.label for series in panel.series if series.label]
-    if len(labels) > 3:  # below, where it hides nothing
+    if len(labels) > 1:  # below, where it hides nothing
         columns = max(1, min(3, 60 // max(map(len, labels))))
         axes.legend(fontsize=8, frameon=False, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.17))
-    elif len(labels) > 1:
-        axes.legend(fontsize=8, frameon=False)
 
 
 def _draw_series(axes, series: Series) -> None:
@@ -102,5 +100,4 @@ def _scale(axes, panel: Panel) -> None:
         places, names = zip(*panel.ticks, strict=True)
         axes.set_xticks(places, names, fontsize=8)
         if sum(map(len, names)) > 60:
-            for text in axes.get_xticklabels():
-                text.set(rotation=35, ha="right", rotation_mode="anchor")
+            axes.tick_params("x", rotation=35)

@@ -1,15 +1,13 @@
 """Sections that the pages of several groups have: each function makes one from a study."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
 
-from trm_jax.configs.runs import Run
 from trm_jax.reports import measures as m
 from trm_jax.reports import parts as p
-from trm_jax.reports.content import Panel, Section, Series, Table, unanswered
+from trm_jax.reports.content import Panel, Section, Series, unanswered
 from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power
 from trm_jax.reports.measures import Measure
 from trm_jax.reports.parts import BY_NAME, SPREADS, Axis, Column, arm_panel, arm_table, expected, measured, tested
@@ -26,8 +24,15 @@ EVAL_NOTE = (
     "In evaluation every puzzle thinks for all its steps; a row's halt step is the first at which its q_halt is "
     "positive. Rows that never halt count at the last step."
 )
+LATE_NOTE = (
+    "Late: the last fifth of a run's updates. Loss variance is that of its log lines around their straight line; a log "
+    "line is a mean over the updates since the one before, so it compares runs with the same batch and log interval."
+)
 # A mean this close to the best, or to a fitted limit, counts as saturated.
 SATURATED = 0.01
+# What a section shows of what the guide expects, by the section's name.
+EXPECTED = {"accuracy": ["exact_accuracy"], "costs": ["speed", "memory"], "halting": ["steps"]}
+EXPECTED["inference"] = EXPECTED["accuracy"]
 
 
 def general(study: Study) -> list[Section]:
@@ -40,13 +45,9 @@ def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool 
 
     optimum: say whether the best arm lies inside the range.
     """
-    score = study.score
-    columns = [*measured(study, *extra, score), tested(study, score), *measured(study, m.STEPS)]
-    table = arm_table(study, columns + expected(study, "exact_accuracy"))
-    sentence = best_sentence(study.ran, score) + (_edge(study, axis) if optimum else "")
-    shown = arm_panel(study, score, axis)
-    title = f"{shown.title} over {axis.label}" if axis.label else shown.title
-    return Section(title, sentence, table, "accuracy", (shown,))
+    title = study.score.name[:1].upper() + study.score.name[1:] + (f" over {axis.label}" if axis.label else "")
+    part = figures(study, title, "accuracy", study.score, axis=axis, beside=(*extra, m.STEPS), notes=())
+    return part._replace(sentence=part.sentence + _edge(study, axis)) if optimum else part
 
 
 def _edge(study: Study, axis: Axis) -> str:
@@ -58,20 +59,29 @@ def _edge(study: Study, axis: Axis) -> str:
 
 
 def figures(
-    study: Study, title: str, name: str, *measures: Measure, axis: Axis = BY_NAME, ratio: bool = False
+    study: Study,
+    title: str,
+    name: str,
+    *measures: Measure,
+    axis: Axis = BY_NAME,
+    beside: Iterable[Measure] = (),
+    ratio: bool = False,
+    notes: tuple[str, ...] = (SPEED_NOTE,),
 ) -> Section:
-    """Measures side by side, a panel each. ratio: with each mean over the first arm's."""
+    """Measures, tested, with a panel each; those `beside` stand in the table only. ratio: with each mean over the first
+    arm's."""
     columns: list[Column] = []
     for measure in measures:
         columns += [*measured(study, measure), tested(study, measure), *[_ratio(study, measure)] * ratio]
-    table = arm_table(study, columns + expected(study, "speed", "memory"))
+    columns += [*measured(study, *beside), *expected(study, *EXPECTED.get(name, ()))]
     sentence = " ".join(best_sentence(study.ran, measure) for measure in measures)
     panels = tuple(arm_panel(study, measure, axis) for measure in measures)
-    return Section(title, sentence, table, name, panels, (SPEED_NOTE,))
+    return Section(title, sentence, arm_table(study, columns), name, panels, notes)
 
 
-def costs(study: Study, axis: Axis = BY_NAME) -> Section:
-    return figures(study, "Time, speed and memory", "costs", m.TIME, m.SPEED, m.MEMORY, axis=axis)
+def costs(study: Study, axis: Axis = BY_NAME, ratio: bool = False) -> Section:
+    title, counted = "Time, speed and memory", [m.GOODPUT] * any(arm.values(m.GOODPUT) for arm in study.ran)
+    return figures(study, title, "costs", m.TIME, m.SPEED, m.MEMORY, axis=axis, beside=counted, ratio=ratio)
 
 
 def _ratio(study: Study, measure: Measure) -> Column:
@@ -119,18 +129,9 @@ def _first_words(arms: list[Arm], measure: Measure, level: str) -> str:
 
 def stability(study: Study) -> Section:
     """Variance of the loss, gradient norms, skipped updates."""
-    late = (m.LOSS_VARIANCE, m.GRAD_NORM)
     skipped = [m.SKIPPED] * any(arm.values(m.SKIPPED) for arm in study.ran)
-    columns = measured(study, *late, m.MAX_GRAD_NORM, *skipped) + [tested(study, measure) for measure in late]
-    panels = tuple(arm_panel(study, measure) for measure in late)
-    note = (
-        "Late: the last fifth of a run's updates. Loss variance is that of its log lines around their straight line; a "
-        "log line is a mean over the updates since the one before, so it compares runs with the same batch and log "
-        "interval."
-    )
-    sentence = " ".join(best_sentence(study.ran, measure) for measure in late)
-    title = "Loss variance and gradient norms"
-    return Section(title, sentence, arm_table(study, columns), "stability", panels, (note,))
+    title, late = "Loss variance and gradient norms", (m.LOSS_VARIANCE, m.GRAD_NORM)
+    return figures(study, title, "stability", *late, beside=(m.MAX_GRAD_NORM, *skipped), notes=(LATE_NOTE,))
 
 
 def fitted(study: Study, axis: Axis) -> PowerFit | str:
@@ -153,18 +154,15 @@ def power_law(study: Study, axis: Axis) -> Section:
     x = np.geomspace(low, high, 200)
     curve = Series(label, x, fit(x), style=style, color=1)
     found = zip("abc", fit, fit.half_widths, strict=False)
-    table = Table(
-        ("parameter", "estimate", f"{CONFIDENCE:.0%} confidence interval"),
-        tuple((name, digits(value), f"± {digits(half)}") for name, value, half in found),
-        f"{study.score.name} = a - b (x / x0)^-c, x: {axis.label}, x0 = {digits(fit.scale)} (their geometric mean)",
-    )
+    parameters = ", ".join(f"{name} = {digits(value)} ± {digits(half)}" for name, value, half in found)
     runs = sum(len(arm.runs) for arm in arms)
     note = (
-        f"The fit is of all {runs} runs, least squares; intervals are Wald's at {CONFIDENCE:.0%} with Student's t of "
-        f"{runs - 3} degrees of freedom."
+        f"{study.score.name} = a - b (x / x0)^-c, x: {axis.label}, x0 = {digits(fit.scale)} (their geometric mean): "
+        f"{parameters}. The fit is of all {runs} runs, least squares; intervals are Wald's at {CONFIDENCE:.0%} with "
+        f"Student's t of {runs - 3} degrees of freedom."
     )
     sentence = f"{_fit_words(fit, axis, low, high)} {as_measured}"
-    return Section(title, sentence, table, "fit", (replace(panel, series=(*panel.series, curve)),), (note,))
+    return Section(title, sentence, None, "fit", (panel._replace(series=(*panel.series, curve)),), (note,))
 
 
 def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
@@ -180,8 +178,6 @@ def _fit_words(fit: PowerFit, axis: Axis, low: float, high: float) -> str:
 
 def _as_measured(study: Study, arms: list[Arm]) -> str:
     """Where the means saturate. arms: in the order of their sizes."""
-    if len(arms) < 2:
-        return "One size alone does not show a saturation point."
     winner = best(arms, study.score)
     top = winner.mean(study.score)
     smallest = next(arm for arm in arms if arm.mean(study.score) >= top - SATURATED)
@@ -193,19 +189,12 @@ def _as_measured(study: Study, arms: list[Arm]) -> str:
 
 
 def when_it_halts(study: Study, axis: Axis = BY_NAME) -> Section:
-    """Mean, variance and distribution of the halt step after training, and late in it."""
-    columns = measured(study, m.EARLY_STEPS, m.HALT_VARIANCE, m.HALT_EARLY, m.TRAIN_STEPS, m.TRAIN_VARIANCE)
-    columns += [tested(study, m.EARLY_STEPS), *expected(study, "steps")]
+    """Mean, variance and distribution of the halt step after training."""
+    told = m.HALT_VARIANCE, m.HALT_EARLY
+    part = figures(study, "When it halts", "halting", m.EARLY_STEPS, axis=axis, beside=told, notes=(EVAL_NOTE,))
     evaluated = {arm.name: [run.final.get("halt_steps", []) for run in arm.runs] for arm in study.ran}
-    trained = {arm.name: [m.train_halt_counts(run) for run in arm.runs] for arm in study.ran}
-    panels = (
-        arm_panel(study, m.EARLY_STEPS, axis),
-        distribution("Where held-out puzzles would halt", evaluated),
-        distribution("Where training sequences halted", trained),
-    )
-    sentence = f"{early_words(study)} {best_sentence(study.ran, m.EARLY_STEPS)}"
-    note = "In training exploration makes some sequences go on after they would have halted."
-    return Section("When it halts", sentence, arm_table(study, columns), "halting", panels, (EVAL_NOTE, note))
+    panels = (*part.panels, distribution("Where held-out puzzles would halt", evaluated))
+    return part._replace(sentence=f"{early_words(study)} {part.sentence}", panels=panels)
 
 
 def distribution(title: str, counts: dict[str, Iterable[list[float]]]) -> Panel:
@@ -244,14 +233,3 @@ def curves(study: Study) -> Section:
     panel = Panel(title, "epochs" if over_epochs else "updates", what, tuple(series))
     said = "The curves behind the figures; nothing above is taken from a curve's best point."
     return Section("While training", said, name="curves", panels=(panel,))
-
-
-def where_time_went(study: Study, counted: list[Run]) -> Section:
-    """The share of each kind of time, over all starts of a run. counted: the runs whose time was counted."""
-    table = arm_table(
-        study, measured(study, m.SPENT, m.STARTS, *m.SHARES), f"{SPREADS}; shares of the time of all starts"
-    )
-    trained, *rest = ((fmean(map(share.of, counted)), share.name) for share in m.SHARES)
-    share, name = max(rest)
-    sentence = f"{trained[0]:.1%} of the time trained; most of the rest was {name}, {share:.1%}."
-    return Section("Where the time went", sentence, table)

@@ -56,15 +56,9 @@ def welch(one: Sequence[float], other: Sequence[float]) -> TTest:
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> TTest:
-    """Student's t-test of pairs (one[i], other[i]): for runs that share what is random in them, as a seed."""
-    from scipy.stats import ttest_rel
-
-    found = spread(np.subtract(one, other).tolist())
-    if found.n < 2:
-        return TTest(found.mean, None, "no test: n < 2")
-    if found.deviation <= ROUNDING * max(map(abs, [*one, *other])):
-        return TTest(found.mean, 1.0) if list(one) == list(other) else TTest(found.mean, None, "no test: no spread")
-    return TTest(found.mean, float(ttest_rel(one, other).pvalue))
+    """Student's t-test of pairs (one[i], other[i]), for runs that share what is random in them, as a seed: Welch's of
+    the differences and zeros, which do not vary."""
+    return welch(np.subtract(one, other).tolist(), [0.0] * len(one))
 
 
 def adjusted(tests: Sequence[TTest]) -> list[TTest]:

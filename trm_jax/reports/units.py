@@ -37,7 +37,6 @@ class Scale(NamedTuple):
 
 Unit = tuple[Scale, ...]  # ascending factors; the first is what files hold
 FRACTION: Unit = (Scale(1, "", 4),)
-PERCENT: Unit = (Scale(0.01, "%", 1),)
 PLAIN: Unit = (Scale(1, ""),)
 UPDATES: Unit = (Scale(1, "updates"),)
 HALT_STEPS: Unit = (Scale(1, "supervision steps", 3),)

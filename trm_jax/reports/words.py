@@ -1,6 +1,6 @@
 """Differences between arms, and what a test lets one say of them in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 from trm_jax.reports.measures import Measure
@@ -26,17 +26,20 @@ def verdict(test: TTest, scale: Scale) -> str:
     return f"{difference}, {word} ({p_text(test.p)})"
 
 
-def shown_words(pairs: Sequence[Pair], tests: Sequence[TTest]) -> str:
-    """Of which pairs (one, other) the test shows that one is above or below the other, as a clause."""
+def shown_words(pairs: Sequence[Pair], tests: Sequence[TTest], measure: Measure) -> str:
+    """From which arms the test tells the first of each pair, as a clause."""
     if all(test.p is None for test in tests):
         return UNTESTED
+    scale = scale_for(measure.unit, [abs(test.difference) for test in tests])
+    unit = f" {scale.label}" * bool(scale.label)
     shown = [
-        f"{one.name} {abs(test.difference):.4f} {'above' if test.difference > 0 else 'below'} {other.name} "
-        f"({p_text(test.p)})"
+        f"{one.name} {scale.number(abs(test.difference))}{unit} {'above' if test.difference > 0 else 'below'} "
+        f"{other.name} ({p_text(test.p)})"
         for (one, other), test in zip(pairs, tests, strict=True)
         if test.shown
     ]
-    return f"Welch's test shows {listed(shown) or 'no difference'}"
+    rest = ", and no other difference" if shown and len(shown) < len(tests) else ""
+    return f"Welch's test shows {listed(shown) or 'no difference'}{rest}"
 
 
 def best(arms: Sequence[Arm], measure: Measure) -> Arm | None:
@@ -64,18 +67,7 @@ def best_sentence(arms: Sequence[Arm], measure: Measure) -> str:
     head = f"{winner.named} has the {'highest' if measure.higher else 'lowest'} {name}, {said(winner, measure)}"
     if measure.computed:
         return f"{head}."
-    pairs = list(combinations([arm for arm in arms if arm.values(measure)], 2))
-    tests = zip(pairs, pair_tests(pairs, measure), strict=True)
-    against = {(b if a is winner else a).name: test for (a, b), test in tests if winner in (a, b)}
-    return f"{head}; {_tested_words(against, 'lower' if measure.higher else 'higher')}."
-
-
-def _tested_words(found: Mapping[str, TTest], word: str) -> str:
-    """What a test says of differences from arms, by these arms' names, as a clause. word: what they can only be."""
-    if all(test.p is None for test in found.values()):
-        return UNTESTED
-    shown = [f"{arm} ({p_text(test.p)})" for arm, test in found.items() if test.shown]
-    hidden = [arm for arm, test in found.items() if test.p is not None and not test.shown]
-    parts = [f"{listed(shown)} to be {word}"] * bool(shown) + [f"no difference from {listed(hidden)}"] * bool(hidden)
-    untested = [arm for arm, test in found.items() if test.p is None]
-    return f"Welch's t-test shows {', and '.join(parts)}" + f"; {listed(untested)} cannot be tested" * bool(untested)
+    others = [arm for arm in arms if arm is not winner and arm.values(measure)]
+    pairs = [*((winner, other) for other in others), *combinations(others, 2)]
+    tests = pair_tests(pairs, measure)
+    return f"{head}; {shown_words(pairs[: len(others)], tests[: len(others)], measure)}."
