@@ -58,7 +58,12 @@ def test_the_first_shares_what_only_it_makes_and_decides_what_its_clock_says():
         return {"steps": [1, 2]}
 
     def work(group):
-        return group.share(make), group.agree(not group.first), group.agree(group.first), group.name(2).split(" (")[0]
+        return (
+            group.share(make),
+            group.share(lambda: not group.first),
+            group.share(lambda: group.first),
+            group.name(2).split(" (")[0],
+        )
 
     assert together(3, work) == [({"steps": [1, 2]}, False, True, "process 2")] * 3
     assert len(made) == 1

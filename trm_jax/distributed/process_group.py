@@ -30,7 +30,7 @@ class Elsewhere(RuntimeError):
 class ProcessGroup:
     """The processes of one run, seen from one of them; without arguments, of a process that is alone.
 
-    Every process makes the same calls of `gather`, `share`, `agree` and `stop_agreed` in the same order.
+    Every process makes the same calls of `gather`, `share` and `stop_agreed` in the same order.
 
     Attributes: index and count of the processes; first: whether this is process 0, which writes what is written once;
     stop_reason: why `stop_agreed` is true, "SIGTERM at process 3 (...)".
@@ -82,10 +82,6 @@ class ProcessGroup:
             kind = InputError if bad_input else OutOfReach if out_of_reach else Elsewhere
             raise kind(f"{line}, says {self.name(0)}")
         return made
-
-    def agree(self, due: bool) -> bool:
-        """What process 0 says of something that depends on its clock. Costs a round trip between the processes."""
-        return self.share(lambda: due)
 
     def stop_agreed(self, requested: str = "") -> bool:
         """Whether all stop here: true from one call on, which is the same for all and comes soon after a request.

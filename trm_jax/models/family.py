@@ -36,41 +36,32 @@ class Family(Protocol):
 
     def specs(self, cfg: Any) -> dict:
         """Tree of `ParamSpec`."""
-        ...
 
     def carry_specs(self, cfg: Any, batch_size: int) -> Any:
         """Tree of `ParamSpec` of what lives across steps, the batch axis first; () for a model without a carry."""
-        ...
 
     def noise(self, cfg: Any, key: jax.Array, batch_size: int, exploration: Any) -> Any:
         """The random part of a training step, drawn for each row by itself: a tree of [B, ...]; () for none."""
-        ...
 
     def loss(self, params: dict, cfg: Any, carry: Any, batch: dict, noise: Any, token_loss: str) -> tuple:
         """(loss, carry, sums, rows) of one training step: the loss summed over rows, figures to be added up, `Rows`."""
-        ...
 
     def evaluate(
         self, params: dict, cfg: Any, batch: dict, counted: jax.Array, score: Callable, num_steps: int = 0
     ) -> dict:
         """Sums over the rows where `counted` [B] holds, those of score(answers, batch, counted) among them."""
-        ...
 
     def think(self, params: dict, cfg: Any, batch: dict, num_steps: int = 0) -> tuple[jax.Array, jax.Array]:
         """(answers [steps, B, S] int32, q_halt [steps, B]) after each step; a model that answers at once has one."""
-        ...
 
     def finish(self, sums: Mapping, count: float, sequences: float = 0) -> dict:
         """On the host: figures of a record from fetched sums over `count` scored rows and `sequences` trained ones."""
-        ...
 
     def flops(self, cfg: Any) -> tuple[int, int]:
         """Analytic matmul FLOPs of one row: (one training step, one evaluation)."""
-        ...
 
     def activation_bytes(self, cfg: Any, rows: int) -> int:
         """Estimate of what the backward pass of `rows` rows keeps and makes."""
-        ...
 
 
 def get(name: str) -> Family:

@@ -184,14 +184,6 @@ def apply_rope(x: jax.Array, cos, sin) -> jax.Array:
     return (x32 * cos[:, None, :] + rotated * sin[:, None, :]).astype(x.dtype)
 
 
-REMAT_POLICIES = ("none", "block")
-
-
-def remat(fn, mode: str):
-    """What the backward pass keeps of `fn`: what it needs (none) or its inputs only (block)."""
-    return fn if mode == "none" else jax.checkpoint(fn, prevent_cse=False)
-
-
 # Above so many tokens a one-hot product costs more than a scatter.
 _ONE_HOT_TOKENS = 256
 

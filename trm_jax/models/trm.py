@@ -32,12 +32,10 @@ from trm_jax.models import target
 from trm_jax.models.attention import IMPLEMENTATIONS, attention
 from trm_jax.models.family import Rows
 from trm_jax.models.layers import (
-    REMAT_POLICIES,
     apply_rope,
     embed_tokens,
     inverse_sqrt,
     linear,
-    remat,
     rms_norm,
     rope_tables,
     swiglu,
@@ -75,7 +73,7 @@ class TRMConfig:
     halt_exploration_prob: float = number(0.1, high=1)
     dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of activations; weights are float32
     attention_impl: str = option("dense", *IMPLEMENTATIONS)
-    remat: str = option("none", *REMAT_POLICIES)  # block: the backward pass computes a network call again
+    remat: str = option("none", "none", "block")  # block: the backward pass computes a network call again
 
     def __post_init__(self):
         check(self)
@@ -255,7 +253,12 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
     A cycle is L_cycles updates of z_L and one of z_H. The gradient reaches the layers and `emb` through every
     call of the last cycle and nothing before it (paper, section 4).
     """
-    call = remat(lambda layers, h, injection: net(layers, cfg, h, injection), cfg.remat)
+
+    def call(layers, h, injection):
+        return net(layers, cfg, h, injection)
+
+    if cfg.remat == "block":
+        call = jax.checkpoint(call, prevent_cse=False)
 
     def cycle(layers, emb, z_H, z_L, unroll=1):
         injection = z_H + emb
@@ -407,11 +410,4 @@ def finish(sums: Mapping, count: float, sequences: float = 0) -> dict:
 
 
 Config = TRMConfig
-LOCAL = {
-    "hidden_size": 64,
-    "num_heads": 4,
-    "puzzle_emb_ndim": 64,
-    "L_cycles": 2,
-    "H_cycles": 2,
-    "halt_max_steps": 4,
-}
+LOCAL = {"hidden_size": 64, "num_heads": 4, "puzzle_emb_ndim": 64, "L_cycles": 2, "H_cycles": 2, "halt_max_steps": 4}

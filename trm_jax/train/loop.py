@@ -110,6 +110,10 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
         """Asked once a step and once a batch of an evaluation, by every process alike."""
         return group.stop_agreed(stop.name if stop else "")
 
+    def long_ago() -> bool:
+        """Whether the last checkpoint is too old by the clock of this process."""
+        return time.monotonic() - saved_at > 60 * (cfg.checkpoint.every_minutes or float("inf"))
+
     def evaluation_due() -> bool:
         return (step in evaluation_steps or step == total_steps) and step not in recorder.evaluated
 
@@ -163,8 +167,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
             if due := evaluation_due():
                 run_evaluation()
             evaluated = due and not evaluation_due()
-            long_ago = time.monotonic() - saved_at > 60 * (cfg.checkpoint.every_minutes or float("inf"))
-            asked = (at_log or group.count == 1) and group.agree(long_ago)
+            asked = (at_log or group.count == 1) and group.share(long_ago)
             if evaluated or asked or step % cfg.checkpoint.every_steps == 0 or step == total_steps:
                 save(must=step == total_steps)
                 saved_at = time.monotonic()

@@ -93,8 +93,6 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
     problems, known = [], set()
 
     def one(path, spec):
-        if not math.prod(spec.shape):  # the zero-wide table of a model without puzzle embedding
-            return np.zeros(spec.shape, spec.dtype)
         official = _official(path)
         known.add(official)
         linear = official.endswith(".weight")  # [out, in]; ours has the input axis first, and several of output
@@ -130,13 +128,9 @@ def export_state_dict(params: dict, prefix: str = PREFIX, *, ids: int | None = N
     """Our params -> official state dict (NumPy arrays, linears [out, in]). ids: rows of the table, which is padded."""
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
-        if array.size:
-            official = _official(path)
-            theirs = array.reshape(len(array), -1).T if official.endswith(".weight") else array
-            if official == _NAMES["puzzle_emb"]:
-                theirs = theirs[:ids]
-            out[prefix + official] = np.ascontiguousarray(theirs)
+        array, official = np.asarray(leaf), _official(path)
+        theirs = array.reshape(len(array), -1).T if official.endswith(".weight") else array
+        out[prefix + official] = np.ascontiguousarray(theirs[:ids] if official == _NAMES["puzzle_emb"] else theirs)
     return out
 
 
