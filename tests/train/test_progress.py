@@ -39,7 +39,7 @@ def test_a_log_gets_a_line_a_minute(clock):
         progress.step(step)
     progress.close()
     assert stream.getvalue().splitlines() == [
-        f"step {step}/1000  2.00 steps/s  left {left}  loss 1.250  exact accuracy 0.500  supervision steps 3.0"
+        f"step {step}/1000  2.00 steps/s  left {left}  loss 1.250  exact accuracy 0.500  steps 3.0"
         for step, left in ((120, "7:20"), (240, "6:20"), (360, "5:20"), (480, "4:20"))
     ]
 

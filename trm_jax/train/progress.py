@@ -26,8 +26,14 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
+            from rich.table import Column
 
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(table_column=Column(min_width=2 * len(str(total)) + 1)),
+                TimeElapsedColumn(),
+            )
             left = TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False)
             numbers = TextColumn("{task.fields[numbers]}")
             self._bar = Bar(*columns, *left, numbers, console=Console(file=self._stream))
@@ -61,7 +67,7 @@ class Progress:
             self.say(f"step {record['step']}: held-out {name} {score:.4f} on {record['count']} puzzles")
         else:
             headline = self._headline.replace("_", " ") + " {:.3f}"
-            shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "supervision steps {:.1f}"}
+            shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "steps {:.1f}"}
             self._latest = "  ".join(form.format(record[name]) for name, form in shown.items() if name in record)
 
     def step(self, step: int) -> None:
