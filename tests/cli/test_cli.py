@@ -79,7 +79,7 @@ def test_show_the_difference(here):
         (("train", "baselin"), "unknown experiment 'baselin'. Did you mean baseline"),
         (("train", "demo", "--set", "model.hiden_size=3"), "'model.hiden_size'. Did you mean model.hidden_size"),
         (("train", "demo", "--set", "train.steps"), "write it as section.name=value"),
-        (("train", "demo", "--set", "train.steps=1.5"), "train.steps=1.5 is not a int; its default is"),
+        (("train", "demo", "--set", "train.steps=1.5"), "train.steps='1.5' is not a int; its default is"),
         (("train", "demo", "--set", "optim.lr=fast"), "optim.lr='fast' is not a float; its default is 0."),
         (("train", "demo", "--set", "model.mlp_t=1"), "model.mlp_t='1' is not a bool"),
         (("train", "demo", "--set", "optim.name=adam"), "optim.name is 'adam'; choose one of"),

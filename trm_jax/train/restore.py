@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 
 import jax
@@ -21,8 +22,7 @@ def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: boo
     Only the parameters are read; they are laid out over `mesh`. Raises InputError when there is no such checkpoint
     or it is damaged.
     """
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline)
-    try:
+    with closing(Checkpoints(workdir / CHECKPOINTS, cfg.task.headline)) as checkpoints:
         step = pick_step(checkpoints, which)
         full = abstract_state(cfg, mesh)
         try:
@@ -33,8 +33,6 @@ def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: boo
                 f"checkpoint {step} of {workdir} is damaged ({error}); "
                 f"others: {', '.join(map(str, others)) or 'none'} (--checkpoint STEP)"
             ) from error
-    finally:
-        checkpoints.close()
     params = state["params"]
     if state["ema"] and not live:
         params = {**params, "weights": state["ema"]}
@@ -52,9 +50,6 @@ def save_imported(cfg: RunConfig, workdir: AnyPath, params: dict) -> None:
         ema=params["weights"] if cfg.optim.ema_decay else {},
         ema_also={name: params["weights"] for name in state.ema_also},
     )
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline, cfg.checkpoint)
-    try:
+    with closing(Checkpoints(workdir / CHECKPOINTS, cfg.task.headline, cfg.checkpoint)) as checkpoints:
         checkpoints.save(0, state, {})
         checkpoints.wait()
-    finally:
-        checkpoints.close()
