@@ -129,7 +129,8 @@ def test_a_folder_is_no_file_of_puzzles(refused, solver, tmp_path):
 def test_standard_input_that_is_wrong(trm, solver):
     result = trm.run("solve", solver.workdir, "-", stdin=f"{solver.puzzles[0]}\n12\n")
     assert (result.code, result.out) == (2, "")
-    assert result.err == "error: standard input line 2: a board has 16, 36 or 81 cells, this one has 2\n"
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: standard input line 2: a board has 16, 36 or 81 cells, this one has 2")
 
 
 def test_pictures_of_another_kind(refused, solver):

@@ -309,7 +309,7 @@ def test_reading_runs(trm, gcs, run, reference, tmp_path):
     result = trm.run("report", "demo", "--root", "gs://bucket/runs", "--output", tmp_path / "reports")
     assert result.code == 0 and (tmp_path / "reports" / "selection.md").exists(), result.err
     nothing = trm.run("report", "exp01", "--root", "gs://bucket/runs")
-    assert_one_line(nothing, 2, "no runs of exp01 in gs://bucket/runs: looked for")
+    assert_one_line(nothing, 2, "no finished runs of exp01 in gs://bucket/runs: looked for")
 
     result = trm.run("compare", run, reference, "--output", "gs://bucket/curves.png", cwd=tmp_path)
     assert result.code == 0 and gcs.get("curves.png").content.startswith(b"\x89PNG"), result.err

@@ -180,7 +180,7 @@ def test_the_full_step_is_traced(name):
     latents = 2 * state.carry.z_H.size * state.carry.z_H.dtype.itemsize
     assert 0 <= alone - 4 * weights * copies - latents < 0.05 * alone and alone < 141e9
     pod = memory.abstract_mesh(cfg, 32)
-    assert memory.state_bytes(cfg, pod) + memory.step_bytes(cfg, pod) < 32e9
+    assert memory.state_bytes(cfg, pod) + memory.step_bytes(cfg, pod, cfg.train.accumulation) < 32e9
 
 
 def test_the_parameters_of_the_sizes():

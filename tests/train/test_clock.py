@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.gcs.server import Gcs
 from tests.gcs.storage import Fault
+from trm_jax.errors import InputError
 from trm_jax.evals.runner import Evaluator
 from trm_jax.storage import output
 from trm_jax.storage.paths import as_path
 from trm_jax.train import clock, loop
 from trm_jax.train.checkpoint import Checkpoints
-from trm_jax.train.clock import Clock, NoCount, goodput, read_goodput, resumed, spent, to_json
+from trm_jax.train.clock import Clock, goodput, read_goodput, resumed, spent, to_json
 from trm_jax.train.compiled import Compiled
 
 ZERO = dict.fromkeys(clock.KINDS, 0.0)
@@ -238,7 +239,7 @@ def test_all_kinds_add_up_to_the_time_from_the_first_start_to_the_last_update(li
 )
 def test_what_is_no_count_is_named(tmp_path, content):
     (tmp_path / "goodput.json").write_bytes(content)
-    with pytest.raises(NoCount, match=r"goodput\.json does not say where a run's time went"):
+    with pytest.raises(InputError, match=r"goodput\.json does not say where a run's time went"):
         read_goodput(tmp_path / "goodput.json")
 
 

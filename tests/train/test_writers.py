@@ -127,9 +127,9 @@ def workdir(request, tmp_path, monkeypatch):
         yield workdir
 
 
-def begin(workdir, resume_step: int = 0, **how) -> Writers:
-    how = {"tensorboard": True, "wandb_project": "", "name": "mine", "settings": {"seed": 3}, "say": print, **how}
-    return open_writers(workdir, resume_step, **how)
+def begin(workdir, resume_step: int = 0, say=print, **how) -> Writers:
+    log = SimpleNamespace(**{"tensorboard": True, "wandb_project": "", **how})
+    return open_writers(workdir, resume_step, SimpleNamespace(log=log, name="mine", page={"seed": 3}), say)
 
 
 def life(workdir, resume_step: int, *steps: int, **how) -> None:

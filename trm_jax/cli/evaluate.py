@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 
 from trm_jax.cli.arguments import add_documented, add_set, changes, command, positive
 from trm_jax.cli.runs import add_run, open_run
@@ -39,12 +40,9 @@ def run(args) -> int:
     cfg, headline = opened.cfg, opened.cfg.task.headline
     data = cfg.task.load_eval(cfg.data)
     evaluator = Evaluator(cfg, data, opened.mesh, args.steps or 0)
-    progress = Progress(f"eval {args.run_dir.name}", evaluator.num_batches)
-    try:
+    with closing(Progress(f"eval {args.run_dir.name}", evaluator.num_batches)) as progress:
         scores = evaluator(opened.params, lambda done, total: progress.step(done))
         progress.step(evaluator.num_batches)
-    finally:
-        progress.close()
     steps = args.steps or getattr(cfg.model, "halt_max_steps", 1)
     record = {"kind": "eval", "step": opened.step, "weights": opened.weights, "eval_set": data.digest}
     record |= {"supervision_steps": steps, **scores}

@@ -15,7 +15,7 @@ from trm_jax.configs.workdir import CONFIG_FILE, load_config
 from trm_jax.errors import InputError
 from trm_jax.storage.bucket import NoAccess
 from trm_jax.storage.paths import AnyPath, folders_with
-from trm_jax.train.clock import GOODPUT_FILE, NoCount, read_goodput
+from trm_jax.train.clock import GOODPUT_FILE, read_goodput
 from trm_jax.train.writers import METRICS_FILE, RUN_FILE, read_jsonl
 
 # These do not tell experiments apart: a seed is a repetition, other averages are only evaluated besides.
@@ -102,7 +102,7 @@ class Run:
         """How its time was spent, {} where nobody counted. Raises InputError for a damaged file."""
         try:
             return read_goodput(self.path / GOODPUT_FILE)
-        except NoCount as error:
+        except InputError as error:
             raise InputError(f"{error}; remove it, all but the run's time is known without it") from None
 
 

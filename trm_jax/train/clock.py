@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import jax
 
+from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath
 
 GOODPUT_FILE = "goodput.json"
@@ -118,12 +119,8 @@ def to_json(seconds: Mapping[str, float], lives: int, updated_unix_s: float, sto
     return json.dumps(content | ({} if stopped_at is None else {"stopped_at": stopped_at}), indent=2) + "\n"
 
 
-class NoCount(Exception):
-    """A file that `to_json` has not written; the message names it."""
-
-
 def read_goodput(file: AnyPath) -> dict:
-    """What `to_json` has written there; {} when there is no file. Raises NoCount for any other content."""
+    """What `to_json` has written there; {} when there is no file. Raises InputError for any other content."""
     try:
         content = json.loads(file.read_bytes())
         numbers = [content["updated_unix_s"], *(content["seconds"][kind] for kind in KINDS)]
@@ -134,4 +131,4 @@ def read_goodput(file: AnyPath) -> dict:
         return {}
     except (ValueError, TypeError, KeyError):
         pass
-    raise NoCount(f"{file} does not say where a run's time went")
+    raise InputError(f"{file} does not say where a run's time went")

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from trm_jax.distributed.process_group import ProcessGroup
+from trm_jax.errors import InputError
 from trm_jax.evals.runner import finish
 from trm_jax.storage.output import open_output
 from trm_jax.storage.paths import AnyPath, write_whole
@@ -121,16 +122,14 @@ class Recorder:
         if self._group.first:
             try:
                 before = clock.read_goodput(self._workdir / clock.GOODPUT_FILE)
-            except clock.NoCount as error:
+            except InputError as error:
                 self._say(f"note: {error}; the run's time is counted anew, from its checkpoint on")
                 before = {}
             self._lives = before.get("lives", 0) + 1
             began_unix_s = time.time() - sum(self._clock.seconds().values())
             self._earlier_s = clock.resumed(meta.get("seconds", {}), before, step, began_unix_s)
             write_whole(self._workdir / RUN_FILE, json.dumps(facts, indent=2).encode() + b"\n")
-            log = {"tensorboard": self._cfg.log.tensorboard, "wandb_project": self._cfg.log.wandb_project}
-            run = {"name": self._cfg.name, "settings": self._cfg.page}
-            self._writers = open_writers(self._workdir, step, **log, **run, say=self._say)
+            self._writers = open_writers(self._workdir, step, self._cfg, self._say)
 
         def evaluations():
             records = read_jsonl(self._workdir / METRICS_FILE)

@@ -20,12 +20,10 @@ RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"  # the folder of them; named here, where Orbax need not be imported for it
 
 
-def open_writers(
-    workdir: AnyPath, resume_step: int, *, tensorboard: bool, wandb_project: str, name: str, settings: Mapping, say
-) -> Writers:
+def open_writers(workdir: AnyPath, resume_step: int, cfg, say) -> Writers:
     """The writers of a run that goes on at `resume_step`: records of later steps belong to a future that was lost.
 
-    name, settings: of the run, for Weights & Biases. say: takes lines that a person should see while it goes on.
+    cfg: the `RunConfig`, whose `log` says which. say: takes lines that a person should see while it goes on.
     Raises InputError for a metrics file that is none.
     """
     kept = [record for record in read_jsonl(workdir / METRICS_FILE) if record["step"] <= resume_step]
@@ -33,10 +31,10 @@ def open_writers(
     writers = Writers(open_output(workdir, METRICS_FILE, b"".join(map(_line, kept)), say), views)
     with ExitStack() as unless_done:
         unless_done.callback(writers.close)
-        if tensorboard:
+        if cfg.log.tensorboard:
             views.append(TensorboardWriter(workdir, kept, say))
-        if wandb_project:
-            views.append(WandbWriter(workdir, kept, wandb_project, name, settings))
+        if cfg.log.wandb_project:
+            views.append(WandbWriter(workdir, kept, cfg.log.wandb_project, cfg.name, cfg.page))
         unless_done.pop_all()
     return writers
 

@@ -118,3 +118,21 @@ def test_what_is_no_board_is_named_by_its_line(text, words):
 
 def test_nothing_is_no_board():
     assert read_boards("") == read_boards("\n  \n") == read_boards("+---+\n") == []
+
+
+def test_blanks_that_are_spaces():
+    """As people type a board: its rows as wide as it is high, what follows the last digit left out."""
+    rows = [
+        "53  7    ",
+        "6  195",
+        " 98    6",
+        "8   6   3",
+        "4  8 3  1",
+        "7   2   6",
+        " 6    28",
+        "   419  5",
+        "    8  79",
+    ]
+    dots = "".join(row.ljust(9).replace(" ", ".") for row in rows)
+    ((line, board),) = read_boards("\n".join(rows) + "\n")
+    assert line == 1 and "".join(map(str, board)).replace("0", ".") == dots

@@ -1,6 +1,7 @@
 """Boards as text: printed, and read as people write them (a line, several lines, grid lines, a CSV file).
 
-A blank is one of `. 0 _ * x`. Spaces and bars between cells, lines of a drawn grid and blank lines are passed over.
+A blank is one of `. 0 _ * x`, or a space where rows are as wide as the board. Spaces and bars between cells, lines of a
+drawn grid and blank lines are passed over.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
         return [(line, _board(line, question)) for line, (_, question, *_) in rows]
     found: list[tuple[int, np.ndarray]] = []
     begun: list[Row] = []  # rows of a board whose other rows are still to come
-    for number, line in enumerate(map(_first_long_field, text.splitlines()), 1):
+    for number, line in enumerate(map(_first_long_field, _dotted(text.strip("\n").splitlines())), 1):
         if _RULE.fullmatch(line):
             continue
         cells = _cells(number, line)
@@ -81,6 +82,13 @@ def board_text(question: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
         boxes = ["".join(cells[start : start + columns]) for start in range(0, size, columns)]
         lines.append("│" + "│".join(boxes) + "│")
     return "\n".join([*lines, border("└", "┴", "┘")])
+
+
+def _dotted(lines: list[str]) -> list[str]:
+    """The rows of one board whose blanks are spaces, with dots for them; any other lines as they are."""
+    size = len(lines)
+    spaced = size in BOX_HEIGHT and max(map(len, lines)) == size and " " in "".join(lines)
+    return [line.ljust(size).replace(" ", ".") for line in lines] if spaced else lines
 
 
 def _is_cell(letter: str) -> bool:
