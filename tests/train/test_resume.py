@@ -161,7 +161,7 @@ def test_a_stop_during_an_evaluation_repeats_the_evaluation(undisturbed_here, tm
     assert stop.asked == 2 and not tiny.records(workdir, "eval") and tiny.steps(workdir)[-1] == 12
     lines = []
     tiny.train_here(workdir, CHANGES, lines=lines)
-    assert lines[0] == "going on from step 12 of 48" and lines[1].startswith("step 12: held-out")
+    assert lines[1] == "going on from step 12 of 48" and lines[2].startswith("step 12: held-out")
     tiny.assert_same_end(undisturbed_here, workdir)
 
 

@@ -100,10 +100,7 @@ class Run:
     @cached_property
     def goodput(self) -> dict:
         """How its time was spent, {} where nobody counted. Raises InputError for a damaged file."""
-        try:
-            return read_goodput(self.path / GOODPUT_FILE)
-        except InputError as error:
-            raise InputError(f"{error}; remove it, all but the run's time is known without it") from None
+        return read_goodput(self.path / GOODPUT_FILE)
 
 
 def read_run_file(workdir: AnyPath) -> dict:

@@ -101,10 +101,13 @@ class ProcessGroup:
             self.stop_reason = self._client.key_value_try_get(_STOP)
         return bool(self.stop_reason)
 
-    def wait_for_all(self, timeout_s: float) -> None:
-        """Wait, once, until all have called this, or the time is up."""
-        with suppress(JaxRuntimeError):
-            self._client.wait_at_barrier("trm/failed", int(1000 * timeout_s))
+    def wait_for_all(self, timeout_s: float) -> bool:
+        """Wait, once, until all have called this or the time is up; False when JAX says that one is lost."""
+        try:
+            self._client.wait_at_barrier("trm/all", int(1000 * timeout_s))
+        except JaxRuntimeError as error:
+            return "DEADLINE_EXCEEDED" in str(error)
+        return True
 
     def ended(self, wait_s: float = 0.5) -> tuple[int, str] | None:
         """Exit code and error line of the process that left first; None when none has left within `wait_s` seconds."""

@@ -222,7 +222,7 @@ def _end(group: ProcessGroup | None, error: BaseException, report: Callable[[Bas
     if group and not isinstance(error, InputError | OutOfReach | KeyboardInterrupt):
         ended = group.ended(3.0)  # the end of another may be the cause
         if not ended and isinstance(error, JaxRuntimeError | ValueError):  # of a collective: its loss may be
-            group.wait_for_all(LOST_AFTER_S + 10.0)  # JAX ends this process meanwhile if one is lost
+            ended = None if group.wait_for_all(LOST_AFTER_S + 10.0) else (EXIT_LOST, _LOST)
     if ended:
         os.write(2, f"error: {ended[1]}\n".encode())
     else:

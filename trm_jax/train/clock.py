@@ -131,4 +131,4 @@ def read_goodput(file: AnyPath) -> dict:
         return {}
     except (ValueError, TypeError, KeyError):
         pass
-    raise InputError(f"{file} does not say where a run's time went")
+    raise InputError(f"{file} does not say where a run's time went; only that is lost with it")
