@@ -155,6 +155,23 @@ def test_a_cluster_of_slurm_is_found(monkeypatch):
         rendezvous.expected()
 
 
+def test_a_cloud_tpu_that_does_not_say_how_many_it_has(monkeypatch):
+    """Then no host may take itself for the only one; a chip without a metadata server is the only one."""
+    asked = rendezvous.GceTpuCluster
+
+    def unreachable():
+        raise ConnectionError("metadata.google.internal")
+
+    monkeypatch.setattr(asked, "is_env_present", unreachable)
+    assert not rendezvous.expected()
+    monkeypatch.setattr(asked, "is_env_present", lambda: True)
+    monkeypatch.setattr(asked, "get_process_count", unreachable)
+    with pytest.raises(ConnectionError):
+        rendezvous.expected()
+    monkeypatch.setattr(asked, "get_process_count", lambda: 8)
+    assert rendezvous.expected()
+
+
 def test_alone_there_is_no_cluster(monkeypatch):
     assert not rendezvous.expected()
     with pytest.raises(InputError, match="belongs to no cluster .* --coordinator HOST:PORT"):

@@ -60,9 +60,10 @@ def expected() -> bool:
     if told or slurm or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         return True
     try:
-        return GceTpuCluster.is_env_present() and GceTpuCluster.get_process_count() > 1
-    except Exception:  # noqa: BLE001 - chips without the metadata server of a Cloud TPU
+        of_cloud_tpu = GceTpuCluster.is_env_present()
+    except (OSError, ImportError):  # chips without the metadata server of a Cloud TPU, or without what asks it
         return False
+    return of_cloud_tpu and GceTpuCluster.get_process_count() > 1  # a failure here must not let each host train alone
 
 
 def find(coordinator: str = "", processes: int = 0, process: int = -1, port: int = 0, timeout_s: int = 900) -> Cluster:
