@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 
 from trm_jax.models.attention.dense import dense
+from trm_jax.models.attention.flash import flash
 
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"dense": dense}
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"dense": dense, "flash": flash}
 
 
 def attention(
@@ -22,7 +23,8 @@ def attention(
     """Attention of q, k, v [B, T, H, K] -> [B, T, H, K] in q's dtype, softmax in float32.
 
     causal: token t sees 0..t only. segments [B, T] int32: tokens see those of their own segment only. scale: of the
-    scores, by default K**-0.5. impl: "dense" is plain XLA and materialises the [B, H, T, T] scores.
+    scores, by default K**-0.5. impl: "dense" is plain XLA and materialises the [B, H, T, T] scores;
+    "flash" keeps them on the chip of a GPU.
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {impl!r} is not one of {', '.join(IMPLEMENTATIONS)}")
