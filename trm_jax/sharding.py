@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from trm_jax.errors import InputError
+from trm_jax.models import target
 from trm_jax.models.params import TABLE_ROWS, ParamSpec, is_spec, path_name
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -53,6 +54,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     # Auto axes: XLA propagates shardings. make_mesh may permute devices, which is why no code here derives
     # the rows of a process from its index.
     return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def traced_on(mesh: Mesh, rules: Rules):
+    """A context or decorator: what is traced inside runs on `mesh`, its arrays cut by `rules`."""
+    return target.placed_on(mesh, vars(rules))
 
 
 def _axis_size(mesh: Mesh, axes: MeshAxes) -> int:

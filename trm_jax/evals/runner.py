@@ -22,6 +22,7 @@ def jit_eval_step(cfg, num_steps: int, mesh):
     """
     score = partial(cfg.task.score, cfg.data)
 
+    @sharding.traced_on(mesh, sharding.Rules())
     def eval_step(params, batch, counted):
         return cfg.family.evaluate(params, cfg.model, batch, counted, score, num_steps)
 

@@ -1,14 +1,20 @@
-"""The platform that programs are made for: the default backend's, or that of devices that are not here."""
+"""What programs are made for: a platform, of this machine or of devices that are not here, and a mesh of devices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from trm_jax.errors import InputError
 
 _given: ContextVar[str | None] = ContextVar("platform", default=None)
+_placed: ContextVar[tuple[Mesh, Mapping[str, Any]] | None] = ContextVar("mesh", default=None)
 
 
 def platform() -> str:
@@ -17,10 +23,45 @@ def platform() -> str:
 
 
 @contextmanager
-def made_for(name: str) -> Iterator[None]:
-    """What is traced inside is for platform `name`, whatever this machine has."""
-    token = _given.set(name)
+def _holding(variable: ContextVar, value) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _given.reset(token)
+        variable.reset(token)
+
+
+def made_for(name: str):
+    """A context: what is traced inside is for platform `name`, whatever this machine has."""
+    return _holding(_given, name)
+
+
+def placed_on(mesh: Mesh, axes: Mapping[str, Any]):
+    """A context or decorator: what is traced inside runs on `mesh`; axes: logical axis -> the mesh axes that share it.
+
+    For example {"batch": ("data", "fsdp"), "heads": "tensor"}.
+    """
+    return _holding(_placed, (mesh, axes))
+
+
+def on_each_device(function: Callable, arguments: tuple, result: tuple) -> Callable:
+    """`function`, called by every device of the mesh with its own parts of the arrays; without a mesh, `function`.
+
+    arguments, result: of each array, the logical axis of each dimension or None. Raises InputError for a dimension that
+    the devices cannot share.
+    """
+    mesh, axes = _placed.get() or (None, {})
+    if mesh is None or mesh.size == 1:
+        return function
+    specs = [PartitionSpec(*map(axes.get, names)) for names in (*arguments, result)]
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)
+
+    def checked(*arrays):
+        for names, spec, array in zip(arguments, specs, arrays, strict=False):
+            for name, on, size in zip(names, spec, array.shape, strict=True):
+                ways = math.prod(mesh.shape[one] for one in ((on,) if isinstance(on, str) else on or ()))
+                if size % ways:
+                    raise InputError(f"{size} {name} cannot be shared by {ways} devices; change the mesh")
+        return mapped(*arrays)
+
+    return checked

@@ -72,7 +72,7 @@ class TRMConfig:
     halt_max_steps: int = number(16, low=1)
     halt_exploration_prob: float = number(0.1, high=1)
     dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of activations; weights are float32
-    attention_impl: str = option("dense", *IMPLEMENTATIONS)
+    attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
     remat: str = option("none", "none", "block")  # block: the backward pass computes a network call again
 
     def __post_init__(self):

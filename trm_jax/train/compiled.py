@@ -26,10 +26,10 @@ def jit_train_step(cfg: RunConfig, total_steps: int, model, abstract: TrainState
 
     model: the family's config of a stage; abstract: of `abstract_state` on `mesh`.
     """
-    whole, lies = sharding.replicated(mesh), shardings_of(abstract)
+    whole, lies, rules = sharding.replicated(mesh), shardings_of(abstract), sharding.Rules()
     return jax.jit(
-        make_train_step(cfg, total_steps, model),
-        in_shardings=(lies, sharding.batch_sharding(mesh, sharding.Rules()), whole),
+        sharding.traced_on(mesh, rules)(make_train_step(cfg, total_steps, model)),
+        in_shardings=(lies, sharding.batch_sharding(mesh, rules), whole),
         out_shardings=(lies, whole),
         donate_argnums=0,
         compiler_options=compiler.options(cfg.train.deterministic),
