@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from trm_jax.models import target
+
 
 def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
@@ -22,24 +24,26 @@ def swiglu_width(width: int, expansion: float) -> int:
     return round_up(round(expansion * width * 2 / 3), 256)
 
 
-def _dot(x, w, contract_x: tuple[int, ...], contract_w: tuple[int, ...]):
-    """Contract those axes; float32 accumulates in full float32 (no TF32, no bfloat16 passes)."""
+def _dot(x, w, contract_x: tuple[int, ...], contract_w: tuple[int, ...], dtype=jnp.float32):
+    """Contract those axes and return `dtype`; float32 accumulates in full float32 (no TF32, no bfloat16 passes)."""
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    # cuBLAS accumulates in float32 whatever it returns; a cast behind it would be a kernel that reads float32.
+    returned = dtype if target.platform() == "gpu" else jnp.float32
     dims = ((contract_x, contract_w), ((), ()))
-    return lax.dot_general(x, w, dims, precision=precision, preferred_element_type=jnp.float32)
+    return lax.dot_general(x, w, dims, precision=precision, preferred_element_type=returned).astype(dtype)
 
 
 # A weight w [in, ...out] applied to rows x [..., in] (axis -1) or columns x [in, N] (axis 0), so that no activation is
 # ever transposed. Rows are not made a matrix: a batch axis that several devices share cannot be merged behind another
-# axis, so every device would compute the whole batch. All three return float32.
+# axis, so every device would compute the whole batch. Weight gradients are float32.
 
 
-def _project(x, w, axis: int):
-    return _dot(w, x, (0,), (0,)) if axis == 0 else _dot(x, w, (x.ndim - 1,), (0,))
+def _project(x, w, axis: int, dtype=jnp.float32):
+    return _dot(w, x, (0,), (0,), dtype) if axis == 0 else _dot(x, w, (x.ndim - 1,), (0,), dtype)
 
 
-def _project_back(g, w, axis: int):
-    return _dot(w, g, (1,), (0,)) if axis == 0 else _dot(g, w, (g.ndim - 1,), (1,))
+def _project_back(g, w, axis: int, dtype=jnp.float32):
+    return _dot(w, g, (1,), (0,), dtype) if axis == 0 else _dot(g, w, (g.ndim - 1,), (1,), dtype)
 
 
 def _weight_grad(x, g, axis: int):
@@ -58,7 +62,7 @@ def _weight_grad(x, g, axis: int):
 @jax.custom_vjp
 def linear(x: jax.Array, w: jax.Array) -> jax.Array:
     """x [..., in] times w [in, *out] -> [..., *out] in x's dtype, accumulated in float32."""
-    return _project(x, w.astype(x.dtype), -1).astype(x.dtype)
+    return _project(x, w.astype(x.dtype), -1, x.dtype)
 
 
 def _linear_fwd(x, w):
@@ -68,9 +72,9 @@ def _linear_fwd(x, w):
 def _linear_bwd(kept, g):
     x, w = kept
     out = w.ndim - 1
-    dx = _dot(g, w.astype(g.dtype), tuple(range(g.ndim - out, g.ndim)), tuple(range(1, w.ndim)))
+    dx = _dot(g, w.astype(g.dtype), tuple(range(g.ndim - out, g.ndim)), tuple(range(1, w.ndim)), x.dtype)
     rows = tuple(range(x.ndim - 1))
-    return dx.astype(x.dtype), _dot(x, g, rows, rows).astype(w.dtype)
+    return dx, _dot(x, g, rows, rows).astype(w.dtype)
 
 
 linear.defvjp(_linear_fwd, _linear_bwd)
@@ -137,23 +141,34 @@ def _swiglu(x, gate_up, down, axis: int):
 
 def _swiglu_fwd(x, gate_up, down, axis):
     dtype = x.dtype
-    gate, up = (_project(x, w, axis).astype(dtype) for w in _halves(gate_up, dtype))
-    y = _project(_gated(gate, up), down.astype(dtype), axis).astype(dtype)
+    gate, up = (_project(x, w, axis, dtype) for w in _halves(gate_up, dtype))
+    y = _project(_gated(gate, up), down.astype(dtype), axis, dtype)
     return y, (x, gate_up, down, gate, up)
 
 
 def _swiglu_bwd(axis, kept, g):
     x, gate_up, down, gate, up = kept
-    dtype = x.dtype
+    dtype, on_cpu = x.dtype, target.platform() == "cpu"
     g_inner = _project_back(g, down.astype(dtype), axis)
-    inner, g_gate, g_up = lax.platform_dependent(
-        gate, up, g_inner, cpu=partial(_gated_grads, separate=True), default=_gated_grads
-    )
-    w_gate, w_up = _halves(gate_up, dtype)
-    dx = (_project_back(g_gate, w_gate, axis) + _project_back(g_up, w_up, axis)).astype(dtype)
-    d_gate_up = jnp.stack([_weight_grad(x, g_gate, axis), _weight_grad(x, g_up, axis)], axis=1)
-    d_down = _weight_grad(inner, g, axis)
-    return dx, d_gate_up.astype(gate_up.dtype), d_down.astype(down.dtype)
+    inner, *g_halves = _gated_grads(gate, up, g_inner, separate=on_cpu)
+    if on_cpu:  # Eigen is faster with the halves than with the stack
+        dx_gate, dx_up = map(partial(_project_back, axis=axis), g_halves, _halves(gate_up, dtype))
+        dx, d_gate_up = (dx_gate + dx_up).astype(dtype), jnp.stack([_weight_grad(x, one, axis) for one in g_halves], 1)
+    else:
+        dx, d_gate_up = _halves_grads(x, gate_up.astype(dtype), jnp.stack(g_halves, axis=0 if axis == 0 else -2), axis)
+    return dx, d_gate_up.astype(gate_up.dtype), _weight_grad(inner, g, axis).astype(down.dtype)
+
+
+def _halves_grads(x, gate_up, g, axis: int):
+    """Gradients of x and of gate_up [in, 2, inner] from g, of both halves: [..., 2, inner] or [2, inner, N].
+
+    One product each: a stack of two weight gradients would stand between the sum over the devices and the sum over a
+    loop, and XLA moves the first behind the second only where they follow one another.
+    """
+    if axis == 0:
+        return _dot(gate_up, g, (1, 2), (0, 1), x.dtype), _dot(x, g, (1,), (2,))
+    rows = tuple(range(x.ndim - 1))
+    return _dot(g, gate_up, (x.ndim - 1, x.ndim), (1, 2), x.dtype), _dot(x, g, rows, rows)
 
 
 _swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)

@@ -74,6 +74,7 @@ class TRMConfig:
     dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of activations; weights are float32
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
     remat: str = option("none", "none", "block")  # block: the backward pass computes a network call again
+    unroll: str = option("auto", "auto", "scan", "unroll")  # the differentiated cycle; auto: except on a TPU
 
     def __post_init__(self):
         check(self)
@@ -240,10 +241,13 @@ def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array) -> jax
     for i in range(cfg.L_layers):
         layer = layers[str(i)]
         if cfg.mlp_t:  # the norm after the token MLP is over the sequence axis
-            h = rms_norm(h + swiglu(layer["mlp_t"], h, axis=0), 0, cfg.rms_eps)
+            with jax.named_scope("mlp_t"):
+                h = rms_norm(h + swiglu(layer["mlp_t"], h, axis=0), 0, cfg.rms_eps)
         else:
-            h = rms_norm(h + _attention_block(layer["attn"], cfg, h), -1, cfg.rms_eps)
-        h = rms_norm(h + swiglu(layer["mlp"], h), -1, cfg.rms_eps)
+            with jax.named_scope("attention"):
+                h = rms_norm(h + _attention_block(layer["attn"], cfg, h), -1, cfg.rms_eps)
+        with jax.named_scope("mlp"):
+            h = rms_norm(h + swiglu(layer["mlp"], h), -1, cfg.rms_eps)
     return h
 
 
@@ -260,28 +264,36 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
     if cfg.remat == "block":
         call = jax.checkpoint(call, prevent_cse=False)
 
-    def cycle(layers, emb, z_H, z_L, unroll=1):
+    def cycle(layers, emb, z_H, z_L, unroll: bool):
         injection = z_H + emb
-        z_L, _ = lax.scan(lambda z, _: (call(layers, z, injection), None), z_L, length=cfg.L_cycles, unroll=unroll)
+        once = cfg.L_cycles if unroll else 1
+        z_L, _ = lax.scan(lambda z, _: (call(layers, z, injection), None), z_L, length=cfg.L_cycles, unroll=once)
         return call(layers, z_H, z_L), z_L
+
+    # A CPU fills and copies the stacked residuals of a differentiated loop with one thread; on a GPU any loop costs
+    # copies and launches.
+    unroll = cfg.unroll == "unroll" or (cfg.unroll == "auto" and target.platform() != "tpu")
 
     z = lax.stop_gradient((z_H, z_L))
     if cfg.mlp_t:
         emb, *z = (x.swapaxes(0, 1) for x in (emb, *z))
     if cfg.H_cycles > 1:
-        frozen = lax.stop_gradient((layers, emb))
-        z, _ = lax.scan(lambda z, _: (cycle(*frozen, *z), None), tuple(z), length=cfg.H_cycles - 1)
-    # XLA:CPU fills and copies the stacked residuals of a differentiated loop with one thread.
-    z = cycle(layers, emb, *z, unroll=cfg.L_cycles if target.platform() == "cpu" else 1)
+        # Cast once and not at every use; where they are differentiated the cast stays there, as gradients are float32.
+        frozen = lax.stop_gradient((jax.tree.map(lambda w: w.astype(cfg.compute_dtype), layers), emb))
+        unroll_frozen = unroll and target.platform() == "gpu"
+        z, _ = lax.scan(lambda z, _: (cycle(*frozen, *z, unroll_frozen), None), tuple(z), length=cfg.H_cycles - 1)
+    z = cycle(layers, emb, *z, unroll)
     return tuple(x.swapaxes(0, 1) for x in z) if cfg.mlp_t else z
 
 
 def forward(weights: dict, puzzle_rows: jax.Array | None, cfg: TRMConfig, inputs, z_H, z_L):
     """One supervision step on given latents: -> (z_H, z_L, Output). puzzle_rows [B, ndim], inputs [B, S]."""
-    emb = embed(weights, puzzle_rows, cfg, inputs)
+    with jax.named_scope("embed"):
+        emb = embed(weights, puzzle_rows, cfg, inputs)
     z_H, z_L = recurse(weights["layers"], cfg, emb, z_H, z_L)
-    logits = linear(z_H, weights["lm_head"])[:, cfg.puzzle_emb_len :]
-    q = linear(z_H[:, 0].astype(jnp.float32), weights["q_head"]["kernel"]) + weights["q_head"]["bias"]
+    with jax.named_scope("head"):
+        logits = linear(z_H[:, cfg.puzzle_emb_len :], weights["lm_head"])
+        q = linear(z_H[:, 0].astype(jnp.float32), weights["q_head"]["kernel"]) + weights["q_head"]["bias"]
     return z_H, z_L, Output(logits, q[:, 0], q[:, 1])
 
 
@@ -322,7 +334,8 @@ def step(
     training with exploration.
     """
     chex.assert_shape([batch["inputs"], batch["labels"]], (carry.steps.shape[0], cfg.seq_len))
-    carry = refill(params["buffers"], carry, batch)
+    with jax.named_scope("refill"):
+        carry = refill(params["buffers"], carry, batch)
     rows = P.look_up(params["puzzle_emb"], carry.puzzle_ids) if cfg.puzzle_emb_ndim else None
     z_H, z_L, out = forward(params["weights"], rows, cfg, carry.inputs, carry.z_H, carry.z_L)
     return advance(cfg, carry, z_H, z_L, out.q_halt, min_steps, train=train), out
