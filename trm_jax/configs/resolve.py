@@ -104,7 +104,7 @@ def diff(config: ConfigDict, base: ConfigDict | dict) -> dict[str, tuple[Any, An
 
 # Settings that may change when a run goes on: they decide how it is run and watched, not what it computes.
 FREE_TO_CHANGE = ("name", "checkpoint.", "log.", "mesh.", "eval.batch_size", "model.remat", "model.unroll")
-FREE_TO_CHANGE += ("train.accumulation", "train.deterministic", "model.attention_impl")
+FREE_TO_CHANGE += ("train.accumulation", "train.deterministic", "model.attention_impl", "model.mlp_t_impl")
 
 
 def changed_since(config: ConfigDict, saved: dict) -> dict[str, tuple[Any, Any]]:

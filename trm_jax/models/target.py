@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -44,20 +44,25 @@ def placed_on(mesh: Mesh, axes: Mapping[str, Any]):
     return _holding(_placed, (mesh, axes))
 
 
-def on_each_device(function: Callable, arguments: tuple, result: tuple) -> Callable:
+def compute_capability() -> float:
+    """Of the GPU that programs are made for; 0 on another platform."""
+    return float(jax.devices()[0].compute_capability) if platform() == "gpu" else 0.0
+
+
+def on_each_device(function: Callable, arguments: Sequence, results: Sequence) -> Callable:
     """`function`, called by every device of the mesh with its own parts of the arrays; without a mesh, `function`.
 
-    arguments, result: of each array, the logical axis of each dimension or None. Raises InputError for a dimension that
-    the devices cannot share.
+    arguments, results: of each array, the logical axis of each dimension or None; `function` returns a tuple. Raises
+    InputError for a dimension that the devices cannot share.
     """
     mesh, axes = _placed.get() or (None, {})
     if mesh is None or mesh.size == 1:
         return function
-    specs = [PartitionSpec(*map(axes.get, names)) for names in (*arguments, result)]
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False)
+    specs, out_specs = (tuple(PartitionSpec(*map(axes.get, names)) for names in each) for each in (arguments, results))
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
 
     def checked(*arrays):
-        for names, spec, array in zip(arguments, specs, arrays, strict=False):
+        for names, spec, array in zip(arguments, specs, arrays, strict=True):
             for name, on, size in zip(names, spec, array.shape, strict=True):
                 ways = math.prod(mesh.shape[one] for one in ((on,) if isinstance(on, str) else on or ()))
                 if size % ways:

@@ -28,7 +28,7 @@ from jax import lax
 
 from trm_jax.losses import IGNORE, act_loss
 from trm_jax.models import params as P
-from trm_jax.models import target
+from trm_jax.models import target, token_mlp
 from trm_jax.models.attention import IMPLEMENTATIONS, attention
 from trm_jax.models.family import Rows
 from trm_jax.models.layers import (
@@ -41,6 +41,7 @@ from trm_jax.models.layers import (
     swiglu,
     swiglu_width,
 )
+from trm_jax.models.token_mlp import mix_tokens
 from trm_jax.models.trm_cost import activation_bytes as activation_bytes
 from trm_jax.models.trm_cost import flops as flops
 from trm_jax.models.trm_cost import matmul_flops as matmul_flops
@@ -73,6 +74,7 @@ class TRMConfig:
     halt_exploration_prob: float = number(0.1, high=1)
     dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of activations; weights are float32
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
+    mlp_t_impl: str = option("auto", "auto", *token_mlp.IMPLEMENTATIONS)
     remat: str = option("none", "none", "block")  # block: the backward pass computes a network call again
     unroll: str = option("auto", "auto", "scan", "unroll")  # the differentiated cycle; auto: except on a TPU
 
@@ -242,7 +244,7 @@ def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array) -> jax
         layer = layers[str(i)]
         if cfg.mlp_t:  # the norm after the token MLP is over the sequence axis
             with jax.named_scope("mlp_t"):
-                h = rms_norm(h + swiglu(layer["mlp_t"], h, axis=0), 0, cfg.rms_eps)
+                h = mix_tokens(layer["mlp_t"], h, cfg.rms_eps, cfg.mlp_t_impl)
         else:
             with jax.named_scope("attention"):
                 h = rms_norm(h + _attention_block(layer["attn"], cfg, h), -1, cfg.rms_eps)

@@ -53,8 +53,8 @@ class _Plan:
     @classmethod
     def of(cls, q, causal: bool, scale: float) -> _Plan:
         length, head = q.shape[1], q.shape[3]
-        own = min(128, max(16, _BLOCK_BYTES // (_padded(head) * q.dtype.itemsize)))
-        own, other = (_padded(length),) * 2 if length <= own else (own, max(16, own // 2))
+        most = min(128, max(16, _BLOCK_BYTES // (_padded(head) * q.dtype.itemsize)))
+        own, other = (_padded(length),) * 2 if length <= most else (max(16, most // 2),) * 2
         return cls(length, head, own, other, causal, scale)
 
     @property
@@ -205,9 +205,8 @@ def _call(kernel, plan: _Plan, arrays, segments, outputs, name: str):
         out_specs=[spec(x) for x in outputs],
         out_shape=outputs,
         interpret=target.platform() != "gpu",
-        compiler_params=triton.CompilerParams(
-            num_warps=8 if plan.own == 128 else 4, num_stages=1 if plan.one_block else 2
-        ),
+        # One stage: with two, loads ahead of a loop's products, an H200 gave wrong gradients of v.
+        compiler_params=triton.CompilerParams(num_warps=8 if plan.own == 128 else 4, num_stages=1),
         name=name,
     )(*inputs)
 
