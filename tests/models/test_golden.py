@@ -63,13 +63,14 @@ class Golden:
         b = self.under(f"batch{t}")
         return {"inputs": b["inputs"], "labels": b["labels"], "puzzle_ids": b["puzzle_identifiers"]}
 
-    def config(self) -> RunConfig:
+    def config(self, attention_impl: str = "auto") -> RunConfig:
         theirs = json.loads(str(self.arrays["config"]))
         rates = json.loads(str(self.arrays["optim"])) if "optim" in self.arrays else OFFICIAL_OPTIM
         same_names = {f.name for f in dataclasses.fields(TRMConfig)} & theirs.keys()
         model = TRMConfig(
             num_puzzle_ids=theirs["num_puzzle_identifiers"],
             dtype=theirs["forward_dtype"],
+            attention_impl=attention_impl,
             **{name: theirs[name] for name in same_names},
         )
         base = freeze(defaults())
@@ -93,12 +94,12 @@ class Golden:
 class Follower:
     """The training step, compiled for a golden file's settings over some devices."""
 
-    def __init__(self, golden: Golden, num_devices: int = 1):
-        self.golden, self.cfg = golden, golden.config()
+    def __init__(self, golden: Golden, num_devices: int = 1, attention_impl: str = "auto"):
+        self.golden, self.cfg = golden, golden.config(attention_impl)
         mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
         self.lies, whole = shardings_of(abstract_state(self.cfg, mesh)), sharding.replicated(mesh)
         self.step = jax.jit(
-            make_train_step(self.cfg, STEPS),
+            sharding.traced_on(mesh, sharding.Rules())(make_train_step(self.cfg, STEPS)),
             in_shardings=(self.lies, sharding.batch_sharding(mesh, sharding.Rules()), whole),
             out_shardings=(self.lies, whole),
         )
@@ -154,7 +155,7 @@ def load(golden_folder):
 @pytest.fixture(scope="module")
 def follower(load):
     """Followers by name and number of devices; each is compiled once."""
-    return functools.cache(lambda name, num_devices: Follower(load(name), num_devices))
+    return functools.cache(lambda name, *how: Follower(load(name), *how))
 
 
 @pytest.fixture
@@ -204,6 +205,21 @@ def test_ten_steps(follower, name, num_devices):
     )
     assert worst(final, golden.under("final")) <= 1e-4
     assert worst(run.named(state.ema), golden.under("ema")) <= 1e-4
+
+
+@pytest.mark.parametrize(("impl", "num_devices"), [("flash", 6), ("splash", 1)])
+def test_two_steps_with_interpreted_kernels(follower, impl, num_devices):
+    """The same bounds for attention kernels; the second step shows the update that the first one's gradients made."""
+    run = follower("trm_attention", num_devices, impl)
+    state = run.start
+    for t in (1, 2):
+        before = state
+        state, seen = run.take_step(before, t)
+        run.assert_flags(seen, t)
+        assert relative(seen["logits"], run.golden.arrays[f"step{t}/logits"]) <= 1e-5
+        np.testing.assert_allclose(seen["loss"], run.golden.arrays["losses"][t - 1], rtol=1e-4)
+        if t == 1:
+            assert worst(run.gradients(before, state), run.golden.under("grad1")) <= 1e-5
 
 
 def test_twin_trajectory_can_be_followed(follower):
