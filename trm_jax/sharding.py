@@ -122,6 +122,14 @@ def put_batch(sharding: NamedSharding, batch: dict, batch_size: int) -> dict:
     }
 
 
+def may_queue(mesh: Mesh) -> bool:
+    """Whether a program may be started on the mesh before the one ahead of it has ended.
+
+    Collectives of several CPU devices share one thread pool and can starve each other when programs are queued.
+    """
+    return mesh.size == 1 or jax.default_backend() != "cpu"
+
+
 def put_whole(mesh: Mesh, tree):
     """Small arrays that every process has alike, whole on every device."""
     whole = replicated(mesh)

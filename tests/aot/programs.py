@@ -128,6 +128,21 @@ MEMORY = """HloModule jit_memory, is_scheduled=true
   ROOT %updated = f32[6,16,16]{2,1,0} dynamic-update-slice(%stack.1, %as_slice, %at.1, %zero.1, %zero.1)
 }
 
+%cut_and_multiply (stack.2: f32[6,16,16], at.2: s32[], by: f32[16,16]) -> f32[16,16] {
+  %stack.2 = f32[6,16,16]{2,1,0} parameter(0)
+  %at.2 = s32[] parameter(1)
+  %by = f32[16,16]{1,0} parameter(2)
+  %square.1 = f32[16,16]{1,0} fusion(%stack.2, %at.2), kind=kLoop, calls=%cut
+  ROOT %d = f32[16,16]{1,0} multiply(%square.1, %by)
+}
+
+%store_inside (stack.3: f32[6,16,16], new.1: f32[16,16], at.3: s32[]) -> f32[6,16,16] {
+  %stack.3 = f32[6,16,16]{2,1,0} parameter(0)
+  %new.1 = f32[16,16]{1,0} parameter(1)
+  %at.3 = s32[] parameter(2)
+  ROOT %stored = f32[6,16,16]{2,1,0} fusion(%stack.3, %new.1, %at.3), kind=kLoop, calls=%store
+}
+
 ENTRY %main (x: f32[16,16], y: f32[16,16], residuals: f32[6,16,16], index: s32[]) -> f32[16,16] {
   %x = f32[16,16]{1,0} parameter(0)
   %y = f32[16,16]{1,0} parameter(1)

@@ -116,6 +116,7 @@ def test_the_first_examples_only(params, evaluation, max_examples, count):
     expected = by_hand(params, evaluation, slice(count), 3)
     assert scores["count"] == count
     assert scores["accuracy"] == pytest.approx(expected["accuracy"], rel=1e-6)
+    assert evaluator(evaluation)(params, first=max_examples) == scores
 
 
 @pytest.mark.parametrize("steps", [1, 2])

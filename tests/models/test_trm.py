@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from trm_jax.losses import act_loss
-from trm_jax.models import IGNORE, TRMConfig, trm
+from trm_jax.models import IGNORE, TRMConfig, target, trm
 from trm_jax.models import params as P
 from trm_jax.models.convert import torch_format
+from trm_jax.models.layers import swiglu
 
 B = 4
 CFG = TRMConfig(
@@ -172,6 +173,47 @@ def test_rematerialisation_changes_no_gradient():
         grad = jax.grad(lambda p, other=other: loss_of(p, other, trm.initial_carry(other, B), batch))
         grads[remat] = jax.jit(grad)(params)["weights"]
     assert_trees_close(grads["block"], grads["none"], 1e-5)
+
+
+def test_how_the_cycle_is_unrolled_changes_no_gradient():
+    """1e-5, as for rematerialisation. Frozen cycles are unrolled too where loops cost launches."""
+    cfg = dataclasses.replace(MLP_T, H_cycles=2)
+    params, batch = make_params(cfg), make_batch(0)
+
+    def gradient(unroll):
+        other = dataclasses.replace(cfg, unroll=unroll)
+        return jax.jit(jax.grad(lambda p: loss_of(p, other, trm.initial_carry(other, B), batch)))
+
+    for platform, chosen, loops in (("cpu", "unroll", 2), ("gpu", "unroll", 1), ("tpu", "scan", 4)):
+        with target.made_for(platform):
+            lowered = {unroll: gradient(unroll).lower(params).as_text() for unroll in ("auto", chosen)}
+        assert lowered["auto"] == lowered[chosen] and lowered["auto"].count("stablehlo.while") == loops
+    grads = {unroll: gradient(unroll)(params)["weights"] for unroll in ("scan", "unroll")}
+    assert_trees_close(grads["scan"], grads["unroll"], 1e-5)
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("axis", "shape"), [(-1, (5, 3, 7)), (0, (7, 3, 5))])
+def test_swiglu_is_the_same_on_every_platform(platform, dtype, axis, shape):
+    """float32: sums of at most 22 terms in another order. Half precision: of x's gradient the CPU and the TPU round
+    each half's intermediate once, and all round the result once, by up to half of its last bit."""
+    random = np.random.default_rng(0)
+    x, g = (jnp.asarray(random.normal(size=shape), dtype) for _ in range(2))
+    params = {"gate_up": random.normal(size=(7, 2, 11)), "down": random.normal(size=(11, 7))}
+    params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
+
+    def results(name):
+        with target.made_for(name):
+            y, back = jax.vjp(lambda p, x: swiglu(p, x, axis), params, x)
+            return y, *back(g)
+
+    mine, cpu = results(platform), results("cpu")
+    assert jax.tree.map(lambda x: x.dtype, mine) == jax.tree.map(lambda x: x.dtype, cpu)
+    bits = jnp.finfo(dtype).eps if dtype != "float32" else 4e-6
+    for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(cpu), strict=True):
+        other = np.asarray(other, np.float32)
+        np.testing.assert_allclose(np.asarray(one, np.float32), other, rtol=0, atol=bits * np.abs(other).max())
 
 
 @pytest.mark.parametrize(("dtype", "mlp_t", "near"), [("bfloat16", True, 0.1), ("float16", False, 0.0125)])
@@ -352,6 +394,7 @@ def test_flops_grow_as_the_recursion_does():
         ({"dtype": "float64"}, "dtype is 'float64'; choose one of float32, bfloat16, float16"),
         ({"pos_encodings": "alibi"}, "pos_encodings is 'alibi'"),
         ({"remat": "all"}, "remat is 'all'; choose one of none, block"),
+        ({"unroll": "some"}, "unroll is 'some'; choose one of auto, scan, unroll"),
         ({"attention_impl": "flash9"}, "attention_impl is 'flash9'"),
         ({"L_cycles": 0}, "L_cycles is 0; it must be at least 1"),
         ({"halt_max_steps": -1}, "halt_max_steps is -1"),

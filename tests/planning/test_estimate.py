@@ -55,13 +55,15 @@ def test_the_catalogue_is_what_the_spec_says():
     assert sum(found.eval_flops for found in distinct.values()) == pytest.approx(1.09e20, rel=0.01)
 
 
-def test_the_plan_of_a_run_is_what_the_run_writes(tmp_path, quick_compilation):
+@pytest.mark.parametrize(("before_end", "scored"), [(0, [9, 9, 9]), (5, [5, 5, 9])])
+def test_the_plan_of_a_run_is_what_the_run_writes(tmp_path, quick_compilation, before_end, scored):
     changes = {
         "train.steps": 5,
         "model.L_cycles": 1,
         "model.H_cycles": 1,
         "eval.every_steps": 2,
         "eval.max_examples": 9,
+        "eval.max_examples_before_end": before_end,
         "optim.ema_also": "0,0.5",
     }
     tiny.train_here(tmp_path / "run", changes)
@@ -69,9 +71,10 @@ def test_the_plan_of_a_run_is_what_the_run_writes(tmp_path, quick_compilation):
     assert (found.steps, found.parameters, found.puzzle_table, found.train_flops) == tuple(
         written[key] for key in ("total_steps", "parameters", "puzzle_table", "train_flops")
     )
-    assert found.evaluations == len(tiny.records(tmp_path / "run", "eval")) == 3
+    assert [record["count"] for record in tiny.records(tmp_path / "run", "eval")] == scored
+    assert found.evaluations == 3
     # Each evaluation scores three sets of weights: averaged with 0.99, with 0.5, and live.
-    assert found.eval_flops == 3 * 3 * written["eval_flops"]
+    assert found.eval_flops == 3 * sum(scored) / 9 * written["eval_flops"]
     assert written["eval_flops"] == 9 * 3 * trm.matmul_flops(tiny.config(changes).model)[0]
 
 

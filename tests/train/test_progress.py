@@ -65,6 +65,18 @@ def test_evaluations_and_messages_get_lines_of_their_own(clock):
     ]
 
 
+def test_an_evaluation_of_some_puzzles_says_of_which_and_how_sure_it_is():
+    stream = io.StringIO()
+    progress = Progress("demo", 1000, "exact_accuracy", held_out=40, stream=stream)
+    for record in (EVAL, EVAL | {"exact_accuracy": -3.0}, EVAL | {"count": 40}):
+        progress.record(record)
+    assert stream.getvalue().splitlines() == [
+        "step 6: held-out exact accuracy 0.2500 on the first 12 of 40 puzzles, standard error 0.1250",
+        "step 6: held-out exact accuracy -3.0000 on the first 12 of 40 puzzles",  # no share
+        "step 6: held-out exact accuracy 0.2500 on 40 puzzles",
+    ]
+
+
 def test_a_terminal_gets_a_bar(trm, tmp_path):
     """A whole run with a terminal as standard error."""
     with Terminal() as terminal:

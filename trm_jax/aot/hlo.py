@@ -207,12 +207,22 @@ def _in_memory(found: Iterable[Array]) -> int:
     return _total(array for array in found if array.space == 0)
 
 
-def _read_inside(fused: Computation, name: str, whole: int) -> int:
+def _inside(module: Module, fusion: Instruction) -> tuple[Computation, dict[int, str]]:
+    """What a fusion runs, and the names there of its operands, by number."""
+    fused = module.computations[fusion.called("calls")[0]]
+    return fused, {int(one.argument): one.name for one in fused.instructions.values() if one.opcode == "parameter"}
+
+
+def _read_inside(module: Module, fused: Computation, name: str, whole: int) -> int:
     """Bytes read of a fusion's parameter `name`: what is cut from it, none of what is only overwritten, else all."""
     read = 0
     for user in (one for one in fused.instructions.values() if name in one.operands):
         if user.opcode == "bitcast":
-            read += _read_inside(fused, user.name, whole)
+            read += _read_inside(module, fused, user.name, whole)
+        elif user.opcode == "fusion":  # one inside another, as the TPU's compiler cuts a product's operand from a stack
+            inner, names = _inside(module, user)
+            given = [number for number, operand in enumerate(user.operands) if operand == name]
+            read += sum(_read_inside(module, inner, names[number], whole) for number in given)
         elif user.opcode in _CUTS and user.operands[0] == name:
             read += _total(user.results)
         elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
@@ -220,13 +230,16 @@ def _read_inside(fused: Computation, name: str, whole: int) -> int:
     return min(read, whole)
 
 
-def _written(fused: Computation, name: str) -> int:
+def _written(module: Module, fused: Computation, name: str) -> int:
     """Bytes written by the results of a fusion whose root is instruction `name`."""
     root = fused.instructions.get(name)
     if root is None:
         return 0
     if root.opcode in ("tuple", "bitcast"):
-        return sum(_written(fused, part) for part in root.operands)
+        return sum(_written(module, fused, part) for part in root.operands)
+    if root.opcode == "fusion":
+        inner, _ = _inside(module, root)
+        return _written(module, inner, inner.root.name)
     return _total(fused.results(root.operands[1]) if root.opcode == "dynamic-update-slice" else root.results)
 
 
@@ -237,12 +250,11 @@ def _bytes(module: Module, around: Computation, one: Instruction) -> int:
     if named or one.opcode in _MOVES_NOTHING or one.opcode.endswith("-done"):
         return 0
     if one.opcode == "fusion":
-        fused = module.computations[one.called("calls")[0]]
-        parameters = {part.argument: part.name for part in fused.instructions.values() if part.opcode == "parameter"}
-        moved = min(_written(fused, fused.root.name), _in_memory(one.results))
+        fused, names = _inside(module, one)
+        moved = min(_written(module, fused, fused.root.name), _in_memory(one.results))
         for number, operand in enumerate(one.operands):
             whole = _in_memory(around.results(operand))
-            moved += _read_inside(fused, parameters[str(number)], whole) if whole else 0
+            moved += _read_inside(module, fused, names[number], whole) if whole else 0
         return moved
     if one.opcode == "copy-start":  # (copy, original, context)
         return _in_memory(one.results[:2])

@@ -93,9 +93,13 @@ def _hours(cfg: RunConfig, programs: dict[Program, dict]) -> dict[str, float]:
     stages, found, evaluation = run_stages(cfg), work(cfg), ("eval", cfg.model)
     ends = [first for first, _ in stages[1:]] + [found.steps]
     training = sum((end - first) * seconds["train", model] for (first, model), end in zip(stages, ends, strict=True))
-    batches = -(-found.eval_puzzles // programs[evaluation]["batch_rows"])
+    last, before = (
+        -(-puzzles // programs[evaluation]["batch_rows"])
+        for puzzles in (found.eval_puzzles, found.eval_puzzles_before_end)
+    )
+    batches = (found.evaluations - 1) * before + last
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
-    evaluating = found.evaluations * scored * batches * seconds[evaluation]
+    evaluating = scored * batches * seconds[evaluation]
     return {"train_hours": training / 3600, "eval_hours": evaluating / 3600}
 
 

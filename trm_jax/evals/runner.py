@@ -62,26 +62,32 @@ class Evaluator:
         self._slots = sharding.local_slots(self._sharding, self._batch_size)
         self._step = jit_eval_step(cfg, num_steps, mesh)
 
+        self._ahead = int(sharding.may_queue(mesh))
+
     @property
     def num_batches(self) -> int:
         return -(-self.total // self._batch_size)
 
-    def _batch(self, index: int) -> tuple[dict, jax.Array]:
+    def _batch(self, index: int, total: int) -> tuple[dict, jax.Array]:
         """Batch number `index`; rows past the end repeat the first puzzle and are not counted."""
         rows = index * self._batch_size + self._slots
-        counted = rows < self.total
+        counted = rows < total
         local = {**self._data.rows(np.where(counted, rows, 0)), "counted": counted}
         batch = sharding.put_batch(self._sharding, local, self._batch_size)
         return batch, batch.pop("counted")
 
-    def __call__(self, params: dict, on_batch: Callable[[int, int], bool] | None = None) -> dict | None:
-        """The scores, "count" among them. `on_batch(done, total)` is called before each batch; when it returns True the
-        evaluation is given up and the result is None."""
-        total: dict | None = None
-        for index in range(self.num_batches):
-            if on_batch and on_batch(index, self.num_batches):
+    def __call__(self, params: dict, on_batch: Callable[[int, int], bool] | None = None, first: int = 0) -> dict | None:
+        """The scores, "count" among them; first: so many of the puzzles only, unless 0. `on_batch(done, total)` is
+        called before each batch; when it returns True the evaluation is given up and the result is None."""
+        total = min(first or self.total, self.total)
+        count, sums = -(-total // self._batch_size), []
+        for index in range(count):
+            if on_batch and on_batch(index, count):
                 return None
-            sums = jax.device_get(self._step(params, *self._batch(index)))
-            sums = {name: np.float64(value) for name, value in sums.items()}
-            total = sums if total is None else {name: total[name] + sums[name] for name in sums}
-        return {**finish(self._cfg, total), "count": int(total["count"])}
+            sums.append(self._step(params, *self._batch(index, total)))
+            # The host makes one batch while the devices are at another, and is no further ahead of them.
+            jax.block_until_ready(sums[-1 - self._ahead : len(sums) - self._ahead])
+        # Sums of a batch are exact or rounded once in float32; those of all batches are made here, in float64.
+        fetched = [{name: np.float64(value) for name, value in one.items()} for one in jax.device_get(sums)]
+        totals = {name: sum(one[name] for one in fetched) for name in fetched[0]}
+        return {**finish(self._cfg, totals), "count": int(totals["count"])}

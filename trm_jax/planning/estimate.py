@@ -21,7 +21,8 @@ class Work:
     puzzle_table: int
     train_flops: int
     evaluations: int
-    eval_puzzles: int  # of one evaluation
+    eval_puzzles: int  # of the last evaluation
+    eval_puzzles_before_end: int  # of each one before it
     eval_flops: int  # of all evaluations
 
 
@@ -54,7 +55,8 @@ def work(cfg: RunConfig) -> Work:
             raise InputError(f"data.{name} is 0, all of the source, which only the data tell; {give}")
     steps = cfg.total_steps(groups, 1.0)
     tested = min(cfg.eval.max_examples or held_out, held_out)
-    evaluations = len(cfg.evaluation_steps(groups, 1.0, steps)) + 1
+    tested_before = min(cfg.eval.max_examples_before_end or tested, tested)
+    before_end = len(cfg.evaluation_steps(groups, 1.0, steps))
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
     specs = cfg.family.specs(cfg.model)
     tables = [spec for spec in specs.values() if params.is_spec(spec) and spec.kind == "rows"]
@@ -63,9 +65,10 @@ def work(cfg: RunConfig) -> Work:
         parameters=params.count(specs["weights"]),
         puzzle_table=params.count(tables),
         train_flops=train_flops(cfg, steps, groups),
-        evaluations=evaluations,
+        evaluations=before_end + 1,
         eval_puzzles=tested,
-        eval_flops=evaluations * scored * tested * cfg.family.flops(cfg.model)[1],
+        eval_puzzles_before_end=tested_before,
+        eval_flops=(before_end * tested_before + tested) * scored * cfg.family.flops(cfg.model)[1],
     )
 
 

@@ -52,8 +52,6 @@ class Compiled:
         self.abstract = abstract_state(cfg, self.mesh)
         self._hparams = sharding.put_whole(self.mesh, hparams_of(cfg, self.total_steps))
         self._step_of = cache(lambda model: jit_train_step(cfg, self.total_steps, model, self.abstract, self.mesh))
-        # Collectives of several CPU devices share one thread pool and can starve each other when steps are queued.
-        self._one_at_a_time = self.mesh.size > 1 and jax.default_backend() == "cpu"
 
     def first_state(self) -> TrainState:
         """Where the run begins."""
@@ -64,6 +62,6 @@ class Compiled:
         """(state, sums) of update number `step` + 1; rows: those of the batch that are this process's (`slots`)."""
         batch = sharding.put_batch(self._batch_lies, rows, self._cfg.train.batch_size)
         state, sums = self._step_of(stage_at(self._stages, step))(state, batch, self._hparams)
-        if self._one_at_a_time:
+        if not sharding.may_queue(self.mesh):
             jax.block_until_ready(state.step)
         return state, sums

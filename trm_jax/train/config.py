@@ -96,6 +96,7 @@ class EvalConfig:
     every_steps: int = number(0)  # wins over every_epochs; both 0 = at the end only
     batch_size: int = number(6144, low=1)
     max_examples: int = number(0)  # 0 = all
+    max_examples_before_end: int = number(0)  # of the evaluations before the last one; 0 = as many as of that
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class CheckpointConfig:
 class LogConfig:
     every_steps: int = number(20, low=1)
     tensorboard: bool = True
+    profile_steps: int = number(0)  # steps whose profile is kept, after those that compile; 0 = none
     wandb_project: str = ""  # empty = no Weights & Biases
 
 

@@ -26,6 +26,7 @@ from trm_jax.train.clock import Clock
 from trm_jax.train.compiled import Compiled
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import train_flops
+from trm_jax.train.profile import Profile
 from trm_jax.train.progress import Progress
 from trm_jax.train.recorder import Diverged, Recorder
 from trm_jax.train.state import evaluation_params
@@ -87,7 +88,14 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     evaluation_steps = cfg.evaluation_steps(info.groups, info.mean_examples_per_puzzle, total_steps)
 
     # 2. What a person sees, and what is kept.
-    progress = Progress(cfg.name, total_steps, cfg.task.headline, stream=stream_to, quiet=not group.first)
+    progress = Progress(
+        cfg.name,
+        total_steps,
+        cfg.task.headline,
+        held_out=evaluate.total,
+        stream=stream_to,
+        quiet=not group.first,
+    )
     closing.callback(progress.close)
     facts = _facts(cfg, compiled, info, len(eval_data))
     progress.say(_opening_line(facts, group, len(eval_data), workdir))
@@ -120,10 +128,11 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     def run_evaluation() -> None:
         """Score the weights; given up without a record when the run is told to stop."""
         progress.record(recorder.settle())
+        first = 0 if step == total_steps else cfg.eval.max_examples_before_end
         with clock.doing("evaluation"):
             scores = {}
             for name, of_name in evaluation_params(state).items():
-                found = evaluate(of_name, lambda done, total: told_to_stop())
+                found = evaluate(of_name, lambda done, total: told_to_stop(), first)
                 if found is None:
                     return
                 scores |= {f"{cfg.task.headline}_{name}": found[cfg.task.headline]} if name else found
@@ -152,12 +161,15 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
         if not evaluation_due():
             save(must=False)
     clock.go_on_with("data")
+    profile = Profile(workdir, cfg.log.profile_steps, step, progress.say, quiet=not group.first)
+    closing.callback(profile.close)
     stopping = False
     try:
         for rows in _batches(cfg, train_data, compiled, step):
             clock.go_on_with("train")
             if stopping := told_to_stop():
                 break
+            profile.before(step, state)
             state, sums = compiled.train_step(state, step, rows)
             step += 1
             recorder.take(step, sums)

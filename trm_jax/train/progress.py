@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -17,9 +18,19 @@ class Progress:
     """Progress of a run of `total` steps."""
 
     def __init__(
-        self, name: str, total: int, headline: str = "", *, stream=None, line_every_s: float = 60.0, quiet: bool = False
+        self,
+        name: str,
+        total: int,
+        headline: str = "",
+        *,
+        held_out: int = 0,
+        stream=None,
+        line_every_s: float = 60.0,
+        quiet: bool = False,
     ):
-        """headline: the score shown; `quiet`: show nothing; another process does."""
+        """headline: the score shown; held_out: puzzles of the last evaluation, of which others may score the first
+        ones only; `quiet`: show nothing; another process does."""
+        self._held_out = held_out
         self._quiet, self._headline, self._total, self._line_every_s = quiet, headline, total, line_every_s
         self._stream, self._latest, self._bar = stream or sys.stderr, "", None
         if self._stream.isatty() and not quiet:
@@ -63,8 +74,13 @@ class Progress:
         if record is None:
             return
         if record["kind"] == "eval":
-            score, name = record[self._headline], self._headline.replace("_", " ")
-            self.say(f"step {record['step']}: held-out {name} {score:.4f} on {record['count']} puzzles")
+            score, name, n = record[self._headline], self._headline.replace("_", " "), record["count"]
+            on = f"{n} puzzles"
+            if n < self._held_out:
+                on = f"the first {n} of {self._held_out} puzzles"
+                if 0 <= score <= 1:  # of a share, as if each puzzle were drawn
+                    on += f", standard error {math.sqrt(score * (1 - score) / n):.4f}"
+            self.say(f"step {record['step']}: held-out {name} {score:.4f} on {on}")
         else:
             headline = self._headline.replace("_", " ") + " {:.3f}"
             shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "steps {:.1f}"}

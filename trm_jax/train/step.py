@@ -122,27 +122,28 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.sum(row_grads))
 
-        tx = optim.build(o.name, specs["weights"], lr, b1=o.beta1, b2=o.beta2, weight_decay=h.weight_decay)
-        updates, opt_state = tx.update(grads, state.opt_state, params["weights"])
-        weights = optax.apply_updates(params["weights"], updates)
-        updated = state.replace(
-            params={
-                **params,
-                "weights": weights,
-                **{
-                    name: optim.sparse_sign_sgd(
-                        params[name], rows.ids[name], row_grads[name], table_lr, h.table_weight_decay
-                    )
-                    for name in tables
+        with jax.named_scope("optimiser"):
+            tx = optim.build(o.name, specs["weights"], lr, b1=o.beta1, b2=o.beta2, weight_decay=h.weight_decay)
+            updates, opt_state = tx.update(grads, state.opt_state, params["weights"])
+            weights = optax.apply_updates(params["weights"], updates)
+            updated = state.replace(
+                params={
+                    **params,
+                    "weights": weights,
+                    **{
+                        name: optim.sparse_sign_sgd(
+                            params[name], rows.ids[name], row_grads[name], table_lr, h.table_weight_decay
+                        )
+                        for name in tables
+                    },
                 },
-            },
-            ema=optax.incremental_update(weights, state.ema, h.ema_step) if state.ema else {},
-            ema_also={
-                name: optax.incremental_update(weights, tree, 1.0 - float(name))
-                for name, tree in state.ema_also.items()
-            },
-            opt_state=opt_state,
-        )
+                ema=optax.incremental_update(weights, state.ema, h.ema_step) if state.ema else {},
+                ema_also={
+                    name: optax.incremental_update(weights, tree, 1.0 - float(name))
+                    for name, tree in state.ema_also.items()
+                },
+                opt_state=opt_state,
+            )
         if cfg.scales_loss:  # an update whose gradients overflowed is left out
             updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         skipped = ~finite if cfg.scales_loss else jnp.zeros((), bool)
