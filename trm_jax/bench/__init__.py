@@ -1,0 +1,1 @@
+"""What the library's own programs take on the devices at hand."""

@@ -1,0 +1,40 @@
+"""The shapes that a benchmark measures: experiments of the catalogue, and two that are not in it yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trm_jax.configs import registry, resolve
+from trm_jax.train.config import RunConfig
+
+ATTENTION = {"model.mlp_t": False, "model.pos_encodings": "rope"}
+_GRIDS = ATTENTION | {"model.H_cycles": 3, "model.L_cycles": 4}  # of 30x30 cells, as the official runs have them
+# name: (experiment, settings besides its own, what its task would tell the model)
+SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, int]]] = {
+    "baseline_768": ("baseline_768", {}, {}),
+    "baseline": ("baseline", {}, {}),
+    "attention_768": ("baseline_768", ATTENTION, {}),
+    "maze_hard": ("baseline_768", _GRIDS, {"vocab_size": 6, "seq_len": 900}),
+    # Puzzle ids: 960 tasks in a thousand variants each.
+    "arc1": ("baseline_768", _GRIDS, {"vocab_size": 12, "seq_len": 900, "num_puzzle_ids": 960_000}),
+}
+
+
+def shape(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """The config of a shape or of any experiment; changes: settings of it, by "section.name".
+
+    Raises InputError for an unknown name.
+    """
+    experiment, settings, sizes = SHAPES.get(name, (name, {}, {}))
+    cfg = resolve.freeze(resolve.override(registry.get(experiment), {**settings, **(changes or {})}))
+    return dataclasses.replace(cfg, name=name, model=dataclasses.replace(cfg.model, **sizes))
+
+
+def smaller(cfg: RunConfig) -> Iterator[RunConfig]:
+    """The run itself, then what needs less memory: its batch in two parts, four, ..., one after the other."""
+    size, parts = cfg.train.batch_size, cfg.train.accumulation
+    while size % parts == 0:
+        yield dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, accumulation=parts))
+        parts *= 2
