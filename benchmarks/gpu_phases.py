@@ -129,17 +129,9 @@ def golden(run: Run) -> None:
 
     tests = _golden_tests()
 
-    @dataclasses.dataclass(frozen=True)
-    class Variant(tests.Golden):
-        changes: dict
-
-        def config(self):
-            cfg = super().config()
-            return dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **self.changes))
-
-    def load(name: str, changes: dict | None = None):
+    def load(name: str):
         with np.load(ROOT / f"tests/golden/{name}.npz") as file:
-            return Variant(dict(file), changes or {})
+            return tests.Golden(dict(file))
 
     options = {f.name: f.metadata["options"] for f in dataclasses.fields(TRMConfig) if f.name.endswith("_impl")}
     defaults = TRMConfig(1, 1)
@@ -162,15 +154,15 @@ def golden(run: Run) -> None:
                 if not enough:
                     continue
                 tests.show = lambda _, _path=(label, name), **figures: run.say(*_path, **figures)
+                follower = tests.Follower(load(file), 1, **changes)
                 if test is tests.test_ten_steps:
-                    follower = tests.Follower(load(file, changes))
                     test(lambda *_, run=follower: run, file, 1)
                 else:
-                    follower = tests.Follower(load(file, changes))
                     with_load = test is tests.test_mlp_t_every_step_from_the_official_state
                     test(follower, load) if with_load else test(follower)
                 run.say(label, name, passed=True)
     _attention_oracle(run)
+    _token_oracle(run)
 
 
 def _attention_oracle(run: Run) -> None:
@@ -208,6 +200,43 @@ def _attention_oracle(run: Run) -> None:
                     }
                     run.say(*path, relative_errors=errors)
                     run.say(*path, seconds=measure.spread(measure.timed(functools.partial(call, q, k, v, g), 1.0)))
+
+
+def _token_oracle(run: Run) -> None:
+    """The kernels of the token-mixing block against the plain form in float32, and the times of both."""
+    import jax
+    import jax.numpy as jnp
+
+    from trm_jax.bench import measure
+    from trm_jax.models.token_mlp import IMPLEMENTATIONS, mix_tokens
+
+    tokens, batch, width, inner = (17, 2, 24, 32) if run.tiny else (97, 768, 512, 512)
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {
+        "gate_up": jax.random.normal(keys[0], (tokens, 2, inner)) / 10,
+        "down": jax.random.normal(keys[1], (inner, tokens)) / 22,
+    }
+    x, g = (jax.random.normal(key, (tokens, batch, width), jnp.bfloat16) for key in keys[2:])
+
+    def both(impl, params, x, g):
+        y, back = jax.vjp(lambda params, x: mix_tokens(params, x, 1e-5, impl), params, x)
+        return y, *jax.tree.leaves(back(g))
+
+    exact = jax.jit(functools.partial(both, "plain"))(params, *(x.astype(jnp.float32) for x in (x, g)))
+    for impl in IMPLEMENTATIONS:
+        with run.part("token block", impl, needs=5) as enough:
+            if not enough:
+                continue
+            call = jax.jit(functools.partial(both, impl))
+            out = call(params, x, g)
+            errors = [
+                float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)) for a, b in zip(out, exact)
+            ]
+            run.say("token block", impl, relative_errors=dict(zip(("y", "d_down", "d_gate_up", "dx"), errors)))
+            seconds = measure.spread(measure.timed(functools.partial(call, params, x, g), 1.0))
+            forward = jax.jit(lambda params, x: mix_tokens(params, x, 1e-5, impl))
+            ahead = measure.spread(measure.timed(functools.partial(forward, params, x), 1.0))
+            run.say("token block", impl, seconds=seconds, forward_seconds=ahead)
 
 
 def _digest(tree) -> str:
@@ -326,7 +355,7 @@ def torch(run: Run) -> None:
         words = ["--config", "demo", "--batch", "6", "--rounds", "2"]
     else:
         words = ["--config", "baseline_768", "--batch", "768", "--dtype", "bfloat16", "--device", "cuda", "--compile"]
-        words += ["--rounds", "11"]
+        words += ["--rounds", "11", "--set", "train.deterministic=false"]
     figures = torch_speed.measure(torch_speed.arguments(words))
     run.say(**figures | {"command": f"python -m benchmarks.torch_speed {' '.join(words)}"})
 
@@ -442,7 +471,7 @@ def train(run: Run) -> None:
         "checkpoint.every_minutes=2",
         "checkpoint.every_steps=100000",
     ]
-    words += ["data.test_puzzles=10000", "checkpoint.keep_last=1"]
+    words += ["data.test_puzzles=10000", "checkpoint.keep_last=1", "train.deterministic=false"]
     if args.data:
         words += ["data.source=csv", f"data.path={args.data}", "data.test_file=test_10k.csv"]
     else:

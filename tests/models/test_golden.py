@@ -63,15 +63,16 @@ class Golden:
         b = self.under(f"batch{t}")
         return {"inputs": b["inputs"], "labels": b["labels"], "puzzle_ids": b["puzzle_identifiers"]}
 
-    def config(self, attention_impl: str = "auto") -> RunConfig:
+    def config(self, **changes) -> RunConfig:
+        """changes: settings of the model that the file does not hold."""
         theirs = json.loads(str(self.arrays["config"]))
         rates = json.loads(str(self.arrays["optim"])) if "optim" in self.arrays else OFFICIAL_OPTIM
         same_names = {f.name for f in dataclasses.fields(TRMConfig)} & theirs.keys()
         model = TRMConfig(
             num_puzzle_ids=theirs["num_puzzle_identifiers"],
             dtype=theirs["forward_dtype"],
-            attention_impl=attention_impl,
             **{name: theirs[name] for name in same_names},
+            **changes,
         )
         base = freeze(defaults())
         optim = dataclasses.replace(
@@ -94,8 +95,8 @@ class Golden:
 class Follower:
     """The training step, compiled for a golden file's settings over some devices."""
 
-    def __init__(self, golden: Golden, num_devices: int = 1, attention_impl: str = "auto"):
-        self.golden, self.cfg = golden, golden.config(attention_impl)
+    def __init__(self, golden: Golden, num_devices: int = 1, **changes):
+        self.golden, self.cfg = golden, golden.config(**changes)
         mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
         self.lies, whole = shardings_of(abstract_state(self.cfg, mesh)), sharding.replicated(mesh)
         self.step = jax.jit(
@@ -155,7 +156,7 @@ def load(golden_folder):
 @pytest.fixture(scope="module")
 def follower(load):
     """Followers by name and number of devices; each is compiled once."""
-    return functools.cache(lambda name, *how: Follower(load(name), *how))
+    return functools.cache(lambda name, num_devices, **changes: Follower(load(name), num_devices, **changes))
 
 
 @pytest.fixture
@@ -207,10 +208,18 @@ def test_ten_steps(follower, name, num_devices):
     assert worst(run.named(state.ema), golden.under("ema")) <= 1e-4
 
 
-@pytest.mark.parametrize(("impl", "num_devices"), [("flash", 6), ("splash", 1)])
-def test_two_steps_with_interpreted_kernels(follower, impl, num_devices):
-    """The same bounds for attention kernels; the second step shows the update that the first one's gradients made."""
-    run = follower("trm_attention", num_devices, impl)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_devices", "changes"),
+    [
+        ("trm_attention", 6, {"attention_impl": "flash"}),
+        ("trm_attention", 1, {"attention_impl": "splash"}),
+        ("twin_mlp_t", 1, {"mlp_t_impl": "triton"}),
+    ],
+)
+def test_two_steps_with_interpreted_kernels(follower, name, num_devices, changes):
+    """The same bounds for kernels; the second step shows the update that the first one's gradients made."""
+    run = follower(name, num_devices, **changes)
     state = run.start
     for t in (1, 2):
         before = state

@@ -27,7 +27,6 @@ def fastest(q: jax.Array, segments: jax.Array | None) -> str:
     return "splash" if platform == "tpu" and length >= 256 else "dense"
 
 
-
 def attention(
     q: jax.Array,
     k: jax.Array,
