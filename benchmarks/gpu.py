@@ -26,13 +26,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # In order of importance, with their shares of the time; what one leaves over is for those after it.
 PHASES = {
-    "rates": 15,
-    "golden": 70,
+    "rates": 20,
+    "golden": 90,
     "determinism": 60,
-    "bench": 150,
-    "torch": 90,
+    "bench": 100,
+    "torch": 100,
     "packed": 40,
-    "profile": 35,
+    "profile": 30,
     "train": 100,
 }
 RESULTS = "gpu.json"

@@ -16,7 +16,7 @@ _OPTIONS = {
     # XLA:CPU's YNN fusions materialise slices and broadcast constants of this model, which costs time in every step.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
     # Scatter-adds in one order, and no choice of algorithms by timing.
-    "gpu": {"xla_gpu_deterministic_ops": "true"},
+    "gpu": {"xla_gpu_deterministic_ops": True},
 }
 
 
@@ -25,12 +25,14 @@ def _known(name: str) -> bool:
     """Whether the installed XLA knows the options of platform `name`."""
     try:
         jax.jit(lambda x: x, compiler_options=_OPTIONS[name]).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # an option of another version
-        return False
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return False  # an option of another version
     return True
 
 
-def options(deterministic: bool = True) -> dict[str, str]:
+def options(deterministic: bool = True) -> dict[str, str | bool]:
     """`compiler_options` for `jax.jit` on `target.platform()`; empty where the installed XLA does not know them.
 
     deterministic: on a GPU, the same bits every time; CPUs and TPUs give them anyway.

@@ -22,7 +22,7 @@ IMPLEMENTATIONS = ("plain", "triton")
 MOST_TOKENS = 128  # of a kernel: all tokens of a column are held at once
 # (columns of a program, part of the inner layer, warps, stages) forward and backward: the fastest of 9 and of 8 that
 # were measured on an H200. Float32 has no tensor cores and needs twice the room.
-_SHAPES = {2: ((128, 64, 8, 3), (64, 64, 4, 1)), 4: ((32, 32, 4, 1), (32, 32, 4, 1))}
+_SHAPES = {2: ((128, 64, 8, 4), (64, 64, 4, 1)), 4: ((32, 32, 4, 1), (32, 32, 4, 1))}
 
 
 def mix_tokens(params: dict, x: jax.Array, eps: float, impl: str = "auto") -> jax.Array:
