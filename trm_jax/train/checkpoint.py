@@ -184,7 +184,9 @@ class Checkpoints:
             problem = error
         except Exception as error:  # noqa: BLE001 - Orbax and tensorstore raise many kinds for a torn file
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            problem = error if out_of_reach(error) else Damaged(lines[0][:200])
+            # A device without room for it says nothing of the file.
+            kept = out_of_reach(error) or isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+            problem = error if kept else Damaged(lines[0][:200])
         # Every process raises alike, or some would take for damaged what others could not reach.
         kind = next((kind for kind in (InputError, Damaged) if isinstance(problem, kind)), OutOfReach)
         said = self._group.gather(problem and [kind.__name__, str(problem) or type(problem).__name__])
