@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,22 @@ def test_a_training_step_compiled_for_a_v4_8(tmp_path):
     [file] = tmp_path.iterdir()
     file.write_text(json.dumps({**found, "traffic_bytes": 1}))
     assert aot.compile_program(config, topology, 0, tmp_path)["traffic_bytes"] == 1, "it is found again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["maze_hard", "arc1"])
+def test_900_cells_fit_a_v4_64(name, tmp_path):
+    """A batch of 768 through the splash kernel, forward and backward, in half of a chip's memory."""
+    topology = hardware.find_slice("v4-64")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.aot.grids", name, "splash", tmp_path],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        env=aot.environment(topology),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    print({part: f"{size / 1e9:.2f} GB" for part, size in found["memory_bytes"].items()})
+    assert found["memory_bytes"]["total"] < topology.usable_bytes / 2
+    assert found["collectives_by_kind"].keys() <= {"all-reduce", "all-gather"}, "each chip has its own rows"

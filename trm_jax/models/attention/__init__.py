@@ -20,7 +20,8 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 
 
 def fastest(q: jax.Array, segments: jax.Array | None) -> str:
-    """What "auto" takes: on an H200 flash is the fastest at 97 tokens, cuDNN at 916; on a TPU short scores fit in."""
+    """What "auto" takes: on an H200 flash is the fastest at 97 tokens, cuDNN at 916; compiled
+    for a TPU, dense moves fewer bytes at 97 and splash at 916 (docs/extending.md)."""
     platform, length = target.platform(), q.shape[1]
     if platform == "gpu" and q.dtype.itemsize == 2:
         return "cudnn" if length > 128 and segments is None else "flash"
