@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.models import target
-from trm_jax.models.attention import AUTO, IMPLEMENTATIONS, attention
+from trm_jax.models.attention import IMPLEMENTATIONS, attention, fastest
 
 KERNELS = ("flash", "splash")  # those that can be interpreted
 # Largest difference over largest magnitude (at least 1): float32's rounding of a few sums; for two bytes, a rounding of
@@ -227,16 +227,27 @@ def test_cudnn_against_float64(length, causal):
     assert_near("cudnn", rows_of(np.random.default_rng(0), 2, length, 2, 64), causal, None, dtype="bfloat16")
 
 
-def test_auto_takes_a_kernel_for_long_sequences_of_accelerators_only():
-    """On a CPU it is `dense`, bit for bit."""
-    rng = np.random.default_rng(0)
-    for length in (97, 300):
-        q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in rows_of(rng, 1, length, 1, 4))
-        np.testing.assert_array_equal(attention(q, k, v, impl="auto"), attention(q, k, v, impl="dense"))
-        for platform, (kernel, least) in AUTO.items():
-            with target.made_for(platform):
-                program = str(jax.make_jaxpr(lambda q, k, v: attention(q, k, v, impl="auto"))(q, k, v))
-            assert ("pallas_call" in program) == (length >= least) and kernel in IMPLEMENTATIONS
+@pytest.mark.parametrize(
+    ("platform", "dtype", "length", "segmented", "chosen"),
+    [
+        ("cpu", "bfloat16", 916, False, "dense"),
+        ("gpu", "bfloat16", 97, False, "flash"),
+        ("gpu", "bfloat16", 916, False, "cudnn"),
+        ("gpu", "float16", 916, True, "flash"),
+        ("gpu", "float32", 916, False, "dense"),
+        ("tpu", "bfloat16", 97, False, "dense"),
+        ("tpu", "bfloat16", 916, True, "splash"),
+    ],
+)
+def test_auto_takes_what_was_measured_to_be_the_fastest(platform, dtype, length, segmented, chosen):
+    with target.made_for(platform):
+        q = jnp.zeros((1, length, 1, 64), dtype)
+        assert fastest(q, jnp.zeros((1, length), jnp.int32) if segmented else None) == chosen
+
+
+def test_auto_on_a_cpu_is_dense_bit_for_bit():
+    q, k, v, _ = (jnp.asarray(x, jnp.float32) for x in rows_of(np.random.default_rng(0), 1, 300, 1, 4))
+    np.testing.assert_array_equal(attention(q, k, v, impl="auto"), attention(q, k, v, impl="dense"))
 
 
 def test_an_unknown_implementation():
