@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.models import target
-from trm_jax.models.attention import IMPLEMENTATIONS, attention, fastest
+from trm_jax.models.attention import attention, fastest
 
 KERNELS = ("flash", "splash")  # those that can be interpreted
 # Largest difference over largest magnitude (at least 1): float32's rounding of a few sums; for two bytes, a rounding of
