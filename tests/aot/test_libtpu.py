@@ -54,10 +54,21 @@ def test_a_training_step_compiled_for_a_v4_8(tmp_path):
     assert not found["crash"] and not found["unknown_loops"] and found["collectives_by_kind"].keys() == {"all-reduce"}
     weights = 4 * 29_122  # float32
     moved, memory = found["collectives_by_kind"]["all-reduce"], found["memory_bytes"]
-    assert weights < moved["bytes"] < 4 * weights
+    assert weights < moved["bytes"] < 4 * weights and moved["bytes_in_loops"] == 0
     assert moved["sent_bytes"] == 2 * 3 / 4 * moved["bytes"], "all four take part"
     assert memory["aliased"] > 0.9 * memory["outputs"], "the state is donated"
     assert found["traffic_bytes"] > memory["arguments"]
     [file] = tmp_path.iterdir()
     file.write_text(json.dumps({**found, "traffic_bytes": 1}))
     assert aot.compile_program(config, topology, 0, tmp_path)["traffic_bytes"] == 1, "it is found again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"model.mlp_t": True}, {}, {"train.accumulation": 2}, {"model.unroll": "unroll"}])
+def test_the_gradient_is_reduced_once(tmp_path, changes):
+    """No all-reduce of it inside a loop, of cycles or of parts of a batch."""
+    changes = {"model.dtype": "bfloat16", "train.batch_size": 64, "model.pos_encodings": "none", **changes}
+    config, topology = tiny.page(changes), hardware.find_slice("v4-8")
+    found = aot.compile_program(config, topology, 0, tmp_path)
+    assert not found["crash"] and not found["unknown_loops"]
+    assert found["collectives_by_kind"]["all-reduce"]["bytes_in_loops"] == 0
