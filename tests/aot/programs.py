@@ -151,3 +151,62 @@ ENTRY %main (x: f32[16,16], y: f32[16,16], residuals: f32[6,16,16], index: s32[]
   INSTRUCTION
 }
 """
+
+# A differentiated loop of L iterations on the stack f32[L,16,16] of what it keeps: one stores, the other reads, the
+# latter as the operand of a product that is cut inside a fusion of the product's own.
+DIFFERENTIATED = """HloModule jit_gradient, is_scheduled=true
+
+%cut (stack: f32[L,16,16], at: s32[]) -> f32[16,16] {
+  %stack = f32[L,16,16]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = f32[1,16,16]{2,1,0} dynamic-slice(%stack, %at, %zero, %zero), dynamic_slice_sizes={1,16,16}
+  ROOT %square = f32[16,16]{1,0} bitcast(%one)
+}
+
+%product (stack.1: f32[L,16,16], at.1: s32[], g: f32[16,16]) -> f32[16,16] {
+  %stack.1 = f32[L,16,16]{2,1,0} parameter(0)
+  %at.1 = s32[] parameter(1)
+  %g = f32[16,16]{1,0} parameter(2)
+  %kept = f32[16,16]{1,0} fusion(%stack.1, %at.1), kind=kLoop, calls=%cut
+  ROOT %d = f32[16,16]{1,0} convolution(%kept, %g), dim_labels=bf_io->bf
+}
+
+%store (stack.2: f32[L,16,16], new: f32[16,16], at.2: s32[]) -> f32[L,16,16] {
+  %stack.2 = f32[L,16,16]{2,1,0} parameter(0)
+  %new = f32[16,16]{1,0} parameter(1)
+  %at.2 = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  %as_slice = f32[1,16,16]{2,1,0} bitcast(%new)
+  ROOT %updated = f32[L,16,16]{2,1,0} dynamic-update-slice(%stack.2, %as_slice, %at.2, %zero.1, %zero.1)
+}
+
+%condition (state: (s32[], f32[16,16], f32[L,16,16])) -> pred[] {
+  %state = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) parameter(0)
+  ROOT %more = pred[] custom-call(%state), custom_call_target="whatever"
+}
+
+%forward (state.1: (s32[], f32[16,16], f32[L,16,16])) -> (s32[], f32[16,16], f32[L,16,16]) {
+  %state.1 = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state.1), index=0
+  %z = f32[16,16]{1,0} get-tuple-element(%state.1), index=1
+  %all = f32[L,16,16]{2,1,0} get-tuple-element(%state.1), index=2
+  %stored = f32[L,16,16]{2,1,0} fusion(%all, %z, %i), kind=kLoop, calls=%store
+  ROOT %next = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) tuple(%i, %z, %stored)
+}
+
+%backward (state.2: (s32[], f32[16,16], f32[L,16,16])) -> (s32[], f32[16,16], f32[L,16,16]) {
+  %state.2 = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%state.2), index=0
+  %g.1 = f32[16,16]{1,0} get-tuple-element(%state.2), index=1
+  %all.1 = f32[L,16,16]{2,1,0} get-tuple-element(%state.2), index=2
+  %d.1 = f32[16,16]{1,0} fusion(%all.1, %i.1, %g.1), kind=kOutput, calls=%product
+  ROOT %next.1 = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) tuple(%i.1, %d.1, %all.1)
+}
+
+ENTRY %main (first: (s32[], f32[16,16], f32[L,16,16])) -> (s32[], f32[16,16], f32[L,16,16]) {
+  %first = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) parameter(0)
+  %there = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) while(%first), condition=%condition, body=%forward, backend_config={"known_trip_count":{"n":"L"}}
+  ROOT %back = (s32[], f32[16,16]{1,0}, f32[L,16,16]{2,1,0}) while(%there), condition=%condition, body=%backward, backend_config={"known_trip_count":{"n":"L"}}
+}
+"""  # noqa: E501

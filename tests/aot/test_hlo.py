@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.aot.programs import ENDLESS, LOOPS, MEMORY
+from tests.aot.programs import DIFFERENTIATED, ENDLESS, LOOPS, MEMORY
 from trm_jax.aot import hlo
 from trm_jax.aot.hlo import collectives, memory_traffic
 
@@ -117,3 +117,10 @@ def test_traffic_counts_loops():
         2 * (gradient + 8 * 4),
     ]
     assert memory_traffic(hlo.parse(LOOPS)) == sum(once)
+
+
+@pytest.mark.parametrize("iterations", [2, 6, 18])
+def test_traffic_grows_with_the_iterations_and_not_with_their_square(iterations):
+    """An iteration reads or stores its own part of the stack: a scalar and two arrays there, three on the way back."""
+    text = DIFFERENTIATED.replace("[L,", f"[{iterations},").replace('"L"', f'"{iterations}"')
+    assert memory_traffic(hlo.parse(text)) == iterations * (2 * ARRAY + 4 + 3 * ARRAY + 4)

@@ -76,7 +76,7 @@ class TRMConfig:
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
     mlp_t_impl: str = option("auto", "auto", *token_mlp.IMPLEMENTATIONS)
     remat: str = option("none", "none", "block")  # block: the backward pass computes a network call again
-    unroll: str = option("auto", "auto", "scan", "unroll")  # the differentiated cycle; auto: except on a TPU
+    unroll: str = option("auto", "auto", "scan", "unroll")  # the differentiated cycle; auto: on CPUs and GPUs
 
     def __post_init__(self):
         check(self)
@@ -260,21 +260,21 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
     call of the last cycle and nothing before it (paper, section 4).
     """
 
+    # A CPU fills and copies the stacked residuals of a differentiated loop with one thread; on a GPU any loop costs
+    # copies and launches.
+    unroll = cfg.unroll == "unroll" or (cfg.unroll == "auto" and target.platform() in ("cpu", "gpu"))
+
     def call(layers, h, injection):
         return net(layers, cfg, h, injection)
 
-    if cfg.remat == "block":
-        call = jax.checkpoint(call, prevent_cse=False)
+    if cfg.remat == "block":  # outside a loop XLA would merge what is computed again with what was computed before
+        call = jax.checkpoint(call, prevent_cse=unroll)
 
     def cycle(layers, emb, z_H, z_L, unroll: bool):
         injection = z_H + emb
         once = cfg.L_cycles if unroll else 1
         z_L, _ = lax.scan(lambda z, _: (call(layers, z, injection), None), z_L, length=cfg.L_cycles, unroll=once)
         return call(layers, z_H, z_L), z_L
-
-    # A CPU fills and copies the stacked residuals of a differentiated loop with one thread; on a GPU any loop costs
-    # copies and launches.
-    unroll = cfg.unroll == "unroll" or (cfg.unroll == "auto" and target.platform() != "tpu")
 
     z = lax.stop_gradient((z_H, z_L))
     if cfg.mlp_t:
