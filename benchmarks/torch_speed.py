@@ -141,9 +141,14 @@ def first_step(side: Side) -> float:
     return loss
 
 
+def agree(ours: float, twins: float, dtype: str) -> bool:
+    """Whether two first losses may be of the same work; not for NaN."""
+    return abs(ours - twins) <= LOSS_TOLERANCE[dtype] * abs(twins)
+
+
 def check_agreement(ours: float, twins: float, dtype: str) -> None:
     """Stop a comparison of two programs that do not do the same work."""
-    if not abs(ours - twins) <= LOSS_TOLERANCE[dtype] * abs(twins):  # also for NaN
+    if not agree(ours, twins, dtype):
         raise SystemExit(f"the sides disagree: first loss {ours:.6g} from jax, {twins:.6g} from torch")
 
 

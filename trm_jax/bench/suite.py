@@ -23,7 +23,7 @@ import numpy as np
 
 import trm_jax
 from trm_jax.bench import measure
-from trm_jax.bench.shapes import smaller
+from trm_jax.bench.shapes import that_fit
 from trm_jax.data import loader
 from trm_jax.errors import InputError
 from trm_jax.planning.floor import Rates, floor
@@ -123,7 +123,8 @@ def run(
             say(f"{cfg.name}: {kind}")
             began = time.monotonic()
             try:
-                if figure := _figure(cfg, kind, rows, programs):
+                first_loss = figures[cfg.name, TRAIN].facts["first_loss"] if kind == TWIN else 0.0
+                if figure := _figure(cfg, kind, rows, programs, first_loss):
                     figure.sample()
                     figures[cfg.name, kind] = figure
             except (jax.errors.JaxRuntimeError, RuntimeError) as error:  # too large for the device, or not for it
@@ -170,7 +171,7 @@ def _limits(cfg: RunConfig, kind: str, figure: Figure, results: dict) -> dict:
     return {"rows": rows, "flops": flops, "of_product": flops / median / product} | floors | of_sheet
 
 
-def _figure(cfg: RunConfig, kind: str, rows: int, programs: dict[str, measure.Programs]) -> Figure | None:
+def _figure(cfg: RunConfig, kind: str, rows: int, programs: dict[str, measure.Programs], first_loss) -> Figure | None:
     """Compiled and warm; None where there is nothing to measure."""
     if kind == TRAIN:
         return _train(cfg, programs)
@@ -182,7 +183,7 @@ def _figure(cfg: RunConfig, kind: str, rows: int, programs: dict[str, measure.Pr
         return None
     one = programs[cfg.name]
     if kind == TWIN:
-        return _twin(one)
+        return _twin(one, first_loss)
     call, facts = one.evaluate(rows) if kind == EVALUATE else one.think(rows)
     # One puzzle: somebody waits for it.
     return Figure(measure.sampler(call, 0.0 if kind == ONE else 0.1), facts)
@@ -190,7 +191,8 @@ def _figure(cfg: RunConfig, kind: str, rows: int, programs: dict[str, measure.Pr
 
 def _train(cfg: RunConfig, programs: dict[str, measure.Programs]) -> Figure:
     """The step, in as many parts as it takes to fit into the memory."""
-    for tried in smaller(cfg):
+    room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 2**63)
+    for tried in that_fit(cfg, jax.device_count(), room):
         try:
             programs[cfg.name] = measure.Programs(tried)
             call, facts = programs[cfg.name].train()
@@ -200,7 +202,7 @@ def _train(cfg: RunConfig, programs: dict[str, measure.Programs]) -> Figure:
             programs.pop(cfg.name, None)
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-    raise RuntimeError("not even one row at a time fits into the memory")
+    raise RuntimeError("not even the smallest part of the batch fits into the memory")
 
 
 def require_twin() -> None:
@@ -214,10 +216,10 @@ def require_twin() -> None:
         sys.path.append(str(root))
 
 
-def _twin(ours: measure.Programs) -> Figure:
+def _twin(ours: measure.Programs, first_loss: float) -> Figure:
     """The same step by PyTorch, with the same weights and batch: eager on a CPU, by torch.compile on a GPU.
 
-    Raises RuntimeError where its first loss is another one: two programs that do not do the same work.
+    Raises RuntimeError where its first loss is another one: the two do not do the same work.
     """
     twin = importlib.import_module("benchmarks.torch_speed")
     cfg, on_gpu = ours.cfg, jax.default_backend() == "gpu"
@@ -226,6 +228,8 @@ def _twin(ours: measure.Programs) -> Figure:
     began = time.perf_counter()
     loss = twin.first_step(side) / cfg.train.batch_size
     facts = {"first_step_s": time.perf_counter() - began, "first_loss": loss, "compiled": on_gpu}
+    if not twin.agree(first_loss, loss, cfg.model.dtype):
+        raise RuntimeError(f"the two disagree: first loss {first_loss:.6g} here, {loss:.6g} from PyTorch")
 
     def once() -> float:
         time.sleep(twin.SETTLE_S)

@@ -13,6 +13,7 @@ examples:
   trm bench baseline_768 --minutes 3 --against before.json      faster or slower than before, if more than the spread
   trm bench demo --compare torch                                the PyTorch twin in turns with it (from a checkout)
   trm bench baseline_768 --floor h200                           the least time of a step by part; nothing is run
+  trm bench --floor h200 a100 v4-8                              of all shapes on several devices
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--compare", choices=["torch"], help="measure the PyTorch twin as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--against", type=Path, metavar="FILE", help="compare with an earlier --json")
-    parser.add_argument("--floor", metavar="DEVICE", help="only show the floor on a device of `trm plan`, and end")
+    parser.add_argument("--floor", nargs="+", metavar="DEVICE", help="only the floor on devices of `trm plan`")
     cli.add_set(parser)
 
 
@@ -139,31 +140,42 @@ def compare(results: dict, before: dict, where: str) -> None:
     print_table(("", "", f"in {where}", "now", "", ""), rows, words=(0, 1, 5))
 
 
-def _floors(configs: list, name: str) -> int:
-    """The least time of a training step by part, from formulas and a data sheet."""
+def _floors(configs: list, names: list[str]) -> int:
+    """The least time of a training step, from formulas and data sheets: by part on one device, in all on several."""
     from trm_jax.planning import find
     from trm_jax.planning.floor import Rates, floor, fused, step_parts
     from trm_jax.planning.hardware import SOURCE
 
-    device = find(name)
-    rates = Rates.of(device)
-    print(f"{device.title}: {rates.flops / 1e12:g} TFLOP/s, {rates.bytes / 1e12:g} TB/s ({SOURCE})")
-    for cfg in configs:
-        parts, floors = step_parts(cfg), floor(cfg, rates)
+    devices = [find(name) for name in names]
+
+    def limits(cfg, rates) -> dict[str, float]:
+        alone = sum(part.flops for part in step_parts(cfg).values()) / rates.flops
+        one_by_one = sum(floor(cfg, rates).values())
+        return {"every kernel apart": one_by_one, "norms, element-wise fused": fused(cfg, rates), "FLOPs alone": alone}
+
+    for device in devices:
+        rates = Rates.of(device)
+        print(f"{device.title}: {rates.flops / 1e12:g} TFLOP/s, {rates.bytes / 1e12:g} TB/s ({SOURCE})")
+    if len(devices) > 1:
         rows = [
-            [part, f"{found.flops / 1e9:,.0f}", f"{found.step_bytes / 1e6:,.0f}", f"{floors[part] * 1e3:,.2f}",
-             "FLOPs" if floors[part] > found.step_bytes / rates.bytes else "memory"]
-            for part, found in parts.items()
+            [cfg.name, f"{cfg.train.batch_size:,}"]
+            + [" / ".join(f"{1e3 * one:,.3g}" for one in limits(cfg, Rates.of(device)).values()) for device in devices]
+            for cfg in configs
+        ]
+        print("\nms of a training step: every kernel apart / norms and element-wise work fused / FLOPs alone")
+        print_table(("", "batch", *names), rows)
+        return 0
+    for cfg in configs:
+        parts, floors, found = step_parts(cfg), floor(cfg, rates), limits(cfg, rates)
+        rows = [
+            [name, f"{part.flops / 1e9:,.0f}", f"{part.step_bytes / 1e6:,.0f}", f"{floors[name] * 1e3:,.2f}",
+             "memory" if floors[name] == part.step_bytes / rates.bytes else "FLOPs"]
+            for name, part in parts.items()
         ]  # fmt: skip
-        total = sum(floors.values())
-        flops = sum(found.flops for found in parts.values())
-        alone = flops / rates.flops
         rows += [
-            ["all, one after the other", f"{flops / 1e9:,.0f}", "", f"{total * 1e3:,.2f}", f"MFU {alone / total:.0%}"],
-            ["norms and element-wise fused", "", "", f"{1e3 * fused(cfg, rates):,.2f}",
-             f"MFU {alone / fused(cfg, rates):.0%}"],
-            ["FLOPs alone", "", "", f"{1e3 * alone:,.2f}", ""],
-        ]  # fmt: skip
+            [name, "", "", f"{1e3 * seconds:,.2f}", f"MFU {found['FLOPs alone'] / seconds:.0%}"]
+            for name, seconds in found.items()
+        ]
         print(f"\n{cfg.name}, batch {cfg.train.batch_size:,}, {cfg.model.dtype}: a training step")
         print_table(_PARTS, rows, words=(0, 4))
     return 0
