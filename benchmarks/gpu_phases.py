@@ -33,8 +33,18 @@ from benchmarks.gpu import ROOT, write
 
 PIECE_BYTES = 16_000_000
 PIECES = 4  # with gpu.json and train.jsonl: 6 files
-SMALL = {"model.hidden_size": 64, "model.num_heads": 2, "model.puzzle_emb_ndim": 64, "model.puzzle_emb_len": 1,
-         "model.L_cycles": 2, "model.halt_max_steps": 4, "train.batch_size": 8, "eval.batch_size": 8}  # fmt: skip
+SMALL = {
+    "model.hidden_size": 64,
+    "model.num_heads": 2,
+    "model.puzzle_emb_ndim": 64,
+    "model.puzzle_emb_len": 1,
+    "model.L_layers": 1,
+    "model.H_cycles": 2,
+    "model.L_cycles": 1,
+    "model.halt_max_steps": 4,
+    "train.batch_size": 8,
+    "eval.batch_size": 8,
+}
 
 
 @dataclasses.dataclass
@@ -110,8 +120,18 @@ def rates(run: Run) -> None:
     run.say(device=device.device_kind, platform=device.platform, nvidia_smi=card, versions=versions)
     run.say(memory=device.memory_stats() or {}, cores=os.cpu_count(), platform_version=device.client.platform_version)
     n, size = (256, 2**20) if run.tiny else (8192, 2**30)
-    run.say(copy_bytes_per_s=measure.copy_rate(size, 1.0))
-    run.say(matmul_flops_per_s=measure.matmul_rate(n, 1.0), matmul_n=n)
+
+    def rate(call, work: float) -> dict:
+        return measure.spread(work / measure.sampler(call)() for _ in range(10))
+
+    for name, made in (
+        ("copy_bytes_per_s", measure.copy(size)),
+        ("product_flops_per_s", measure.product("bfloat16", n)),
+        ("product_half_size_flops_per_s", measure.product("bfloat16", n // 2)),
+        ("product_float32_flops_per_s", measure.product("float32", n // 2)),
+    ):
+        with run.part(name):
+            run.say(name, **rate(*made))
 
 
 def _golden_tests():
@@ -198,7 +218,7 @@ def _attention_oracle(run: Run) -> None:
                         for name, a, b in zip(("out", "dq", "dk", "dv"), out, exact, strict=True)
                     }
                     run.say(*path, relative_errors=errors)
-                    run.say(*path, seconds=measure.spread(measure.timed(functools.partial(call, q, k, v, g), 1.0)))
+                    run.say(*path, seconds=measure.timed(functools.partial(call, q, k, v, g), 1.0))
 
 
 def _token_oracle(run: Run) -> None:
@@ -232,9 +252,9 @@ def _token_oracle(run: Run) -> None:
                 float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)) for a, b in zip(out, exact)
             ]
             run.say("token block", impl, relative_errors=dict(zip(("y", "d_down", "d_gate_up", "dx"), errors)))
-            seconds = measure.spread(measure.timed(functools.partial(call, params, x, g), 1.0))
+            seconds = measure.timed(functools.partial(call, params, x, g), 1.0)
             forward = jax.jit(lambda params, x: mix_tokens(params, x, 1e-5, impl))
-            ahead = measure.spread(measure.timed(functools.partial(forward, params, x), 1.0))
+            ahead = measure.timed(functools.partial(forward, params, x), 1.0)
             run.say("token block", impl, seconds=seconds, forward_seconds=ahead)
 
 
@@ -247,116 +267,76 @@ def _digest(tree) -> str:
     return found.hexdigest()[:16]
 
 
-def _trajectory(name: str, changes: dict, steps: int, start=None):
-    """State after `steps` training steps on random batches, from the beginning or from (step, state)."""
-    import jax
-
-    from trm_jax import sharding
-    from trm_jax.bench import measure
-    from trm_jax.bench.shapes import shape
-    from trm_jax.train.compiled import jit_train_step
-    from trm_jax.train.step import hparams_of
-
-    cfg = shape(name, changes)
-    programs = measure.Programs(cfg)
-    hparams = sharding.put_whole(programs.mesh, hparams_of(cfg, 100))
-    step = jit_train_step(cfg, 100, cfg.model, programs.abstract, programs.mesh)
-    first, state = start or (0, programs.state)
-    for number in range(first, steps):
-        rows = measure.random_batch(cfg.model, cfg.train.batch_size, seed=number)
-        state, _ = step(state, {name: jax.device_put(x, programs.lies) for name, x in rows.items()}, hparams)
-    return programs, state
-
-
 def determinism(run: Run) -> None:
     """Twenty steps twice in a process, in two processes, and stopped in the middle: are the states bitwise equal?"""
+    import jax
+
+    from trm_jax.bench import measure
+    from trm_jax.bench.shapes import shape
     from trm_jax.train.checkpoint import Checkpoints
     from trm_jax.train.config import CheckpointConfig
+    from trm_jax.train.state import shardings_of
 
-    base = {"model.hidden_size": 256, "model.num_heads": 4, "model.puzzle_emb_ndim": 256, "model.dtype": "bfloat16",
-            "train.batch_size": 128, "model.L_cycles": 2, "model.halt_max_steps": 4}  # fmt: skip
-    base |= {**SMALL, "model.dtype": "bfloat16"} if run.tiny else {}
-    for name in ("baseline_768", "attention_768"):
-        changes = base | {"train.deterministic": True}
-        if run.args.again:  # the second process
-            return print(
-                json.dumps(
-                    [name, *(_digest(_trajectory(n, changes, 20)[1]) for n in ("baseline_768", "attention_768"))]
-                )
-            )
-        with run.part(name, needs=15) as enough:
+    changes = SMALL if run.tiny else {"train.batch_size": 128, "model.L_cycles": 2, "model.halt_max_steps": 4}
+    names = ("baseline_768", "attention_768")
+    for name in names:
+        with run.part(name, needs=10) as enough:
             if not enough:
                 continue
-            digests = [_digest(_trajectory(name, changes, 20)[1]) for _ in range(2)]
-            run.say(name, same_process=digests[0] == digests[1], digests=digests)
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                contextlib.closing(Checkpoints(folder, "exact_accuracy", CheckpointConfig())) as checkpoints,
-            ):
-                programs, state = _trajectory(name, changes, 10)
-                checkpoints.save(10, state, {})
-                checkpoints.wait()
-                state, _ = checkpoints.restore(10, programs.abstract)
-                resumed = _digest(_trajectory(name, changes, 20, (10, state))[1])
-            run.say(name, resumed=resumed == digests[0])
-    with run.part("two processes", needs=20) as enough:
+            programs = measure.Programs(shape(name, {**changes, "train.deterministic": True}))
+            (call, _), lies = programs.train(), shardings_of(programs.abstract)
+            start, model = jax.device_get(programs.state), programs.cfg.model
+
+            def go(state, first, last, programs=programs, call=call, lies=lies, model=model):
+                programs.state = jax.device_put(state, lies)
+                for number in range(first, last):
+                    call(programs.put(measure.random_batch(model, programs.cfg.train.batch_size, number)))
+                return programs.state
+
+            run.say(name, digest=(digest := _digest(go(start, 0, 20))))
+            if run.args.again:
+                continue
+            run.say(name, same_process=_digest(go(start, 0, 20)) == digest)
+            with tempfile.TemporaryDirectory() as folder:
+                with contextlib.closing(Checkpoints(folder, "exact_accuracy", CheckpointConfig())) as checkpoints:
+                    checkpoints.save(10, go(start, 0, 10), {}, 0.0)
+                    checkpoints.wait()
+                    state, _ = checkpoints.restore(10, programs.abstract)
+            run.say(name, resumed=_digest(go(state, 10, 20)) == digest)
+    if run.args.again:
+        return
+    with run.part("two processes", needs=10) as enough, tempfile.TemporaryDirectory() as folder:
         if enough:
-            command = [sys.executable, "-m", "benchmarks.gpu_phases", "determinism", "--again", "--seconds", "60"]
-            command += ["--json", os.devnull, *["--tiny"] * run.tiny]
-            told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-            if told.returncode:
-                raise RuntimeError(told.stderr[-1000:])
-            there = json.loads(told.stdout.splitlines()[-1])[1:]
-            here = [run.found[name]["digests"][0] for name in ("baseline_768", "attention_768")]
-            run.say("two processes", equal=there == here, digests=there)
+            file, seconds = Path(folder) / "again.json", run.left()
+            command = [sys.executable, "-m", "benchmarks.gpu_phases", "determinism", "--again", "--json", str(file)]
+            command += ["--seconds", str(seconds), *["--tiny"] * run.tiny]
+            subprocess.run(command, capture_output=True, cwd=ROOT, timeout=seconds)
+            there = json.loads(file.read_text())
+            for name in names:
+                run.say("two processes", **{name: there[name].get("digest") == run.found[name]["digest"]})
 
 
 def bench(run: Run) -> None:
-    """Training step and evaluation of the five shapes, and what determinism costs the first."""
-    from trm_jax.bench import measure
-    from trm_jax.bench.shapes import SHAPES, shape, smaller
+    """Training step and evaluation of the five shapes against their floors, and what determinism costs the first."""
+    from trm_jax.bench import suite
+    from trm_jax.bench.shapes import SHAPES, shape
 
-    def train(label: str, cfg, seconds: float):
-        for tried in smaller(cfg):
-            with run.part(label, "train", needs=10) as enough:
-                if not enough:
-                    return None
-                run.found.get(label, {}).get("train", {}).pop("error", None)
-                run.say(label, "train", **(programs := measure.Programs(tried)).train(seconds))
-                return programs
-            if "RESOURCE_EXHAUSTED" not in run.found[label]["train"].get("error", ""):
-                return None
-            run.say(
-                label, "too_large", **{f"in {tried.train.accumulation} parts": run.found[label]["train"]["error"][:200]}
-            )
-        return None
-
-    jobs = [(name, {}) for name in SHAPES]
-    jobs.insert(1, ("baseline_768, not deterministic", {"train.deterministic": False}))
-    for label, more in jobs:
-        name = label.split(",")[0]
-        cfg = shape(name, settings(run) | more)
-        if run.tiny and cfg.model.seq_len == 900:
-            cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, seq_len=100))
-        programs = train(label, cfg, 4.0)
-        if programs and not more:
-            with run.part(label, "evaluate", needs=10) as enough:
-                if enough:
-                    run.say(label, "evaluate", **programs.evaluate(4.0, min(cfg.eval.batch_size, 768)))
-        del programs
+    configs = [shape(name, settings(run)) for name in SHAPES]
+    if run.tiny:
+        configs = [dataclasses.replace(c, model=dataclasses.replace(c.model, seq_len=81)) for c in configs]
+    free = shape("baseline_768", settings(run) | {"train.deterministic": False})
+    configs.insert(1, dataclasses.replace(free, name="baseline_768, not deterministic"))
+    suite.run(configs, run.left(), what=(suite.TRAIN, suite.EVALUATE), keep=lambda found: run.say(**found))
 
 
 def torch(run: Run) -> None:
-    """`baseline_768` against the PyTorch twin with torch.compile, interleaved."""
-    from benchmarks import torch_speed
+    """`baseline_768` in turns with the PyTorch twin, which torch.compile compiles on a GPU."""
+    from trm_jax.bench import suite
+    from trm_jax.bench.shapes import shape
 
-    if run.tiny:
-        words = ["--config", "demo", "--batch", "6", "--rounds", "2"]
-    else:
-        words = ["--config", "baseline_768", "--batch", "768", "--dtype", "bfloat16", "--device", "cuda", "--compile"]
-        words += ["--rounds", "11", "--set", "train.deterministic=false"]
-    figures = torch_speed.measure(torch_speed.arguments(words))
-    run.say(**figures | {"command": f"python -m benchmarks.torch_speed {' '.join(words)}"})
+    suite.require_twin()
+    cfg = shape("baseline_768", settings(run, train__deterministic=False))
+    suite.run([cfg], run.left(), what=(suite.TRAIN, suite.TWIN), keep=lambda found: run.say(**found))
 
 
 def packed(run: Run) -> None:
@@ -396,7 +376,7 @@ def packed(run: Run) -> None:
                         kept[0], sums = advance(kept[0], rows, hparams)
                         return sums["loss"]
 
-                    seconds = measure.spread(measure.timed(call, 0.5 if run.tiny else 3.0))
+                    seconds = measure.timed(call, 0.5 if run.tiny else 3.0)
                     runs = seeds if kind == "packed" else 1
                     rate[kind] = runs * cfg.train.batch_size / seconds["median"]
                     run.say(name, dtype, **{kind: seconds})
@@ -404,37 +384,40 @@ def packed(run: Run) -> None:
 
 
 def kernels_of(folder: Path, steps: int, most: int = 25) -> dict:
-    """What a device did in a trace: its kernels by total time, and the share of the time in which one ran."""
+    """What the devices did in a trace of so many steps: kernels by total time, and the share of time with one busy."""
     import jax
 
     path = max(folder.rglob("*.xplane.pb"))
     planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
-    devices = [plane for plane in planes if plane.name.startswith("/device:")] or planes
-    total: dict[str, list[float]] = {}
+    lines = [line for plane in planes if plane.name.startswith("/device:") for line in plane.lines]
+    # A GPU's kernels are on its streams; other lines repeat them by module and step. A CPU has threads of XLA.
+    kept = [line for line in lines if line.name.startswith("Stream")] or [
+        line for line in lines if line.name == "XLA Ops"
+    ]
+    kept = kept or [line for plane in planes for line in plane.lines if "XLA" in line.name]
+    total: dict[str, list] = {}
     spans = []
-    for plane in devices:
-        for line in plane.lines:
-            if plane.name.startswith("/device:") and not line.name.startswith(("Stream", "XLA Ops")):
-                continue
-            for event in line.events:
-                one = total.setdefault(event.name, [0.0, 0])
-                one[0] += event.duration_ns
-                one[1] += 1
-                spans.append((event.start_ns, event.start_ns + event.duration_ns))
-    busy, end = 0.0, 0.0
-    for start, stop in sorted(spans):
+    for line in kept:
+        for event in line.events:
+            if event.name not in total:
+                total[event.name] = [0.0, 0, {name: str(value)[:200] for name, value in event.stats if "op" in name}]
+            total[event.name][0] += event.duration_ns
+            total[event.name][1] += 1
+            spans.append((event.start_ns, event.start_ns + event.duration_ns))
+    spans.sort()
+    busy, end = 0.0, spans[0][0]
+    for start, stop in spans:
         busy += max(0.0, stop - max(start, end))
         end = max(end, stop)
-    length = end - min(spans)[0]
-    worked = sum(ns for ns, _ in total.values())
+    worked = sum(ns for ns, *_ in total.values())
     table = sorted(total.items(), key=lambda item: -item[1][0])[:most]
     return {
-        "planes": [[plane.name, [line.name for line in plane.lines][:20]] for plane in planes][:20],
-        "busy_share": busy / length,
-        "ms_per_step": length / steps / 1e6,
+        "lines": [line.name for line in kept][:20],
+        "busy_share": busy / (end - spans[0][0]),
+        "ms_per_step": (end - spans[0][0]) / steps / 1e6,
         "kernels": [
-            {"name": name[:160], "ms_per_step": ns / steps / 1e6, "per_step": count / steps, "share": ns / worked}
-            for name, (ns, count) in table
+            {"name": name[:160], "ms": ns / steps / 1e6, "per_step": count / steps, "share": ns / worked, "of": stats}
+            for name, (ns, count, stats) in table
         ],
     }
 
@@ -451,7 +434,7 @@ def profile(run: Run) -> None:
             if not enough:
                 continue
             programs = measure.Programs(shape(name, settings(run)))
-            call, _ = programs.train_call()
+            call, _ = programs.train()
             jax.block_until_ready(call())
             with tempfile.TemporaryDirectory() as folder:
                 with jax.profiler.trace(folder):
@@ -621,12 +604,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--carry-from", type=Path)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", action="store_true", help="determinism: be the second process")
     args = parser.parse_args()
-    if args.name in ("determinism", "torch", "train"):  # two processes share the card
+    if args.name in ("determinism", "torch", "train"):  # two programs share the card
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     else:
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.92"
+    if args.name == "determinism":  # a second process that took the first one's program would prove less
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     PHASES[args.name](Run(args, time.monotonic() + args.seconds))
 
 

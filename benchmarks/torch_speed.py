@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,42 +64,33 @@ class HostMemory:
         return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
-def random_batch(model, rows: int) -> dict[str, np.ndarray]:
-    """Random tokens [B, S], labels [B, S] and puzzle ids [B]: the work of a step does not depend on the values."""
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(1, model.vocab_size, (2, rows, model.seq_len), dtype=np.int32)
-    ids = rng.integers(0, model.num_puzzle_ids, rows, dtype=np.int32)
-    return {"inputs": tokens[0], "labels": tokens[1], "puzzle_ids": ids}
-
-
-def jax_side(cfg, batch: dict, total_steps: int) -> tuple[Side, dict[str, np.ndarray]]:
-    """The library's compiled, donated training step, and its initial weights as an official state dict."""
+def official_weights(cfg) -> dict[str, np.ndarray]:
+    """The weights that the library begins with, as an official state dict."""
     import jax
 
-    from trm_jax import compiler
     from trm_jax.models.convert.torch_format import export_state_dict
     from trm_jax.train.state import initial_state
-    from trm_jax.train.step import hparams_of, make_train_step
+
+    params = jax.device_get(jax.jit(lambda key: initial_state(cfg, key).params)(jax.random.key(cfg.seed)))
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    return export_state_dict(params, ids=cfg.model.num_puzzle_ids)
+
+
+def jax_side(cfg) -> Side:
+    """The library's compiled training step."""
+    import jax
+
+    from trm_jax.bench.measure import Programs
 
     device = jax.devices()[0]
-    state = jax.jit(partial(initial_state, cfg))(jax.random.key(cfg.seed))
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), state.params)
-    weights = export_state_dict(params, ids=cfg.model.num_puzzle_ids)
-    batch = jax.device_put(batch, device)
-    began = time.perf_counter()
-    hparams = jax.device_put(hparams_of(cfg, total_steps), device)
-    options = compiler.options(cfg.train.deterministic)
-    step = jax.jit(make_train_step(cfg, total_steps), donate_argnums=0, compiler_options=options)
-    compiled = step.lower(state, batch, hparams).compile()
-    compile_s = time.perf_counter() - began
+    call, facts = Programs(cfg, [device]).train()
 
     def one_step() -> float:
-        nonlocal state
-        state, sums = jax.block_until_ready(compiled(state, batch, hparams))
+        sums = jax.block_until_ready(call())
         return float(sums["lm_loss"] + 0.5 * sums["q_loss"])
 
     peak = (lambda: device.memory_stats()["peak_bytes_in_use"]) if device.platform == "gpu" else None
-    return Side("jax", one_step, compile_s, peak), weights
+    return Side("jax", one_step, facts["compile_s"], peak)
 
 
 def torch_side(cfg, weights: dict[str, np.ndarray], batch: dict, device: str, compiled: bool) -> Side:
@@ -151,9 +141,14 @@ def first_step(side: Side) -> float:
     return loss
 
 
+def agree(ours: float, twins: float, dtype: str) -> bool:
+    """Whether two first losses may be of the same work; not for NaN."""
+    return abs(ours - twins) <= LOSS_TOLERANCE[dtype] * abs(twins)
+
+
 def check_agreement(ours: float, twins: float, dtype: str) -> None:
     """Stop a comparison of two programs that do not do the same work."""
-    if not abs(ours - twins) <= LOSS_TOLERANCE[dtype] * abs(twins):  # also for NaN
+    if not agree(ours, twins, dtype):
         raise SystemExit(f"the sides disagree: first loss {ours:.6g} from jax, {twins:.6g} from torch")
 
 
@@ -273,13 +268,13 @@ def confine(args) -> None:
 def measure(args) -> dict:
     """Run the comparison; raises SystemExit when the two sides do not compute the same loss."""
     confine(args)
+    from trm_jax.bench.measure import random_batch
     from trm_jax.configs import registry, resolve
 
     changes = {"train.batch_size": args.batch, "model.dtype": args.dtype, **resolve.parse_assignments(args.set)}
     cfg = resolve.freeze(resolve.override(registry.get(args.config), changes))
-    batch = random_batch(cfg.model, args.batch)
-    ours, weights = jax_side(cfg, batch, total_steps=100_000)
-    twin = torch_side(cfg, weights, batch, args.device, args.compile)
+    ours = jax_side(cfg)
+    twin = torch_side(cfg, official_weights(cfg), random_batch(cfg.model, args.batch), args.device, args.compile)
     check_agreement(first_step(ours), first_step(twin), args.dtype)
     interleave([ours, twin], args.rounds)
     return report(args, cfg, [ours, twin])

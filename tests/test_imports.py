@@ -22,7 +22,7 @@ LAYERS = (
     ("train",),
     ("configs",),
     ("planning",),
-    ("aot",),
+    ("aot", "bench"),
     ("sweep",),
     ("reports",),  # of sweeps too: how many programs shared the machine
     ("cli",),

@@ -11,8 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.torch_speed import check_agreement, interleave, random_batch  # noqa: E402  (torch is optional)
-from trm_jax.configs import registry, resolve  # noqa: E402
+from benchmarks.torch_speed import check_agreement, interleave  # noqa: E402  (torch is optional)
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["data.size=4", "model.hidden_size=32", "model.num_heads=2", "model.puzzle_emb_ndim=32"]
@@ -72,15 +71,3 @@ def test_sides_take_turns_and_change_the_order():
     interleave(sides, 3)
     assert calls == ["torch", "jax", "jax", "torch", "torch", "jax"]
     assert all(len(side.seconds) == 3 and min(side.seconds) >= 0 for side in sides)
-
-
-def test_random_batch_fits_the_model():
-    model = resolve.freeze(registry.get("demo")).model
-    batch = random_batch(model, 3)
-    assert {name: array.shape for name, array in batch.items()} == {
-        "inputs": (3, model.seq_len),
-        "labels": (3, model.seq_len),
-        "puzzle_ids": (3,),
-    }
-    assert batch["inputs"].max() < model.vocab_size
-    assert batch["puzzle_ids"].max() < model.num_puzzle_ids

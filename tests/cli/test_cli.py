@@ -24,7 +24,8 @@ def test_the_version(here):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "train", "sweep", "plan", "report", "compare", "eval", "solve", "list", "show", "export", "import"]
+    "command",
+    ["", "train", "sweep", "plan", "report", "compare", "eval", "solve", "list", "show", "export", "import", "bench"],
 )
 def test_every_command_has_help_with_examples(here, command):
     result = here(*command.split(), "--help")

@@ -1,11 +1,10 @@
-"""Timings of a run's own compiled programs, on synthetic batches of its shape.
+"""A run's own compiled programs on synthetic batches of its shape, and how a call of them is timed.
 
-B = batch, S = tokens of a row. What a step computes does not depend on the values in a batch.
+B = batch, S = tokens of a row. What a program computes does not depend on the values in a batch.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trm_jax import sharding
+from trm_jax import compiler, sharding
 from trm_jax.evals.runner import jit_eval_step
 from trm_jax.train.compiled import jit_train_step
 from trm_jax.train.config import RunConfig
@@ -24,7 +23,7 @@ from trm_jax.train.state import abstract_state, evaluation_params, initial_state
 from trm_jax.train.step import hparams_of
 
 TOTAL_STEPS = 100_000  # of the schedule
-_GROUP_S = 0.1  # calls are queued until they take so long together: the wait for the last one is then no matter
+Call = Callable[[], Any]
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -34,24 +33,34 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "q1": low, "q3": high, "n": len(values)}
 
 
-def timed(call: Callable[[], Any], seconds: float, most: int = 30) -> list[float]:
-    """Seconds of one call, at least three and up to `most` times; the first call only warms up.
+def sampler(call: Call, group_s: float = 0.1) -> Callable[[], float]:
+    """A function that takes one sample of the seconds of `call`, which is warmed up here.
 
-    Short calls are queued in groups and a sample is the mean of one, as a loop that never waits would have it.
+    A sample is the mean of as many queued calls as take `group_s` together, as in a loop that does not wait for each.
     """
+    jax.block_until_ready(call())
     began = time.perf_counter()
     jax.block_until_ready(call())
-    once = time.perf_counter()
-    jax.block_until_ready(call())
-    once = time.perf_counter() - once
-    group, samples = max(1, min(1000, math.ceil(_GROUP_S / once))), []
-    while len(samples) < 3 or (len(samples) < most and time.perf_counter() - began + group * once < seconds):
-        start = time.perf_counter()
+    group = max(1, min(1000, round(group_s / (time.perf_counter() - began))))
+
+    def once() -> float:
+        began = time.perf_counter()
         for _ in range(group):
             out = call()
         jax.block_until_ready(out)
-        samples.append((time.perf_counter() - start) / group)
-    return samples
+        return (time.perf_counter() - began) / group
+
+    return once
+
+
+def timed(call: Call, seconds: float, most: int = 30) -> dict[str, float]:
+    """`spread` of the seconds of a call: three samples, and more up to `most` while there is time."""
+    ends = time.perf_counter() + seconds
+    once = sampler(call)
+    samples = [once() for _ in range(3)]
+    while len(samples) < most and time.perf_counter() + samples[-1] < ends:
+        samples.append(once())
+    return spread(samples)
 
 
 def random_batch(model, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -62,78 +71,81 @@ def random_batch(model, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"inputs": tokens[0], "labels": tokens[1], "puzzle_ids": ids}
 
 
-def program_bytes(compiled) -> int:
-    """What a compiled program needs of a device's memory: arguments, results and temporaries."""
-    m = compiled.memory_analysis()
-    return m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+def _compiled(jitted, *args) -> tuple[Call, dict]:
+    """The program for these arguments, the seconds of its compilation, and what it needs of a device's memory."""
+    began = time.perf_counter()
+    program = jitted.lower(*args).compile()
+    facts = {"compile_s": time.perf_counter() - began}
+    m = program.memory_analysis()
+    needs = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+    return program, facts | {"program_bytes": needs}
 
 
 class Programs:
-    """A run's training step and evaluation, compiled when they are first asked for; all devices unless told."""
+    """A run's compiled programs, each as a function that queues one call, with facts: compile_s, program_bytes."""
 
     def __init__(self, cfg: RunConfig, devices=None):
+        """devices: those the mesh spans (default: all)."""
         self.cfg = cfg
         self.mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
-        self.lies = sharding.batch_sharding(self.mesh, sharding.Rules())
         self.abstract = abstract_state(cfg, self.mesh)
         make = jax.jit(partial(initial_state, cfg), out_shardings=shardings_of(self.abstract))
         self.state = make(jax.random.key(cfg.seed))
 
-    def batch(self, rows: int) -> dict[str, jax.Array]:
-        return {name: jax.device_put(x, self.lies) for name, x in random_batch(self.cfg.model, rows).items()}
+    def put(self, batch: dict) -> dict[str, jax.Array]:
+        """A batch where the programs take it."""
+        return jax.device_put(batch, sharding.batch_sharding(self.mesh, sharding.Rules()))
 
-    def train_call(self) -> tuple[Callable[[], Any], dict]:
-        """A function that queues one training step, and figures of its compilation."""
+    def train(self) -> tuple[Callable[..., dict], dict]:
+        """One training step, on the same batch unless another is given; returns its sums."""
         cfg = self.cfg
-        batch = self.batch(cfg.train.batch_size)
+        batch = self.put(random_batch(cfg.model, cfg.train.batch_size))
         hparams = sharding.put_whole(self.mesh, hparams_of(cfg, TOTAL_STEPS))
-        began = time.perf_counter()
-        step = jit_train_step(cfg, TOTAL_STEPS, cfg.model, self.abstract, self.mesh)
-        step = step.lower(self.state, batch, hparams).compile()
-        figures = {"compile_s": time.perf_counter() - began, "program_bytes": program_bytes(step)}
+        jitted = jit_train_step(cfg, TOTAL_STEPS, cfg.model, self.abstract, self.mesh)
+        step, facts = _compiled(jitted, self.state, batch, hparams)
 
-        def call():
+        def call(batch=batch):
             self.state, sums = step(self.state, batch, hparams)
-            return sums["loss"]
+            return sums
 
-        return call, figures
+        return call, facts
 
-    def train(self, seconds: float) -> dict:
-        """Figures of a training step: compilation, memory, seconds of a step."""
-        call, figures = self.train_call()
-        rows, parts = self.cfg.train.batch_size, self.cfg.train.accumulation
-        flops = rows * self.cfg.family.flops(self.cfg.model)[0]
-        figures |= {"rows": rows, "accumulation": parts, "flops": flops}
-        return figures | {"seconds": spread(timed(call, seconds))}
+    def evaluate(self, rows: int) -> tuple[Call, dict]:
+        """Evaluation of one batch."""
+        batch = self.put({**random_batch(self.cfg.model, rows), "counted": np.ones(rows, bool)})
+        rest = batch, batch.pop("counted")
+        step, facts = _compiled(jit_eval_step(self.cfg, 0, self.mesh), self._params(), *rest)
+        return lambda: step(self._params(), *rest), facts
 
-    def evaluate(self, seconds: float, rows: int) -> dict:
-        """Figures of the evaluation of one batch of `rows`, every supervision step of it."""
-        cfg = self.cfg
-        params, batch = evaluation_params(self.state)[""], self.batch(rows)
-        counted = jax.device_put(np.ones(rows, bool), self.lies)
-        began = time.perf_counter()
-        step = jit_eval_step(cfg, 0, self.mesh).lower(params, batch, counted).compile()
-        compile_s = time.perf_counter() - began
-        samples = timed(lambda: step(params, batch, counted)["count"], seconds)
-        return {
-            "rows": rows,
-            "compile_s": compile_s,
-            "program_bytes": program_bytes(step),
-            "flops": rows * cfg.family.flops(cfg.model)[1],
-            "seconds": spread(samples),
-        }
+    def think(self, rows: int) -> tuple[Call, dict]:
+        """All the steps of thinking about so many puzzles, on the first device."""
+        family, model, first = self.cfg.family, self.cfg.model, self.mesh.devices.flat[0]
+        batch = jax.device_put(random_batch(model, rows), first)
+        options = compiler.options(self.cfg.train.deterministic)
+        jitted = jax.jit(lambda params, batch: family.think(params, model, batch), compiler_options=options)
+        step, facts = _compiled(jitted, jax.device_put(self._params(), first), batch)
+        return lambda: step(jax.device_put(self._params(), first), batch), facts
+
+    def _params(self) -> dict:
+        """Those of now: a training step takes the memory of the ones before."""
+        return evaluation_params(self.state)[""]
 
 
-def matmul_rate(n: int, seconds: float, dtype=jnp.bfloat16) -> dict[str, float]:
-    """FLOP/s of the product of two random matrices [n, n] on the first device."""
-    keys = jax.random.split(jax.random.key(0))
-    a, b = (jax.random.normal(key, (n, n), dtype) for key in keys)
-    product = jax.jit(lambda a, b: a @ b)
-    return spread(2 * n**3 / s for s in timed(lambda: product(a, b), seconds))
+def product(dtype: str, n: int) -> tuple[Call, float]:
+    """A product of two random matrices [n, n] on the first device, and its FLOPs."""
+    a, b = (jax.random.normal(key, (n, n), dtype) for key in jax.random.split(jax.random.key(0)))
+    precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+    times = jax.jit(partial(jnp.matmul, precision=precision, preferred_element_type=dtype))
+    return lambda: times(a, b), 2 * n**3
 
 
-def copy_rate(size: int, seconds: float) -> dict[str, float]:
-    """Bytes a second, read and written, of adding 1 to `size` bytes of float32 on the first device."""
-    x = jnp.zeros(size // 4, jnp.float32)
-    add = jax.jit(lambda x: x + 1)
-    return spread(2 * x.nbytes / s for s in timed(lambda: add(x), seconds))
+def copy(size: int) -> tuple[Call, float]:
+    """Adding 1 to `size` bytes of float32 on the first device, in place, and the bytes read and written."""
+    kept = [jnp.zeros(size // 4, jnp.float32)]
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def call():
+        kept[0] = add(kept[0])
+        return kept[0]
+
+    return call, 2 * size

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trm_jax.configs import registry, resolve
+from trm_jax.planning import memory
 from trm_jax.train.config import RunConfig
 
 ATTENTION = {"model.mlp_t": False, "model.pos_encodings": "rope"}
@@ -32,9 +33,13 @@ def shape(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
     return dataclasses.replace(cfg, name=name, model=dataclasses.replace(cfg.model, **sizes))
 
 
-def smaller(cfg: RunConfig) -> Iterator[RunConfig]:
-    """The run itself, then what needs less memory: its batch in two parts, four, ..., one after the other."""
+def that_fit(cfg: RunConfig, devices: int, room: int) -> Iterator[RunConfig]:
+    """The run, with its batch in as many parts as the planner thinks that it takes to fit into `room` bytes of each
+    device; then in twice as many, and so on, for when it is wrong."""
+    mesh = memory.abstract_mesh(cfg, devices)
+    state = memory.state_bytes(cfg, mesh)
     size, parts = cfg.train.batch_size, cfg.train.accumulation
-    while size % parts == 0:
-        yield dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, accumulation=parts))
+    while size % (parts * devices) == 0:
+        if state + memory.COMPILERS_TAKE * memory.step_bytes(cfg, mesh, parts) <= room:
+            yield dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, accumulation=parts))
         parts *= 2

@@ -1,0 +1,39 @@
+"""`trm bench`: what it prints and writes, never how fast a machine is."""
+
+import json
+
+from trm_jax.bench import against
+from trm_jax.bench.shapes import SHAPES
+
+TINY = ["model.hidden_size=32", "model.num_heads=2", "model.puzzle_emb_ndim=32", "train.batch_size=4"]
+TINY += ["eval.batch_size=4", "model.halt_max_steps=2", "model.L_cycles=1"]
+
+
+def test_the_command(trm, tmp_path):
+    """Every figure of a tiny model, its floor, and a comparison with itself."""
+    file = tmp_path / "a.json"
+    done = trm.run("bench", "sudoku4", "--minutes", "0.4", "--json", file, "--set", *TINY)
+    assert done.code == 0, done.err
+    found = json.loads(file.read_text())["runs"]["sudoku4"]
+    assert {"train", "evaluate", "solve 1", "solve 64", "read a batch"} <= found.keys()
+    for figure in found.values():
+        s = figure["seconds"]
+        assert 0 < s["q1"] <= s["median"] <= s["q3"] and s["n"] >= 1
+    assert found["train"]["floor_s"] > 0 and found["train"]["program_bytes"] > 0
+    assert all(kind in done.out for kind in found)
+    (change, *_) = against.changes(json.loads(file.read_text()), against.read(file))
+    assert change.verdict == "" and change.before == change.now
+
+
+def test_floors_are_shown_without_a_device(here):
+    done = here("bench", "baseline_768", "--floor", "h200")
+    assert done.code == 0 and "token products" in done.out and "MFU 100%" in done.out
+    done = here("bench", "--floor", "h200", "v4-8")
+    assert done.code == 0 and all(name in done.out for name in SHAPES)
+
+
+def test_wrong_words_are_one_line(refused, tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    assert "is not a result of trm bench" in refused("bench", "demo", "--against", str(tmp_path / "x.json"))
+    assert "Did you mean" in refused("bench", "baselin")
+    assert "no device" in refused("bench", "demo", "--floor", "h20")

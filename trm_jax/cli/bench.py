@@ -1,0 +1,181 @@
+"""`trm bench`: what this machine reaches: training, evaluation, solving, data, start.
+
+Random batches; no puzzle files are needed. Everything takes turns until the time is up; a figure is the median of n
+samples with their quartiles. What does not fit into the time is left out, the least important first.
+floor: what the products and the memory traffic of a training step take at the rates measured in the same run;
+docs/performance.md says by part. of product: FLOP/s, as a share of what a large product reached; MFU: as a share of the
+data sheet's bfloat16 peak, where that is known.
+Without a name: on a CPU demo and a small batch of baseline, elsewhere the five shapes of docs/performance.md.
+
+examples:
+  trm bench
+  trm bench baseline_768 --minutes 3 --json before.json
+  trm bench baseline_768 --minutes 3 --against before.json      faster or slower than before, if more than the spread
+  trm bench demo --compare torch                                the PyTorch twin in turns with it (from a checkout)
+  trm bench baseline_768 --floor h200                           the least time of a step by part; nothing is run
+  trm bench --floor h200 a100 v4-8                              of all shapes on several devices
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from trm_jax.cli import arguments as cli
+from trm_jax.cli.plan import amount, print_table
+
+ON_CPU = {"train.batch_size": 32, "eval.batch_size": 32, "model.dtype": "float32"}  # baseline's, where there is no more
+_COLUMNS = ("", "rows", "median", "quartiles", "n", "floor", "of\nproduct", "MFU", "rows/s", "memory", "compiled\nin")
+_PARTS = ("", "GFLOP", "MB", "ms", "bound by")
+
+
+def add_parser(subparsers) -> None:
+    parser = cli.add_documented(subparsers, "bench", run, __doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, maze_hard or arc1")
+    parser.add_argument("--minutes", type=amount, default=8.0, help="for everything (default: 8)")
+    parser.add_argument("--compare", choices=["torch"], help="measure the PyTorch twin as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with an earlier --json")
+    parser.add_argument("--floor", nargs="+", metavar="DEVICE", help="only the floor on devices of `trm plan`")
+    cli.add_set(parser)
+
+
+def run(args) -> int:
+    from trm_jax.bench import against
+    from trm_jax.bench.shapes import SHAPES, shape
+
+    if args.floor:
+        return _floors([shape(name, cli.changes(args)) for name in args.names or SHAPES], args.floor)
+    before = against.read(args.against) if args.against else None
+    import jax
+
+    from trm_jax.bench import suite
+
+    if args.compare:
+        suite.require_twin()
+    if args.names or jax.default_backend() != "cpu":
+        configs = [shape(name, cli.changes(args)) for name in dict.fromkeys(args.names or SHAPES)]
+    else:
+        configs = [shape("demo", cli.changes(args)), shape("baseline", {**ON_CPU, **cli.changes(args)})]
+    what = [kind for kind in suite.WHAT if kind != suite.TWIN or args.compare]
+    results = {"command": shlex.join(["trm", "bench", *sys.argv[2:]]), "minutes": args.minutes}
+
+    def keep(found: dict) -> None:
+        results.update(found)
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    tell = lambda line: print(f"measuring {line}", file=sys.stderr)  # noqa: E731
+    keep(suite.run(configs, 60 * args.minutes, what=what, say=tell, keep=keep))
+    show(results)
+    if before:
+        compare(results, before, str(args.against))
+    return 0
+
+
+def seconds(value: float) -> str:
+    """'1.23 s', '45.6 ms'."""
+    for unit, scale in (("s", 1), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= scale or unit == "us":
+            return f"{value / scale:.3g} {unit}"
+    raise AssertionError
+
+
+def show(results: dict) -> None:
+    """The table a person reads."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    cores = f"{results['cores']} cores of " if results["platform"] == "cpu" else f"{results['devices']} x "
+    print(f"{cores}{results['device']}; {versions}")
+    for name, rate in results["rates"].items():
+        what, unit = ("copying memory", "GB/s") if name == "copy" else (f"a large {name} product", "GFLOP/s")
+        low, high = rate["q1"] / 1e9, rate["q3"] / 1e9
+        print(f"{what}: {rate['median'] / 1e9:,.1f} {unit} (quartiles {low:,.1f} to {high:,.1f}, n = {rate['n']})")
+    rows = []
+    for name, kinds in results["runs"].items():
+        rows.append([name])
+        rows += [["  " + kind, *_cells(figure)] for kind, figure in kinds.items()]
+    print_table(_COLUMNS, rows)
+    for name, kinds in results["runs"].items():
+        for kind, figure in kinds.items():
+            if "error" in figure:
+                print(f"note: {name}, {kind}: {figure['error']}")
+            if figure.get("accumulation", 1) > 1:
+                print(f"note: {name}, {kind}: the batch is taken in {figure['accumulation']} parts, to fit")
+    if results["left_out"]:
+        print(f"left out for want of time (--minutes): {'; '.join(results['left_out'])}")
+
+
+def _cells(figure: dict) -> list[str]:
+    if "seconds" not in figure:
+        return ["", "failed"]
+    s = figure["seconds"]
+    share = lambda name: f"{figure[name]:.0%}" if name in figure else ""  # noqa: E731
+    return [
+        f"{figure['rows']:,}" if "rows" in figure else "",
+        seconds(s["median"]),
+        f"{seconds(s['q1'])} - {seconds(s['q3'])}",
+        str(s["n"]),
+        seconds(figure["floor_s"]) if "floor_s" in figure else "",
+        share("of_product"),
+        share("mfu"),
+        f"{figure['rows'] / s['median']:,.0f}" if "rows" in figure else "",
+        f"{figure['program_bytes'] / 1e6:,.0f} MB" if "program_bytes" in figure else "",
+        seconds(figure["compile_s"]) if "compile_s" in figure else "",
+    ]
+
+
+def compare(results: dict, before: dict, where: str) -> None:
+    """What changed since an earlier run of the command."""
+    from trm_jax.bench.against import changes
+
+    if results["device"] != before["device"]:
+        print(f"note: {where} is of another device: {before['device']}")
+    rows = [
+        [change.run, change.kind, seconds(change.before), seconds(change.now),
+         f"{change.before / change.now:.2f} x as fast", change.verdict or "within the spread"]
+        for change in changes(results, before)
+    ]  # fmt: skip
+    print_table(("", "", f"in {where}", "now", "", ""), rows, words=(0, 1, 5))
+
+
+def _floors(configs: list, names: list[str]) -> int:
+    """The least time of a training step, from formulas and data sheets: by part on one device, in all on several."""
+    from trm_jax.planning import find
+    from trm_jax.planning.floor import Rates, floor, fused, step_parts
+    from trm_jax.planning.hardware import SOURCE
+
+    devices = [find(name) for name in names]
+
+    def limits(cfg, rates) -> dict[str, float]:
+        alone = sum(part.flops for part in step_parts(cfg).values()) / rates.flops
+        one_by_one = sum(floor(cfg, rates).values())
+        return {"every kernel apart": one_by_one, "norms, element-wise fused": fused(cfg, rates), "FLOPs alone": alone}
+
+    for device in devices:
+        rates = Rates.of(device)
+        print(f"{device.title}: {rates.flops / 1e12:g} TFLOP/s, {rates.bytes / 1e12:g} TB/s ({SOURCE})")
+    if len(devices) > 1:
+        rows = [
+            [cfg.name, f"{cfg.train.batch_size:,}"]
+            + [" / ".join(f"{1e3 * one:,.3g}" for one in limits(cfg, Rates.of(device)).values()) for device in devices]
+            for cfg in configs
+        ]
+        print("\nms of a training step: every kernel apart / norms and element-wise work fused / FLOPs alone")
+        print_table(("", "batch", *names), rows)
+        return 0
+    for cfg in configs:
+        parts, floors, found = step_parts(cfg), floor(cfg, rates), limits(cfg, rates)
+        rows = [
+            [name, f"{part.flops / 1e9:,.0f}", f"{part.step_bytes / 1e6:,.0f}", f"{floors[name] * 1e3:,.2f}",
+             "memory" if floors[name] == part.step_bytes / rates.bytes else "FLOPs"]
+            for name, part in parts.items()
+        ]  # fmt: skip
+        rows += [
+            [name, "", "", f"{1e3 * seconds:,.2f}", f"MFU {found['FLOPs alone'] / seconds:.0%}"]
+            for name, seconds in found.items()
+        ]
+        print(f"\n{cfg.name}, batch {cfg.train.batch_size:,}, {cfg.model.dtype}: a training step")
+        print_table(_PARTS, rows, words=(0, 4))
+    return 0

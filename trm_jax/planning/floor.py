@@ -1,0 +1,49 @@
+"""The least time that a training step can take on a device: what its parts compute and move, at the device's rates."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trm_jax.models import params, trm_cost
+from trm_jax.models.trm_cost import Part
+from trm_jax.planning.hardware import Device
+from trm_jax.train.config import RunConfig
+
+_FLOAT32 = 4
+
+
+class Rates(NamedTuple):
+    """Of all chips of a device together: FLOP/s of products, bytes/s of memory."""
+
+    flops: float
+    bytes: float
+
+    @classmethod
+    def of(cls, device: Device) -> Rates:
+        """The data sheet's: bfloat16 products, memory bandwidth."""
+        return cls(device.chips * device.peak_tflops * 1e12, device.chips * device.bandwidth_tb_s * 1e12)
+
+
+def step_parts(cfg: RunConfig) -> dict[str, Part]:
+    """A whole step by part: the family's, and the optimiser, all in `flops` and `step_bytes`."""
+    rows = cfg.train.batch_size
+    found = {
+        name: Part(rows * part.flops, 0, rows * part.row_bytes + part.step_bytes)
+        for name, part in trm_cost.parts(cfg.model).items()
+    }
+    weights = params.count(cfg.family.specs(cfg.model)["weights"])
+    averages = bool(cfg.optim.ema_decay) + len(cfg.optim.other_decays)
+    # Gradients are read; weights, two moments and averages are read and written.
+    return found | {"optimiser": Part(0, 0, weights * _FLOAT32 * (1 + 2 * (3 + averages)))}
+
+
+def floor(cfg: RunConfig, rates: Rates) -> dict[str, float]:
+    """Seconds of each part of a step: its FLOPs or its bytes, whichever take longer."""
+    return {
+        name: max(part.flops / rates.flops, part.step_bytes / rates.bytes) for name, part in step_parts(cfg).items()
+    }
+
+
+def fused(cfg: RunConfig, rates: Rates) -> float:
+    """Seconds of a step in which norms and element-wise work are fused into products and move nothing."""
+    return sum(seconds for name, seconds in floor(cfg, rates).items() if name not in ("norms", "element-wise"))
