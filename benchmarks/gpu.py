@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PHASES = {
     "rates": 15,
     "golden": 70,
-    "determinism": 60,
-    "bench": 150,
+    "determinism": 80,
+    "bench": 190,
     "torch": 90,
     "packed": 40,
     "profile": 35,
@@ -83,7 +83,10 @@ def _end(process: subprocess.Popen) -> None:
 
 def commit() -> str:
     """Of the checkout; "unknown" outside one."""
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    try:
+        told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:  # there is no git
+        return "unknown"
     return told.stdout.strip() or "unknown"
 
 
