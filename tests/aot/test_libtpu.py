@@ -92,4 +92,3 @@ def test_the_gradient_is_reduced_once(tmp_path, changes):
     found = aot.compile_program(config, topology, 0, tmp_path)
     assert not found["crash"] and not found["unknown_loops"]
     assert found["collectives_by_kind"]["all-reduce"]["bytes_in_loops"] == 0
->>>>>>> w-step

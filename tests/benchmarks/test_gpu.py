@@ -62,11 +62,12 @@ def test_what_there_is_no_time_for_is_skipped(fake_phases):
     assert phases == {"rates": {"status": "skipped"}, "train": {"status": "skipped"}}
 
 
-def test_an_export_goes_on(tmp_path, monkeypatch):
+def test_an_export_goes_on(tmp_path, monkeypatch, compilations):
     """Weights, averages, moments and step come back bit for bit, the carry begins anew, and training goes on."""
     monkeypatch.setattr(gpu_phases, "PIECE_BYTES", 150_000)
-    changes = {"train.steps": 6, "model.mlp_t": True, "model.pos_encodings": "none"}
-    tiny.train_here(tmp_path / "a", changes, stop=tiny.StopAfter(tmp_path / "a", 1))
+    changes = {"train.steps": 6}
+    with tiny.warm_compilations(compilations):
+        tiny.train_here(tmp_path / "a", changes, stop=tiny.StopAfter(tmp_path / "a", 1))
     (step,) = tiny.steps(tmp_path / "a")
     said = gpu_phases.carry_out(tmp_path / "a", tmp_path)
     assert said["step"] == step < 6 and said["pieces"] == len(list(tmp_path.glob("train.[0-9]"))) > 1
@@ -75,7 +76,8 @@ def test_an_export_goes_on(tmp_path, monkeypatch):
     kept = {name for name in before if not name.startswith("carry")}
     tiny.assert_same_state({name: before[name] for name in kept}, {name: after[name] for name in kept})
     assert after["carry/halted"].all()
-    assert tiny.train_here(tmp_path / "b", changes).step == 6
+    with tiny.warm_compilations(compilations):
+        assert tiny.train_here(tmp_path / "b", changes).step == 6
     assert {record["step"] for record in tiny.records(tmp_path / "b", "train")} == {2, 4, 6}
 
 

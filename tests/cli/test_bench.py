@@ -10,12 +10,15 @@ TINY += ["eval.batch_size=4", "model.halt_max_steps=2", "model.L_cycles=1"]
 
 
 def test_the_command(trm, tmp_path):
-    """Every figure of a tiny model, its floor, and a comparison with itself."""
+    """Every figure of a tiny model is measured or said to be left out; compared with itself nothing has changed."""
     file = tmp_path / "a.json"
-    done = trm.run("bench", "sudoku4", "--minutes", "0.4", "--json", file, "--set", *TINY)
+    done = trm.run("bench", "sudoku4", "--minutes", "0.3", "--json", file, "--set", *TINY)
     assert done.code == 0, done.err
-    found = json.loads(file.read_text())["runs"]["sudoku4"]
-    assert {"train", "evaluate", "solve 1", "solve 64", "read a batch"} <= found.keys()
+    results = json.loads(file.read_text())
+    found = results["runs"]["sudoku4"]
+    # On a machine that does other things the time may not do for all.
+    kinds = {"train", "evaluate", "solve 1", "solve 64", "read a batch", "start"}
+    assert "train" in found and found.keys() | {line.split(": ")[1] for line in results["left_out"]} == kinds
     for figure in found.values():
         s = figure["seconds"]
         assert 0 < s["q1"] <= s["median"] <= s["q3"] and s["n"] >= 1
@@ -27,7 +30,7 @@ def test_the_command(trm, tmp_path):
 
 def test_floors_are_shown_without_a_device(here):
     done = here("bench", "baseline_768", "--floor", "h200")
-    assert done.code == 0 and "token products" in done.out and "MFU 100%" in done.out
+    assert done.code == 0 and "token products" in done.out and "MFU" in done.out
     done = here("bench", "--floor", "h200", "v4-8")
     assert done.code == 0 and all(name in done.out for name in SHAPES)
 

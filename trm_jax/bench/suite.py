@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -76,7 +77,7 @@ def machine() -> dict:
 
 def data_sheet(kind: str) -> Rates | None:
     """The rates of one device of that kind by the planner's table; None where it is not there."""
-    found = [device for name, device in GPUS.items() if name in kind.lower().split() and device.chips == 1]
+    found = [device for name, device in GPUS.items() if name in re.split("[ -]", kind.lower()) and device.chips == 1]
     return Rates.of(found[0]) if found else None
 
 

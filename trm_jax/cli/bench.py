@@ -2,8 +2,8 @@
 
 Random batches; no puzzle files are needed. Everything takes turns until the time is up; a figure is the median of n
 samples with their quartiles. What does not fit into the time is left out, the least important first.
-floor: what the products and the memory traffic of a training step take at the rates measured in the same run;
-docs/performance.md says by part. of product: FLOP/s, as a share of what a large product reached; MFU: as a share of the
+floor: what the products of a training step and its least traffic of memory take at the rates measured in the same run
+(docs/performance.md). of product: FLOP/s, as a share of what a large product reached; MFU: as a share of the
 data sheet's bfloat16 peak, where that is known.
 Without a name: on a CPU demo and a small batch of baseline, elsewhere the five shapes of docs/performance.md.
 
@@ -28,7 +28,7 @@ from trm_jax.cli.plan import amount, print_table
 
 ON_CPU = {"train.batch_size": 32, "eval.batch_size": 32, "model.dtype": "float32"}  # baseline's, where there is no more
 _COLUMNS = ("", "rows", "median", "quartiles", "n", "floor", "of\nproduct", "MFU", "rows/s", "memory", "compiled\nin")
-_PARTS = ("", "GFLOP", "MB", "ms", "bound by")
+_PARTS = ("", "GFLOP", "MB,\nkernels apart", "MB,\nblocks fused", "ms,\napart", "ms,\nfused", "bound by")
 
 
 def add_parser(subparsers) -> None:
@@ -143,39 +143,37 @@ def compare(results: dict, before: dict, where: str) -> None:
 def _floors(configs: list, names: list[str]) -> int:
     """The least time of a training step, from formulas and data sheets: by part on one device, in all on several."""
     from trm_jax.planning import find
-    from trm_jax.planning.floor import Rates, floor, fused, step_parts
+    from trm_jax.planning.floor import Rates, apart, floor, step_parts
     from trm_jax.planning.hardware import SOURCE
 
-    devices = [find(name) for name in names]
-
-    def limits(cfg, rates) -> dict[str, float]:
-        alone = sum(part.flops for part in step_parts(cfg).values()) / rates.flops
-        one_by_one = sum(floor(cfg, rates).values())
-        return {"every kernel apart": one_by_one, "norms, element-wise fused": fused(cfg, rates), "FLOPs alone": alone}
-
-    for device in devices:
-        rates = Rates.of(device)
-        print(f"{device.title}: {rates.flops / 1e12:g} TFLOP/s, {rates.bytes / 1e12:g} TB/s ({SOURCE})")
-    if len(devices) > 1:
+    rates = {device.name: Rates.of(device) for device in map(find, names)}
+    for name, rate in rates.items():
+        print(f"{name}: {rate.flops / 1e12:g} TFLOP/s in bfloat16, {rate.bytes / 1e12:g} TB/s ({SOURCE})")
+    ms = lambda seconds: f"{1e3 * seconds:,.{1 if seconds < 1 else 0}f}"  # noqa: E731
+    if len(rates) > 1:
+        print("\nms of a training step, every kernel apart / each block fused (the floor)")
+        totals = lambda cfg, rate: (ms(sum(limit(cfg, rate).values())) for limit in (apart, floor))  # noqa: E731
         rows = [
-            [cfg.name, f"{cfg.train.batch_size:,}"]
-            + [" / ".join(f"{1e3 * one:,.3g}" for one in limits(cfg, Rates.of(device)).values()) for device in devices]
+            [cfg.name, f"{cfg.train.batch_size:,}", *(" / ".join(totals(cfg, rate)) for rate in rates.values())]
             for cfg in configs
         ]
-        print("\nms of a training step: every kernel apart / norms and element-wise work fused / FLOPs alone")
-        print_table(("", "batch", *names), rows)
+        print_table(("", "batch", *rates), rows)
         return 0
     for cfg in configs:
-        parts, floors, found = step_parts(cfg), floor(cfg, rates), limits(cfg, rates)
+        parts, alone, least = step_parts(cfg), apart(cfg, rate), floor(cfg, rate)
+        moved = {name: (part.step_bytes, part.step_bytes - part.fusible) for name, part in parts.items()}
         rows = [
-            [name, f"{part.flops / 1e9:,.0f}", f"{part.step_bytes / 1e6:,.0f}", f"{floors[name] * 1e3:,.2f}",
-             "memory" if floors[name] == part.step_bytes / rates.bytes else "FLOPs"]
+            [name, f"{part.flops / 1e9:,.0f}", *(f"{one / 1e6:,.0f}" for one in moved[name]), ms(alone[name]),
+             ms(least[name]), " / ".join("FLOPs" if part.flops / rate.flops > one / rate.bytes else "memory" if one
+                                         else "-" for one in moved[name])]
             for name, part in parts.items()
         ]  # fmt: skip
-        rows += [
-            [name, "", "", f"{1e3 * seconds:,.2f}", f"MFU {found['FLOPs alone'] / seconds:.0%}"]
-            for name, seconds in found.items()
-        ]
+        flops = sum(part.flops for part in parts.values())
+        whole, fused = sum(alone.values()), sum(least.values())
+        sums = (sum(one[i] for one in moved.values()) for i in (0, 1))
+        share = " / ".join(f"{flops / rate.flops / one:.0%}" for one in (whole, fused))
+        rows.append(["all", f"{flops / 1e9:,.0f}", *(f"{one / 1e6:,.0f}" for one in sums), ms(whole), ms(fused),
+                     f"MFU {share}"])  # fmt: skip
         print(f"\n{cfg.name}, batch {cfg.train.batch_size:,}, {cfg.model.dtype}: a training step")
-        print_table(_PARTS, rows, words=(0, 4))
+        print_table(_PARTS, rows, words=(0, 6))
     return 0

@@ -149,7 +149,7 @@ def _swiglu_fwd(x, gate_up, down, axis):
 def _swiglu_bwd(axis, kept, g):
     x, gate_up, down, gate, up = kept
     dtype, on_cpu = x.dtype, target.platform() == "cpu"
-    g_inner = _project_back(g, down.astype(dtype), axis)
+    g_inner = _project_back(g, down.astype(dtype), axis, dtype if target.platform() == "gpu" else jnp.float32)
     inner, *g_halves = _gated_grads(gate, up, g_inner, separate=on_cpu)
     if target.platform() != "tpu":  # Eigen and cuBLAS are faster with the halves than with the stack
         dx_gate, dx_up = map(partial(_project_back, axis=axis), g_halves, _halves(gate_up, dtype))

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 
 from trm_jax.errors import InputError
@@ -47,6 +48,13 @@ def placed_on(mesh: Mesh, axes: Mapping[str, Any]):
 def compute_capability() -> float:
     """Of the GPU that programs are made for; 0 on another platform."""
     return float(jax.devices()[0].compute_capability) if platform() == "gpu" else 0.0
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """x, which on a GPU lies in memory as its axes are named: left to choose, XLA turns arrays over between products."""
+    if platform() != "gpu":
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def on_each_device(function: Callable, arguments: Sequence, results: Sequence) -> Callable:

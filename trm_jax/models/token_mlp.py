@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from trm_jax.models import target
-from trm_jax.models.layers import rms_norm, swiglu
+from trm_jax.models.layers import rms_norm, round_up, swiglu
 
 IMPLEMENTATIONS = ("plain", "triton")
 MOST_TOKENS = 128  # of a kernel: all tokens of a column are held at once
@@ -87,14 +87,16 @@ def _forward_kernel(part: int, n: int, eps: float, x_ref, gate_ref, up_ref, down
 
 
 def _backward_kernel(
-    part: int, n: int, x_ref, y_ref, scale_ref, g_ref, gate_ref, up_ref, down_ref, dx_ref, ds_ref, *wide_refs
+    part: int, n: int, x_ref, y_ref, scale_ref, g_ref, gate_ref, up_ref, down_ref, dx_ref, ds_ref, copy_ref, *wide_refs
 ):
-    """wide_refs: the inner layer and the gradients of gate and up, [I, N]."""
+    """copy_ref: x again, with rows of zeros below it as ds has; wide_refs: the inner layer and the gradients of gate
+    and up, [I, N]."""
     tile = _Tile(x_ref, n, gate_ref.shape[0])
     x, y, g = tile.load(x_ref), tile.load(y_ref, jnp.float32), tile.load(g_ref, jnp.float32)
     scale = triton.load(scale_ref.at[jnp.zeros((1, 1), jnp.int32), tile.columns], mask=tile.inside, other=0)
     ds = (scale * (g - y * (jnp.sum(g * y, axis=1, keepdims=True) / x_ref.shape[0]))).astype(x.dtype)
     tile.store(ds_ref, ds)
+    tile.store(copy_ref, x)
 
     def body(i, total):
         some = pl.ds(i * part, part)
@@ -159,16 +161,17 @@ def _block_fwd(x, gate_up, down, eps):
 def _block_bwd(eps, kept, g):
     x, gate_up, down, y, scale = kept
     tokens, inner = x.shape[0], down.shape[0]
-    rows = (tokens, tokens, inner, inner, inner)
-    dx, ds, *wide = _call(_backward_kernel, True, (x, y, scale, g), _weights(gate_up, down, x.dtype), rows)
+    rows8 = round_up(tokens, 8)  # as tensor cores want them: XLA would copy the arrays to pad them
+    rows = (tokens, rows8, rows8, inner, inner, inner)
+    dx, ds, x, *wide = _call(_backward_kernel, True, (x, y, scale, g), _weights(gate_up, down, x.dtype), rows)
 
     def over_columns(a, b):  # [m, B, D], [n, B, D] -> [m, n]
         precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
         dims = (((1, 2), (1, 2)), ((), ()))
         return lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
 
-    d_gate_up = jnp.stack([over_columns(x, one) for one in wide[1:]], axis=1)
-    return dx, d_gate_up.astype(gate_up.dtype), over_columns(wide[0], ds).astype(down.dtype)
+    d_gate_up = jnp.stack([over_columns(x, one)[:tokens] for one in wide[1:]], axis=1)
+    return dx, d_gate_up.astype(gate_up.dtype), over_columns(ds, wide[0])[:tokens].T.astype(down.dtype)
 
 
 _block.defvjp(_block_fwd, _block_bwd)

@@ -239,7 +239,7 @@ def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array) -> jax
 
     Latents are [B, T, D]; with mlp_t they are [T, B, D], so that both of its MLPs are one product without a transpose.
     """
-    h = h + injection
+    h = target.row_major(h + injection)
     for i in range(cfg.L_layers):
         layer = layers[str(i)]
         if cfg.mlp_t:  # the norm after the token MLP is over the sequence axis
@@ -249,7 +249,7 @@ def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array) -> jax
             with jax.named_scope("attention"):
                 h = rms_norm(h + _attention_block(layer["attn"], cfg, h), -1, cfg.rms_eps)
         with jax.named_scope("mlp"):
-            h = rms_norm(h + swiglu(layer["mlp"], h), -1, cfg.rms_eps)
+            h = target.row_major(rms_norm(h + swiglu(layer["mlp"], h), -1, cfg.rms_eps))
     return h
 
 

@@ -41,49 +41,54 @@ def flops(cfg: TRMConfig) -> tuple[int, int]:
 
 
 class Part(NamedTuple):
-    """What one part of a training step computes and moves to and from a device's memory.
+    """What one part of a training step computes, and moves to and from a device's memory.
 
-    flops, row_bytes: of one sequence; step_bytes: once a step, however many sequences there are (weights).
+    flops, row_bytes: of one sequence; step_bytes: once a step, however many sequences there are (weights). fusible: of
+    row_bytes, those between products, norms and gates, which move nothing where a block is one kernel.
     """
 
     flops: int = 0
     row_bytes: int = 0
     step_bytes: int = 0
+    fusible: int = 0
 
 
 def parts(cfg: TRMConfig) -> dict[str, Part]:
-    """A training step by part: analytic matmul FLOPs, whose sum is `matmul_flops(cfg)[1]`, and the fewest bytes.
+    """A training step by part: analytic matmul FLOPs, whose sum is `matmul_flops(cfg)[1]`, and bytes.
 
-    Each kernel reads what it needs once and writes its result once: a product, a norm with its residual, the gate of a
-    SwiGLU. The scores of attention stay on the chip. A product's backward pass is two of its size. What is fused into
-    a neighbour moves nothing: the bytes of "norms" and "element-wise" are what fusion can save.
+    Each kernel (a product, a norm with its residual, the gate of a SwiGLU, attention with its scores on the chip) reads
+    what it needs once and writes its result once. A product's backward pass is two of its size.
     """
     D, T, S, V, size = cfg.hidden_size, cfg.total_len, cfg.seq_len, cfg.vocab_size, cfg.compute_dtype.itemsize
     calls = cfg.L_layers * (cfg.L_cycles + 1)  # of a block, in one cycle
     passes = cfg.H_cycles + 2  # of a cycle's products: forward in every one, and twice its size back through the last
 
-    def products(flops: int, activations: int, weights: int) -> Part:
-        gradients = calls * weights * 2 * _FLOAT32  # the float32 sum is read and written by every call
+    def products(flops: int, ends: int, inner: int, weights: int) -> Part:
+        """ends: values at the block's ends; inner: those inside it."""
+        times = passes * calls
+        gradients = calls * weights * 2 * _FLOAT32  # every call reads and writes their float32 sum
         return Part(
-            passes * calls * flops, passes * calls * activations * size, passes * calls * weights * size + gradients
+            times * flops, times * (ends + inner) * size, times * weights * size + gradients, times * inner * size
         )
 
+    def element_wise(values: int) -> Part:
+        return Part(row_bytes=values * size, fusible=values * size)
+
     inner, mixer = swiglu_width(D, cfg.expansion), swiglu_width(T, cfg.expansion)
-    wide = T * inner + D * mixer * cfg.mlp_t
+    gates = 3 * (T * inner + D * mixer * cfg.mlp_t)
     rotated = 4 * T * D * (not cfg.mlp_t and cfg.pos_encodings == "rope")
-    found = {"token products": products(6 * T * D * inner, 2 * T * D + 3 * T * inner, 3 * D * inner)}
+    found = {"token products": products(6 * T * D * inner, 2 * T * D, 3 * T * inner, 3 * D * inner)}
     if cfg.mlp_t:
-        found["sequence mixing"] = products(6 * D * T * mixer, 2 * T * D + 3 * D * mixer, 3 * T * mixer)
+        found["sequence mixing"] = products(6 * D * T * mixer, 2 * T * D, 3 * D * mixer, 3 * T * mixer)
     else:
-        found["attention projections"] = products(8 * T * D * D, 6 * T * D, 4 * D * D)
-        found["attention"] = products(4 * T * T * D, 4 * T * D, 0)
-    blocks, injections = passes * calls, passes * (cfg.L_cycles + 1)
+        found["attention projections"] = products(8 * T * D * D, 2 * T * D, 4 * T * D, 4 * D * D)
+        found["attention"] = products(4 * T * T * D, 0, 4 * T * D, 0)
     return found | {
-        # Forward: read two, write one; back: as much again for the gradient.
-        "norms": Part(row_bytes=(cfg.H_cycles + 1) * calls * 2 * 3 * T * D * size),
-        "element-wise": Part(row_bytes=(blocks * (3 * wide + rotated) + injections * 3 * T * D) * size),
+        # Forward: read two, write one; back: as much again.
+        "norms": element_wise((cfg.H_cycles + 1) * calls * 2 * 3 * T * D),
+        "element-wise": element_wise(passes * (calls * (gates + rotated) + (cfg.L_cycles + 1) * 3 * T * D)),
         "head": Part(3 * (2 * S * D * V + 4 * D), 3 * (S * D + 2 * S * V) * size, D * V * (3 * size + 2 * _FLOAT32)),
-        # The carry is read and written, and the rows of the batch may take the place of its own.
+        # The carry is read and written, and rows of the batch may take the place of its own.
         "data": Part(row_bytes=5 * T * D * size + 6 * S * _FLOAT32),
     }
 

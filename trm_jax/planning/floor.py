@@ -1,4 +1,4 @@
-"""The least time that a training step can take on a device: what its parts compute and move, at the device's rates."""
+"""The least time that a training step takes on a device: what its parts compute and move, at the device's rates."""
 
 from __future__ import annotations
 
@@ -25,25 +25,28 @@ class Rates(NamedTuple):
 
 
 def step_parts(cfg: RunConfig) -> dict[str, Part]:
-    """A whole step by part: the family's, and the optimiser, all in `flops` and `step_bytes`."""
+    """A whole step by part, all rows of it in `flops`, `step_bytes` and `fusible`: the family's, and the optimiser."""
     rows = cfg.train.batch_size
     found = {
-        name: Part(rows * part.flops, 0, rows * part.row_bytes + part.step_bytes)
+        name: Part(rows * part.flops, 0, rows * part.row_bytes + part.step_bytes, rows * part.fusible)
         for name, part in trm_cost.parts(cfg.model).items()
     }
     weights = params.count(cfg.family.specs(cfg.model)["weights"])
     averages = bool(cfg.optim.ema_decay) + len(cfg.optim.other_decays)
     # Gradients are read; weights, two moments and averages are read and written.
-    return found | {"optimiser": Part(0, 0, weights * _FLOAT32 * (1 + 2 * (3 + averages)))}
+    return found | {"optimiser": Part(step_bytes=weights * _FLOAT32 * (1 + 2 * (3 + averages)))}
 
 
-def floor(cfg: RunConfig, rates: Rates) -> dict[str, float]:
-    """Seconds of each part of a step: its FLOPs or its bytes, whichever take longer."""
+def apart(cfg: RunConfig, rates: Rates) -> dict[str, float]:
+    """Seconds of each part when every kernel is one of its own: its FLOPs or its bytes, whichever take longer."""
     return {
         name: max(part.flops / rates.flops, part.step_bytes / rates.bytes) for name, part in step_parts(cfg).items()
     }
 
 
-def fused(cfg: RunConfig, rates: Rates) -> float:
-    """Seconds of a step in which norms and element-wise work are fused into products and move nothing."""
-    return sum(seconds for name, seconds in floor(cfg, rates).items() if name not in ("norms", "element-wise"))
+def floor(cfg: RunConfig, rates: Rates) -> dict[str, float]:
+    """The same when each block is one kernel and latents alone pass through memory: no step is faster."""
+    return {
+        name: max(part.flops / rates.flops, (part.step_bytes - part.fusible) / rates.bytes)
+        for name, part in step_parts(cfg).items()
+    }
