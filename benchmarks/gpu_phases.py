@@ -259,16 +259,14 @@ def _token_oracle(run: Run) -> None:
         with run.part("token block", impl, needs=5) as enough:
             if not enough:
                 continue
-            call = jax.jit(functools.partial(both, impl))
-            out = call(params, x, g)
-            errors = [
-                float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)) for a, b in zip(out, exact)
-            ]
-            run.say("token block", impl, relative_errors=dict(zip(("y", "d_down", "d_gate_up", "dx"), errors)))
-            seconds = measure.timed(functools.partial(call, params, x, g), 1.0)
-            forward = jax.jit(lambda params, x: mix_tokens(params, x, 1e-5, impl))
-            ahead = measure.timed(functools.partial(forward, params, x), 1.0)
-            run.say("token block", impl, seconds=seconds, forward_seconds=ahead)
+            call = functools.partial(jax.jit(functools.partial(both, impl)), params, x, g)
+            forward = functools.partial(jax.jit(functools.partial(mix_tokens, eps=1e-5, impl=impl)), params, x)
+            errors = {
+                name: float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b))
+                for name, a, b in zip(("y", "d_down", "d_gate_up", "dx"), call(), exact, strict=True)
+            }
+            run.say("token block", impl, relative_errors=errors)
+            run.say("token block", impl, seconds=measure.timed(call, 1.0), forward=measure.timed(forward, 1.0))
 
 
 def _digest(tree) -> str:
