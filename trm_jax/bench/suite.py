@@ -36,7 +36,7 @@ TOGETHER = 64  # puzzles solved in one batch
 TRAIN, TWIN, EVALUATE, ONE, DATA, START = "train", "train, PyTorch", "evaluate", "solve 1", "read a batch", "start"
 MANY = f"solve {TOGETHER}"
 WHAT = (TRAIN, TWIN, EVALUATE, ONE, MANY, DATA, START)
-_ROUNDS = 4  # for which there must be time, or a thing is not measured
+_ROUNDS = 3  # for which there must be time, or a thing is not measured
 _SAMPLES = 30  # at most
 
 
@@ -97,7 +97,7 @@ def run(
     ends = time.monotonic() + seconds
     results = {**machine(), "rates": {}, "runs": {cfg.name: {} for cfg in configs}, "left_out": []}
     on_cpu = results["platform"] == "cpu"
-    rates = {dtype: Figure(*_split(measure.product(dtype, 1024 if on_cpu else 8192))) for dtype in _dtypes(configs)}
+    rates = {dtype: Figure(*_split(measure.product(dtype, 2048 if on_cpu else 8192))) for dtype in _dtypes(configs)}
     rates["copy"] = Figure(*_split(measure.copy(2**27 if on_cpu else 2**30)))
     for rate in rates.values():
         rate.sample()

@@ -115,7 +115,7 @@ def _cells(figure: dict) -> list[str]:
     return [
         f"{figure['rows']:,}" if "rows" in figure else "",
         seconds(s["median"]),
-        f"{seconds(s['q1'])} - {seconds(s['q3'])}",
+        f"{seconds(s['q1'])} - {seconds(s['q3'])}" if s["n"] >= 3 else "",
         str(s["n"]),
         seconds(figure["floor_s"]) if "floor_s" in figure else "",
         share("of_product"),
