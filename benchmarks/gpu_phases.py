@@ -82,9 +82,9 @@ class Run:
         self.say(*path, **({"took_s": round(time.monotonic() - began, 1)} if enough else {"skipped": "no time left"}))
 
 
-def settings(run: Run, **more) -> dict:
-    """Changes to an experiment: those of tiny shapes, and more."""
-    return {**(SMALL if run.tiny else {}), **{name.replace("__", "."): value for name, value in more.items()}}
+def settings(run: Run) -> dict:
+    """Changes to an experiment: those of tiny shapes."""
+    return dict(SMALL) if run.tiny else {}
 
 
 def rates(run: Run) -> None:
@@ -130,7 +130,7 @@ def rates(run: Run) -> None:
         ("product_half_size_flops_per_s", measure.product("bfloat16", n // 2)),
         ("product_float32_flops_per_s", measure.product("float32", n // 2)),
     ):
-        with run.part(name):
+        with run.part(name, needs=-60):  # all that follows stands on these
             run.say(name, **rate(*made))
 
 
@@ -364,7 +364,7 @@ def packed(run: Run) -> None:
         with run.part(name, dtype, needs=8) as enough:
             if not enough:
                 continue
-            cfg = shape(name, {"model.dtype": dtype})
+            cfg = shape(name, settings(run) | {"model.dtype": dtype})
             hparams, step = hparams_of(cfg, 1000), make_train_step(cfg, 1000)
             batch = jax.device_put(measure.random_batch(cfg.model, cfg.train.batch_size))
             batches = jax.tree.map(lambda x: jax.numpy.stack([x] * seeds), batch)
