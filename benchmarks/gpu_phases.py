@@ -346,7 +346,7 @@ def torch(run: Run) -> None:
     from trm_jax.bench.shapes import shape
 
     suite.require_twin()
-    cfg = shape("baseline_768", settings(run, train__deterministic=False))
+    cfg = shape("baseline_768", settings(run) | {"train.deterministic": False})
     suite.run([cfg], run.left(), what=(suite.TRAIN, suite.TWIN), keep=lambda found: run.say(**found))
 
 
