@@ -35,8 +35,10 @@ def test_it_goes_on_to_the_end_that_its_own_version_reached(old_run):
         if there.dtype != np.float32:
             np.testing.assert_array_equal(here[name], there, err_msg=name)
             continue
-        # Three steps at a rate below 12e-6: a sign that rounding decides moves a weight by at most 7e-5.
-        np.testing.assert_allclose(here[name].reshape(there.shape), there, rtol=0, atol=1e-4, err_msg=name)
+        # Three steps at a rate below 12e-6: a sign that rounding decides moves a weight by at most 7e-5. Latents are
+        # of the order of 1 and come of several calls of those weights, each of which may add as much.
+        bound = 5e-4 if name.startswith("carry/") else 1e-4
+        np.testing.assert_allclose(here[name].reshape(there.shape), there, rtol=0, atol=bound, err_msg=name)
 
 
 def test_one_of_another_model_is_refused(old_run, trm):

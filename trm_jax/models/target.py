@@ -47,7 +47,8 @@ def placed_on(mesh: Mesh, axes: Mapping[str, Any]):
 
 def compute_capability() -> float:
     """Of the GPU that programs are made for; 0 on another platform."""
-    return float(jax.devices()[0].compute_capability) if platform() == "gpu" else 0.0
+    here = jax.devices()[0]
+    return float(getattr(here, "compute_capability", 0.0)) if platform() == "gpu" == here.platform else 0.0
 
 
 def row_major(x: jax.Array) -> jax.Array:
