@@ -35,7 +35,15 @@ def test_floors_are_shown_without_a_device(here):
     assert done.code == 0 and all(name in done.out for name in SHAPES)
 
 
+def test_another_family_has_a_floor_too(here):
+    """One that does not say its parts has its FLOPs."""
+    ours = ["data.task=tests.seams.toy:REVERSAL", "model.family=tests.seams.toy:mixer"]
+    done = here("bench", "demo", "--floor", "h200", "--set", *ours)
+    assert done.code == 0 and "optimiser" in done.out and "all" in done.out, done.err
+
+
 def test_wrong_words_are_one_line(refused, tmp_path):
+    assert "there is no folder" in refused("bench", "demo", "--json", str(tmp_path / "no" / "x.json"))
     (tmp_path / "x.json").write_text("{}")
     assert "is not a result of trm bench" in refused("bench", "demo", "--against", str(tmp_path / "x.json"))
     assert "Did you mean" in refused("bench", "baselin")

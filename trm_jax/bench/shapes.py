@@ -43,3 +43,8 @@ def that_fit(cfg: RunConfig, devices: int, room: int) -> Iterator[RunConfig]:
         if state + memory.COMPILERS_TAKE * memory.step_bytes(cfg, mesh, parts) <= room:
             yield dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, accumulation=parts))
         parts *= 2
+
+
+def dtype(cfg: RunConfig) -> str:
+    """Of the products, whose rate the floor stands on."""
+    return getattr(cfg.model, "dtype", "float32")

@@ -24,7 +24,7 @@ import numpy as np
 
 import trm_jax
 from trm_jax.bench import measure
-from trm_jax.bench.shapes import that_fit
+from trm_jax.bench.shapes import dtype, that_fit
 from trm_jax.data import loader
 from trm_jax.errors import InputError
 from trm_jax.planning.floor import Rates, floor
@@ -97,7 +97,8 @@ def run(
     ends = time.monotonic() + seconds
     results = {**machine(), "rates": {}, "runs": {cfg.name: {} for cfg in configs}, "left_out": []}
     on_cpu = results["platform"] == "cpu"
-    rates = {dtype: Figure(*_split(measure.product(dtype, 2048 if on_cpu else 8192))) for dtype in _dtypes(configs)}
+    size = 2048 if on_cpu else 8192
+    rates = {name: Figure(*_split(measure.product(name, size))) for name in dict.fromkeys(map(dtype, configs))}
     rates["copy"] = Figure(*_split(measure.copy(2**27 if on_cpu else 2**30)))
     for rate in rates.values():
         rate.sample()
@@ -116,7 +117,7 @@ def run(
     for kind in [kind for kind in WHAT if kind in what]:
         for cfg in configs:
             rows, flops = _work(cfg, kind)
-            one = 1.5 * flops / (rates[cfg.model.dtype].work / rates[cfg.model.dtype].seconds[0])
+            one = 1.5 * flops / (rates[dtype(cfg)].work / rates[dtype(cfg)].seconds[0])
             claimed = sum(_ROUNDS * figure.seconds[0] for figure in figures.values())
             if takes + _ROUNDS * one > left() - claimed:
                 results["left_out"].append(f"{cfg.name}: {kind}")
@@ -145,10 +146,6 @@ def _split(made: tuple[measure.Call, float]) -> tuple:
     return measure.sampler(call), {}, work
 
 
-def _dtypes(configs: Sequence[RunConfig]) -> list[str]:
-    return list(dict.fromkeys(cfg.model.dtype for cfg in configs))
-
-
 def _work(cfg: RunConfig, kind: str) -> tuple[int, int]:
     """(rows, FLOPs) of one call."""
     step, answer = cfg.family.flops(cfg.model)
@@ -165,10 +162,10 @@ def _limits(cfg: RunConfig, kind: str, figure: Figure, results: dict) -> dict:
     if kind not in (TRAIN, TWIN, EVALUATE, ONE, MANY):
         return {}
     chips = 1 if kind in (ONE, MANY) else results["devices"]
-    product, copied = (results["rates"][name]["median"] * chips for name in (cfg.model.dtype, "copy"))
+    product, copied = (results["rates"][name]["median"] * chips for name in (dtype(cfg), "copy"))
     median, sheet = measure.spread(figure.seconds)["median"], data_sheet(results["device"])
     floors = {"floor_s": sum(floor(cfg, Rates(product, copied)).values())} if kind in (TRAIN, TWIN) else {}
-    of_sheet = {"mfu": flops / median / (sheet.flops * chips)} if sheet and cfg.model.dtype == "bfloat16" else {}
+    of_sheet = {"mfu": flops / median / (sheet.flops * chips)} if sheet and dtype(cfg) == "bfloat16" else {}
     return {"rows": rows, "flops": flops, "of_product": flops / median / product} | floors | of_sheet
 
 
@@ -229,7 +226,7 @@ def _twin(ours: measure.Programs, first_loss: float) -> Figure:
     began = time.perf_counter()
     loss = twin.first_step(side) / cfg.train.batch_size
     facts = {"first_step_s": time.perf_counter() - began, "first_loss": loss, "compiled": on_gpu}
-    if not twin.agree(first_loss, loss, cfg.model.dtype):
+    if not twin.agree(first_loss, loss, dtype(cfg)):
         raise RuntimeError(f"the two disagree: first loss {first_loss:.6g} here, {loss:.6g} from PyTorch")
 
     def once() -> float:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from trm_jax.cli import arguments as cli
 from trm_jax.cli.plan import amount, print_table
+from trm_jax.errors import InputError
 
 ON_CPU = {"train.batch_size": 32, "eval.batch_size": 32, "model.dtype": "float32"}  # baseline's, where there is no more
 _COLUMNS = ("", "rows", "median", "quartiles", "n", "floor", "of\nproduct", "MFU", "rows/s", "memory", "compiled\nin")
@@ -46,6 +47,8 @@ def run(args) -> int:
     from trm_jax.bench import against
     from trm_jax.bench.shapes import SHAPES, shape
 
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise InputError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
     if args.floor:
         return _floors([shape(name, cli.changes(args)) for name in args.names or SHAPES], args.floor)
     before = against.read(args.against) if args.against else None
@@ -142,6 +145,7 @@ def compare(results: dict, before: dict, where: str) -> None:
 
 def _floors(configs: list, names: list[str]) -> int:
     """The least time of a training step, from formulas and data sheets: by part on one device, in all on several."""
+    from trm_jax.bench.shapes import dtype
     from trm_jax.planning import find
     from trm_jax.planning.floor import Rates, apart, floor, step_parts
     from trm_jax.planning.hardware import SOURCE
@@ -174,6 +178,6 @@ def _floors(configs: list, names: list[str]) -> int:
         share = " / ".join(f"{flops / rate.flops / one:.0%}" for one in (whole, fused))
         rows.append(["all", f"{flops / 1e9:,.0f}", *(f"{one / 1e6:,.0f}" for one in sums), ms(whole), ms(fused),
                      f"MFU {share}"])  # fmt: skip
-        print(f"\n{cfg.name}, batch {cfg.train.batch_size:,}, {cfg.model.dtype}: a training step")
+        print(f"\n{cfg.name}, batch {cfg.train.batch_size:,}, {dtype(cfg)}: a training step")
         print_table(_PARTS, rows, words=(0, 6))
     return 0

@@ -45,6 +45,7 @@ from trm_jax.models.token_mlp import mix_tokens
 from trm_jax.models.trm_cost import activation_bytes as activation_bytes
 from trm_jax.models.trm_cost import flops as flops
 from trm_jax.models.trm_cost import matmul_flops as matmul_flops
+from trm_jax.models.trm_cost import parts as parts
 from trm_jax.settings import check, number, option, positive
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trm_jax.models import params, trm_cost
+from trm_jax.models import params
 from trm_jax.models.trm_cost import Part
 from trm_jax.planning.hardware import Device
 from trm_jax.train.config import RunConfig
@@ -25,11 +25,15 @@ class Rates(NamedTuple):
 
 
 def step_parts(cfg: RunConfig) -> dict[str, Part]:
-    """A whole step by part, all rows of it in `flops`, `step_bytes` and `fusible`: the family's, and the optimiser."""
-    rows = cfg.train.batch_size
+    """A whole step by part, all rows of it in `flops`, `step_bytes` and `fusible`: the family's, and the optimiser.
+
+    A family that does not say its parts has one, "all", of which only the FLOPs are known.
+    """
+    rows, family = cfg.train.batch_size, cfg.family
+    parts = family.parts(cfg.model) if hasattr(family, "parts") else {"all": Part(family.flops(cfg.model)[0])}
     found = {
         name: Part(rows * part.flops, 0, rows * part.row_bytes + part.step_bytes, rows * part.fusible)
-        for name, part in trm_cost.parts(cfg.model).items()
+        for name, part in parts.items()
     }
     weights = params.count(cfg.family.specs(cfg.model)["weights"])
     averages = bool(cfg.optim.ema_decay) + len(cfg.optim.other_decays)
