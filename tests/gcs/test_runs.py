@@ -248,9 +248,7 @@ def test_what_is_wrong_with_a_bucket_is_told_before_anything_is_done(trm, gcs, r
     assert_one_line(trm.run("train", "demo", "--workdir", "gs://bucket/new", *no_data), 2, f"{tmp_path}/none")
     assert gcs.names("new/") == ["new/.owner"]
     sweep = trm.run("sweep", "exp01", "--root", "gs://bucket/runs", "--dry-run")
-    assert_one_line(
-        sweep, 2, "gs://bucket/runs is not on this machine, where a sweep keeps its locks and logs; launch/"
-    )
+    assert_one_line(sweep, 2, "gs://bucket/runs is not on this machine")
 
 
 @pytest.mark.slow
@@ -264,7 +262,7 @@ def test_using_a_run(trm, gcs, run, reference, tmp_path):
     assert scores[1] == json.loads((reference / "evals.jsonl").read_text())
     gcs.delete("runs/demo/evals.jsonl")
 
-    gcs.put("puzzles.txt", b"1...\n" * 4)  # too short
+    gcs.put("puzzles.txt", b"1....\n")  # too short
     assert_one_line(trm.run("solve", run, "gs://bucket/puzzles.txt"), 2, "gs://bucket/puzzles.txt line 1")
     gcs.put("puzzles.txt", b"1..4..3....2.1..\n")
     argv = ["gs://bucket/puzzles.txt", "--png", "gs://bucket/pictures/a.png", "--gif", "gs://bucket/pictures/a.gif"]
@@ -348,6 +346,4 @@ def test_data_in_a_bucket(trm, gcs, tmp_path, form):
         runs.append(tiny.records(workdir))
     assert runs[0] == runs[1]
     argv = ["--workdir", tmp_path / "none", "--set", f"data.source={form}", "data.path=gs://bucket/none"]
-    assert_one_line(
-        trm.run("train", "demo", *argv), 2, "gs://bucket/none/", "does not exist", "--output-dir gs://bucket/none"
-    )
+    assert_one_line(trm.run("train", "demo", *argv), 2, "gs://bucket/none/", "does not exist")

@@ -107,8 +107,9 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     closing.callback(recorder.close)
 
     # 3. The state: the newest good checkpoint, or the beginning.
-    step, state, meta = checkpoints.restore_latest(compiled.abstract) or (0, compiled.first_state(), {})
-    if step:
+    restored = checkpoints.restore_latest(compiled.abstract)
+    step, state, meta = restored or (0, compiled.first_state(), {})
+    if restored:
         progress.say(f"going on from step {step} of {total_steps}")
     progress.start(step)
     recorder.begin(step, meta, facts)
