@@ -76,8 +76,10 @@ def test_a_trained_run_goes_out_and_comes_back(trm, solver, tmp_path):
 def test_an_imported_run_can_be_trained_further(trm, solver, tmp_path):
     out = trm.run("export", solver.workdir, tmp_path / "run.safetensors").out
     words = shlex.split(out.splitlines()[-1].removeprefix("next: trm "))
-    assert trm.run(*(word.replace("DIR", str(tmp_path / "back")) for word in words)).code == 0
-    result = trm.run("train", "demo", "--workdir", tmp_path / "back", *tiny.arguments(tiny.SOLVER))
+    settings = tiny.arguments(tiny.SOLVER)  # the line gives those of the model alone
+    back = [word.replace("DIR", str(tmp_path / "back")) for word in words]
+    assert trm.run(*back, *settings).code == 0
+    result = trm.run("train", "demo", "--workdir", tmp_path / "back", *settings)
     assert result.code == 0, result.err
     assert "going on from step 0 of 200" in result.err
     imported, untrained = (tiny.records(run, "train")[0]["loss"] for run in (tmp_path / "back", solver.workdir))

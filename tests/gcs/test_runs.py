@@ -272,7 +272,7 @@ def test_using_a_run(trm, gcs, run, reference, tmp_path):
     assert gcs.get("pictures/a.png").content.startswith(b"\x89PNG")
     assert gcs.get("pictures/a.gif").content.startswith(b"GIF8")
     missing = trm.run("solve", run, "gs://bucket/absent.txt")
-    assert_one_line(missing, 2, "gs://bucket/absent.txt does not exist; name a file of puzzles")
+    assert_one_line(missing, 2, "gs://bucket/absent.txt", "name a file of puzzles")
 
     for place in ("gs://bucket/model.safetensors", tmp_path / "model.safetensors"):
         assert trm.run("export", run, place).code == 0

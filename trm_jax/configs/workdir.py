@@ -36,7 +36,9 @@ def load_config(workdir: AnyPath) -> ConfigDict:
     """The config of the run in `workdir`."""
     require_utf8(workdir.resolve())
     if not (workdir / CONFIG_FILE).exists():
-        run = next((parent for parent in workdir.parents if (parent / CONFIG_FILE).exists()), None)
+        depth = 1 if workdir.parts[:1] == ("gs:",) else -1  # above a bucket there is nothing
+        above = [parent for parent in workdir.parents if len(parent.parts) > depth]
+        run = next((parent for parent in above if (parent / CONFIG_FILE).exists()), None)
         mend = f"it lies in one, name that folder: {run}" if run else "make one: trm train demo --workdir FOLDER"
         raise InputError(f"{workdir} is not a run (it has no {CONFIG_FILE}); {mend}")
     saved = flatten(_read(workdir))
