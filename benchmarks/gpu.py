@@ -58,11 +58,9 @@ def run_phase(name: str, seconds: float, folder: Path, options: list[str]) -> di
             status = "done" if process.wait(seconds) == 0 else "failed"
         except subprocess.TimeoutExpired:
             status = "cut"
-        except BaseException:
-            _end(process)
-            raise
-        if status == "cut":
-            _end(process)
+        finally:  # an interruption too leaves no process behind
+            if process.poll() is None:
+                _end(process)
     result = {"status": status, "limit_s": round(seconds, 1), "wall_s": round(time.monotonic() - began, 1)}
     if found.exists():
         result |= json.loads(found.read_text())
@@ -106,7 +104,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--carry-from", type=Path, metavar="DIR", help="go on training from an earlier --output")
     parser.add_argument("--commit", help="of these sources, where git is not there to be asked")
     parser.add_argument("--tiny", action="store_true", help="small shapes: shows that the command works")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for flag, folder, file in (("--data", args.data, "train.csv"), ("--carry-from", args.carry_from, "train.0")):
+        if folder and not (folder / file).is_file():
+            parser.error(f"{flag} {folder} holds no {file}{' of an earlier --output' * (file == 'train.0')}")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

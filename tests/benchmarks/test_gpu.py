@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import gpu, gpu_phases
+from benchmarks import gpu, gpu_training
 from tests import tiny
 from tests.processes import ROOT
 
@@ -57,6 +57,15 @@ def test_it_is_bounded_in_time_and_keeps_what_was_found(fake_phases, monkeypatch
     assert "it broke" in results["phases"]["golden"]["said"]
 
 
+@pytest.mark.parametrize(
+    ("flag", "said"), [("--data", "holds no train.csv"), ("--carry-from", "holds no train.0 of an earlier --output")]
+)
+def test_a_folder_that_holds_nothing_is_one_line(flag, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main(["--output", str(tmp_path / "out"), flag, str(tmp_path)])
+    assert stopped.value.code == 2 and said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_what_there_is_no_time_for_is_skipped(fake_phases):
     gpu.main(["--minutes", "0.01", "--output", str(fake_phases / "out"), "--only", "rates", "train"])
     phases = json.loads((fake_phases / "out" / "gpu.json").read_text())["phases"]
@@ -65,14 +74,14 @@ def test_what_there_is_no_time_for_is_skipped(fake_phases):
 
 def test_an_export_goes_on(tmp_path, monkeypatch, compilations):
     """Weights, averages, step bit for bit, moments in bfloat16, the carry at its beginning; and training goes on."""
-    monkeypatch.setattr(gpu_phases, "PIECE_BYTES", 150_000)
+    monkeypatch.setattr(gpu_training, "PIECE_BYTES", 150_000)
     changes = {"train.steps": 6}
     with tiny.warm_compilations(compilations):
         tiny.train_here(tmp_path / "a", changes, stop=tiny.StopAfter(tmp_path / "a", 1))
     (step,) = tiny.steps(tmp_path / "a")
-    said = gpu_phases.carry_out(tmp_path / "a", tmp_path)
+    said = gpu_training.carry_out(tmp_path / "a", tmp_path)
     assert said["step"] == step < 6 and said["pieces"] == len(list(tmp_path.glob("train.[0-9]"))) > 1
-    assert gpu_phases.carry_in(tmp_path, tmp_path / "b")["sha256"] == said["sha256"]
+    assert gpu_training.carry_in(tmp_path, tmp_path / "b")["sha256"] == said["sha256"]
     before, after = (tiny.state(tmp_path / name, step) for name in "ab")
     kept = {name for name in before if not name.startswith(("carry", "opt_state"))}
     tiny.assert_same_state({name: before[name] for name in kept}, {name: after[name] for name in kept})

@@ -248,7 +248,9 @@ def test_what_is_wrong_with_a_bucket_is_told_before_anything_is_done(trm, gcs, r
     assert_one_line(trm.run("train", "demo", "--workdir", "gs://bucket/new", *no_data), 2, f"{tmp_path}/none")
     assert gcs.names("new/") == ["new/.owner"]
     sweep = trm.run("sweep", "exp01", "--root", "gs://bucket/runs", "--dry-run")
-    assert_one_line(sweep, 2, "gs://bucket/runs is not on this machine")
+    assert_one_line(
+        sweep, 2, "gs://bucket/runs is not on this machine, where a sweep keeps its locks and logs; launch/"
+    )
 
 
 @pytest.mark.slow
@@ -272,7 +274,7 @@ def test_using_a_run(trm, gcs, run, reference, tmp_path):
     assert gcs.get("pictures/a.png").content.startswith(b"\x89PNG")
     assert gcs.get("pictures/a.gif").content.startswith(b"GIF8")
     missing = trm.run("solve", run, "gs://bucket/absent.txt")
-    assert_one_line(missing, 2, "gs://bucket/absent.txt", "name a file of puzzles")
+    assert_one_line(missing, 2, "gs://bucket/absent.txt does not exist; name a file of puzzles")
 
     for place in ("gs://bucket/model.safetensors", tmp_path / "model.safetensors"):
         assert trm.run("export", run, place).code == 0
@@ -346,4 +348,6 @@ def test_data_in_a_bucket(trm, gcs, tmp_path, form):
         runs.append(tiny.records(workdir))
     assert runs[0] == runs[1]
     argv = ["--workdir", tmp_path / "none", "--set", f"data.source={form}", "data.path=gs://bucket/none"]
-    assert_one_line(trm.run("train", "demo", *argv), 2, "gs://bucket/none/", "does not exist")
+    assert_one_line(
+        trm.run("train", "demo", *argv), 2, "gs://bucket/none/", "does not exist", "--output-dir gs://bucket/none"
+    )

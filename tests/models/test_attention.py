@@ -228,18 +228,22 @@ def test_cudnn_against_float64(length, causal):
 
 
 @pytest.mark.parametrize(
-    ("platform", "dtype", "length", "segmented", "chosen"),
+    ("platform", "capability", "dtype", "length", "segmented", "chosen"),
     [
-        ("cpu", "bfloat16", 916, False, "dense"),
-        ("gpu", "bfloat16", 97, False, "flash"),
-        ("gpu", "bfloat16", 916, False, "cudnn"),
-        ("gpu", "float16", 916, True, "flash"),
-        ("gpu", "float32", 916, False, "dense"),
-        ("tpu", "bfloat16", 97, False, "dense"),
-        ("tpu", "bfloat16", 916, True, "splash"),
+        ("cpu", 0.0, "bfloat16", 916, False, "dense"),
+        ("gpu", 9.0, "bfloat16", 97, False, "flash"),
+        ("gpu", 8.0, "bfloat16", 916, False, "cudnn"),
+        ("gpu", 7.5, "float16", 916, False, "dense"),
+        ("gpu", 9.0, "float16", 916, True, "flash"),
+        ("gpu", 9.0, "float32", 916, False, "dense"),
+        ("tpu", 0.0, "bfloat16", 97, False, "dense"),
+        ("tpu", 0.0, "bfloat16", 916, True, "splash"),
     ],
 )
-def test_auto_takes_what_was_measured_to_be_the_fastest(platform, dtype, length, segmented, chosen):
+def test_auto_takes_what_was_measured_to_be_the_fastest(
+    platform, capability, dtype, length, segmented, chosen, monkeypatch
+):
+    monkeypatch.setattr(target, "compute_capability", lambda: capability)
     with target.made_for(platform):
         q = jnp.zeros((1, length, 1, 64), dtype)
         assert fastest(q, jnp.zeros((1, length), jnp.int32) if segmented else None) == chosen

@@ -35,9 +35,9 @@ def test_it_goes_on_to_the_end_that_its_own_version_reached(old_run):
         if there.dtype != np.float32:
             np.testing.assert_array_equal(here[name], there, err_msg=name)
             continue
-        # Three steps at a rate below 12e-6: a sign that rounding decides moves a weight by at most 7e-5. Latents are
-        # of the order of 1 and come of several calls of those weights, each of which may add as much.
-        bound = 5e-4 if name.startswith("carry/") else 1e-4
+        # Three steps at a rate below 12e-6: a sign that rounding decides moves a weight by at most 7e-5. Latents, up to
+        # 2.5 large, are within the same share of their largest: how far they move depends on the processor's rounding.
+        bound = 1e-4 * (np.abs(there).max() if name.startswith("carry/") else 1)
         np.testing.assert_allclose(here[name].reshape(there.shape), there, rtol=0, atol=bound, err_msg=name)
 
 

@@ -118,11 +118,11 @@ def any_path(text: str) -> AnyPath:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def local_path(text: str) -> Path:
-    """An argument that names a file or folder of this machine."""
+def local_path(text: str, why: str = "; give a local path and copy it there later") -> Path:
+    """An argument that names a file or folder of this machine; why: what a person reads of one in a bucket."""
     path = any_path(text)
     if not isinstance(path, Path):
-        raise argparse.ArgumentTypeError(f"{text} is not on this machine; give a local path and copy it there later")
+        raise argparse.ArgumentTypeError(f"{text} is not on this machine{why}")
     return path
 
 

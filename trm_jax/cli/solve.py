@@ -114,8 +114,9 @@ def _read_text(source: str) -> tuple[str, str]:
     try:
         content = sys.stdin.buffer.read() if source == "-" else as_path(source).read_bytes()
         return name, open_text(io.BufferedReader(io.BytesIO(content))).read()
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{source} is no file; name a file of puzzles") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "is a folder" if isinstance(error, IsADirectoryError) else "does not exist"
+        raise InputError(f"{source} {what}; name a file of puzzles") from None
     except (UnicodeError, EOFError, OSError) as error:
         raise InputError(f"{name} is not text in UTF-8 or UTF-16 ({error}); save it as such") from None
 

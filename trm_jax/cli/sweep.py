@@ -27,11 +27,16 @@ DEFAULT_ROOT = Path("runs")
 LAUNCH = [sys.executable, "-m", "trm_jax.cli.child"]
 
 
+def _root(text: str) -> Path:
+    why = ", where a sweep keeps its locks and logs; launch/tpu_pod.sh GROUP runs a group into a bucket"
+    return cli.local_path(text, why)
+
+
 def add_parser(subparsers) -> None:
     parser = cli.add_documented(subparsers, "sweep", run, __doc__)
     cli.add_names(parser, "what to run")
     parser.add_argument("--seeds", metavar="0,1,2|0-2", help="run each with these seeds (default: the config's)")
-    parser.add_argument("--root", type=cli.local_path, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
+    parser.add_argument("--root", type=_root, default=DEFAULT_ROOT, help="folder of the runs (default: runs)")
     parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N", help="processes side by side (default: 1)")
     parser.add_argument(
         "--retries", type=cli.at_least(0), default=2, metavar="N", help="of a run that died (default: 2)"

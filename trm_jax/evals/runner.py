@@ -61,7 +61,6 @@ class Evaluator:
         self._sharding = sharding.batch_sharding(mesh, rules)
         self._slots = sharding.local_slots(self._sharding, self._batch_size)
         self._step = jit_eval_step(cfg, num_steps, mesh)
-
         self._ahead = int(sharding.may_queue(mesh))
 
     @property

@@ -52,7 +52,7 @@ def compute_capability() -> float:
 
 
 def row_major(x: jax.Array) -> jax.Array:
-    """x, which on a GPU then lies in memory as its axes stand: left to choose, XLA turns it over between products."""
+    """x, row-major in memory on a GPU: left to choose, XLA transposes it between products."""
     if platform() != "gpu":
         return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))

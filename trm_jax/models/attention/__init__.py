@@ -20,10 +20,10 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 
 
 def fastest(q: jax.Array, segments: jax.Array | None) -> str:
-    """What "auto" takes: on an H200 flash is the fastest at 97 tokens, cuDNN at 916; compiled
-    for a TPU, dense moves fewer bytes at 97 and splash at 916 (docs/extending.md)."""
+    """What "auto" takes: on an H200 flash is the fastest at 97 tokens, cuDNN at 916; compiled for a TPU, dense moves
+    fewer bytes at 97 and splash at 916 (docs/extending.md). GPUs before Ampere cannot run either kernel."""
     platform, length = target.platform(), q.shape[1]
-    if platform == "gpu" and q.dtype.itemsize == 2:
+    if target.compute_capability() >= 8 and q.dtype.itemsize == 2:
         return "cudnn" if length > 128 and segments is None else "flash"
     return "splash" if platform == "tpu" and length >= 256 else "dense"
 

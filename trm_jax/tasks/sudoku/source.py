@@ -19,7 +19,7 @@ from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku import HUB_REPO, HUB_TEST_PUZZLES, SudokuConfig
 from trm_jax.tasks.sudoku.boards import Boards
 from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv
-from trm_jax.tasks.sudoku.files import SPLITS, array_boards, board_arrays, originals
+from trm_jax.tasks.sudoku.files import FILE_OF, SPLITS, array_boards, board_arrays, originals
 from trm_jax.tasks.sudoku.generator import distinct_puzzles
 from trm_jax.tasks.sudoku.symmetry import variants
 from trm_jax.tasks.sudoku.verify import check_rules, require_disjoint, verify
@@ -119,7 +119,11 @@ def _read(cfg: SudokuConfig, split: str, progress: Progress | None, alone: bool 
 
 def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, Boards, Boards]:
     """The stored training split, all its boards, and the test boards; only originals are solved."""
-    split, held_out = (read_split(_place(cfg), name) for name in SPLITS)
+    place = _place(cfg)
+    if not (place / FILE_OF["arrays"].format("train")).exists():
+        mend = f"name a folder in the official format, or make one: trm data sudoku build --output-dir {place}"
+        raise InputError(f"{place / FILE_OF['arrays'].format('train')} does not exist; {mend}")
+    split, held_out = (read_split(place, name) for name in SPLITS)
     every, test = array_boards(split), array_boards(held_out)
     for boards in (every, test):
         _check_board_size(boards, cfg.size)
