@@ -123,7 +123,7 @@ def test_puzzles_that_are_wrong(refused, solver, tmp_path, puzzle, words):
 
 
 def test_a_folder_is_no_file_of_puzzles(refused, solver, tmp_path):
-    assert refused("solve", solver.workdir, tmp_path) == f"{tmp_path} is no file; name a file of puzzles"
+    assert refused("solve", solver.workdir, tmp_path) == f"{tmp_path} is a folder; name a file of puzzles"
 
 
 def test_standard_input_that_is_wrong(trm, solver):
