@@ -84,9 +84,9 @@ def test_900_cells_fit_a_v4_64(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"model.mlp_t": True}, {"model.unroll": "unroll"}])
+@pytest.mark.parametrize("changes", [{"model.mlp_t": True}, {"model.unroll": "unroll"}, {"train.accumulation": 4}])
 def test_the_gradient_is_reduced_once(tmp_path, changes):
-    """No all-reduce of it inside a loop of cycles; parts of a batch (train.accumulation) reduce theirs one by one."""
+    """No all-reduce inside a loop of cycles or of parts of the batch."""
     changes = {"model.dtype": "bfloat16", "train.batch_size": 64, "model.pos_encodings": "none", **changes}
     config, topology = tiny.page(changes), hardware.find_slice("v4-8")
     found = aot.compile_program(config, topology, 0, tmp_path)

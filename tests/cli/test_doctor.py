@@ -150,13 +150,14 @@ def test_buckets_elsewhere(refused, bucket):
 
 
 def test_what_a_device_cannot_take_is_named_with_the_setting_that_fits():
-    large, batch, good = fits([page("baseline"), page("demo", train__batch_size=33), page("sudoku4")], find("2xa100"))
+    runs = [page("baseline", model__remat="none"), page("demo", train__batch_size=33), page("sudoku4")]
+    large, batch, good = fits(runs, find("2xa100"))
     assert (large.name, large.status) == ("fit of baseline", "fail") and "2xa100 has 40" in large.detail
     assert large.remedy == "trm train baseline --set train.accumulation=4"
     assert batch.remedy == "nearest that is: 32" and "33 is not divisible by the 2 devices" in batch.detail
     assert good.status == "ok" and good.detail.startswith("sudoku4: at most ")
     (small,) = fits([page("baseline", model__hidden_size=8192)], find("2xa100"))
-    assert small.remedy == "take more chips, model.remat=block or a smaller model"
+    assert small.remedy == "take more chips or a smaller model"
 
 
 def test_experiments_are_held_against_this_machine(doctor):

@@ -131,6 +131,7 @@ WRONG = {
     "model.dtype": "float8", "model.hidden_size": 0, "model.L_layers": 0, "model.H_cycles": 0, "model.L_cycles": -2,
     "model.halt_max_steps": 0, "model.halt_exploration_prob": 1.5, "model.pos_encodings": "sine",
     "model.attention_impl": "magic", "model.remat": "all", "model.unroll": "all",
+    "model.frozen_products": "int4",
     "eval.max_examples_before_end": -1, "log.profile_steps": -1, "model.puzzle_emb_len": -1,
 }  # fmt: skip
 

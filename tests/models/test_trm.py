@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trm_jax.losses import act_loss
 from trm_jax.models import IGNORE, TRMConfig, target, trm
 from trm_jax.models import params as P
 from trm_jax.models.convert import torch_format
-from trm_jax.models.layers import swiglu
+from trm_jax.models.layers import linear, swiglu
 
 B = 4
 CFG = TRMConfig(
@@ -190,6 +192,51 @@ def test_how_the_cycle_is_unrolled_changes_no_gradient():
         assert lowered["auto"] == lowered[chosen] and lowered["auto"].count("stablehlo.while") == loops
     grads = {unroll: gradient(unroll)(params)["weights"] for unroll in ("scan", "unroll")}
     assert_trees_close(grads["scan"], grads["unroll"], 1e-5)
+
+
+def test_int8_products_of_whole_numbers_are_exact():
+    """Rows and columns whose largest magnitude is 127 are their own quantised form."""
+    random = np.random.default_rng(0)
+    x, w = random.integers(-127, 128, (3, 5, 40)), random.integers(-127, 128, (40, 2, 6))
+    x[..., 7], w[3] = 127, -127
+    y = linear(jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), "int8")
+    np.testing.assert_array_equal(y, np.einsum("abi,ico->abco", x, w))
+    columns = swiglu({"gate_up": jnp.ones((5, 2, 3)), "down": jnp.zeros((3, 5))}, jnp.zeros((5, 4)), 0, "int8")
+    np.testing.assert_array_equal(columns, np.zeros((5, 4)), err_msg="a row of zeros has no scale")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 70), st.integers(1, 9), st.sampled_from(["int8", "float8"]), st.integers(0, 99)
+)
+def test_a_product_of_8_bits_is_as_near_as_its_rounding(rows, inner, columns, products, seed):
+    """Each operand is off by half a step: 1/254 of the largest of its vector in int8, 1/16 of itself in float8."""
+    random = np.random.default_rng(seed)
+    x, w = (
+        random.normal(size=shape) * np.exp(random.normal(size=shape)) for shape in ((rows, inner), (inner, columns))
+    )
+    y = linear(jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32), products)
+    off = 1 / 254 if products == "int8" else 1 / 16
+    largest = np.abs(x).max(1)[:, None] * np.abs(w).max(0)
+    assert (np.abs(y - x @ w) <= inner * largest * (2 * off + off**2) + 1e-5 * inner * largest).all()
+
+
+@pytest.mark.parametrize("shape", [CFG, MLP_T])
+@pytest.mark.parametrize("products", ["int8", "float8"])
+def test_only_frozen_cycles_round_to_8_bits(shape, products):
+    """What the frozen cycles give differs, and the gradient through the last one is that of where they lead."""
+    cfg = dataclasses.replace(shape, H_cycles=2)
+    rounded = dataclasses.replace(cfg, frozen_products=products)
+    params, batch = make_params(cfg), make_batch(0)
+    latents, grads = {}, {}
+    for name, each in (("exact", cfg), (products, rounded)):
+        carry, _ = trm.step(params, each, trm.initial_carry(each, B), batch)
+        latents[name] = np.asarray(carry.z_H)
+        grads[name] = jax.grad(lambda p, each=each: loss_of(p, each, trm.initial_carry(each, B), batch))(params)
+    apart = np.abs(latents[products] - latents["exact"]).mean() / np.abs(latents["exact"]).mean()
+    assert 1e-5 < apart < 0.1
+    one, other = (np.concatenate([x.ravel() for x in jax.tree.leaves(g["weights"])]) for g in grads.values())
+    assert one @ other > 0.9 * np.linalg.norm(one) * np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
@@ -393,7 +440,7 @@ def test_flops_grow_as_the_recursion_does():
     [
         ({"dtype": "float64"}, "dtype is 'float64'; choose one of float32, bfloat16, float16"),
         ({"pos_encodings": "alibi"}, "pos_encodings is 'alibi'"),
-        ({"remat": "all"}, "remat is 'all'; choose one of none, block"),
+        ({"remat": "all"}, "remat is 'all'; choose one of auto, none, block"),
         ({"unroll": "some"}, "unroll is 'some'; choose one of auto, scan, unroll"),
         ({"attention_impl": "flash9"}, "attention_impl is 'flash9'"),
         ({"L_cycles": 0}, "L_cycles is 0; it must be at least 1"),
@@ -404,6 +451,8 @@ def test_flops_grow_as_the_recursion_does():
         ({"puzzle_emb_ndim": 33}, "puzzle_emb_ndim 33 does not fit into puzzle_emb_len 2 tokens of 16"),
         ({"puzzle_emb_ndim": 0}, "puzzle_emb_len is not 0 but puzzle_emb_ndim is"),
         ({"puzzle_emb_len": -1}, "must not be negative"),
+        ({"frozen_products": "int4"}, "frozen_products is 'int4'; choose one of exact, int8, float8"),
+        ({"frozen_products": "int8", "H_cycles": 1}, "frozen_products is int8, and with H_cycles 1 no cycle is frozen"),
     ],
 )
 def test_settings_that_cannot_be_built(changes, message):

@@ -13,8 +13,8 @@ from trm_jax.configs import registry, resolve
 from trm_jax.errors import InputError
 from trm_jax.models import target, trm
 from trm_jax.planning import find, memory, plan, work
-from trm_jax.planning.memory import COMPILERS_TAKE
 from trm_jax.train.compiled import jit_train_step
+from trm_jax.train.memory import COMPILERS_TAKE, state_bytes, step_bytes, takes, with_remat
 from trm_jax.train.state import abstract_state, initial_state
 from trm_jax.train.step import hparams_of
 
@@ -113,7 +113,7 @@ def test_the_state_takes_exactly_what_the_plan_says(changes, devices):
     state = jax.eval_shape(lambda: initial_state(cfg, jax.random.key(0)))
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     carry = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.carry))
-    assert memory.state_bytes(cfg, mesh) == whole - carry + carry / devices
+    assert state_bytes(cfg, mesh) == whole - carry + carry / devices
 
 
 def compiled_step(cfg):
@@ -144,13 +144,13 @@ def test_a_step_takes_what_the_plan_says_within_the_stated_factor(changes, quick
     """
     small = {"model.hidden_size": 128, "model.puzzle_emb_ndim": 128, "model.L_layers": 1, "model.H_cycles": 1}
     cfg = config("demo", {"train.batch_size": 64, **small, **changes})
-    estimate = memory.step_bytes(cfg, memory.abstract_mesh(cfg, 1), cfg.train.accumulation)
+    estimate = step_bytes(cfg, memory.abstract_mesh(cfg, 1), cfg.train.accumulation)
     taken = compiled_step(cfg).memory_analysis().temp_size_in_bytes
     assert 0.75 * estimate < taken < COMPILERS_TAKE * estimate, taken / estimate
 
 
 def test_memory_that_is_too_small_names_the_accumulation_that_fits():
-    [warning] = plan(config(), find("h200")).warnings
+    [warning] = plan(config(changes={"model.remat": "none"}), find("h200")).warnings
     assert "h200 has 141" in warning and "set train.accumulation=2, which gives the same update" in warning
     fitting = plan(config(changes={"train.accumulation": 2}), find("h200"))
     assert fitting.warnings == () and fitting.memory_bytes < 141e9
@@ -198,3 +198,25 @@ def test_a_mesh_that_does_not_fit_the_device():
     with pytest.raises(InputError, match="does not fit 1 devices"):
         plan(config(changes={"mesh.fsdp": 2}), find("h100"))
     assert sharding.mesh_sizes(-1, 2, 2, 8) == (2, 2, 2)
+
+
+def test_activations_are_computed_again_where_they_would_not_fit():
+    cfg = config("baseline_768")
+    mesh = memory.abstract_mesh(cfg, 1)
+    kept, again = (
+        takes(dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, remat=remat)), mesh, 1)
+        for remat in ("none", "block")
+    )
+    assert again < kept / 2
+    for room, remat in ((None, "none"), (kept, "none"), (kept - 1, "block"), (0, "block")):
+        assert with_remat(cfg, cfg.model, mesh, room).remat == remat
+    asked = dataclasses.replace(cfg.model, remat="none")
+    assert with_remat(cfg, asked, mesh, 0) == asked
+
+
+def test_a_plan_says_what_computing_again_could_be_spared_by():
+    (warning,) = [line for line in plan(config("baseline"), find("h200")).warnings if "remat" in line]
+    assert warning == (
+        "fits by computing activations again (model.remat), which costs time; without: set train.accumulation=2, "
+        "which gives the same update"
+    )

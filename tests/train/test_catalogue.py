@@ -18,6 +18,7 @@ from trm_jax.planning import memory
 from trm_jax.tasks.sudoku import source as sudoku
 from trm_jax.train.compiled import Compiled
 from trm_jax.train.curriculum import stages
+from trm_jax.train.memory import state_bytes, step_bytes
 from trm_jax.train.state import evaluation_params, initial_state
 from trm_jax.train.step import hparams_of, make_train_step
 
@@ -176,11 +177,11 @@ def test_the_full_step_is_traced(name):
     # One chip of 141 GB holds the state; a step of every row fits the 32 chips of 32 GB of the users' slice.
     weights = params.count(trm.specs(model)["weights"])
     copies = 4 - (name == "exp08a") - (cfg.optim.name == "lion")  # weights, average, two moments
-    alone = memory.state_bytes(cfg, memory.abstract_mesh(cfg, 1))
+    alone = state_bytes(cfg, memory.abstract_mesh(cfg, 1))
     latents = 2 * state.carry.z_H.size * state.carry.z_H.dtype.itemsize
     assert 0 <= alone - 4 * weights * copies - latents < 0.05 * alone and alone < 141e9
     pod = memory.abstract_mesh(cfg, 32)
-    assert memory.state_bytes(cfg, pod) + memory.step_bytes(cfg, pod, cfg.train.accumulation) < 32e9
+    assert state_bytes(cfg, pod) + step_bytes(cfg, pod, cfg.train.accumulation) < 32e9
 
 
 def test_the_parameters_of_the_sizes():

@@ -129,7 +129,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     topology, cfg = hardware.find_slice(request["topology"]), resolve.freeze(ConfigDict(request["config"]))
     program = programs.programs_of(cfg)[request["number"]]
-    lowered = programs.lower(cfg, program, programs.devices(topology))
+    lowered = programs.lower(cfg, program, programs.devices(topology), topology.usable_bytes)
     print(json.dumps(compile_lowered(lowered, topology, Path(request["root"]))))
 
 

@@ -16,6 +16,7 @@ from trm_jax.planning import Device, work
 from trm_jax.train.compiled import jit_train_step
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import Stage, stages
+from trm_jax.train.memory import with_remat
 from trm_jax.train.state import abstract_state, evaluation_params
 from trm_jax.train.step import hparams_of
 
@@ -65,8 +66,11 @@ def rows_of(cfg: RunConfig, kind: str, mesh) -> int:
     return rows_of_batch(cfg.eval.batch_size, work(cfg).eval_puzzles, mesh)
 
 
-def lower(cfg: RunConfig, program: Program, devices) -> jax.stages.Lowered:
-    """The program as a run on `devices` calls it: the same function, the same arrays, the same shardings."""
+def lower(cfg: RunConfig, program: Program, devices, room: int) -> jax.stages.Lowered:
+    """The program as a run on `devices` calls it: the same function, the same arrays, the same shardings.
+
+    room: bytes that a program may use of one of them.
+    """
     kind, model = program
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     state, rows = abstract_state(cfg, mesh), rows_of(cfg, kind, mesh)
@@ -77,4 +81,5 @@ def lower(cfg: RunConfig, program: Program, devices) -> jax.stages.Lowered:
             return jit_eval_step(cfg, 0, mesh).lower(evaluation_params(state)[""], batch, array((rows,), jnp.bool_))
         steps, whole = work(cfg).steps, sharding.replicated(mesh)
         hparams = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), hparams_of(cfg, steps))
+        model = with_remat(cfg, model, mesh, room)
         return jit_train_step(cfg, steps, model, state, mesh).lower(state, batch, hparams)

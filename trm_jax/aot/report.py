@@ -11,6 +11,7 @@ from trm_jax.aot.programs import Program, cycles_of, rows_of, run_stages
 from trm_jax.planning import Device, memory, work
 from trm_jax.planning.hardware import SOURCE
 from trm_jax.train.config import RunConfig
+from trm_jax.train.memory import state_bytes
 
 _NAMES = {"train": "training", "eval": "evaluation"}
 ASSUMPTIONS = (
@@ -118,7 +119,7 @@ def _problem(cfg: RunConfig, topology: Device, programs: list[dict], needed: dic
     if kind == "eval":
         rows = programs[-1]["batch_rows"] // 2 // mesh.size * mesh.size
         return said + (f"set eval.batch_size={rows}, which scores the same" if rows else "take more chips")
-    state, parts = memory.state_bytes(cfg, mesh), cfg.train.accumulation
+    state, parts = state_bytes(cfg, mesh), cfg.train.accumulation
     return said + memory.remedy(cfg, mesh, lambda more: state + (size - state) * parts / more, there)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from trm_jax.configs import registry, resolve
 from trm_jax.planning import memory
 from trm_jax.train.config import RunConfig
+from trm_jax.train.memory import takes
 
 ATTENTION = {"model.mlp_t": False, "model.pos_encodings": "rope"}
 _GRIDS = ATTENTION | {"model.H_cycles": 3, "model.L_cycles": 4}  # of 30x30 cells, as the official runs have them
@@ -37,10 +38,9 @@ def that_fit(cfg: RunConfig, devices: int, room: int) -> Iterator[RunConfig]:
     """The run, with its batch in as many parts as the planner thinks that it takes to fit into `room` bytes of each
     device; then in twice as many, and so on, for when it is wrong."""
     mesh = memory.abstract_mesh(cfg, devices)
-    state = memory.state_bytes(cfg, mesh)
     size, parts = cfg.train.batch_size, cfg.train.accumulation
     while size % (parts * devices) == 0:
-        if state + memory.COMPILERS_TAKE * memory.step_bytes(cfg, mesh, parts) <= room:
+        if takes(cfg, mesh, parts) <= room:
             yield dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, accumulation=parts))
         parts *= 2
 

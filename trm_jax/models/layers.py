@@ -33,13 +33,40 @@ def _dot(x, w, contract_x: tuple[int, ...], contract_w: tuple[int, ...], dtype=j
     return lax.dot_general(x, w, dims, precision=precision, preferred_element_type=returned).astype(dtype)
 
 
+# The operands of products that no gradient passes: the largest magnitude that each type holds.
+QUANTISED = {"int8": (jnp.int8, 127.0), "float8": (jnp.float8_e4m3fn, 448.0)}
+PRODUCTS = ("exact", *QUANTISED)  # "exact": operands of the compute dtype
+
+
+def _quantise(x, axes: tuple[int, ...], products: str):
+    """(x / scale in a type of `QUANTISED`, scale float32 without `axes`), a scale for each vector along `axes`."""
+    dtype, largest = QUANTISED[products]
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x), axis=axes, keepdims=True) / largest
+    values = x / jnp.where(scale > 0, scale, 1)
+    values = jnp.round(values) if dtype == jnp.int8 else values
+    return values.astype(dtype), jnp.squeeze(scale, axes)
+
+
+def _quantised_dot(x, w, contract_x: tuple[int, ...], contract_w: tuple[int, ...], dtype, products: str):
+    """As `_dot`, of operands rounded to 8 bits: per row and per column, when they are used."""
+    (x, x_scale), (w, w_scale) = _quantise(x, contract_x, products), _quantise(w, contract_w, products)
+    kept = jnp.int32 if x.dtype == jnp.int8 else jnp.float32
+    y = lax.dot_general(x, w, ((contract_x, contract_w), ((), ())), preferred_element_type=kept)
+    x_scale = x_scale.reshape(x_scale.shape + (1,) * w_scale.ndim)
+    return (y.astype(jnp.float32) * x_scale * w_scale.reshape((1,) * (y.ndim - w_scale.ndim) + w_scale.shape)).astype(
+        dtype
+    )
+
+
 # A weight w [in, ...out] applied to rows x [..., in] (axis -1) or columns x [in, N] (axis 0), so that no activation is
 # ever transposed. Rows are not made a matrix: a batch axis that several devices share cannot be merged behind another
 # axis, so every device would compute the whole batch. Weight gradients are float32.
 
 
-def _project(x, w, axis: int, dtype=jnp.float32):
-    return _dot(w, x, (0,), (0,), dtype) if axis == 0 else _dot(x, w, (x.ndim - 1,), (0,), dtype)
+def _project(x, w, axis: int, dtype=jnp.float32, products: str = "exact"):
+    dot = _dot if products == "exact" else partial(_quantised_dot, products=products)
+    return dot(w, x, (0,), (0,), dtype=dtype) if axis == 0 else dot(x, w, (x.ndim - 1,), (0,), dtype=dtype)
 
 
 def _project_back(g, w, axis: int, dtype=jnp.float32):
@@ -59,17 +86,17 @@ def _weight_grad(x, g, axis: int):
 # And they keep little: page-faulting gigabytes of residuals costs more on a CPU than recomputing element-wise work.
 
 
-@jax.custom_vjp
-def linear(x: jax.Array, w: jax.Array) -> jax.Array:
-    """x [..., in] times w [in, *out] -> [..., *out] in x's dtype, accumulated in float32."""
-    return _project(x, w.astype(x.dtype), -1, x.dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(x: jax.Array, w: jax.Array, products: str = "exact") -> jax.Array:
+    """x [..., in] times w [in, *out] -> [..., *out] in x's dtype, accumulated in float32; products: of `PRODUCTS`."""
+    return _project(x, w.astype(x.dtype), -1, x.dtype, products)
 
 
-def _linear_fwd(x, w):
-    return linear(x, w), (x, w)
+def _linear_fwd(x, w, products):
+    return linear(x, w, products), (x, w)
 
 
-def _linear_bwd(kept, g):
+def _linear_bwd(products, kept, g):
     x, w = kept
     out = w.ndim - 1
     dx = _dot(g, w.astype(g.dtype), tuple(range(g.ndim - out, g.ndim)), tuple(range(1, w.ndim)), x.dtype)
@@ -134,19 +161,19 @@ def _gated_grads(gate, up, g_inner, separate: bool = False):
     return inner, g_gate.astype(dtype), g_up.astype(dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _swiglu(x, gate_up, down, axis: int):
-    return _swiglu_fwd(x, gate_up, down, axis)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _swiglu(x, gate_up, down, axis: int, products: str):
+    return _swiglu_fwd(x, gate_up, down, axis, products)[0]
 
 
-def _swiglu_fwd(x, gate_up, down, axis):
+def _swiglu_fwd(x, gate_up, down, axis, products):
     dtype = x.dtype
-    gate, up = (_project(x, w, axis, dtype) for w in _halves(gate_up, dtype))
-    y = _project(_gated(gate, up), down.astype(dtype), axis, dtype)
+    gate, up = (_project(x, w, axis, dtype, products) for w in _halves(gate_up, dtype))
+    y = _project(_gated(gate, up), down.astype(dtype), axis, dtype, products)
     return y, (x, gate_up, down, gate, up)
 
 
-def _swiglu_bwd(axis, kept, g):
+def _swiglu_bwd(axis, products, kept, g):
     x, gate_up, down, gate, up = kept
     dtype, on_cpu = x.dtype, target.platform() == "cpu"
     g_inner = _project_back(g, down.astype(dtype), axis, dtype if target.platform() == "gpu" else jnp.float32)
@@ -174,13 +201,13 @@ def _halves_grads(x, gate_up, g, axis: int):
 _swiglu.defvjp(_swiglu_fwd, _swiglu_bwd)
 
 
-def swiglu(params: dict, x: jax.Array, axis: int = -1) -> jax.Array:
+def swiglu(params: dict, x: jax.Array, axis: int = -1, products: str = "exact") -> jax.Array:
     """`down(silu(gate) * up)` over the last axis of x [..., width], or over its first, x [width, ...].
 
     params: gate_up [width, 2, inner] (an axis for the two, so that a mesh can cut `inner`), down [inner, width].
     """
     columns = x.reshape(x.shape[0], -1) if axis == 0 else x
-    return _swiglu(columns, params["gate_up"], params["down"], axis).reshape(x.shape)
+    return _swiglu(columns, params["gate_up"], params["down"], axis, products).reshape(x.shape)
 
 
 def rope_tables(length: int, head_dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:

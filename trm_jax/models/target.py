@@ -9,18 +9,20 @@ from contextvars import ContextVar
 from typing import Any
 
 import jax
+from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 
 from trm_jax.errors import InputError
 
-_given: ContextVar[str | None] = ContextVar("platform", default=None)
+_given: ContextVar[tuple[str, float] | None] = ContextVar("platform", default=None)
 _placed: ContextVar[tuple[Mesh, Mapping[str, Any]] | None] = ContextVar("mesh", default=None)
 
 
 def platform() -> str:
     """'cpu', 'gpu' or 'tpu'."""
-    return _given.get() or jax.default_backend()
+    given = _given.get()
+    return given[0] if given else jax.default_backend()
 
 
 @contextmanager
@@ -32,9 +34,9 @@ def _holding(variable: ContextVar, value) -> Iterator[None]:
         variable.reset(token)
 
 
-def made_for(name: str):
-    """A context: what is traced inside is for platform `name`, whatever this machine has."""
-    return _holding(_given, name)
+def made_for(name: str, capability: float = 0.0):
+    """A context: what is traced inside is for platform `name`, whatever this machine has; capability: of a GPU."""
+    return _holding(_given, (name, capability))
 
 
 def placed_on(mesh: Mesh, axes: Mapping[str, Any]):
@@ -47,8 +49,10 @@ def placed_on(mesh: Mesh, axes: Mapping[str, Any]):
 
 def compute_capability() -> float:
     """Of the GPU that programs are made for; 0 on another platform."""
+    if given := _given.get():
+        return given[1]
     here = jax.devices()[0]
-    return float(getattr(here, "compute_capability", 0.0)) if platform() == "gpu" == here.platform else 0.0
+    return float(getattr(here, "compute_capability", 0.0)) if here.platform == "gpu" else 0.0
 
 
 def row_major(x: jax.Array) -> jax.Array:
@@ -56,6 +60,27 @@ def row_major(x: jax.Array) -> jax.Array:
     if platform() != "gpu":
         return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
+def summed_over_devices(function: Callable, whole, rows):
+    """`function(whole, rows) -> (sums, of_rows)`, called by every device of the mesh with its own rows; its sums are
+    added up once, at the end. whole: what every device has; rows, of_rows: trees of arrays [B, ...].
+
+    Left to the compiler, where a mesh shares more than the batch and where there is no mesh.
+    """
+    mesh, axes = _placed.get() or (None, {})
+    batch = axes.get("batch") or ()
+    if mesh is None or mesh.size == 1 or math.prod(mesh.shape[axis] for axis in batch) != mesh.size:
+        return function(whole, rows)
+
+    def of_device(whole, rows):
+        with _holding(_placed, None):
+            sums, of_rows = function(whole, rows)
+        return lax.psum(sums, batch), of_rows
+
+    everywhere, shared = PartitionSpec(), PartitionSpec(batch)
+    specs = {"in_specs": (everywhere, shared), "out_specs": (everywhere, shared)}
+    return jax.shard_map(of_device, mesh=mesh, check_vma=False, **specs)(whole, rows)
 
 
 def on_each_device(function: Callable, arguments: Sequence, results: Sequence) -> Callable:

@@ -25,17 +25,17 @@ MOST_TOKENS = 128  # of a kernel: all tokens of a column are held at once
 _SHAPES = {2: ((128, 64, 8, 4), (64, 64, 4, 1)), 4: ((32, 32, 4, 1), (32, 32, 4, 1))}
 
 
-def mix_tokens(params: dict, x: jax.Array, eps: float, impl: str = "auto") -> jax.Array:
+def mix_tokens(params: dict, x: jax.Array, eps: float, impl: str = "auto", products: str = "exact") -> jax.Array:
     """The block over the first axis of x [T, B, D]; params: gate_up [T, 2, I], down [I, T].
 
     impl: "plain", "triton", or "auto": the kernels where they were measured to be faster, in half precision on a GPU of
-    compute capability 9 and more.
+    compute capability 9 and more. Products of 8 bits (`layers.QUANTISED`) are in the plain form only.
     """
     if impl == "auto":
         measured = target.compute_capability() >= 9 and x.dtype.itemsize == 2 and x.shape[0] <= MOST_TOKENS
         impl = "triton" if measured else "plain"
-    if impl == "plain":
-        return rms_norm(x + swiglu(params, x, axis=0), 0, eps)
+    if impl == "plain" or products != "exact":
+        return rms_norm(x + swiglu(params, x, 0, products), 0, eps)
     return _block(x, params["gate_up"], params["down"], eps)
 
 

@@ -32,6 +32,7 @@ from trm_jax.models import target, token_mlp
 from trm_jax.models.attention import IMPLEMENTATIONS, attention
 from trm_jax.models.family import Rows
 from trm_jax.models.layers import (
+    PRODUCTS,
     apply_rope,
     embed_tokens,
     inverse_sqrt,
@@ -74,9 +75,11 @@ class TRMConfig:
     halt_max_steps: int = number(16, low=1)
     halt_exploration_prob: float = number(0.1, high=1)
     dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of activations; weights are float32
+    frozen_products: str = option("exact", *PRODUCTS)  # of the cycles without gradient
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
     mlp_t_impl: str = option("auto", "auto", *token_mlp.IMPLEMENTATIONS)
-    remat: str = option("none", "none", "block")  # block: the backward pass computes a network call again
+    # block: the backward pass computes a network call again; auto: training decides by the memory there is, else none.
+    remat: str = option("auto", "auto", "none", "block")
     unroll: str = option("auto", "auto", "scan", "unroll")  # the differentiated cycle; auto: on CPUs and GPUs
 
     def __post_init__(self):
@@ -90,6 +93,8 @@ class TRMConfig:
                 f"puzzle_emb_ndim {self.puzzle_emb_ndim} does not fit into puzzle_emb_len {self.puzzle_emb_len} "
                 f"tokens of {self.hidden_size}"
             )
+        if self.frozen_products != "exact" and self.H_cycles == 1:
+            raise ValueError(f"frozen_products is {self.frozen_products}, and with H_cycles 1 no cycle is frozen")
         if self.puzzle_emb_len and not self.puzzle_emb_ndim:
             raise ValueError("puzzle_emb_len is not 0 but puzzle_emb_ndim is; set both to 0 for no puzzle embedding")
 
@@ -226,17 +231,18 @@ def embed(weights: dict, puzzle_rows: jax.Array | None, cfg: TRMConfig, inputs: 
     return math.sqrt(D) * x
 
 
-def _attention_block(layer: dict, cfg: TRMConfig, h: jax.Array) -> jax.Array:
-    q, k, v = einops.rearrange(linear(h, layer["qkv"]), "b t three (h k) -> three b t h k", h=cfg.num_heads)
+def _attention_block(layer: dict, cfg: TRMConfig, h: jax.Array, products: str) -> jax.Array:
+    qkv = linear(h, layer["qkv"], products)
+    q, k, v = einops.rearrange(qkv, "b t three (h k) -> three b t h k", h=cfg.num_heads)
     if cfg.pos_encodings == "rope":
         cos, sin = rope_tables(cfg.total_len, cfg.head_dim, cfg.rope_theta)
         q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
     heads = attention(q, k, v, impl=cfg.attention_impl)
-    return linear(einops.rearrange(heads, "b t h k -> b t (h k)"), layer["out"])
+    return linear(einops.rearrange(heads, "b t h k -> b t (h k)"), layer["out"], products)
 
 
-def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array) -> jax.Array:
-    """One reasoning call: `h + injection` through the post-norm blocks.
+def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array, products: str = "exact") -> jax.Array:
+    """One reasoning call: `h + injection` through the post-norm blocks; products: of `layers.PRODUCTS`.
 
     Latents are [B, T, D]; with mlp_t they are [T, B, D], so that both of its MLPs are one product without a transpose.
     """
@@ -245,12 +251,12 @@ def net(layers: dict, cfg: TRMConfig, h: jax.Array, injection: jax.Array) -> jax
         layer = layers[str(i)]
         if cfg.mlp_t:  # the norm after the token MLP is over the sequence axis
             with jax.named_scope("mlp_t"):
-                h = mix_tokens(layer["mlp_t"], h, cfg.rms_eps, cfg.mlp_t_impl)
+                h = mix_tokens(layer["mlp_t"], h, cfg.rms_eps, cfg.mlp_t_impl, products)
         else:
             with jax.named_scope("attention"):
-                h = rms_norm(h + _attention_block(layer["attn"], cfg, h), -1, cfg.rms_eps)
+                h = rms_norm(h + _attention_block(layer["attn"], cfg, h, products), -1, cfg.rms_eps)
         with jax.named_scope("mlp"):
-            h = target.row_major(rms_norm(h + swiglu(layer["mlp"], h), -1, cfg.rms_eps))
+            h = target.row_major(rms_norm(h + swiglu(layer["mlp"], h, products=products), -1, cfg.rms_eps))
     return h
 
 
@@ -265,17 +271,21 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
     # copies and launches.
     unroll = cfg.unroll == "unroll" or (cfg.unroll == "auto" and target.platform() in ("cpu", "gpu"))
 
-    def call(layers, h, injection):
-        return net(layers, cfg, h, injection)
+    def call(layers, h, injection, products="exact"):
+        return net(layers, cfg, h, injection, products)
 
     if cfg.remat == "block":  # outside a loop XLA would merge what is computed again with what was computed before
-        call = jax.checkpoint(call, prevent_cse=unroll)
+        call = jax.checkpoint(call, prevent_cse=unroll, static_argnums=3)
 
-    def cycle(layers, emb, z_H, z_L, unroll: bool):
+    def cycle(layers, emb, z_H, z_L, unroll: bool, products: str):
         injection = z_H + emb
         once = cfg.L_cycles if unroll else 1
-        z_L, _ = lax.scan(lambda z, _: (call(layers, z, injection), None), z_L, length=cfg.L_cycles, unroll=once)
-        return call(layers, z_H, z_L), z_L
+
+        def think(z, _):
+            return call(layers, z, injection, products), None
+
+        z_L, _ = lax.scan(think, z_L, length=cfg.L_cycles, unroll=once)
+        return call(layers, z_H, z_L, products), z_L
 
     z = lax.stop_gradient((z_H, z_L))
     if cfg.mlp_t:
@@ -284,8 +294,12 @@ def recurse(layers: dict, cfg: TRMConfig, emb: jax.Array, z_H: jax.Array, z_L: j
         # Cast once and not at every use; where they are differentiated the cast stays there, as gradients are float32.
         frozen = lax.stop_gradient((jax.tree.map(lambda w: w.astype(cfg.compute_dtype), layers), emb))
         unroll_frozen = unroll and target.platform() == "gpu"
-        z, _ = lax.scan(lambda z, _: (cycle(*frozen, *z, unroll_frozen), None), tuple(z), length=cfg.H_cycles - 1)
-    z = cycle(layers, emb, *z, unroll)
+
+        def answer(z, _):
+            return cycle(*frozen, *z, unroll_frozen, cfg.frozen_products), None
+
+        z, _ = lax.scan(answer, tuple(z), length=cfg.H_cycles - 1)
+    z = cycle(layers, emb, *z, unroll, "exact")
     return tuple(x.swapaxes(0, 1) for x in z) if cfg.mlp_t else z
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from trm_jax.models.attention import fastest
 from trm_jax.models.layers import swiglu_width
 
 if TYPE_CHECKING:
@@ -96,7 +97,10 @@ def parts(cfg: TRMConfig) -> dict[str, Part]:
 def activation_bytes(cfg: TRMConfig, rows: int) -> int:
     """Estimate for `rows` sequences that are differentiated together, by what `remat` lets the last cycle keep."""
     T, D, size = cfg.total_len, cfg.hidden_size, cfg.compute_dtype.itemsize
-    latent, scores = T * D, cfg.num_heads * T**2
+    latent, scores = T * D, 0
+    if not cfg.mlp_t and cfg.attention_impl in ("auto", "dense"):  # the other implementations keep none
+        dense = cfg.attention_impl == "dense" or fastest(T, cfg.compute_dtype) == "dense"
+        scores = cfg.num_heads * T**2 * dense
     # The inner layer of each SwiGLU of a block.
     wide = [T * swiglu_width(D, cfg.expansion)] + [D * swiglu_width(T, cfg.expansion)] * cfg.mlp_t
     # Attention keeps its input, q, k, v, output, and the weights; a SwiGLU its input, gate and up.

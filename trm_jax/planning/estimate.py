@@ -10,6 +10,7 @@ from trm_jax.planning import memory
 from trm_jax.planning.hardware import Device
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import train_flops
+from trm_jax.train.memory import state_bytes, step_bytes, takes
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,25 @@ def plan(cfg: RunConfig, device: Device, *, utilisation: float = 0.4) -> Plan:
     if not 0 < utilisation <= 1:
         raise InputError(f"the utilisation is {utilisation:g}; give a share of the peak, for example 0.4")
     mesh, found = memory.abstract_mesh(cfg, device.chips), work(cfg)
+    with device.target():
+        return _plan(cfg, device, utilisation, mesh, found)
+
+
+def _plan(cfg: RunConfig, device: Device, utilisation: float, mesh, found: Work) -> Plan:
+    there = memory.on(cfg, device, mesh)
     try:
         memory.check_batches(cfg, mesh)
-        obstacle = memory.shortage(cfg, device, mesh)
+        obstacle = memory.shortage(there, device, mesh)
     except InputError as error:
         obstacle = str(error)
     warnings = [*cfg.warnings(found.steps), *filter(None, [obstacle])]
+    if not obstacle and there.model != cfg.model and there.model.remat == "block":
+        faster = memory.remedy(cfg, mesh, lambda parts: takes(cfg, mesh, parts), device.memory_gb * 1e9)
+        warnings.append(f"fits by computing activations again (model.remat), which costs time; without: {faster}")
     if getattr(cfg.model, "dtype", "float32") == "float32":
         warnings.append("the peak is that of bfloat16, which float32 does not reach: give the device's with --peak")
     per_hour = 3600 * utilisation * device.chips * device.peak_tflops * 1e12
     hours = found.train_flops / per_hour, found.eval_flops / per_hour
     dollars = None if device.dollars_per_hour is None else sum(hours) * device.dollars_per_hour
-    chip_bytes = memory.state_bytes(cfg, mesh) + memory.step_bytes(cfg, mesh, cfg.train.accumulation)
+    chip_bytes = state_bytes(there, mesh) + step_bytes(there, mesh, cfg.train.accumulation)
     return Plan(found, *hours, dollars, chip_bytes, tuple(warnings), obstacle)

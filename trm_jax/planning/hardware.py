@@ -5,12 +5,14 @@ Peaks are dense bfloat16 datasheet rates with float32 accumulation: leads, not m
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from dataclasses import dataclass
 
 from trm_jax.configs.resolve import nearest
 from trm_jax.errors import InputError
+from trm_jax.models import target
 
 SOURCE = "data sheets, 2025-12-09"
 PRICE_SOURCE = "the users' documents, one cloud of rented GPUs, 2025-12-09"
@@ -49,6 +51,13 @@ class Device:
         flat = len(self.shape) == 2
         rings = [size % 16 == 0 if flat else all(one % 4 == 0 for one in self.shape) for size in self.shape]
         return sum(1 + ring for ring, size in zip(rings, self.shape, strict=True) if size > 1)
+
+    def target(self):
+        """A context: programs, and what is estimated of them, are for this device; for the one at hand where the table
+        has none of the name."""
+        if self.name in GPUS:
+            return target.made_for("gpu", 8.0)  # Ampere or newer
+        return target.made_for("tpu") if self.name.partition("-")[0] in TPUS else contextlib.nullcontext()
 
     @property
     def usable_bytes(self) -> int:

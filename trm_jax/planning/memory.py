@@ -1,28 +1,16 @@
-"""What a training step needs of a device's memory.
-
-The state is counted exactly, from its abstract arrays and their shardings; activations are the model's estimate.
-"""
+"""Whether a run fits into the memory of a device that need not be here, and what to do where it does not."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
-import jax
 from jax.sharding import AbstractMesh
 
 from trm_jax import sharding
-from trm_jax.models import params
-from trm_jax.models.layers import round_up
 from trm_jax.planning.hardware import Device
-from trm_jax.train import compiled
+from trm_jax.train import compiled, memory
 from trm_jax.train.config import RunConfig
-from trm_jax.train.state import abstract_state
-
-# What XLA set aside for a step was 0.8 to 1.4 times the estimate, compiled for a TPU v4 and for a CPU.
-COMPILERS_TAKE = 1.4
-_FLOAT32 = 4  # bytes of a gradient
 
 
 def abstract_mesh(cfg: RunConfig, chips: int) -> AbstractMesh:
@@ -37,32 +25,16 @@ def check_batches(cfg: RunConfig, mesh: AbstractMesh) -> None:
     sharding.check_batch(mesh, sharding.Rules(), cfg.eval.batch_size, "eval.batch_size")
 
 
-def state_bytes(cfg: RunConfig, mesh: AbstractMesh) -> int:
-    """Bytes of one device: weights, averages, optimiser moments, and the carry of its share of the batch, which is
-    filled up where it does not divide."""
-    rows = round_up(cfg.train.batch_size, mesh.size // mesh.shape["tensor"] * cfg.train.accumulation)
-    filled = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, batch_size=rows))
-    arrays = jax.tree.leaves(abstract_state(filled, mesh))
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in arrays)
-
-
-def step_bytes(cfg: RunConfig, mesh: AbstractMesh, parts: int) -> int:
-    """Estimate of what a step needs of one device besides the state: activations of one of `parts` of the batch,
-    gradients."""
-    share = cfg.train.batch_size * mesh.shape["tensor"] / mesh.size  # of the batch, a device's
-    gradients = params.count(cfg.family.specs(cfg.model)["weights"]) * _FLOAT32
-    of_a_row = jax.tree.leaves(params.abstract(cfg.family.carry_specs(cfg.model, 1)))
-    carry = math.ceil(share * sum(x.size * x.dtype.itemsize for x in of_a_row))
-    copies = 2 if parts > 1 else 1  # the sum and its next term; the carry cut into parts, and those that come back
-    return cfg.family.activation_bytes(cfg.model, math.ceil(share / parts)) + copies * (gradients + carry)
+def on(cfg: RunConfig, device: Device, mesh: AbstractMesh) -> RunConfig:
+    """The run as it is there: with model.remat=auto settled by the device's memory."""
+    return dataclasses.replace(cfg, model=memory.with_remat(cfg, cfg.model, mesh, device.memory_gb * 1e9))
 
 
 def shortage(cfg: RunConfig, device: Device, mesh: AbstractMesh) -> str:
     """Why the device's memory is too small by the estimate, and what to do; empty where it is not."""
-    state = state_bytes(cfg, mesh)
 
     def takes(parts: int) -> float:
-        return state + COMPILERS_TAKE * step_bytes(cfg, mesh, parts)
+        return memory.takes(cfg, mesh, parts)
 
     needed, room = takes(cfg.train.accumulation), device.memory_gb * 1e9
     if needed <= room:
@@ -77,4 +49,5 @@ def remedy(cfg: RunConfig, mesh: AbstractMesh, takes: Callable[[int], float], ro
     for parts in range(cfg.train.accumulation + 1, batch // ways + 1):
         if batch % (parts * ways) == 0 and takes(parts) <= room:
             return f"set train.accumulation={parts}, which gives the same update"
-    return "no train.accumulation is enough; take more chips, model.remat=block or a smaller model"
+    ways_out = ["more chips", "model.remat=block"][: 2 - (getattr(cfg.model, "remat", "block") == "block")]
+    return f"no train.accumulation is enough; take {', '.join(ways_out)} or a smaller model"

@@ -10,6 +10,7 @@ from trm_jax import compiler, sharding
 from trm_jax.data.dataset import DatasetInfo
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import stage_at, stages
+from trm_jax.train.memory import room, with_remat
 from trm_jax.train.state import TrainState, abstract_state, initial_state, shardings_of
 from trm_jax.train.step import hparams_of, make_train_step
 
@@ -51,7 +52,11 @@ class Compiled:
         self.slots = sharding.local_slots(self._batch_lies, cfg.train.batch_size)
         self.abstract = abstract_state(cfg, self.mesh)
         self._hparams = sharding.put_whole(self.mesh, hparams_of(cfg, self.total_steps))
-        self._step_of = cache(lambda model: jit_train_step(cfg, self.total_steps, model, self.abstract, self.mesh))
+        settled = partial(with_remat, cfg, mesh=self.mesh, room=room(self.mesh.local_devices))
+        self.remat = getattr(settled(cfg.model), "remat", "none")
+        self._step_of = cache(
+            lambda model: jit_train_step(cfg, self.total_steps, settled(model), self.abstract, self.mesh)
+        )
 
     def first_state(self) -> TrainState:
         """Where the run begins."""

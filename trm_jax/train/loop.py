@@ -101,6 +101,8 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     progress.say(_opening_line(facts, group, len(eval_data), workdir))
     for warning in cfg.warnings(total_steps):
         progress.say(f"note: {warning}")
+    if compiled.remat == "block" != cfg.model.remat:
+        progress.say("note: activations are computed again, for the memory is too small for them (model.remat=auto)")
     checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline, cfg.checkpoint, progress.say, group)
     closing.callback(checkpoints.close)
     recorder = Recorder(cfg, workdir, clock, group, progress.say)

@@ -13,7 +13,8 @@ from flax import struct
 from jax import lax
 
 from trm_jax import optim
-from trm_jax.models.params import Lookup, is_spec
+from trm_jax.models import target
+from trm_jax.models.params import TABLE_ROWS, Lookup, is_spec
 from trm_jax.train.config import RunConfig
 from trm_jax.train.state import MIN_LOSS_SCALE, LossScale, TrainState
 
@@ -66,8 +67,12 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
     specs = family.specs(model)
     tables = [name for name, spec in specs.items() if is_spec(spec) and spec.kind == "rows"]
 
-    def gradients(params, carry, batch, noise, scale):
-        """((loss, sums, gradients of the weights), (carry, rows, gradients of the rows looked up))."""
+    def gradients(whole, of_rows):
+        """((loss, sums, gradients of the weights), (carry, rows, gradients of the rows looked up)).
+
+        whole: (params, scale of the loss); of_rows: (carry, batch, noise).
+        """
+        (params, scale), (carry, batch, noise) = whole, of_rows
 
         def loss_fn(weights, deltas):
             lookups = {name: Lookup(params[name], deltas[name]) for name in tables}
@@ -75,34 +80,41 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
             loss = out[0] / batch_size
             return loss * scale, (loss, *out[1:])
 
-        size = batch_size // num_parts
+        size = len(jax.tree.leaves(batch)[0])
         deltas = {name: jnp.zeros((size, params[name].shape[1]), params[name].dtype) for name in tables}
         grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
         (grads, row_grads), (loss, carry, sums, rows) = grad_fn(params["weights"], deltas)
         return (loss, sums, grads), (carry, rows, row_grads)
 
-    def gradients_by_parts(params, *of_rows_and_scale):
+    def gradients_by_parts(whole, of_rows):
         """The same with the activations of one part of the batch at a time in memory.
 
         Neighbouring rows go to different parts, so that every device has rows of each and none has to move.
         """
-        *of_rows, scale = of_rows_and_scale
 
         def cut(x):
-            return x.reshape(batch_size // num_parts, num_parts, *x.shape[1:]).swapaxes(0, 1)
+            return x.reshape(len(x) // num_parts, num_parts, *x.shape[1:]).swapaxes(0, 1)
 
         def mend(x):
-            return x.swapaxes(0, 1).reshape(batch_size, *x.shape[2:])
+            return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
         def part(total, of_part):
-            summed, said = gradients(params, *of_part, scale)
+            summed, said = gradients(whole, of_part)
             return jax.tree.map(jnp.add, total, summed), said
 
-        pieces = jax.tree.map(cut, tuple(of_rows))
+        pieces = jax.tree.map(cut, of_rows)
         first = jax.tree.map(lambda x: x[0], pieces)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, *first, scale)[0])
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, whole, first)[0])
         summed, said = lax.scan(part, zeros, pieces)
         return summed, jax.tree.map(mend, said)
+
+    def compute(whole, of_rows):
+        if num_parts == 1:
+            return gradients(whole, of_rows)
+        if any(specs[name].shape[0] >= TABLE_ROWS for name in tables):  # devices share the table
+            return gradients_by_parts(whole, of_rows)
+        # XLA would reduce the gradient of every part.
+        return target.summed_over_devices(gradients_by_parts, whole, of_rows)
 
     def train_step(state: TrainState, batch: dict, hparams: Hparams) -> tuple[TrainState, dict]:
         h, params, step = hparams, state.params, state.step + 1
@@ -115,8 +127,7 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
         noise = family.noise(model, key, batch_size, exploration)
 
-        compute = gradients if num_parts == 1 else gradients_by_parts
-        (loss, sums, grads), (carry, rows, row_grads) = compute(params, state.carry, batch, noise, scale)
+        (loss, sums, grads), (carry, rows, row_grads) = compute((params, scale), (state.carry, batch, noise))
         if cfg.scales_loss:
             grads, row_grads = jax.tree.map(lambda g: g / scale, (grads, row_grads))
         grad_norm = optax.tree.norm(grads)

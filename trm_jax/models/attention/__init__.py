@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from trm_jax.models import target
 from trm_jax.models.attention.cudnn import cudnn
@@ -19,13 +20,12 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def fastest(q: jax.Array, segments: jax.Array | None) -> str:
+def fastest(length: int, dtype: jnp.dtype, segmented: bool = False) -> str:
     """What "auto" takes: on an H200 flash is the fastest at 97 tokens, cuDNN at 916; compiled for a TPU, dense moves
     fewer bytes at 97 and splash at 916 (docs/extending.md). GPUs before Ampere cannot run either kernel."""
-    platform, length = target.platform(), q.shape[1]
-    if target.compute_capability() >= 8 and q.dtype.itemsize == 2:
-        return "cudnn" if length > 128 and segments is None else "flash"
-    return "splash" if platform == "tpu" and length >= 256 else "dense"
+    if target.compute_capability() >= 8 and dtype.itemsize == 2:
+        return "cudnn" if length > 128 and not segmented else "flash"
+    return "splash" if target.platform() == "tpu" and length >= 256 else "dense"
 
 
 def attention(
@@ -45,7 +45,7 @@ def attention(
     (GPU) and "splash" (TPU) are kernels that do not; "auto" chooses by platform and length.
     """
     if impl == "auto":
-        impl = fastest(q, segments)
+        impl = fastest(q.shape[1], q.dtype, segments is not None)
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {impl!r} is not one of auto, {', '.join(IMPLEMENTATIONS)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
