@@ -1,4 +1,4 @@
-"""Small runs for a laptop: the demo and one per smaller board. All boards are generated."""
+"""Small runs for a laptop: the demo, one per smaller board, and one per other task. All puzzles are generated."""
 
 from trm_jax.configs.registry import Experiment
 
@@ -49,6 +49,22 @@ EXPERIMENTS = [
             "train.batch_size": 64,
             "train.steps": 300,
             "eval.every_steps": 150,
+        },
+    ),
+    Experiment(
+        "maze_small",
+        "learn shortest paths in 10x10 mazes on a laptop",
+        {
+            **_SMALL,
+            "data.task": "maze",
+            "data.height": 10,
+            "data.width": 10,
+            "data.min_moves": 10,
+            "data.train_puzzles": 20_000,
+            "model.mlp_t": False,
+            "model.pos_encodings": "rope",
+            "train.batch_size": 64,
+            "train.steps": 3000,
         },
     ),
 ]

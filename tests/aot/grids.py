@@ -33,7 +33,9 @@ def compiled(name: str, attention_impl: str, root: Path) -> dict:
     train = dataclasses.replace(cfg.train, batch_size=768)
     cfg = dataclasses.replace(cfg, task=Cells(), model=model, train=train)
     topology = hardware.find_slice("v4-64")
-    return aot.compile_lowered(programs.lower(cfg, ("train", model), programs.devices(topology)), topology, root)
+    return aot.compile_lowered(
+        programs.lower(cfg, ("train", model), programs.devices(topology), topology.usable_bytes), topology, root
+    )
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def test_what_there_is_no_time_for_is_skipped(fake_phases):
     assert phases == {"rates": {"status": "skipped"}, "train": {"status": "skipped"}}
 
 
+@pytest.mark.slow
 def test_an_export_goes_on(tmp_path, monkeypatch, compilations):
     """Weights, averages, step bit for bit, moments in bfloat16, the carry at its beginning; and training goes on."""
     monkeypatch.setattr(gpu_training, "PIECE_BYTES", 150_000)

@@ -1,5 +1,7 @@
 """`trm` in this process and in processes of its own, and a run that has learned to solve 4x4 boards."""
 
+import fcntl
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,19 @@ class Solver:
 
 @pytest.fixture(scope="session")
 def solver(trm, tmp_path_factory) -> Solver:
-    workdir = tmp_path_factory.mktemp("solver") / "run"
+    """Trained once for all workers of pytest-xdist, whose folders lie side by side."""
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+    workdir, solved = shared / "solver" / "run", shared / "solver.txt"
+    with open(shared / "solver.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not solved.exists():
+            solved.write_text("\n".join(_train(trm, workdir)))
+    return Solver(workdir, solved.read_text().split())
+
+
+def _train(trm, workdir: Path) -> list[str]:
+    """Train in `workdir`; the held-out puzzles that it solves."""
     result = trm.run("train", "demo", "--workdir", workdir, *tiny.arguments(tiny.SOLVER))
     assert result.code == 0, result.err
     questions = tiny.data(tiny.SOLVER)[1].inputs - 1
@@ -37,7 +51,7 @@ def solver(trm, tmp_path_factory) -> Solver:
     verdicts = result.out.splitlines()
     solved = [puzzle for puzzle, verdict in zip(lines, verdicts, strict=False) if verdict.endswith(" solved")]
     assert len(solved) >= 30, f"it has not learned to solve: {verdicts}"
-    return Solver(workdir, solved)
+    return solved
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def disturb(fleet: Fleet, workdir, draw: random.Random) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # eight processes start twenty times
 def test_twenty_faults_leave_no_trace(hosts, tmp_path):
     seed = int(os.environ.get("TRM_FAULT_SEED", "0"))
     draw, workdir, faults, lives = random.Random(seed), tmp_path / "run", [], 0

@@ -69,7 +69,7 @@ def test_a_signal_in_an_evaluation_stops_all(hosts, tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "victim"),
-    [(2, 0), (2, 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((4, 2), (8, 0), (8, 6)))],
+    [(2, 0), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((2, 1), (4, 2), (8, 0), (8, 6)))],
 )
 def test_when_one_is_killed_the_others_end_and_the_run_goes_on_exactly(finished, hosts, tmp_path, count, victim):
     fleet = hosts.start(count, tmp_path / "run")
@@ -79,7 +79,8 @@ def test_when_one_is_killed_the_others_end_and_the_run_goes_on_exactly(finished,
     for number, result in enumerate(fleet.wait()):
         if number != victim:
             assert result.code == 69 and "go on from the last checkpoint" in result.error_lines[-1], result.err
-            assert "leader task" in result.err if victim == 0 else f"\n{victim}\n" in result.err, result.err
+            named = [f"process {victim} (", "leader task" if victim == 0 else f"\n{victim}\n"]  # by us or by JAX
+            assert any(name in result.err for name in named), result.err
     hosts.must_finish(count, tmp_path / "run")
     tiny.assert_same_end(finished(count), tmp_path / "run")
     goodput = json.loads((tmp_path / "run" / "goodput.json").read_text())

@@ -90,6 +90,7 @@ def reader(tmp_path):
     assert found.reads > 100 and not found.broken
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_and_stopped_loses_nothing(trm, reference, reader, tmp_path):
     """kill -9 of the child, then of the sweep, then SIGTERM, each time the same command: as if nothing had happened."""
     root = tmp_path / "root"

@@ -123,7 +123,13 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("group", FULL, ids=lambda group: group.name)
+LONG = ("exp01", "exp03", "exp06")  # their sizes are programs of their own
+
+
+@pytest.mark.parametrize(
+    "group",
+    [pytest.param(group, id=group.name, marks=[pytest.mark.slow] * (group.name in LONG)) for group in FULL],
+)
 def test_members_train_and_each_computes_something_else(group):
     """The varied settings reach the program: no two members of a group, the baseline among them, end alike."""
     members = {registry.run_name(experiment.name) for experiment in group.experiments}

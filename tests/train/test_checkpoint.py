@@ -194,6 +194,7 @@ def test_the_best_is_among_those_with_a_score(tmp_path, content):
         assert told == [f"note: the score of checkpoint {tmp_path}/2 is damaged; it is not taken for best"]
 
 
+@pytest.mark.slow
 def test_a_model_without_a_puzzle_table_is_saved_and_restored(trm, tmp_path):
     """Orbax saves no array without elements."""
     run, without = tmp_path / "run", {"model.puzzle_emb_ndim": 0, "model.puzzle_emb_len": 0}

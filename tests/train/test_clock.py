@@ -259,10 +259,8 @@ def test_a_damaged_file_starts_the_count_anew_with_one_line(tmp_path):
     (workdir / "goodput.json").write_text('{"lives": "many"}')
     tiny.train_here(workdir, lines=lines)
     (said,) = [line for line in lines if "goodput.json" in line]
-    assert said == (
-        f"note: {workdir}/goodput.json does not say where a run's time went; the run's time is counted anew, from its "
-        "checkpoint on"
-    )
+    assert said.startswith(f"note: {workdir}/goodput.json does not say where a run's time went; ")
+    assert said.endswith("; the run's time is counted anew, from its checkpoint on")
     assert f"going on from step {step} of 12" in lines
     count = read_goodput(workdir / "goodput.json")
     assert count["lives"] == 1 and count["stopped_at"] == 12 and count["seconds"]["train"] > 0

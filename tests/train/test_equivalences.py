@@ -81,6 +81,7 @@ def test_the_catalogues_curriculum_has_five_stages():
         assert cycles(stage_at(found, step)) == (2 + 4 * done // whole, 1 + 2 * done // whole)
 
 
+@pytest.mark.slow
 def test_the_carry_lives_through_a_curriculum_of_five_programs(tmp_path):
     names = []
 

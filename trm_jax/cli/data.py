@@ -1,12 +1,14 @@
-"""`trm data sudoku build|verify|stats|export|show`."""
+"""`trm data sudoku|maze build|verify|stats|export|show`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from types import ModuleType
 
 from trm_jax.cli.arguments import add_command, add_documented, any_path, check_free, command, seed, whole
 from trm_jax.errors import InputError
@@ -17,40 +19,64 @@ _BAR = 40  # characters of the longest bar of a histogram
 def add_parser(subparsers) -> None:
     data = subparsers.add_parser("data", help="make, check, describe and convert data sets")
     kinds = data.add_subparsers(title="kinds of data", metavar="KIND", required=True)
-    sudoku = kinds.add_parser("sudoku", help="Sudoku puzzles of 4x4, 6x6 and 9x9")
-    commands = sudoku.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for kind, help_, make, flags in (
+        ("sudoku", "Sudoku puzzles of 4x4, 6x6 and 9x9", _build_sudoku, _add_sudoku_flags),
+        ("maze", "mazes with a start, a goal and a shortest path", _build_maze, _add_maze_flags),
+    ):
+        parser = kinds.add_parser(kind, help=help_)
+        commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        build = add_documented(commands, "build", make, make.__doc__)
+        _add_target(build)
+        build.add_argument("--path", default="", help="source csv: the folder to read")
+        build.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
+        for flag, name, text in (("--subsample-size", "train_puzzles", "training"), ("--test", "test_puzzles", "test")):
+            build.add_argument(flag, dest=name, type=whole, default=1000, help=f"{text} puzzles; 0 = all of the source")
+        flags(build)
+        _add_readers(commands, kind)
 
-    build = add_documented(commands, "build", _build, _build.__doc__)
-    _add_target(build)
+
+def _add_sudoku_flags(build: argparse.ArgumentParser) -> None:
     build.add_argument("--source", choices=("generated", "csv", "hub"), default="generated")
-    build.add_argument("--path", default="", help="source csv: the folder to read")
-    build.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
     build.add_argument("--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set")
     build.add_argument("--size", type=whole, default=9, help="4, 6 or 9 (9)")
-    for flag, name, text in (("--subsample-size", "train_puzzles", "training"), ("--test", "test_puzzles", "test")):
-        build.add_argument(flag, dest=name, type=whole, default=1000, help=f"{text} puzzles; 0 = all of the source")
     build.add_argument("--min-rating", type=whole, default=0, help="generator: least guesses of the solver (0)")
     build.add_argument("--max-rating", type=whole, default=-1, help="generator: most guesses; -1 = no bound")
     build.add_argument("--extra-clues", type=whole, default=0, help="generator: clues added to a minimal puzzle (0)")
 
+
+def _add_maze_flags(build: argparse.ArgumentParser) -> None:
+    build.add_argument("--source", choices=("generated", "perfect", "csv", "hub"), default="generated")
+    build.add_argument("--hub-repo", default="sapientinc/maze-30x30-hard-1k", help="source hub: the data set")
+    build.add_argument("--height", type=whole, default=30, help="rows of cells (30)")
+    build.add_argument("--width", type=whole, default=30, help="columns of cells (30)")
+    build.add_argument("--min-moves", type=whole, default=109, help="generators: least moves of a shortest path (109)")
+    build.add_argument("--max-moves", type=whole, default=140, help="source perfect: most moves (140)")
+
+
+def _add_readers(commands, kind: str) -> None:
     for name, run, summary, description, example in (
         ("verify", _verify, "check every row of a file or folder",
-         "Check that every puzzle has one solution, its answer, and that train and test are disjoint.", "puzzles"),
-        ("stats", _stats, "count puzzles, clues and ratings",
-         "Print the number of puzzles and histograms of clues and ratings.", "puzzles/train.csv"),
+         "Check every puzzle and its answer, and that train and test are disjoint.", "puzzles"),
+        ("stats", _stats, "count puzzles, with histograms", "Print the number of puzzles and histograms.",
+         "puzzles/train.csv"),
         ("export", _export, "convert between CSV and the official arrays",
          "Read a folder of train.csv and test.csv or of the official arrays, write it in the other format.",
-         "puzzles --format arrays --output-dir arrays --num-aug 1000"),
-        ("show", _show, "print puzzles as boards", "Print puzzles and their solutions.",
-         "puzzles/test.csv --row 3 --count 2"),
+         "puzzles --format arrays --output-dir arrays" + " --num-aug 1000" * (kind == "sudoku")),
+        ("show", _show, "print puzzles", "Print puzzles and their solutions.", "puzzles/test.csv --row 3 --count 2"),
     ):  # fmt: skip
-        reader = add_command(commands, name, summary, description, f"  trm data sudoku {name} {example}\n", run)
+        reader = add_command(commands, name, summary, description, f"  trm data {kind} {name} {example}\n", run)
+        reader.set_defaults(kind=kind)
         reader.add_argument("path", type=any_path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
         if name == "export":
             _add_target(reader)
         if name == "show":
             reader.add_argument("--row", type=whole, default=1, help="the first puzzle to print, from 1 (1)")
             reader.add_argument("--count", type=whole, default=1, help="how many (1)")
+
+
+def _of(kind: str) -> ModuleType:
+    """The files of a kind: how they are read, described, shown and written."""
+    return importlib.import_module(f"trm_jax.tasks.{kind}.files")
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -74,34 +100,37 @@ def _telling(what: str) -> Callable[[int, int], None]:
     return progress
 
 
-def _splits(path) -> dict:
-    """The verified boards of every split at a path."""
-    from trm_jax.tasks.sudoku.files import read_splits
-
-    return read_splits(path, progress=_telling("verifying"))
+def _splits(args) -> dict:
+    """The verified puzzles of every split at a path."""
+    return _of(args.kind).read_splits(args.path, progress=_telling("verifying"))
 
 
 def _check_target(args) -> None:
     """What to write is told by --num-aug where --format is not given."""
-    from trm_jax.tasks.sudoku.files import FILE_OF, SPLITS
+    from trm_jax.tasks.files import FILE_OF, SPLITS
 
     args.format = args.format or ("arrays" if args.num_aug else "csv")
     if args.num_aug < 0 or args.num_aug and args.format == "csv":
         raise InputError(f"--num-aug is {args.num_aug}: give 0 or more, and for arrays only (CSV: while training)")
+    if args.num_aug and args.kind == "maze":
+        raise InputError("--num-aug: mazes are augmented while training, by data.augment; leave it out")
     for name in SPLITS:
         check_free(args.output_dir / FILE_OF[args.format].format(name), args.force)
 
 
 def _write(args, train, test) -> int:
-    from trm_jax.tasks.sudoku.files import write_splits
-
-    write_splits(args.output_dir, args.format, train, test, augmentations=args.num_aug, seed=args.seed)
-    for split, boards in (("train", train), ("test", test)):
-        print(f"{split}: {_described(boards)}, {boards.clues.mean():.1f} clues")
+    kind = _of(args.kind)
+    how = {"augmentations": args.num_aug, "seed": args.seed} if args.num_aug else {}
+    kind.write_splits(args.output_dir, args.format, train, test, **how)
+    for split, puzzles in (("train", train), ("test", test)):
+        print(f"{split}: {kind.described(puzzles)}")
     print(f"written to {args.output_dir} ({args.format})")
-    settings = [f"source={args.format}", f"path={args.output_dir}", f"size={train.size}", "train_puzzles=0",
-                "test_puzzles=0", *([f"augmentations={args.num_aug}"] * (args.format == "arrays"))]  # fmt: skip
-    return _next("train", "demo", "--set", *(f"data.{setting}" for setting in settings))
+    settings = [f"source={args.format}", f"path={args.output_dir}", *kind.settings(train)]
+    settings += ["train_puzzles=0", "test_puzzles=0"]
+    if args.format == "arrays" and args.kind == "sudoku":
+        settings.append(f"augmentations={args.num_aug}")
+    names = {"sudoku": "demo", "maze": "maze_small"}
+    return _next("train", names[args.kind], "--set", *(f"data.{setting}" for setting in settings))
 
 
 def _next(*words: object) -> int:
@@ -110,7 +139,7 @@ def _next(*words: object) -> int:
     return 0
 
 
-def _build(args) -> int:
+def _build_sudoku(args) -> int:
     """`trm data sudoku build`: make train.csv and test.csv, or the official arrays.
 
     Draws or generates puzzles, verifies each, checks that the splits are disjoint up to symmetry, writes.
@@ -124,68 +153,75 @@ def _build(args) -> int:
     from trm_jax.tasks.sudoku import SudokuConfig
     from trm_jax.tasks.sudoku.source import load_boards
 
+    args.kind = "sudoku"
+    return _build(args, SudokuConfig, load_boards)
+
+
+def _build_maze(args) -> int:
+    """`trm data maze build`: make train.csv and test.csv, or the official arrays.
+
+    Draws or generates mazes, verifies each, checks that the splits are disjoint up to symmetry, writes. Generated ones
+    are as those of Maze-Hard; perfect ones have a single path between any two cells.
+
+    examples:
+      trm data maze build --output-dir mazes
+      trm data maze build --output-dir small --height 10 --width 10 --min-moves 12 --subsample-size 2000
+      trm data maze build --output-dir unique --source perfect --min-moves 100
+    """
+    from trm_jax.tasks.maze import MazeConfig
+    from trm_jax.tasks.maze.source import load_mazes
+
+    args.kind = "maze"
+    return _build(args, MazeConfig, load_mazes)
+
+
+def _build(args, config: type, load: Callable) -> int:
     _check_target(args)
-    cfg = SudokuConfig(**{f.name: getattr(args, f.name) for f in fields(SudokuConfig) if hasattr(args, f.name)})
-    doing = "generating" if cfg.source == "generated" else "verifying"
-    return _write(args, *load_boards(cfg, progress=_telling(doing)))
+    cfg = config(**{f.name: getattr(args, f.name) for f in fields(config) if hasattr(args, f.name)})
+    doing = "generating" if cfg.source in ("generated", "perfect") else "verifying"
+    return _write(args, *load(cfg, progress=_telling(doing)))
 
 
 def _verify(args) -> int:
-    from trm_jax.tasks.sudoku.verify import require_disjoint
-
-    splits = _splits(args.path)
-    for name, boards in splits.items():
-        print(f"{name}: {_described(boards)}, each with one solution, its answer")
+    kind, splits = _of(args.kind), _splits(args)
+    for name, puzzles in splits.items():
+        print(f"{name}: {kind.described(puzzles)}, {kind.VERIFIED}")
     if len(splits) == 2:
-        require_disjoint(*splits.values())
+        kind.require_disjoint(*splits.values())
         print("train and test share no puzzle, not even up to symmetry")
-    return _next("data", "sudoku", "stats", args.path)
+    return _next("data", args.kind, "stats", args.path)
 
 
 def _stats(args) -> int:
     import numpy as np
 
-    for name, boards in _splits(args.path).items():
-        ratings = boards.ratings
-        print(f"{name}: {_described(boards)} from {boards.origin}")
-        print(f"rating: mean {ratings.mean():.1f}, median {np.median(ratings):.0f}, max {ratings.max()}")
-        for what, values, name_of in (("clues", boards.clues, str), ("rating", np.frexp(ratings)[1], _octave)):
+    kind = _of(args.kind)
+    for name, puzzles in _splits(args).items():
+        print(f"{name}: {kind.described(puzzles)} from {puzzles.origin}")
+        for what, values, name_of in kind.histograms(puzzles):
             print(what)
             numbers, counts = np.unique(values, return_counts=True)
             for number, count in zip(numbers, counts, strict=True):
                 print(f"{name_of(number):>12} {count:>8,} {'#' * -(-count * _BAR // counts.max())}")
         print()
-    return _next("data", "sudoku", "show", args.path)
-
-
-def _octave(exponent: int) -> str:
-    """The whole numbers of so many bits."""
-    return f"{2**exponent // 2}-{2**exponent - 1}" if exponent > 1 else str(exponent)
-
-
-def _described(boards) -> str:
-    return f"{len(boards):,} puzzles of {boards.size}x{boards.size}"
+    return _next("data", args.kind, "show", args.path)
 
 
 def _export(args) -> int:
     _check_target(args)
-    splits = _splits(args.path)
+    splits = _splits(args)
     if set(splits) != {"train", "test"}:
         raise InputError(f"{args.path} holds no train and test split: name a folder that holds both")
     return _write(args, splits["train"], splits["test"])
 
 
 def _show(args) -> int:
-    from trm_jax.tasks.sudoku.text import board_text, format_line
-
-    line = ""
-    for name, boards in _splits(args.path).items():
-        if not 1 <= args.row <= len(boards) or args.count < 1:
-            raise InputError(f"{boards.origin} has puzzles 1..{len(boards)}: give --row and --count within them")
-        for row in range(args.row - 1, min(args.row - 1 + args.count, len(boards))):
-            question, answer = boards.questions[row], boards.answers[row]
-            line = format_line(question)
-            print(f"{name} {row + 1}: {boards.sources[row]}, rating {boards.ratings[row]}\n{line}\n")
-            sides = (board_text(question, board, color=False).splitlines() for board in (question, answer))
+    kind, line = _of(args.kind), ""
+    for name, puzzles in _splits(args).items():
+        if not 1 <= args.row <= len(puzzles) or args.count < 1:
+            raise InputError(f"{puzzles.origin} has puzzles 1..{len(puzzles)}: give --row and --count within them")
+        for row in range(args.row - 1, min(args.row - 1 + args.count, len(puzzles))):
+            about, line, sides = kind.shown(puzzles, row)
+            print(f"{name} {row + 1}: {about}\n{line}\n")
             print("\n".join(f"{left}    {right}" for left, right in zip(*sides, strict=True)) + "\n")
     return _next("solve", "RUN", line)

@@ -17,6 +17,7 @@ from trm_jax.data.hashing import draws_below, permutation, stream_key
 from trm_jax.errors import InputError
 
 _ORDER, _VARIANT = 1, 2  # independent streams of random numbers under one seed
+_DRAWS = {"train": 11, "test": 12}
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,16 @@ class PoolTrain:
         """The rows `slots` [b] of the global batch at `step`."""
         addressing = Addressing(seed, batch_size, self.info.groups, epochs_per_interval)
         return self.pool.examples(*addressing.lookup(step, slots, self.pool.variants))
+
+
+def draw_rows(available: int, count: int, seed: int, split: str, origin: object, more: str) -> np.ndarray:
+    """Rows [count] of a seeded draw without replacement, in file order; `count` 0 = all.
+
+    Raises InputError where there are not so many; more: where to get them, for the message.
+    """
+    if count > available:
+        asks = f"{split}_puzzles asks for {count}: ask for at most {available} (0 = all)"
+        raise InputError(f"{origin} holds {available} puzzles, {asks}, or {more}")
+    if count in (0, available):
+        return np.arange(available)
+    return np.sort(permutation(stream_key(seed, _DRAWS[split]), available)[:count])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -101,13 +102,16 @@ class ProcessGroup:
             self.stop_reason = self._client.key_value_try_get(_STOP)
         return bool(self.stop_reason)
 
-    def wait_for_all(self, timeout_s: float) -> bool:
-        """Wait, once, until all have called this or the time is up; False when JAX says that one is lost."""
+    def lost(self, timeout_s: float) -> str:
+        """Wait, once, until all have called this or the time is up; the process that JAX then says is lost, or ""."""
         try:
             self._client.wait_at_barrier("trm/all", int(1000 * timeout_s))
         except JaxRuntimeError as error:
-            return "DEADLINE_EXCEEDED" in str(error)
-        return True
+            if "DEADLINE_EXCEEDED" in str(error):
+                return ""
+            named = re.search(r"\bTask (\d+) ", str(error))
+            return self.name(int(named[1])) if named else "another process"
+        return ""
 
     def ended(self, wait_s: float = 0.5) -> tuple[int, str] | None:
         """Exit code and error line of the process that left first; None when none has left within `wait_s` seconds."""

@@ -30,7 +30,8 @@ from trm_jax.errors import InputError, OutOfReach
 
 LOST_AFTER_S = 30  # without a heartbeat
 EXIT_BAD_INPUT, EXIT_LOST = 2, 69  # of the command line; 69: another process is gone, the same command goes on
-_LOST = "JAX has ended this process: its lines above say why; start all again: they go on from the last checkpoint"
+_AGAIN = "start all again: they go on from the last checkpoint"
+_LOST = f"JAX has ended this process: its lines above say why; {_AGAIN}"
 _TELL = "tell it: --coordinator HOST:PORT --processes N --process I (or TRM_COORDINATOR, TRM_PROCESSES, TRM_PROCESS)"
 
 
@@ -223,7 +224,8 @@ def _end(group: ProcessGroup | None, error: BaseException, report: Callable[[Bas
     if group and not isinstance(error, InputError | OutOfReach | KeyboardInterrupt):
         ended = group.ended(3.0)  # the end of another may be the cause
         if not ended and isinstance(error, JaxRuntimeError | ValueError):  # of a collective: its loss may be
-            ended = None if group.wait_for_all(LOST_AFTER_S + 10.0) else (EXIT_LOST, _LOST)
+            lost = group.lost(LOST_AFTER_S + 10.0)
+            ended = (EXIT_LOST, f"{lost} is lost; {_AGAIN}") if lost else None
     if ended:
         os.write(2, f"error: {ended[1]}\n".encode())
     else:

@@ -11,7 +11,7 @@ from trm_jax import named
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource, TrainSource
 
 # Setting data.task -> where its `Task` is; imported when it is asked for.
-BUILT_IN = {"sudoku": "trm_jax.tasks.sudoku:TASK"}
+BUILT_IN = {"sudoku": "trm_jax.tasks.sudoku:TASK", "maze": "trm_jax.tasks.maze:TASK"}
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -69,7 +69,8 @@ class Task(Protocol):
     def line(self, cfg: Any, tokens: np.ndarray) -> str:
         """A puzzle or an answer [S] on one line, as `read` takes it."""
 
-    # Optional: a task without them draws nothing.
+    # Optional. Notes on the settings, before a run starts: warnings(cfg) -> lines.
+    # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]
 

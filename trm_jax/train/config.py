@@ -201,12 +201,14 @@ class RunConfig:
     def warnings(self, total_steps: int) -> list[str]:
         """What a person should know before the run starts: lines without a full stop."""
         warmup = self.optim.warmup(total_steps)
+        of_task = [*getattr(self.task, "warnings", lambda cfg: ())(self.data)]
         if warmup < 0.45 * total_steps:  # less than about half
-            return []
+            return of_task
         where = "all" if warmup >= total_steps else f"{warmup / total_steps:.0%}"
         return [
+            *of_task,
             f"{where} of the {total_steps:,} steps lie inside the warm-up of {warmup:,}; optim.warmup_share=0.25 would "
-            "make it a quarter of them, and train.examples sets a budget that does not depend on the puzzles"
+            "make it a quarter of them, and train.examples sets a budget that does not depend on the puzzles",
         ]
 
     def eval_interval_steps(self, groups: int, mean_examples_per_puzzle: float, total_steps: int) -> int:

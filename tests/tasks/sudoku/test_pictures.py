@@ -8,17 +8,13 @@ import pytest
 from PIL import Image
 
 from trm_jax.errors import InputError
-from trm_jax.tasks.pictures import PAPER
+from trm_jax.tasks.pictures import GOOD, INK, MODEL, PAPER, TRACK
 from trm_jax.tasks.sudoku.pictures import (
     CHANGED,
     CHANGED_FILL,
     CLUE_FILL,
     CONFLICT_FILL,
     HAIRLINE,
-    INK,
-    MODEL,
-    SOLVED,
-    TRACK,
     board_png,
     thinking_gif,
 )
@@ -241,7 +237,7 @@ def test_gif_bar_is_as_long_as_the_halting_probability(gif):
 
 def test_gif_steps_turn_green_where_the_model_halts(gif):
     rows = [pixels[60 + 435 + 16 + 4] for pixels in gif[0]]
-    shares = [[round(5 * count(row, color) / 435) for color in (INK, SOLVED, TRACK)] for row in rows]
+    shares = [[round(5 * count(row, color) / 435) for color in (INK, GOOD, TRACK)] for row in rows]
     assert shares == [[0, 0, 5], [1, 0, 4], [2, 0, 3], [3, 0, 2], [3, 1, 1], [3, 2, 0]]
 
 

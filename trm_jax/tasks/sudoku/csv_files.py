@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from trm_jax.data.text_files import open_text
+from trm_jax.data.text_files import COLUMNS, Fields, open_text, readable, table
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, cache_folder, local_copy, replacement
 from trm_jax.tasks import Progress
@@ -29,60 +27,17 @@ DIGIT_OF_BYTE = np.full(256, BAD, np.uint8)
 DIGIT_OF_BYTE[list(b".0_*xX")] = 0
 DIGIT_OF_BYTE[ord("1") : ord("9") + 1] = np.arange(1, 10)
 
-COLUMNS = {  # and what the public sets call them
-    "source": ("source",),
-    "question": ("question", "puzzle", "puzzles", "quiz", "quizzes"),
-    "answer": ("answer", "solution", "solutions"),
-    "rating": ("rating",),
-}
 _BLOCK = 65_536  # rows held as text at a time: the hub's training file has 3.8 million
 _VERIFIED_WHOLE = 500_000  # rows; of a longer file only those in use are solved
 _WORTH_KEEPING = 20_000  # rows; a shorter file is read and verified in about a second
 _FORMAT = 1  # of what is kept
 _UNRATED = -1
 
-Fields = tuple[str, str, str, str]  # as COLUMNS; "" where the file has no such column
 
-
-def names_csv(path: AnyPath) -> bool:
-    """Whether a path names one file, which may be missing, and not a folder of them."""
-    return path.is_file() or path.name.endswith((".csv", ".csv.gz")) and not path.is_dir()
-
-
-def _header(line: str) -> tuple[str, int, dict[str, int]]:
-    """(separator, number of fields, role -> place) of the line that names the columns."""
-    separator = max(",;\t", key=line.count)
-    names = [name.strip().lower() for name in next(csv.reader([line], delimiter=separator), [])]
-    places = {role: next((names.index(n) for n in known if n in names), None) for role, known in COLUMNS.items()}
-    return separator, len(names), {role: place for role, place in places.items() if place is not None}
-
-
-def is_table(text: str) -> bool:
-    """Whether `text` is a CSV file: its first line that is not empty names a column that we know."""
-    return bool(_header(next((line for line in text.splitlines() if line.strip()), "")[:1000])[2])
-
-
-def table(file: TextIO, name: str, need: tuple[str, ...] = ("question", "answer")) -> Iterator[tuple[int, Fields]]:
-    """(line, fields) of every row. Zeros that a spreadsheet dropped at the start of a question are put back.
-
-    Raises `InputError` for a column of `need` that is missing and for a row of another length.
-    """
-    above, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
-    separator, width, places = _header(first)
-    for role in need:
-        if role not in places:
-            wanted = f"the first line must be {','.join(COLUMNS)} (source and rating may be missing)"
-            raise InputError(f"{name} line {above + 1}: no column {role}: {wanted}".lstrip())
-    order = [places.get(role, width) for role in COLUMNS]
-    reader = csv.reader(file, delimiter=separator)
-    for fields in reader:
-        if not fields:
-            continue
-        line = above + 1 + reader.line_num
-        if len(fields) != width:
-            raise InputError(f"{name} line {line}: {len(fields)} fields where the header has {width}".lstrip())
-        fields.append("")
-        source, question, answer, rating = (fields[place].strip() for place in order)
+def rows_of(table: Iterator[tuple[int, Fields]]) -> Iterator[tuple[int, Fields]]:
+    """The rows of a table of boards; zeros that a spreadsheet dropped at the start of a question are put back."""
+    for line, fields in table:
+        source, question, answer, rating = (field.strip() for field in fields)
         if len(question) < len(answer) and question.isdigit() and "0" in question:  # an answer has none to lose
             question = question.zfill(len(answer))
         yield line, (source, question, answer, rating)
@@ -102,16 +57,8 @@ def read_csv(
     from trm_jax.tasks.sudoku.verify import verify
 
     path = as_path(path)
-    try:
-        with local_copy(path) as copy:
-            rows = _verified(path, copy, progress)
-    except FileNotFoundError:
-        build = f"`trm data sudoku build --output-dir {path.parent}` makes train.csv and test.csv"
-        raise InputError(f"{path} does not exist: {build}, or take the public set with data.source=hub") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder: name a CSV file in it") from None
-    except (UnicodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is not a CSV text file in UTF-8 or UTF-16 ({error}): save it as one") from None
+    with readable(path, "sudoku"), local_copy(path) as copy:
+        rows = _verified(path, copy, progress)
     chosen = np.arange(len(rows)) if select is None else select(len(rows))
     due = chosen[~rows["verified"][chosen]]
     if len(due):
@@ -157,7 +104,7 @@ def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
     """The rows of a file, as records: question, answer, rating, source, line, verified."""
     blocks, total, size = [], copy.stat().st_size, 0
     with copy.open("rb") as raw, open_text(raw) as text:
-        rows_of_text = table(text, str(path))
+        rows_of_text = rows_of(table(text, str(path)))
         while block := list(itertools.islice(rows_of_text, _BLOCK)):
             lines, fields = zip(*block, strict=True)
             sources, questions, answers, ratings = zip(*fields, strict=True)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
-from trm_jax.data.arrays import ArraySplit, read_split, write_split
+from trm_jax.data.arrays import ArraySplit, read_split
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import AnyPath, as_path, write_whole
+from trm_jax.storage.paths import AnyPath
 from trm_jax.tasks import Progress
+from trm_jax.tasks.files import splits_at, write_both
 from trm_jax.tasks.sudoku.boards import SIZE_OF, Boards
-from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv, write_csv
+from trm_jax.tasks.sudoku.csv_files import read_csv, write_csv
 from trm_jax.tasks.sudoku.symmetry import variants
+from trm_jax.tasks.sudoku.text import board_text, format_line
+from trm_jax.tasks.sudoku.verify import require_disjoint as require_disjoint
 from trm_jax.tasks.sudoku.verify import verify
 
-SPLITS = ("train", "test")
-FILE_OF = {"csv": "{}.csv", "arrays": "{}/dataset.json"}  # of a split: the file that stands for it
+VERIFIED = "each with one solution, its answer"
 
 
 class BoardArrays(ArraySplit):
@@ -78,33 +81,51 @@ def read_splits(path: str | AnyPath, *, progress: Progress | None = None) -> dic
 
     Of arrays every variant is verified, and the originals (first of each group) are returned.
     """
-    path = as_path(path)
-    if names_csv(path):
-        return {path.name.split(".csv")[0]: read_csv(path, progress=progress)}
-    splits = {}
-    for name in SPLITS:
-        if (path / FILE_OF["arrays"].format(name)).is_file():
-            split = read_split(path, name)
-            boards = array_boards(split)
-            rated = dataclasses.replace(boards, ratings=verify(boards, progress=progress))
-            splits[name] = originals(split, rated)
-        elif (path / FILE_OF["csv"].format(name)).is_file():
-            splits[name] = read_csv(path / FILE_OF["csv"].format(name), progress=progress)
-    if not splits:
-        mend = f"make them with `trm data sudoku build --output-dir {path}`"
-        raise InputError(f"{path} holds neither train.csv or test.csv nor arrays: {mend}")
-    return splits
+
+    def of_arrays(folder: AnyPath, name: str) -> Boards:
+        split = read_split(folder, name)
+        boards = array_boards(split)
+        rated = dataclasses.replace(boards, ratings=verify(boards, progress=progress))
+        return originals(split, rated)
+
+    return splits_at(path, "sudoku", lambda file: read_csv(file, progress=progress), of_arrays)
 
 
 def write_splits(
     folder: str | AnyPath, form: str, train: Boards, test: Boards, *, augmentations: int = 0, seed: int = 0
 ) -> None:
     """Write both splits as `csv` or `arrays` (`augmentations`: stored variants of each training puzzle)."""
-    folder = as_path(folder)
-    for name, boards in zip(SPLITS, (train, test), strict=True):
-        if form == "csv":
-            write_csv(folder / f"{name}.csv", boards)
-        else:
-            write_split(folder, name, board_arrays(boards, augmentations if name == "train" else 0, seed))
-    if form == "arrays":
-        write_whole(folder / "identifiers.json", b'["<blank>"]')
+
+    def arrays(boards: Boards, name: str) -> ArraySplit:
+        return board_arrays(boards, augmentations if name == "train" else 0, seed)
+
+    write_both(folder, form, train, test, write_csv, arrays)
+
+
+def described(boards: Boards) -> str:
+    """How many there are, and of what kind."""
+    return f"{len(boards):,} puzzles of {boards.size}x{boards.size}, {boards.clues.mean():.1f} clues"
+
+
+def settings(boards: Boards) -> list[str]:
+    """Settings of `data` that a run of these boards needs."""
+    return [f"size={boards.size}"]
+
+
+def histograms(boards: Boards) -> list[tuple[str, np.ndarray, Callable[[int], str]]]:
+    """(what, values, name of a value) to be counted."""
+    ratings = boards.ratings
+    about = f"rating: mean {ratings.mean():.1f}, median {np.median(ratings):.0f}, max {ratings.max()}"
+    return [("clues", boards.clues, str), (about, np.frexp(ratings)[1], _octave)]
+
+
+def _octave(exponent: int) -> str:
+    """The whole numbers of so many bits."""
+    return f"{2**exponent // 2}-{2**exponent - 1}" if exponent > 1 else str(exponent)
+
+
+def shown(boards: Boards, row: int) -> tuple[str, str, list[list[str]]]:
+    """(what is known of it, the puzzle on a line, [lines of the puzzle, lines of its answer])."""
+    question, answer = boards.questions[row], boards.answers[row]
+    sides = [board_text(question, board, color=False).splitlines() for board in (question, answer)]
+    return f"{boards.sources[row]}, rating {boards.ratings[row]}", format_line(question), sides

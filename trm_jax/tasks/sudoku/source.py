@@ -9,22 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from trm_jax.data import hub
-from trm_jax.data.addressing import PoolTrain
+from trm_jax.data.addressing import PoolTrain, draw_rows
 from trm_jax.data.arrays import ArraySplit, StoredPool, read_split
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource
-from trm_jax.data.hashing import permutation, stream_key
+from trm_jax.data.text_files import names_csv
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import AnyPath, as_path
 from trm_jax.tasks import Progress
+from trm_jax.tasks.files import FILE_OF, SPLITS, folder_of
 from trm_jax.tasks.sudoku import HUB_REPO, HUB_TEST_PUZZLES, SudokuConfig
 from trm_jax.tasks.sudoku.boards import Boards
-from trm_jax.tasks.sudoku.csv_files import names_csv, read_csv
-from trm_jax.tasks.sudoku.files import FILE_OF, SPLITS, array_boards, board_arrays, originals
+from trm_jax.tasks.sudoku.csv_files import read_csv
+from trm_jax.tasks.sudoku.files import array_boards, board_arrays, originals
 from trm_jax.tasks.sudoku.generator import distinct_puzzles
 from trm_jax.tasks.sudoku.symmetry import variants
 from trm_jax.tasks.sudoku.verify import check_rules, require_disjoint, verify
-
-_DRAWS = {"train": 11, "test": 12}  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def _read(cfg: SudokuConfig, split: str, progress: Progress | None, alone: bool 
     """The drawn rows of a split's CSV file; `alone`: data.path may name it. All seeds draw the same test puzzles."""
     is_train = split == "train"
     name = cfg.train_file if is_train else cfg.test_file
-    path = hub.download(cfg.hub_repo, name) if cfg.source == "hub" else _place(cfg)
+    path = hub.download(cfg.hub_repo, name) if cfg.source == "hub" else folder_of(cfg.source, cfg.path)
     if cfg.source == "csv" and not names_csv(path):
         path = path / name
     elif cfg.source == "csv" and not alone:
@@ -119,7 +117,7 @@ def _read(cfg: SudokuConfig, split: str, progress: Progress | None, alone: bool 
 
 def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, Boards, Boards]:
     """The stored training split, all its boards, and the test boards; only originals are solved."""
-    place = _place(cfg)
+    place = folder_of(cfg.source, cfg.path)
     if not (place / FILE_OF["arrays"].format("train")).exists():
         mend = f"name a folder in the official format, or make one: trm data sudoku build --output-dir {place}"
         raise InputError(f"{place / FILE_OF['arrays'].format('train')} does not exist; {mend}")
@@ -135,13 +133,6 @@ def _arrays(cfg: SudokuConfig, progress: Progress | None) -> tuple[ArraySplit, B
     return split, every, test
 
 
-def _place(cfg: SudokuConfig) -> AnyPath:
-    if not cfg.path:
-        form = "a data set in the official format" if cfg.source == "arrays" else "with train.csv and test.csv"
-        raise InputError(f"data.source={cfg.source} needs data.path=FOLDER, {form}")
-    return as_path(cfg.path).expanduser()  # a shell leaves data.path=~/puzzles as it is
-
-
 def _check_board_size(boards: Boards, size: int) -> None:
     if boards.size != size:
         raise InputError(
@@ -152,12 +143,5 @@ def _check_board_size(boards: Boards, size: int) -> None:
 
 def chosen(available: int, count: int, seed: int, split: str, origin: object) -> np.ndarray:
     """Rows [count] of a seeded draw without replacement, in file order; `count` 0 = all."""
-    if count > available:
-        raise InputError(
-            f"{origin} holds {available} puzzles, {split}_puzzles asks for {count}: "
-            f"ask for at most {available} (0 = all), or take data.source=hub ({HUB_REPO} has "
-            f"{HUB_TEST_PUZZLES:,} test puzzles and more for training) or data.source=generated (any number)"
-        )
-    if count in (0, available):
-        return np.arange(available)
-    return np.sort(permutation(stream_key(seed, _DRAWS[split]), available)[:count])
+    more = f"take data.source=hub ({HUB_REPO} has {HUB_TEST_PUZZLES:,} test puzzles and more for training)"
+    return draw_rows(available, count, seed, split, origin, f"{more} or data.source=generated (any number)")

@@ -11,9 +11,10 @@ import re
 
 import numpy as np
 
+from trm_jax.data.text_files import is_table, table
 from trm_jax.errors import InputError
 from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, wrong_cells
-from trm_jax.tasks.sudoku.csv_files import BAD, DIGIT_OF_BYTE, is_table, table
+from trm_jax.tasks.sudoku.csv_files import BAD, DIGIT_OF_BYTE, rows_of
 
 _BARS = "|¦│┃║┆┇┊┋"
 _BAR = re.compile(f"[{_BARS}]")
@@ -26,7 +27,7 @@ Row = tuple[int, str]  # line number, what it says without line end
 def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
     """(line, board [size*size] uint8) of every board in `text`. Raises `InputError` naming the line."""
     if is_table(text):
-        rows = table(io.StringIO(text), "", need=("question",))
+        rows = rows_of(table(io.StringIO(text), "", need=("question",)))
         return [(line, _board(line, question)) for line, (_, question, *_) in rows]
     found: list[tuple[int, np.ndarray]] = []
     begun: list[Row] = []  # rows of a board whose other rows are still to come

@@ -1,0 +1,119 @@
+"""ARC tasks and their grids: as arrays, as 900 tokens, and by their hashes.
+
+A grid is [H, W] uint8, colours 0 to 9, at most 30 x 30. Tokens of a sequence: PAD 0, EOS 1, colour c is c + 2. The
+grid sits at an offset in 30 x 30 cells; EOS stands in the row below it, over its columns, and in the column right of
+it, over its rows, where those fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+SIDE, CELLS = 30, 900
+PAD, EOS, BLACK = 0, 1, 2
+VOCAB_SIZE = 12
+COLORS = 10
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An input and what it becomes; None: the answer is not known."""
+
+    input: np.ndarray  # [H, W] uint8
+    output: np.ndarray | None  # [H', W'] uint8
+
+
+@dataclass(frozen=True)
+class ArcTask:
+    """One task: demonstrations, and test pairs to be answered."""
+
+    id: str
+    train: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+    origin: str = ""  # the file, for messages
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Demonstrations, then test pairs."""
+        return self.train + self.test
+
+
+def grid_hash(grid: np.ndarray) -> str:
+    """SHA-256 of a grid's rows, columns (a byte each) and cells, in hex."""
+    return hashlib.sha256(bytes(grid.shape) + np.ascontiguousarray(grid, np.uint8).tobytes()).hexdigest()
+
+
+def puzzle_hash(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
+    """Of all (input, output) of a puzzle, whatever their order, in hex."""
+    return hashlib.sha256("|".join(sorted(f"{grid_hash(a)}|{grid_hash(b)}" for a, b in pairs)).encode()).hexdigest()
+
+
+@njit(cache=True, nogil=True)
+def put(cells, height, width, symmetry, colors, row, column, tokens):
+    """Write a grid, the first height x width of cells [30, 30], as tokens [900] at an offset.
+
+    Its colours change by colors [10], then it turns by the symmetry (see `tasks.dihedral`).
+    """
+    turned = symmetry == 1 or symmetry == 3 or symmetry >= 6
+    rows, columns = (width, height) if turned else (height, width)
+    tokens[:] = 0
+    for i in range(rows):
+        for j in range(columns):
+            if symmetry == 0:
+                a, b = i, j
+            elif symmetry == 1:
+                a, b = j, width - 1 - i
+            elif symmetry == 2:
+                a, b = height - 1 - i, width - 1 - j
+            elif symmetry == 3:
+                a, b = height - 1 - j, i
+            elif symmetry == 4:
+                a, b = i, width - 1 - j
+            elif symmetry == 5:
+                a, b = height - 1 - i, j
+            elif symmetry == 6:
+                a, b = j, i
+            else:
+                a, b = height - 1 - j, width - 1 - i
+            tokens[(row + i) * 30 + column + j] = colors[cells[a, b]] + 2
+    if row + rows < 30:
+        for j in range(columns):
+            tokens[(row + rows) * 30 + column + j] = 1
+    if column + columns < 30:
+        for i in range(rows):
+            tokens[(row + i) * 30 + column + columns] = 1
+
+
+@njit(cache=True, nogil=True)
+def _crop_size(tokens):
+    width, best, height_found, width_found = 30, 0, 0, 0
+    for row in range(30):
+        leading = 0
+        while leading < width and 2 <= tokens[row * 30 + leading] < 12:
+            leading += 1
+        width = leading
+        if (row + 1) * width > best:
+            best, height_found, width_found = (row + 1) * width, row + 1, width
+    return height_found, width_found
+
+
+def crop(tokens: np.ndarray) -> np.ndarray:
+    """The grid [H, W] uint8 of an answer [900]: the first largest rectangle of colours in the upper left corner.
+
+    0 x 0 where the first token is no colour.
+    """
+    height, width = _crop_size(tokens)
+    return (tokens.reshape(SIDE, SIDE)[:height, :width] - BLACK).astype(np.uint8)
+
+
+def encode(grid: np.ndarray, row: int = 0, column: int = 0) -> np.ndarray:
+    """A grid [H, W] as tokens [900] int32 at an offset."""
+    cells, tokens = np.zeros((SIDE, SIDE), np.uint8), np.empty(CELLS, np.int32)
+    cells[: grid.shape[0], : grid.shape[1]] = grid
+    put(cells, *grid.shape, 0, np.arange(COLORS), row, column, tokens)
+    return tokens
