@@ -52,6 +52,24 @@ EXPERIMENTS = [
         },
     ),
     Experiment(
+        "arc_small",
+        "learn the 65 ARC-1 training tasks of at most 80 tokens a pair (data.path=ARC-AGI-1/data)",
+        {
+            **{name: value for name, value in _SMALL.items() if not name.startswith("data.")},
+            "data.task": "arc",
+            "data.train_sets": "training",
+            "data.test_set": "training",
+            "data.most_tokens": 80,
+            "data.side": 15,
+            "data.augmentations": 100,
+            "model.mlp_t": False,
+            "model.pos_encodings": "rope",
+            "optim.table_lr": 1e-2,
+            "train.batch_size": 32,
+            "train.steps": 2000,
+        },
+    ),
+    Experiment(
         "maze_small",
         "learn shortest paths in 10x10 mazes on a laptop",
         {

@@ -239,7 +239,7 @@ SAID = "runs\t{}\tgs://mine/runs\tbaseline exp02a_01\nok\tcode\tcommitted\t\nfai
     "kind, setting, name, detail, remedy",
     [
         ("v4-64", {"train.batch_size": "100"}, "fit of baseline", "divisible by the 32 devices", "nearest that is: 96"),
-        ("v4-64", {"train.batch_size": "49152", "model.remat": "none"}, "fit of baseline", "GB a chip", "accumulation=3"),
+        ("v4-64", {"train.batch_size": "49152", "model.remat": "none"}, "fit of baseline", "GB a", "accumulation"),
         ("v3-32", {"seed": "1"}, "fit", "no device 'v3-32'", "trm plan baseline --device ... --memory GB"),
     ],
 )  # fmt: skip

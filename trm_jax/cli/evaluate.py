@@ -51,9 +51,15 @@ def run(args) -> int:
     for name, value in scores.items():
         if name not in (headline, "count") and isinstance(value, float) and not name.startswith("early_exit"):
             print(f"{name.replace('_', ' '):<17}{value:.4f}")
-    if "early_exit_steps" in scores:
+    if f"early_exit_{headline}" in scores:
         early, mean = scores[f"early_exit_{headline}"], f"after {scores['early_exit_steps']:.1f} steps on average"
         print(f"with early exit  {early:.4f}  {mean} (stopping at the first q_halt > 0; not the reference's way)")
     append_line(args.run_dir / "evals.jsonl", json.dumps(record))
-    print(f"next: {command('solve', args.run_dir, 'PUZZLE', '--gif', 'thinking.gif')}", file=sys.stderr)
+    following = command("solve", args.run_dir, "PUZZLE", "--gif", "thinking.gif")
+    if evaluator.ballot:
+        file = args.run_dir / "predictions.jsonl"
+        evaluator.ballot.write(file, cfg.name, command(*sys.argv[1:]))
+        print(f"predictions: {file}")
+        following = command("arc", "score", file, "--data", "TASKS")
+    print(f"next: {following}", file=sys.stderr)
     return 0

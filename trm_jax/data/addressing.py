@@ -64,12 +64,12 @@ class Addressing:
         groups = np.empty_like(numbers)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            groups[here] = _order(self.seed, int(epoch), self.groups)[places[here]]
+            groups[here] = order_of(self.seed, int(epoch), self.groups)[places[here]]
         return groups, draws_below(stream_key(self.seed, _VARIANT), numbers, variants[groups])
 
 
 @functools.lru_cache(maxsize=32)
-def _order(seed: int, epoch: int, groups: int) -> np.ndarray:
+def order_of(seed: int, epoch: int, groups: int) -> np.ndarray:
     """The order in which an epoch visits the groups, [G] int64."""
     order = permutation(stream_key(seed, _ORDER, epoch), groups)
     order.setflags(write=False)

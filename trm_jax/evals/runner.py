@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -16,15 +17,18 @@ _EARLY = "early_exit_"  # scores of rows that stop by themselves
 
 
 def jit_eval_step(cfg, num_steps: int, mesh):
-    """The compiled `eval_step(params, batch, counted) -> sums` of a run's task and family.
+    """The compiled `eval_step(params, batch, counted) -> (sums, rows)` of a run's task and family.
 
-    cfg: a `RunConfig`; num_steps: supervision steps, 0 for the model's own; `counted` [B] marks the real rows.
+    cfg: a `RunConfig`; num_steps: supervision steps, 0 for the model's own; `counted` [B] marks the real rows. rows:
+    the answers, at every process all of them, where the task collects them; else {}.
     """
-    score = partial(cfg.task.score, cfg.data)
+    score, collects = partial(cfg.task.score, cfg.data), hasattr(cfg.task, "ballot")
 
     @sharding.traced_on(mesh, sharding.Rules())
     def eval_step(params, batch, counted):
-        return cfg.family.evaluate(params, cfg.model, batch, counted, score, num_steps)
+        sums = cfg.family.evaluate(params, cfg.model, batch, counted, score, num_steps)
+        rows = sums.pop("rows", {})
+        return sums, rows if collects else {}
 
     return jax.jit(
         eval_step,
@@ -62,6 +66,7 @@ class Evaluator:
         self._slots = sharding.local_slots(self._sharding, self._batch_size)
         self._step = jit_eval_step(cfg, num_steps, mesh)
         self._ahead = int(sharding.may_queue(mesh))
+        self._collects, self.ballot = hasattr(cfg.task, "ballot"), None  # of the last call
 
     @property
     def num_batches(self) -> int:
@@ -79,14 +84,29 @@ class Evaluator:
         """The scores, "count" among them; first: so many of the puzzles only, unless 0. `on_batch(done, total)` is
         called before each batch; when it returns True the evaluation is given up and the result is None."""
         total = min(first or self.total, self.total)
-        count, sums = -(-total // self._batch_size), []
+        self.ballot = self._cfg.task.ballot(self._cfg.data, self._data) if self._collects else None
+        count, sums, waiting = -(-total // self._batch_size), [], deque()
         for index in range(count):
             if on_batch and on_batch(index, count):
                 return None
-            sums.append(self._step(params, *self._batch(index, total)))
+            done, rows = self._step(params, *self._batch(index, total))
+            sums.append(done)
+            waiting.append((index, done, rows))
             # The host makes one batch while the devices are at another, and is no further ahead of them.
-            jax.block_until_ready(sums[-1 - self._ahead : len(sums) - self._ahead])
+            while len(waiting) > self._ahead:
+                self._collect(*waiting.popleft(), total)
+        while waiting:
+            self._collect(*waiting.popleft(), total)
         # Sums of a batch are exact or rounded once in float32; those of all batches are made here, in float64.
         fetched = [{name: np.float64(value) for name, value in one.items()} for one in jax.device_get(sums)]
         totals = {name: sum(one[name] for one in fetched) for name in fetched[0]}
-        return {**finish(self._cfg, totals), "count": int(totals["count"])}
+        more = self.ballot.scores() if self.ballot else {}
+        return {**more, **finish(self._cfg, totals), "count": int(totals["count"])}
+
+    def _collect(self, index: int, sums: dict, rows: dict, total: int) -> None:
+        """Wait for batch number `index`; its answers go to the ballot, where there is one."""
+        jax.block_until_ready(sums)
+        if self.ballot:
+            fetched = jax.device_get(rows)
+            indices = np.arange(index * self._batch_size, min((index + 1) * self._batch_size, total))
+            self.ballot.add(indices, fetched["answers"][: len(indices)], fetched["q_halt"][: len(indices)])

@@ -49,7 +49,10 @@ class Family(Protocol):
     def evaluate(
         self, params: dict, cfg: Any, batch: dict, counted: jax.Array, score: Callable, num_steps: int = 0
     ) -> dict:
-        """Sums over the rows where `counted` [B] holds, those of score(answers, batch, counted) among them."""
+        """Sums over the rows where `counted` [B] holds, those of score(answers, batch, counted) among them.
+
+        "rows": {"answers" [B, S], "q_halt" [B]}, for a task that collects them; without it no such task is served.
+        """
 
     def think(self, params: dict, cfg: Any, batch: dict, num_steps: int = 0) -> tuple[jax.Array, jax.Array]:
         """(answers [steps, B, S] int32, q_halt [steps, B]) after each step; a model that answers at once has one."""

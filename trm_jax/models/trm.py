@@ -406,6 +406,7 @@ def evaluate(
     early = score(answers[first, jnp.arange(first.size)], batch, counted)
     steps = jnp.full(counted.shape, num_steps)
     return {
+        "rows": {"answers": answers[-1], "q_halt": q_halt[-1]},
         **scores,
         **{f"early_exit_{name}": value for name, value in early.items() if name != "count"},
         **_halting_sums(answers[-1], q_halt[-1], steps, batch["labels"], counted),

@@ -11,7 +11,7 @@ from trm_jax import named
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource, TrainSource
 
 # Setting data.task -> where its `Task` is; imported when it is asked for.
-BUILT_IN = {"sudoku": "trm_jax.tasks.sudoku:TASK", "maze": "trm_jax.tasks.maze:TASK"}
+BUILT_IN = {"sudoku": "trm_jax.tasks.sudoku:TASK", "maze": "trm_jax.tasks.maze:TASK", "arc": "trm_jax.tasks.arc:TASK"}
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -70,6 +70,8 @@ class Task(Protocol):
         """A puzzle or an answer [S] on one line, as `read` takes it."""
 
     # Optional. Notes on the settings, before a run starts: warnings(cfg) -> lines.
+    # ballot(cfg, data) -> an object that collects the answers of an evaluation on the host, every process all of them:
+    # add(indices [b], answers [b, S], q_halt [b]) after each batch, and scores() -> more scores, at the end.
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]

@@ -31,9 +31,9 @@ def read_tasks(path: str | AnyPath) -> Tasks:
         return _folder(path)
     if not path.exists():
         raise InputError(f"{path} does not exist; name a folder of ARC tasks, a task's file or ..._challenges.json")
-    content = _json(path)
+    content = read_json(path)
     if isinstance(content, dict) and "train" in content:
-        task = _task(path, path.name.split(".")[0], content, None)
+        task = task_from(path, path.name.split(".")[0], content, None)
         return {task.id: task}
     return _challenges(path, content)
 
@@ -45,7 +45,7 @@ def _folder(path: AnyPath) -> Tasks:
         inside = str(file)[len(str(path)) :].strip("/").split("/")
         if any(part.startswith(".") or part == "__MACOSX" for part in inside) or "_solutions.json" in file.name:
             continue
-        content = _json(file)
+        content = read_json(file)
         if isinstance(content, dict) and "train" not in content and not _names_tasks(content):
             continue  # a change log, say
         tasks = read_tasks(file)
@@ -62,7 +62,8 @@ def _names_tasks(content: Mapping) -> bool:
     return bool(content) and all(isinstance(task, dict) and "train" in task for task in content.values())
 
 
-def _json(path: AnyPath) -> Any:
+def read_json(path: AnyPath) -> Any:
+    """What a JSON file holds, gzip or not. Raises InputError, for a name that stands twice in an object too."""
     raw = path.read_bytes()
     try:
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
@@ -87,9 +88,9 @@ def _challenges(path: AnyPath, content: Any) -> Tasks:
     if not isinstance(content, dict) or not _names_tasks(content):
         raise InputError(f"{path} is no ARC task; it needs train and test, or ids with them")
     if not path.name.endswith(("_challenges.json", "_challenges.json.gz")):
-        return {name: _task(path, name, task, None) for name, task in sorted(content.items())}
+        return {name: task_from(path, name, task, None) for name, task in sorted(content.items())}
     beside = path.parent / path.name.replace("_challenges", "_solutions")
-    solutions = _json(beside) if beside.exists() else None
+    solutions = read_json(beside) if beside.exists() else None
     if solutions is not None:
         if not isinstance(solutions, dict):
             raise InputError(f"{beside} is no object of ids and answers; copy it once more")
@@ -97,14 +98,14 @@ def _challenges(path: AnyPath, content: Any) -> Tasks:
             if missing := sorted(one.keys() - other.keys()):
                 raise InputError(f"{here} has no task {missing[0]}; take both files from one set")
     return {
-        name: _task(path, name, task, None if solutions is None else (beside, solutions[name]))
+        name: task_from(path, name, task, None if solutions is None else (beside, solutions[name]))
         for name, task in sorted(content.items())
     }
 
 
-def _task(path: AnyPath, name: str, content: Any, solutions: tuple[AnyPath, Any] | None) -> ArcTask:
+def task_from(path: Any, name: str, content: Any, solutions: tuple[AnyPath, Any] | None = None) -> ArcTask:
     """A task; solutions: (their file, the answers of this task), where they stand apart."""
-    where = f"{path}: task {name}" if path.name.split(".")[0] != name else str(path)
+    where = f"{path}: task {name}" if str(path).rpartition("/")[2].split(".")[0] != name else str(path)
     sides = {}
     for side in ("train", "test"):
         pairs = content.get(side)
@@ -114,7 +115,7 @@ def _task(path: AnyPath, name: str, content: Any, solutions: tuple[AnyPath, Any]
             mend = "a task shows at least one" if side == "train" else "a task asks at least one"
             raise InputError(f"{where}: {side} is empty; {mend}")
         sides[side] = [
-            [_grid(f"{where}, {side} {number}, {key}", pair.get(key)) for key in ("input", "output")]
+            [read_grid(f"{where}, {side} {number}, {key}", pair.get(key)) for key in ("input", "output")]
             for number, pair in enumerate(pairs)
         ]
     for number, (_, output) in enumerate(sides["train"]):
@@ -126,14 +127,16 @@ def _task(path: AnyPath, name: str, content: Any, solutions: tuple[AnyPath, Any]
             have = len(answers) if isinstance(answers, list) else "no list of"
             raise InputError(f"{file}: task {name} has {have} answers and {len(sides['test'])} test inputs; mend it")
         for number, answer in enumerate(answers):
-            sides["test"][number][1] = _grid(f"{file}: task {name}, answer {number}", answer)
+            sides["test"][number][1] = read_grid(f"{file}: task {name}, answer {number}", answer)
     return ArcTask(name, *(tuple(Pair(*pair) for pair in sides[side]) for side in ("train", "test")), str(path))
 
 
-def _grid(where: str, rows: Any) -> np.ndarray | None:
-    """[H, W] uint8; None for a missing one. Raises InputError."""
+def read_grid(where: str, rows: Any, empty: bool = False) -> np.ndarray | None:
+    """[H, W] uint8; None for a missing one. empty: whether [] is a grid of no cells. Raises InputError."""
     if rows is None:
         return None
+    if empty and rows == []:
+        return np.zeros((0, 0), np.uint8)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
         raise InputError(f"{where}: no list of rows of colours")
     if len(rows) > 30 or max(map(len, rows)) > 30:

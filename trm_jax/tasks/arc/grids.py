@@ -1,20 +1,21 @@
 """ARC tasks and their grids: as arrays, as 900 tokens, and by their hashes.
 
 A grid is [H, W] uint8, colours 0 to 9, at most 30 x 30. Tokens of a sequence: PAD 0, EOS 1, colour c is c + 2. The
-grid sits at an offset in 30 x 30 cells; EOS stands in the row below it, over its columns, and in the column right of
-it, over its rows, where those fit.
+grid sits at an offset in a square of 30 x 30 cells, or of a smaller side. EOS stands in the row below it, over its
+columns, and in the column right of it, over its rows, where those fit.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
-SIDE, CELLS = 30, 900
+SIDE = 30  # of the largest grid
 PAD, EOS, BLACK = 0, 1, 2
 VOCAB_SIZE = 12
 COLORS = 10
@@ -54,8 +55,8 @@ def puzzle_hash(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
 
 
 @njit(cache=True, nogil=True)
-def put(cells, height, width, symmetry, colors, row, column, tokens):
-    """Write a grid, the first height x width of cells [30, 30], as tokens [900] at an offset.
+def put(cells, height, width, symmetry, colors, row, column, side, tokens):
+    """Write a grid, the first height x width of cells, as tokens [side * side] at an offset.
 
     Its colours change by colors [10], then it turns by the symmetry (see `tasks.dihedral`).
     """
@@ -80,21 +81,21 @@ def put(cells, height, width, symmetry, colors, row, column, tokens):
                 a, b = j, i
             else:
                 a, b = height - 1 - j, width - 1 - i
-            tokens[(row + i) * 30 + column + j] = colors[cells[a, b]] + 2
-    if row + rows < 30:
+            tokens[(row + i) * side + column + j] = colors[cells[a, b]] + 2
+    if row + rows < side:
         for j in range(columns):
-            tokens[(row + rows) * 30 + column + j] = 1
-    if column + columns < 30:
+            tokens[(row + rows) * side + column + j] = 1
+    if column + columns < side:
         for i in range(rows):
-            tokens[(row + i) * 30 + column + columns] = 1
+            tokens[(row + i) * side + column + columns] = 1
 
 
 @njit(cache=True, nogil=True)
-def _crop_size(tokens):
-    width, best, height_found, width_found = 30, 0, 0, 0
-    for row in range(30):
+def _crop_size(tokens, side):
+    width, best, height_found, width_found = side, 0, 0, 0
+    for row in range(side):
         leading = 0
-        while leading < width and 2 <= tokens[row * 30 + leading] < 12:
+        while leading < width and 2 <= tokens[row * side + leading] < 12:
             leading += 1
         width = leading
         if (row + 1) * width > best:
@@ -103,17 +104,17 @@ def _crop_size(tokens):
 
 
 def crop(tokens: np.ndarray) -> np.ndarray:
-    """The grid [H, W] uint8 of an answer [900]: the first largest rectangle of colours in the upper left corner.
+    """The grid [H, W] of an answer [side * side]: the first largest rectangle of colours in its upper left corner.
 
     0 x 0 where the first token is no colour.
     """
-    height, width = _crop_size(tokens)
-    return (tokens.reshape(SIDE, SIDE)[:height, :width] - BLACK).astype(np.uint8)
+    side = math.isqrt(len(tokens))
+    height, width = _crop_size(tokens, side)
+    return (tokens.reshape(side, side)[:height, :width] - BLACK).astype(np.uint8)
 
 
-def encode(grid: np.ndarray, row: int = 0, column: int = 0) -> np.ndarray:
-    """A grid [H, W] as tokens [900] int32 at an offset."""
-    cells, tokens = np.zeros((SIDE, SIDE), np.uint8), np.empty(CELLS, np.int32)
-    cells[: grid.shape[0], : grid.shape[1]] = grid
-    put(cells, *grid.shape, 0, np.arange(COLORS), row, column, tokens)
+def encode(grid: np.ndarray, row: int = 0, column: int = 0, side: int = SIDE) -> np.ndarray:
+    """A grid [H, W] as tokens [side * side] int32 at an offset."""
+    tokens = np.empty(side * side, np.int32)
+    put(np.ascontiguousarray(grid, np.uint8), *grid.shape, 0, np.arange(COLORS), row, column, side, tokens)
     return tokens

