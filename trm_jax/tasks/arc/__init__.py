@@ -36,7 +36,7 @@ class ArcConfig:
 
 @dataclass(frozen=True)
 class Known:
-    """The numbers of a public set with 1,000 augmentations, which need not be read to plan a run."""
+    """The numbers of a public set, which need not be read to plan a run."""
 
     tasks: int
     puzzles: int
@@ -44,11 +44,18 @@ class Known:
     tested: int  # examples of an evaluation
 
 
-# By the subsets' names: ARC-1, tested on evaluation; ARC-2 in the revision of 172 test pairs. Augmentations are
-# enumerated, where the official builder draws and misses a few.
+# By train_sets, test_set, augmentations, most_tokens: ARC-1, ARC-2 in its revision of 172 test pairs, and the short
+# tasks of ARC-1's training set. Augmentations are enumerated, where the official builder draws and misses a few.
 KNOWN = {
-    ("training,evaluation,concept", "evaluation"): Known(960, 876_419, 3_633_471, 385_820),
+    ("training,evaluation,concept", "evaluation", 1000, 0): Known(960, 876_419, 3_633_471, 385_820),
+    ("training2,evaluation2,concept", "evaluation2", 1000, 0): Known(1280, 1_191_740, 5_163_335, 170_393),
+    ("training", "training", 100, 80): Known(65, 6_507, 25_884, 7_517),
 }
+
+
+def known(cfg: ArcConfig) -> Known | None:
+    """The numbers of a public set, by its settings."""
+    return KNOWN.get((cfg.train_sets, cfg.test_set, cfg.augmentations, cfg.most_tokens))
 
 
 class ArcTaskKind:
@@ -58,15 +65,14 @@ class ArcTaskKind:
     headline = "pass@2"
 
     def info(self, cfg: ArcConfig) -> DatasetInfo:
-        known = KNOWN.get((cfg.train_sets, cfg.test_set))
-        if known is None or cfg.augmentations != 1000 or cfg.most_tokens:
+        found = known(cfg)
+        if not found:
             return self.load(cfg)[0].info  # only the data tell how many augmentations are different
-        return DatasetInfo(12, cfg.side**2, known.puzzles + 1, known.tasks, known.examples / known.puzzles)
+        return DatasetInfo(12, cfg.side**2, found.puzzles + 1, found.tasks, found.examples / found.puzzles)
 
     def eval_size(self, cfg: ArcConfig) -> int:
-        known = KNOWN.get((cfg.train_sets, cfg.test_set))
-        whole = known is not None and cfg.augmentations == 1000 and not cfg.most_tokens
-        return known.tested if whole else len(self.load(cfg)[1])
+        found = known(cfg)
+        return found.tested if found else len(self.load(cfg)[1])
 
     def load(self, cfg: ArcConfig, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
         from trm_jax.tasks.arc.source import load
@@ -90,8 +96,8 @@ class ArcTaskKind:
         """What collects the answers to an evaluation's examples, votes, and scores."""
         return data.ballot()
 
-    def local(self, cfg: ArcConfig) -> dict[str, int]:
-        return {"augmentations": 2, "most_tokens": 80}
+    def local(self, cfg: ArcConfig) -> dict[str, int | str]:
+        return {"train_sets": "training", "test_set": "training", "most_tokens": 80, "side": 15, "augmentations": 100}
 
     def read(self, cfg: ArcConfig, written: str) -> np.ndarray:
         raise InputError("a task of ARC needs an embedding of its own, which `trm solve` does not learn yet")

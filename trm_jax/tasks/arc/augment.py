@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from trm_jax.data.hashing import below, key_of, shuffle
-from trm_jax.tasks.arc.grids import COLORS, ArcTask
+from trm_jax.tasks.arc.grids import COLORS, ArcTask, Pair
 from trm_jax.tasks.dihedral import dihedral
 
 _STREAM = 21  # of random numbers under a seed
@@ -49,6 +49,15 @@ def _recoloring(one: np.ndarray, other: np.ndarray, known: dict[int, int]) -> di
         if found.setdefault(a, b) != b:
             return None
     return found if len(set(found.values())) == len(found) else None
+
+
+def same(one: Pair, other: Pair) -> bool:
+    """Whether a pair is another one up to a symmetry and a permutation of the colours 1 to 9."""
+    for symmetry in range(8):
+        known = _recoloring(dihedral(one.input, symmetry), other.input, {0: 0})
+        if known and _recoloring(dihedral(one.output, symmetry), other.output, known):
+            return True
+    return False
 
 
 def symmetries(task: ArcTask) -> list[tuple[int, dict[int, int]]]:

@@ -114,7 +114,9 @@ def crop(tokens: np.ndarray) -> np.ndarray:
 
 
 def encode(grid: np.ndarray, row: int = 0, column: int = 0, side: int = SIDE) -> np.ndarray:
-    """A grid [H, W] as tokens [side * side] int32 at an offset."""
+    """A grid [H, W] as tokens [side * side] int32 at an offset. Raises ValueError where it does not fit there."""
+    if row < 0 or column < 0 or row + grid.shape[0] > side or column + grid.shape[1] > side:
+        raise ValueError(f"a grid of {grid.shape} at ({row}, {column}) does not fit into {side} x {side} cells")
     tokens = np.empty(side * side, np.int32)
     put(np.ascontiguousarray(grid, np.uint8), *grid.shape, 0, np.arange(COLORS), row, column, side, tokens)
     return tokens

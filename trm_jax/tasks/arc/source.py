@@ -19,11 +19,11 @@ from trm_jax.data.puzzles import PuzzleAddressing
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
 from trm_jax.tasks import Progress
-from trm_jax.tasks.arc import KNOWN, ArcConfig
+from trm_jax.tasks.arc import ArcConfig, known
 from trm_jax.tasks.arc.augment import augmentations
 from trm_jax.tasks.arc.files import Tasks, digest, read_tasks
 from trm_jax.tasks.arc.grids import SIDE, VOCAB_SIZE, ArcTask, crop, put
-from trm_jax.tasks.arc.predictions import Header, Member, writing
+from trm_jax.tasks.arc.predictions import Header, Line, Member, writing
 from trm_jax.tasks.arc.vote import Ballot, score
 from trm_jax.tasks.dihedral import INVERSE, dihedral
 
@@ -181,6 +181,11 @@ class ArcEval:
         return _starts(np.diff(self.data.puzzles)[self.tested] * self._tests)
 
     @property
+    def ends(self) -> list[int]:
+        """[T]: the examples up to the last one of each tested task."""
+        return self._ends[1:].tolist()
+
+    @property
     def tasks(self) -> Tasks:
         """The tested tasks."""
         every = list(self.data.tasks.items())
@@ -230,13 +235,13 @@ class EvalBallot:
     """Collects answers to an evaluation's examples and votes."""
 
     def __init__(self, source: ArcEval):
-        self.source, self.votes = source, Ballot()
+        self.source, self.votes, self._seen = source, Ballot(), 0
 
     def add(self, indices: np.ndarray, answers: np.ndarray, q_halt: np.ndarray) -> None:
         """Answers [b, 900] and q_halt [b] of the examples at `indices` [b]."""
         from scipy.special import expit
 
-        sure = expit(q_halt.astype(np.float64))
+        sure, self._seen = expit(q_halt.astype(np.float64)), max(self._seen, int(indices[-1]) + 1)
         for index, found, q in zip(indices.tolist(), self.source.undone(indices, answers), sure.tolist(), strict=True):
             self.votes.add(*found, position=index, q=q)
 
@@ -248,6 +253,8 @@ class EvalBallot:
         with writing(path, Header(member, source.name, digest(source.tasks))) as writer:
             for key, candidates in self.votes.ranked().items():
                 writer.candidates(key, candidates)
+            for task, end in zip(source.tasks, source.ends, strict=True):
+                writer.line(Line(task, status="ok" if end <= self._seen else "partial"))
 
     def scores(self) -> dict[str, float]:
         """pass@K as the ARC Prize counts it: the mean over tasks of the share of their test pairs that are solved."""
@@ -264,9 +271,9 @@ def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
 def load(cfg: ArcConfig, progress: Progress | None = None) -> tuple[ArcTrain, ArcEval]:
     """Training and evaluation data. Raises InputError."""
     train, test = _loaded(cfg) if progress is None else _load(cfg, progress)
-    known = KNOWN.get((cfg.train_sets, cfg.test_set))
-    if known and cfg.augmentations == 1000 and not cfg.most_tokens and train.info.num_puzzle_ids != known.puzzles + 1:
-        said = f"{cfg.path} has {train.info.num_puzzle_ids - 1:,} puzzles where the public sets have {known.puzzles:,}"
+    found, puzzles = known(cfg), train.info.num_puzzle_ids - 1
+    if found and puzzles != found.puzzles:
+        said = f"{cfg.path} has {puzzles:,} puzzles where the public sets have {found.puzzles:,}"
         raise InputError(f"{said}: name other tasks otherwise, by data.train_sets")
     return train, test
 

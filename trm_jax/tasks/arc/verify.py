@@ -1,0 +1,52 @@
+"""Overlaps: test pairs that stand among training pairs, as they are or turned and recoloured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from trm_jax.tasks.arc.augment import same
+from trm_jax.tasks.arc.files import Tasks
+from trm_jax.tasks.arc.grids import Pair
+
+
+class Overlap(NamedTuple):
+    """A test pair and the pair that it equals; exact: without turning or recolouring it."""
+
+    task: str
+    test: int
+    other: str
+    side: str  # "train" or "test"
+    pair: int
+    exact: bool
+
+
+def _outline(pair: Pair) -> tuple:
+    """The same for pairs that are one up to symmetry and recolouring."""
+    return tuple(
+        (tuple(sorted(grid.shape)), tuple(sorted(np.bincount(grid.ravel(), minlength=10)[1:])), int((grid == 0).sum()))
+        for grid in (pair.input, pair.output)
+    )
+
+
+def overlaps(tested: Tasks, trained: Iterable[Tasks]) -> Iterator[Overlap]:
+    """Test pairs of `tested` that are training pairs: demonstrations of its own tasks, or pairs of `trained`."""
+    known = defaultdict(list)
+    for tasks, sides in [(tested, ("train",)), *((tasks, ("train", "test")) for tasks in trained)]:
+        for name, task in tasks.items():
+            for side in sides:
+                for number, pair in enumerate(getattr(task, side)):
+                    if pair.output is not None:
+                        known[_outline(pair)].append((name, side, number, pair))
+    for name, task in tested.items():
+        for number, pair in enumerate(task.test):
+            if pair.output is None:
+                continue
+            for other, side, place, found in known[_outline(pair)]:
+                if same(pair, found):
+                    pairs = (pair.input, found.input), (pair.output, found.output)
+                    exact = all(np.array_equal(a, b) for a, b in pairs)
+                    yield Overlap(name, number, other, side, place, exact)
