@@ -78,9 +78,8 @@ def bench(run: Run) -> None:
     from trm_jax.bench import suite
     from trm_jax.bench.shapes import SHAPES, shape
 
-    configs = [shape(name, settings(run)) for name in SHAPES]
-    if run.tiny:
-        configs = [dataclasses.replace(c, model=dataclasses.replace(c.model, seq_len=81)) for c in configs]
+    sides = {"maze_hard": {"data.height": 9, "data.width": 9}, "arc1": {"data.side": 9}} if run.tiny else {}
+    configs = [shape(name, settings(run) | sides.get(name, {})) for name in SHAPES]
     free = shape("baseline_768", settings(run) | {"train.deterministic": False})
     configs.append(dataclasses.replace(free, name="baseline_768, not deterministic"))
     suite.run(configs, run.left(), what=(suite.TRAIN, suite.EVALUATE), keep=lambda found: run.say(**found))

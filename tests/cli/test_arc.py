@@ -45,11 +45,8 @@ def test_from_training_to_a_submission(trm, tasks, tmp_path):
     """Scores of `trm eval` are those of its file; a run that is evaluated again says the same."""
     changes = {"data.task": "arc", "data.path": str(tasks.parent), "data.train_sets": "tasks", "data.test_set": "tasks"}
     changes |= {"data.augmentations": 5, "data.side": 5, "train.steps": 4, "eval.every_steps": 4}
-    settings = [*changes.items(), *((k, v) for k, v in tiny.SETTINGS.items() if not k.startswith("data."))]
-    merged = dict(settings) | changes
-    arguments = ["--set", *(f"{key}={value}" for key, value in merged.items())]
     run = tmp_path / "run"
-    result = trm.run("train", "demo", "--workdir", run, *arguments)
+    result = trm.run("train", "demo", "--workdir", run, *tiny.arguments(changes))
     assert result.code == 0, result.err
     result = trm.run("eval", run)
     assert result.code == 0 and "pass@2" in result.out, result.err

@@ -19,6 +19,14 @@ CHANGES = {
 }
 
 
+def _changes(more: dict | None) -> dict:
+    """CHANGES and more; of another task only what is said of it."""
+    more = more or {}
+    return {
+        key: value for key, value in CHANGES.items() if "data.task" not in more or not key.startswith("data.")
+    } | more
+
+
 def free_port() -> int:
     """A port that is free, and not one that the system gives to connections by itself (from 32768 on)."""
     while True:
@@ -66,7 +74,7 @@ class Hosts:
             "demo",
             "--workdir",
             workdir,
-            *tiny.arguments({**CHANGES, **(changes or {})}),
+            *tiny.arguments(_changes(changes)),
             *("--coordinator", f"127.0.0.1:{port}", "--processes", count, "--process", number),
             *("--startup-timeout", 120, *more),
             cwd=cwd,
@@ -79,7 +87,7 @@ class Hosts:
     def run(self, count: int, workdir: Path, changes=None) -> list[Result]:
         """To the end; one process is started as one that knows of no others."""
         if count == 1:
-            settings = tiny.arguments({**CHANGES, **(changes or {})})
+            settings = tiny.arguments(_changes(changes))
             return [self._server.run("train", "demo", "--workdir", workdir, *settings)]
         return self.start(count, workdir, changes).wait()
 

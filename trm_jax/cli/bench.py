@@ -34,7 +34,7 @@ _PARTS = ("", "GFLOP", "MB,\nkernels apart", "MB,\nblocks fused", "ms,\napart", 
 
 def add_parser(subparsers) -> None:
     parser = cli.add_documented(subparsers, "bench", run, __doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, maze_hard or arc1")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, or attention_768")
     parser.add_argument("--minutes", type=amount, default=8.0, help="for everything (default: 8)")
     parser.add_argument("--compare", choices=["torch"], help="measure the PyTorch twin as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")

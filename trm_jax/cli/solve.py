@@ -77,11 +77,14 @@ def run(args) -> int:
         solved += not problems
         if len(inputs) <= 10:
             print(task.show(data, puzzle, answer, color=color))
-            more = f"; and {len(problems) - _NAMED_FAULTS} more" if len(problems) > _NAMED_FAULTS else ""
-            verdict = f"not solved: {'; '.join(problems[:_NAMED_FAULTS])}{more}" if problems else "solved"
+            verdict = "solved" if problems is not None else "answered; the puzzle does not tell whether it is right"
+            if problems:
+                more = f"; and {len(problems) - _NAMED_FAULTS} more" if len(problems) > _NAMED_FAULTS else ""
+                verdict = f"not solved: {'; '.join(problems[:_NAMED_FAULTS])}{more}"
             print(f"{verdict}   (the model is {q:.0%} sure)")
         else:
-            print(f"{task.line(data, answer)} {'wrong: ' + problems[0] if problems else 'solved'}")
+            verdict = f"wrong: {problems[0]}" if problems else "solved" if problems is not None else "answered"
+            print(f"{task.line(data, answer)} {verdict}")
     if len(inputs) > 1:
         print(f"{solved} of {len(inputs)} solved")
     if args.png:

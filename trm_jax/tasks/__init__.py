@@ -60,8 +60,11 @@ class Task(Protocol):
     def read(self, cfg: Any, text: str) -> np.ndarray:
         """Puzzles written by a person: inputs [N, S] int32."""
 
-    def check(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
-        """What is wrong with an answer [S] to inputs [S], a line each; empty for a right one. Needs no label."""
+    def check(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...] | None:
+        """What is wrong with an answer [S] to inputs [S], a line each; empty for a right one. Needs no label.
+
+        None where the puzzle alone does not tell whether the answer is right.
+        """
 
     def show(self, cfg: Any, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
         """An answer [S] to inputs [S] as text for a terminal."""

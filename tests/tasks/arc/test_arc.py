@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.special import expit
 
 from trm_jax.data.puzzles import PuzzleAddressing
 from trm_jax.errors import InputError
-from trm_jax.tasks.arc import TASK, ArcConfig, augment, files, grids, predictions, submission, verify, vote
+from trm_jax.tasks.arc import TASK, ArcConfig, augment, files, grids, pictures, predictions, submission, verify, vote
 from trm_jax.tasks.arc.files import task_from
 from trm_jax.tasks.arc.source import fits, load
 from trm_jax.tasks.dihedral import INVERSE, dihedral
@@ -478,3 +479,21 @@ def test_test_pairs_that_are_trained_on(sets):
     assert {(one.task, one.other, one.exact) for one in found if one.task != one.other} >= {
         ("070dd51e", "40853293", True), ("50a16a69", "caa06a1f", False),
     }  # fmt: skip
+
+
+def test_pictures_and_text(tmp_path):
+    """One cell of each of ten colours; the second answer is the empty grid."""
+    grid = np.arange(10, dtype=np.uint8).reshape(2, 5)
+    inputs, cfg = grids.encode(grid, side=6), ArcConfig(side=6)
+    assert TASK.show(cfg, inputs, inputs) == "01234   01234\n56789   56789"
+    assert TASK.show(cfg, inputs, np.zeros(36, np.int32)).splitlines()[0] == "01234   (empty)"
+    assert "\x1b[48;5;196m" in TASK.show(cfg, inputs, inputs, color=True)
+    assert TASK.check(cfg, inputs, inputs) is None and TASK.check(cfg, inputs, np.zeros(36, np.int32))
+    assert TASK.line(cfg, inputs) == "01234|56789"
+    TASK.png(cfg, tmp_path / "a.png", inputs, inputs, caption="a grid")
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = {tuple(p) for p in np.asarray(image.convert("RGB")).reshape(-1, 3)}
+    assert pixels >= set(pictures.COLORS)
+    TASK.gif(cfg, tmp_path / "a.gif", inputs, np.stack([np.zeros(36, np.int32), inputs]), np.array([0.1, 0.9]))
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.n_frames == 3

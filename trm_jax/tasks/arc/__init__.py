@@ -102,10 +102,10 @@ class ArcTaskKind:
     def read(self, cfg: ArcConfig, written: str) -> np.ndarray:
         raise InputError("a task of ARC needs an embedding of its own, which `trm solve` does not learn yet")
 
-    def check(self, cfg: ArcConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
+    def check(self, cfg: ArcConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...] | None:
         from trm_jax.tasks.arc.grids import crop
 
-        return () if crop(answer).size else ("the answer begins with no colour: it is an empty grid",)
+        return None if crop(answer).size else ("the answer begins with no colour: it is an empty grid",)
 
     def show(self, cfg: ArcConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
         from trm_jax.tasks.arc.render import beside
@@ -116,6 +116,16 @@ class ArcTaskKind:
         from trm_jax.tasks.arc.grids import crop
 
         return "|".join("".join(map(str, row)) for row in crop(tokens))
+
+    def png(self, cfg: ArcConfig, path, inputs, answer, *, caption: str = "") -> None:
+        from trm_jax.tasks.arc.pictures import arc_png
+
+        arc_png(path, inputs, answer, caption=caption)
+
+    def gif(self, cfg: ArcConfig, path, inputs, frames, q, *, halted_at: int | None = None) -> None:
+        from trm_jax.tasks.arc.pictures import arc_gif
+
+        arc_gif(path, inputs, frames, q, halted_at=halted_at)
 
 
 TASK = ArcTaskKind()
