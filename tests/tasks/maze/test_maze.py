@@ -191,6 +191,8 @@ def test_splits_are_disjoint_up_to_symmetry():
         files.require_disjoint(mazes, turned)
     with pytest.raises(InputError, match="lower data.min_moves"):
         hard(1, side=4, moves=16)
+    small = MazeConfig(source="generated", height=4, width=4, min_moves=3, train_puzzles=200, test_puzzles=100)
+    assert TASK.load(small)[0].info.groups == 200, "of few mazes none comes twice"
 
 
 def test_mazes_as_text():

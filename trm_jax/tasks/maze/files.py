@@ -13,9 +13,8 @@ from trm_jax.data.text_files import COLUMNS, open_text, readable, table
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
 from trm_jax.tasks import Progress
-from trm_jax.tasks.dihedral import KEEPS_SHAPE, dihedral
 from trm_jax.tasks.files import splits_at, write_both
-from trm_jax.tasks.maze.grids import FREE, PATH, VOCAB_SIZE, Mazes, fault_of, parse, text_of, written
+from trm_jax.tasks.maze.grids import FREE, PATH, VOCAB_SIZE, Mazes, canonical, fault_of, parse, text_of, written
 from trm_jax.tasks.maze.paths import label, problems
 
 VERIFIED = "each with a shortest path as its answer"
@@ -112,11 +111,7 @@ def write_splits(folder: str | AnyPath, form: str, train: Mazes, test: Mazes) ->
 
 def require_disjoint(train: Mazes, test: Mazes) -> None:
     """Raise `InputError` naming both rows if a maze stands in both splits up to symmetry."""
-    square = train.inputs.shape[1] == train.inputs.shape[2]
-    forms = [
-        [min(dihedral(maze, k).tobytes() for k in (range(8) if square else KEEPS_SHAPE)) for maze in mazes.inputs]
-        for mazes in (train, test)
-    ]
+    forms = [[canonical(maze) for maze in mazes.inputs] for mazes in (train, test)]
     in_train = dict(zip(forms[0], range(len(train)), strict=True))
     for row, form in enumerate(forms[1]):
         if form in in_train:

@@ -14,7 +14,7 @@ from numba import njit
 from trm_jax.data.hashing import below, key_of, shuffle
 from trm_jax.errors import InputError
 from trm_jax.tasks import Progress
-from trm_jax.tasks.maze.grids import FREE, GOAL, START, WALL, Mazes
+from trm_jax.tasks.maze.grids import FREE, GOAL, START, WALL, Mazes, canonical
 from trm_jax.tasks.maze.paths import label, search
 
 HARD, PERFECT = 1, 2
@@ -148,10 +148,10 @@ def generate(
     known: set[bytes] | None = None,
     progress: Progress | None = None,
 ) -> Mazes:
-    """`count` different mazes with labels, from number `first` on; all cores work.
+    """`count` mazes with labels, different up to symmetry, from number `first` on; all cores work.
 
     kind: "hard" (random walls, a shortest path of min_moves or more) or "perfect" (min_moves to max_moves). known:
-    mazes that must not come again, as bytes; the new ones are added. Raises InputError where none are that long.
+    those that must not come again, in canonical form; the new ones are added. Raises InputError where none are that long.
     """
     known, code = set() if known is None else known, HARD if kind == "hard" else PERFECT
 
@@ -169,8 +169,8 @@ def generate(
                     said = f"no {kind} maze of {height}x{width} was found with a path that long"
                     raise InputError(f"{said}: lower data.min_moves")
                 for offset, maze in enumerate(mazes):
-                    if maze.tobytes() not in known and len(kept) < count:
-                        known.add(maze.tobytes())
+                    if len(kept) < count and (form := canonical(maze)) not in known:
+                        known.add(form)
                         kept.append(maze)
                         rows.append(number + offset)
             first = starts.stop

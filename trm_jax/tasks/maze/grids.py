@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trm_jax.errors import InputError
+from trm_jax.tasks.dihedral import KEEPS_SHAPE, dihedral
 
 PAD, WALL, FREE, START, GOAL, PATH = range(6)
 VOCAB_SIZE = 6
@@ -105,6 +106,12 @@ def fault_of(maze: np.ndarray) -> str:
     if (maze == PATH).any() or (maze == PAD).any():
         return "the maze has a path o drawn in it; leave those cells free"
     return ""
+
+
+def canonical(maze: np.ndarray) -> bytes:
+    """The same for mazes [H, W] that are one up to symmetry."""
+    numbers = range(8) if maze.shape[0] == maze.shape[1] else KEEPS_SHAPE
+    return min(dihedral(maze, number).tobytes() for number in numbers)
 
 
 def text_of(maze: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
