@@ -193,6 +193,8 @@ def test_splits_are_disjoint_up_to_symmetry():
         hard(1, side=4, moves=16)
     small = MazeConfig(source="generated", height=4, width=4, min_moves=3, train_puzzles=200, test_puzzles=100)
     assert TASK.load(small)[0].info.groups == 200, "of few mazes none comes twice"
+    with pytest.raises(InputError, match="only [0-9]+ different hard mazes of 2x2 were found, 50 are asked for"):
+        hard(50, side=2, moves=1)
 
 
 def test_mazes_as_text():

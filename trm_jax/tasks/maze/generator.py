@@ -22,6 +22,7 @@ _STARTS = 100  # drawn on one map before another is drawn
 _LEAST_WALLS, _MORE_WALLS = 300, 201  # of 1,000 cells: 300 to 500, uniform over maps
 _TRIES = 20_000  # maps before a length is given up
 _CHUNK = 16  # mazes that a thread makes at a time
+_PATIENCE = 100  # rounds without a new maze before there are no more
 
 
 @njit(cache=True, nogil=True)
@@ -151,7 +152,8 @@ def generate(
     """`count` mazes with labels, different up to symmetry, from number `first` on; all cores work.
 
     kind: "hard" (random walls, a shortest path of min_moves or more) or "perfect" (min_moves to max_moves). known:
-    those that must not come again, in canonical form; the new ones are added. Raises InputError where none are that long.
+    those that must not come again, in canonical form; the new ones are added. Raises InputError where there are not so
+    many of them, or none that long.
     """
     known, code = set() if known is None else known, HARD if kind == "hard" else PERFECT
 
@@ -160,10 +162,10 @@ def generate(
         scratch = np.zeros((3, height * width), np.int32)
         return mazes[: _fill(code, np.int64(seed), number, min_moves, max_moves, mazes, scratch)]
 
-    kept, rows, workers = [], [], os.cpu_count() or 1
+    kept, rows, workers, fruitless = [], [], os.cpu_count() or 1, 0
     with ThreadPoolExecutor(workers) as pool:
         while len(kept) < count:
-            starts = range(first, first + workers * _CHUNK, _CHUNK)
+            starts, before = range(first, first + workers * _CHUNK, _CHUNK), len(kept)
             for number, mazes in zip(starts, pool.map(part, starts), strict=True):
                 if len(mazes) < _CHUNK and len(kept) < count:
                     said = f"no {kind} maze of {height}x{width} was found with a path that long"
@@ -173,7 +175,12 @@ def generate(
                         known.add(form)
                         kept.append(maze)
                         rows.append(number + offset)
-            first = starts.stop
+            first, fruitless = starts.stop, fruitless + 1 if len(kept) == before else 0
+            if fruitless >= _PATIENCE:
+                raise InputError(
+                    f"only {len(kept)} different {kind} mazes of {height}x{width} were found, {count} are asked for: ask "
+                    "for fewer, or for larger ones"
+                )
             if progress is not None:
                 progress(len(kept), count)
     inputs = np.stack(kept)
