@@ -177,10 +177,8 @@ def generate(
                         rows.append(number + offset)
             first, fruitless = starts.stop, fruitless + 1 if len(kept) == before else 0
             if fruitless >= _PATIENCE:
-                raise InputError(
-                    f"only {len(kept)} different {kind} mazes of {height}x{width} were found, {count} are asked for: ask "
-                    "for fewer, or for larger ones"
-                )
+                said = f"only {len(kept)} different {kind} mazes of {height}x{width} were found, {count} are asked for"
+                raise InputError(f"{said}: ask for fewer, or for larger ones")
             if progress is not None:
                 progress(len(kept), count)
     inputs = np.stack(kept)
