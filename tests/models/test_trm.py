@@ -449,7 +449,7 @@ def test_flops_grow_as_the_recursion_does():
         ({"num_heads": 3}, "hidden_size 16 is not divisible by num_heads 3"),
         ({"hidden_size": 18, "num_heads": 6}, "rotary positions need an even head size"),
         ({"puzzle_emb_ndim": 33}, "puzzle_emb_ndim 33 does not fit into puzzle_emb_len 2 tokens of 16"),
-        ({"puzzle_emb_ndim": 0}, "puzzle_emb_len is not 0 but puzzle_emb_ndim is"),
+        ({"puzzle_emb_ndim": 0}, "puzzle_emb_ndim is 0 while puzzle_emb_len is 2"),
         ({"puzzle_emb_len": -1}, "must not be negative"),
         ({"frozen_products": "int4"}, "frozen_products is 'int4'; choose one of exact, int8, float8"),
         ({"frozen_products": "int8", "H_cycles": 1}, "frozen_products is int8, and with H_cycles 1 no cycle is frozen"),

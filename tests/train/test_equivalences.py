@@ -70,6 +70,12 @@ def cycles(model) -> tuple[int, int]:
     return model.L_cycles, model.H_cycles
 
 
+def test_a_stage_without_frozen_cycles_rounds_none():
+    changes = {**CURRICULUM, "train.curriculum_epochs": 10, "model.frozen_products": "int8"}
+    models = [model for _, model in stages(tiny.config(changes), 100, 16.0)]
+    assert [(model.H_cycles > 1) for model in models] == [model.frozen_products == "int8" for model in models]
+
+
 def test_the_catalogues_curriculum_has_five_stages():
     """L = int(2 + 4p), H = int(1 + 2p), p = min(epoch / 10000, 1), looked at in every one of the 8,138 steps."""
     cfg = tiny.config({**CURRICULUM, "train.curriculum_epochs": 10_000, "train.batch_size": 6144})

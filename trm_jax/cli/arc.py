@@ -23,16 +23,14 @@ def add_parser(subparsers) -> None:
             parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the files (alike)")
 
 
-def _grids(args) -> tuple[dict, dict]:
-    """(the ranked grids of every test pair, from predictions or one submission; the tasks that they answer).
-
-    Predictions may answer some of the tasks of --data.
-    """
+def _grids(args) -> tuple[dict, dict, dict]:
+    """(the ranked grids of every test pair, from predictions or one submission; the tasks that they answer; those of
+    --data, of which predictions may answer some)."""
     from trm_jax.tasks.arc.files import digest, read_tasks
     from trm_jax.tasks.arc.predictions import ranked, read
     from trm_jax.tasks.arc.submission import read_submission
 
-    tasks = read_tasks(args.data)
+    tasks = every = read_tasks(args.data)
     if [file.name.endswith(".json") for file in args.files] == [True]:
         found = read_submission(args.files[0])
     else:
@@ -50,7 +48,7 @@ def _grids(args) -> tuple[dict, dict]:
     for name, number in found:
         if name not in tasks or number >= len(tasks[name].test):
             raise InputError(f"{args.files[0]}: task {name}, test {number} is not in {args.data}; name its own set")
-    return found, tasks
+    return found, tasks, every
 
 
 def _weights(args) -> list[float] | None:
@@ -72,7 +70,10 @@ def _score(args) -> int:
     """
     from trm_jax.tasks.arc.vote import score
 
-    found = score(*_grids(args))
+    grids, tasks, every = _grids(args)
+    found = score(grids, tasks)
+    if len(tasks) < len(every):
+        print(f"of the {len(every)} tasks of {args.data} those that the predictions are about:")
     ks = list(found.mean_over_tasks)
     print(f"{found.tasks} tasks, {found.pairs} test pairs" + " " * 12 + "".join(f"{f'pass@{k}':>11}" for k in ks))
     for name, scores in (
@@ -98,7 +99,7 @@ def _submit(args) -> int:
     from trm_jax.tasks.arc.submission import submission, write_submission
 
     check_free(args.output, args.force)
-    found, tasks = _grids(args)
+    found, _, tasks = _grids(args)
     made = submission(found, tasks)
     write_submission(args.output, made)
     pairs = sum(len(pairs) for pairs in made.values())

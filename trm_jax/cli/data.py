@@ -26,7 +26,7 @@ def add_parser(subparsers) -> None:
         parser = kinds.add_parser(kind, help=help_)
         commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
         build = add_documented(commands, "build", make, make.__doc__)
-        _add_target(build)
+        _add_target(build, kind)
         build.add_argument("--path", default="", help="source csv: the folder to read")
         build.add_argument("--test-file", default="test.csv", help="source csv or hub: the test file's name")
         for flag, name, text in (("--subsample-size", "train_puzzles", "training"), ("--test", "test_puzzles", "test")):
@@ -73,8 +73,11 @@ def _add_readers(commands, kind: str) -> None:
         reader = add_command(commands, name, summary, description, f"  trm data {kind} {name} {example}\n", run)
         reader.set_defaults(kind=kind)
         reader.add_argument("path", type=any_path, help="a CSV file, a folder of train.csv and test.csv, or of arrays")
+        if kind == "maze":
+            reader.add_argument("--height", type=whole, default=0, help="rows of cells (default: square mazes)")
+            reader.add_argument("--width", type=whole, default=0, help="columns of cells")
         if name == "export":
-            _add_target(reader)
+            _add_target(reader, kind)
         if name == "show":
             reader.add_argument("--row", type=whole, default=1, help="the first puzzle to print, from 1 (1)")
             reader.add_argument("--count", type=whole, default=1, help="how many (1)")
@@ -85,10 +88,12 @@ def _of(kind: str) -> ModuleType:
     return importlib.import_module(f"trm_jax.tasks.{kind}.files")
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
+def _add_target(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("--output-dir", type=any_path, required=True, help="folder to write to")
     parser.add_argument("--format", choices=("csv", "arrays"), help="what to write (csv; with --num-aug, arrays)")
-    parser.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
+    parser.set_defaults(num_aug=0)
+    if kind == "sudoku":  # mazes are augmented while training
+        parser.add_argument("--num-aug", type=whole, default=0, help="arrays: stored variants of a training puzzle (0)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     parser.add_argument("--seed", type=seed, default=0, help="of generator, draw and stored variants (0)")
 
@@ -108,7 +113,8 @@ def _telling(what: str) -> Callable[[int, int], None]:
 
 def _splits(args) -> dict:
     """The verified puzzles of every split at a path."""
-    return _of(args.kind).read_splits(args.path, progress=_telling("verifying"))
+    how = {"shape": (args.height, args.width)} if getattr(args, "height", 0) and args.width else {}
+    return _of(args.kind).read_splits(args.path, progress=_telling("verifying"), **how)
 
 
 def _check_target(args) -> None:
@@ -116,10 +122,12 @@ def _check_target(args) -> None:
     from trm_jax.tasks.files import FILE_OF, SPLITS
 
     args.format = args.format or ("arrays" if args.num_aug else "csv")
-    if args.num_aug < 0 or args.num_aug and args.format == "csv":
-        raise InputError(f"--num-aug is {args.num_aug}: give 0 or more, and for arrays only (CSV: while training)")
-    if args.num_aug and args.kind == "maze":
-        raise InputError("--num-aug: mazes are augmented while training, by data.augment; leave it out")
+    if args.num_aug < 0:
+        raise InputError(f"--num-aug is {args.num_aug}: give 0 or more")
+    if args.num_aug and args.format == "csv":
+        raise InputError(
+            f"--num-aug is {args.num_aug}: for arrays only; puzzles of CSV files are augmented while training"
+        )
     for name in SPLITS:
         check_free(args.output_dir / FILE_OF[args.format].format(name), args.force)
 

@@ -102,7 +102,7 @@ def _suggest_alternatives(name: str, cfg) -> None:
     from trm_jax.configs.registry import alternatives
 
     info, others = cfg.task.info(cfg.data), alternatives(name)
-    if others and info.groups and cfg.warnings(cfg.total_steps(info.groups, info.mean_examples_per_puzzle)):
+    if others and info.groups and cfg.warms_up_long(cfg.total_steps(info.groups, info.mean_examples_per_puzzle)):
         print(f"note: the same with more steps after the warm-up: {', '.join(others)}", file=sys.stderr)
 
 

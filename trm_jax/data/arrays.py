@@ -1,6 +1,6 @@
 """The official array format: `{split}/all__*.npy`, `{split}/dataset.json`, `identifiers.json`.
 
-Read for any task with one set, `all`: Sudoku, mazes, ARC. example < puzzle (one augmentation) < group (one
+Read for any task with one set, `all`. example < puzzle (one augmentation) < group (one
 original): `puzzle_indices` cuts the examples into puzzles and `group_indices` the puzzles into groups, both
 int32 with a leading 0. Tokens are of any whole-number type.
 """

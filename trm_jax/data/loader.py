@@ -32,7 +32,7 @@ def batches(
     8 batches are read ahead by `threads` threads (0: in the caller's). batch_size: of all processes. Raises
     `InputError` for an evaluation interval too short for one batch.
     """
-    Addressing(seed, batch_size, train.info.groups, epochs_per_interval)
+    Addressing(seed, batch_size, round(train.info.groups * train.info.mean_examples_per_puzzle), epochs_per_interval)
     how = {"seed": seed, "batch_size": batch_size, "epochs_per_interval": epochs_per_interval}
     if start_step >= stop_step:
         return iter(())

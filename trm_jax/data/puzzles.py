@@ -18,6 +18,7 @@ from numba import njit
 
 from trm_jax.data.addressing import order_of
 from trm_jax.data.hashing import draws_below, key_of, permutation, shuffle, stream_key
+from trm_jax.errors import InputError
 
 _ORDER, _VARIANT, _INSIDE = 1, 2, 3  # as in `addressing`, and the order of a puzzle's examples
 _AT_ONCE = 4096  # steps found at a time
@@ -62,7 +63,16 @@ class PuzzleAddressing:
     """Which (group, variant, example) stands in which slot of which step, for one seed and batch size."""
 
     def __init__(self, seed: int, batch_size: int, lengths: np.ndarray, epochs_per_interval: int | None = None):
-        """lengths [G] int64: how many examples a puzzle of each group has."""
+        """lengths [G] int64: how many examples a puzzle of each group has.
+
+        Raises InputError for an evaluation interval that does not fill one batch.
+        """
+        examples = int(np.sum(lengths))
+        if epochs_per_interval and epochs_per_interval * examples < batch_size:
+            raise InputError(
+                f"{epochs_per_interval} epochs of {examples} examples do not fill one batch of {batch_size}: lower the "
+                "batch size or raise the epochs per evaluation interval"
+            )
         self.seed, self.batch_size, self._lengths = seed, batch_size, np.asarray(lengths, np.int64)
         self._interval = epochs_per_interval or 0
         self._lock, self._starts, self._next = threading.Lock(), np.zeros(0, np.int64), 0

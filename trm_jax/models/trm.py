@@ -96,7 +96,8 @@ class TRMConfig:
         if self.frozen_products != "exact" and self.H_cycles == 1:
             raise ValueError(f"frozen_products is {self.frozen_products}, and with H_cycles 1 no cycle is frozen")
         if self.puzzle_emb_len and not self.puzzle_emb_ndim:
-            raise ValueError("puzzle_emb_len is not 0 but puzzle_emb_ndim is; set both to 0 for no puzzle embedding")
+            said = f"puzzle_emb_ndim is 0 while puzzle_emb_len is {self.puzzle_emb_len}"
+            raise ValueError(f"{said}; set both to 0 for no puzzle embedding")
 
     @property
     def head_dim(self) -> int:

@@ -25,9 +25,9 @@ class Task(Protocol):
     headline: str  # the score that picks the best checkpoint and stands in tables, for example "exact_accuracy"
 
     def info(self, cfg: Any) -> DatasetInfo:
-        """The numbers of the data set as far as the settings tell them, without reading a puzzle.
+        """The numbers of the data set as far as the settings tell them; groups is 0 where only the data tell how many.
 
-        groups is 0 where only the data tell how many there are.
+        The first three decide the model. A task whose settings do not tell those reads the puzzles.
         """
 
     def eval_size(self, cfg: Any) -> int:
@@ -74,7 +74,8 @@ class Task(Protocol):
 
     # Optional. Notes on the settings, before a run starts: warnings(cfg) -> lines.
     # ballot(cfg, data) -> an object that collects the answers of an evaluation on the host, every process all of them:
-    # add(indices [b], answers [b, S], q_halt [b]) after each batch, and scores() -> more scores, at the end.
+    # add(indices [b], answers [b, S], q_halt [b]) after each batch, scores() -> more scores, at the end, and
+    # write(path, name, command), what `trm eval` leaves in RUN/predictions.jsonl.
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]

@@ -52,11 +52,14 @@ class Compiled:
         self.slots = sharding.local_slots(self._batch_lies, cfg.train.batch_size)
         self.abstract = abstract_state(cfg, self.mesh)
         self._hparams = sharding.put_whole(self.mesh, hparams_of(cfg, self.total_steps))
-        settled = partial(with_remat, cfg, mesh=self.mesh, room=room(self.mesh.local_devices))
-        self.remat = getattr(settled(cfg.model), "remat", "none")
+        self.room = room(self.mesh.local_devices)  # the trainer makes it that of the smallest device of all
         self._step_of = cache(
-            lambda model: jit_train_step(cfg, self.total_steps, settled(model), self.abstract, self.mesh)
+            lambda model: jit_train_step(cfg, self.total_steps, self.settled(model), self.abstract, self.mesh)
         )
+
+    def settled(self, model):
+        """The family's config with model.remat settled by the memory there is."""
+        return with_remat(self._cfg, model, self.mesh, self.room)
 
     def first_state(self) -> TrainState:
         """Where the run begins."""

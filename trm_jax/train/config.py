@@ -198,12 +198,16 @@ class RunConfig:
         )
         return steps
 
+    def warms_up_long(self, total_steps: int) -> bool:
+        """Whether about half of the steps or more lie inside the warm-up."""
+        return self.optim.warmup(total_steps) >= 0.45 * total_steps
+
     def warnings(self, total_steps: int) -> list[str]:
         """What a person should know before the run starts: lines without a full stop."""
-        warmup = self.optim.warmup(total_steps)
         of_task = [*getattr(self.task, "warnings", lambda cfg: ())(self.data)]
-        if warmup < 0.45 * total_steps:  # less than about half
+        if not self.warms_up_long(total_steps):
             return of_task
+        warmup = self.optim.warmup(total_steps)
         where = "all" if warmup >= total_steps else f"{warmup / total_steps:.0%}"
         return [
             *of_task,

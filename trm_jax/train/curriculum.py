@@ -29,6 +29,8 @@ def stages(cfg: RunConfig, total_steps: int, examples_per_epoch: float) -> list[
     for step in sorted({0} | {step for step in grown if step < total_steps}):
         p = min(step / length, Fraction(1))
         cycles = {name: int(start + (ends[name] - start) * p) for name, start in starts.items()}
+        if cycles.get("H_cycles") == 1 and hasattr(cfg.model, "frozen_products"):
+            cycles["frozen_products"] = "exact"  # no cycle is frozen yet
         found.append((step, dataclasses.replace(cfg.model, **cycles)))
     return found
 

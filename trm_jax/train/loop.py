@@ -101,7 +101,9 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     progress.say(_opening_line(facts, group, len(eval_data), workdir))
     for warning in cfg.warnings(total_steps):
         progress.say(f"note: {warning}")
-    if compiled.remat == "block" != cfg.model.remat:
+    rooms = group.gather(compiled.room)
+    compiled.room = None if None in rooms else min(rooms)
+    if compiled.settled(cfg.model) != cfg.model and compiled.settled(cfg.model).remat == "block":
         progress.say("note: activations are computed again, for the memory is too small for them (model.remat=auto)")
     checkpoints = Checkpoints(workdir / CHECKPOINTS, cfg.task.headline, cfg.checkpoint, progress.say, group)
     closing.callback(checkpoints.close)

@@ -59,8 +59,8 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
     """`train_step(state, batch, hparams) -> (state, sums)`: differentiate, update, average.
 
     model: the family's config in place of the run's, for a stage of a curriculum. sums: figures of this step, float32;
-    "loss" and "grad_norm" (the mean over the batch), "bad" (1 when they are not finite), those of the family and the
-    task over the rows that ended with it.
+    "loss" and "grad_norm" (the mean over the batch), "lr", "skipped" (1 for an update that a scaled loss left out),
+    "loss_scale", "bad" (1 for a divergence), and those of the family and the task over the rows that ended with it.
     """
     family, model, o = cfg.family, model or cfg.model, cfg.optim
     batch_size, num_parts = cfg.train.batch_size, cfg.train.accumulation

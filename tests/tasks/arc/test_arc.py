@@ -234,6 +234,28 @@ def test_training_examples_are_augmented_pairs(small):
     assert any(at_zero) and not all(at_zero)
 
 
+def test_an_interval_that_fills_no_batch():
+    with pytest.raises(InputError, match="2 epochs of 4 examples do not fill one batch of 9"):
+        PuzzleAddressing(0, 9, np.array([3, 1]), 2)
+
+
+def test_an_evaluation_of_some_examples_scores_the_tasks_that_it_came_to(tmp_path):
+    for number in range(3):
+        write_task(tmp_path / "all", made_task(number))
+    cfg = ArcConfig(path=str(tmp_path), train_sets="all", test_set="all", augmentations=9, side=20)
+    _, test = load(cfg)
+    ballot, few = test.ballot(), np.arange(15)
+    labels = test.rows(few)["labels"]
+    ballot.add(few, np.where(labels < 0, 0, labels), np.zeros(15))
+    assert ballot.scores()["tasks"] == 2 and ballot.scores()["pass@1"] == 1.0
+    ballot.write(tmp_path / "p.jsonl", "me", "trm eval")
+    head, lines = predictions.read(tmp_path / "p.jsonl")
+    assert head.member.trained_on == ["all:demonstrations"]
+    assert [(line.task, line.status) for line in lines if line.status] == [
+        ("t0", "ok"), ("t1", "partial"), ("t2", "partial"),
+    ]  # fmt: skip
+
+
 def test_right_answers_are_right_and_do_not_depend_on_hosts(small):
     train, test = load(small)
     rows = test.rows(np.arange(len(test)))
@@ -242,7 +264,8 @@ def test_right_answers_are_right_and_do_not_depend_on_hosts(small):
     ballots[0].add(np.arange(len(test)), answers, np.zeros(len(test)))
     for part in np.array_split(np.random.default_rng(0).permutation(len(test)), 5):
         ballots[1].add(part, answers[part], np.zeros(len(part)))
-    assert all(value == 1.0 for value in ballots[0].scores().values()) and ballots[0].scores() == ballots[1].scores()
+    scores = ballots[0].scores()
+    assert scores == ballots[1].scores() and all(value == 1.0 for name, value in scores.items() if name != "tasks")
     (candidates,) = ballots[0].votes.ranked().values()
     assert len(candidates) == 1 and candidates[0].weight == 21
 
@@ -369,6 +392,8 @@ def test_the_example_of_the_format(shared):
         ('{"task": "a", "test": 0, "grid": [[10]]}', "line 2, row 0, column 0: 10; a colour"),
         ('{"task": "a", "test": 0, "grid": [[true]]}', "line 2, row 0, column 0: True; a colour"),
         ('{"task": "a", "test": 0, "grid": [[1]], "weight": -1}', "line 2: weight is -1; write a number"),
+        ('{"task": "a", "test": 0, "grid": [[1]], "q": "0.9"}', "line 2: q is '0.9'; write a number"),
+        ('{"task": "a", "test": 0, "grid": null}', "line 2: grid is null"),
         ('{"task": "a", "test": 0, "grid": [[1]], "vote": 1}', "line 2: ['vote'] does not belong to a candidate"),
         ('{"task": "a", "status": "good"}', "line 2: status is 'good'; one of ok"),
     ],
@@ -453,6 +478,7 @@ def test_sets_that_are_wrong(tmp_path):
         ({"train_sets": "one", "test_set": "two"}, "data.test_set=two is none of data.train_sets=one"),
         ({"train_sets": "one", "test_set": "one", "side": 3}, "cells long and data.side=3"),
         ({"train_sets": "one,one"}, "each once"),
+        ({"most_tokens": 5}, "no task of one has pairs of at most data.most_tokens=5; raise it"),
     ):
         with pytest.raises(InputError) as caught:
             load(ArcConfig(**{"path": str(tmp_path), "train_sets": "one", "test_set": "one", **changes}))

@@ -197,6 +197,30 @@ def test_splits_are_disjoint_up_to_symmetry():
         hard(50, side=2, moves=1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "perfect", "width": 2}, "30x2 has no room inside walls; a perfect maze needs 3x3 or more"),
+        ({"source": "perfect", "max_moves": 5}, "no path has data.min_moves=109 to data.max_moves=5 moves"),
+        ({"source": "arrays", "augment": "relabel"}, "data.augment=relabel derives labels, and arrays hold theirs"),
+        ({"augment": "dihedral", "width": 20}, "data.augment=dihedral turns mazes, and 30x20 is not square"),
+        ({"source": "generated", "test_puzzles": 0}, "needs train_puzzles and test_puzzles of at least 1"),
+        ({"source": "csv"}, "data.source=csv needs data.path=FOLDER"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes, message):
+    with pytest.raises(InputError) as caught:
+        TASK.load(MazeConfig(**changes))
+    assert message in str(caught.value)
+
+
+def test_mazes_that_are_not_square(tmp_path):
+    files.write_splits(tmp_path, "csv", hard(2, height=6, width=9), hard(1, height=6, width=9, first=500))
+    assert files.read_splits(tmp_path, shape=(6, 9))["train"].inputs.shape == (2, 6, 9)
+    with pytest.raises(InputError, match="line 2: 54 cells are no square maze; give --height and --width"):
+        files.read_splits(tmp_path)
+
+
 def test_mazes_as_text():
     """On a line or in rows, in the frame that `show` draws, with dots, with the ends of rows cut off."""
     maze = hard(1).inputs[0]

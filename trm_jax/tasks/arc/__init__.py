@@ -77,10 +77,10 @@ class ArcTaskKind:
     def load(self, cfg: ArcConfig, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
         from trm_jax.tasks.arc.source import load
 
-        return load(cfg, progress)
+        return load(cfg)
 
     def load_eval(self, cfg: ArcConfig, *, progress: Progress | None = None) -> EvalSource:
-        return self.load(cfg, progress=progress)[1]
+        return self.load(cfg)[1]
 
     def batch_spec(self, cfg: ArcConfig) -> dict[str, tuple[tuple[int, ...], type]]:
         cells = (cfg.side**2,)

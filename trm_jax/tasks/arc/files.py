@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,20 +19,24 @@ from trm_jax.storage.paths import AnyPath, as_path
 from trm_jax.tasks.arc.grids import ArcTask, Pair
 
 Tasks = dict[str, ArcTask]
+ID = re.compile("[A-Za-z0-9_.-]{1,64}")  # of a task
 
 
 def read_tasks(path: str | AnyPath) -> Tasks:
     """The tasks at a path, by id in the order of their names: a task's file, a folder (and those in it), or challenges.
 
-    Beside `..._challenges.json` its `..._solutions.json` is read, where it is there. Hidden files, `__MACOSX` and JSON
-    files that are no task in a folder are passed over.
+    Beside `..._challenges.json` its `..._solutions.json` is read, where it is there. In a folder, hidden files,
+    `__MACOSX` and JSON objects that are no task are passed over.
     """
     path = as_path(path).expanduser()
     if path.is_dir():
         return _folder(path)
     if not path.exists():
         raise InputError(f"{path} does not exist; name a folder of ARC tasks, a task's file or ..._challenges.json")
-    content = read_json(path)
+    return _tasks_of(path, read_json(path))
+
+
+def _tasks_of(path: AnyPath, content: Any) -> Tasks:
     if isinstance(content, dict) and "train" in content:
         task = task_from(path, path.name.split(".")[0], content, None)
         return {task.id: task}
@@ -48,8 +53,7 @@ def _folder(path: AnyPath) -> Tasks:
         content = read_json(file)
         if isinstance(content, dict) and "train" not in content and not _names_tasks(content):
             continue  # a change log, say
-        tasks = read_tasks(file)
-        for name, task in tasks.items():
+        for name, task in _tasks_of(file, content).items():
             if name in found:
                 raise InputError(f"task {name} stands in {found[name].origin} and in {task.origin}; remove one of them")
             found[name] = task
@@ -106,6 +110,8 @@ def _challenges(path: AnyPath, content: Any) -> Tasks:
 def task_from(path: Any, name: str, content: Any, solutions: tuple[AnyPath, Any] | None = None) -> ArcTask:
     """A task; solutions: (their file, the answers of this task), where they stand apart."""
     where = f"{path}: task {name}" if str(path).rpartition("/")[2].split(".")[0] != name else str(path)
+    if not ID.fullmatch(name):
+        raise InputError(f"{where}: the id is {name!r}; name tasks with up to 64 letters, digits, . _ -")
     sides = {}
     for side in ("train", "test"):
         pairs = content.get(side)

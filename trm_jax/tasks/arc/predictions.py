@@ -19,7 +19,7 @@ import numpy as np
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
-from trm_jax.tasks.arc.files import read_grid
+from trm_jax.tasks.arc.files import ID, read_grid
 from trm_jax.tasks.arc.vote import Candidate, Key, rank
 
 FORMAT = "trm-predictions-1"
@@ -29,7 +29,6 @@ STATUSES = ("ok", "partial", "skipped", "failed")
 _MEMBER = {"name", "kind", "command", "settings", "weights_sha256", "trained_on"}
 _CANDIDATE = {"task", "test", "grid", "weight", "nll", "q", "view", "view_nll", "source"}
 _STATUS = {"task", "test", "status", "reason", "seconds"}
-_ID = re.compile("[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _header(where: str, said: Any) -> Header:
 def _line(where: str, said: Any) -> Line:
     _need(isinstance(said, dict), where, "no JSON object")
     task = said.get("task")
-    _need(isinstance(task, str) and bool(_ID.fullmatch(task)), where, f"task is {task!r}; write its id")
+    _need(isinstance(task, str) and bool(ID.fullmatch(task)), where, f"task is {task!r}; write its id")
     test = said.get("test")
     _need(test is None or type(test) is int and test >= 0, where, f"test is {test!r}; count from 0")
     if "status" in said:
@@ -167,7 +166,8 @@ def _line(where: str, said: Any) -> Line:
         return Line(**said)
     _need(not said.keys() - _CANDIDATE, where, f"{sorted(said.keys() - _CANDIDATE)[:1]} does not belong to a candidate")
     _need(test is not None and "grid" in said, where, "a candidate needs task, test and grid")
-    for name in ("weight", "nll"):
+    _need(said["grid"] is not None, where, "grid is null; leave a candidate without a grid out")
+    for name in ("weight", "nll", "q"):
         value = said.get(name)
         fine = value is None or type(value) in (int, float) and math.isfinite(value) and value >= 0
         _need(fine, where, f"{name} is {value!r}; write a number from 0 on")

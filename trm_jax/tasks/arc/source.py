@@ -18,7 +18,6 @@ from trm_jax.data.hashing import below, key_of
 from trm_jax.data.puzzles import PuzzleAddressing
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
-from trm_jax.tasks import Progress
 from trm_jax.tasks.arc import ArcConfig, known
 from trm_jax.tasks.arc.augment import augmentations
 from trm_jax.tasks.arc.files import Tasks, digest, read_tasks
@@ -51,13 +50,9 @@ class Augmented:
         return len(self.symmetries) + 1
 
 
-def augmented(tasks: Tasks, count: int, seed: int, progress: Progress | None = None) -> Augmented:
+def augmented(tasks: Tasks, count: int, seed: int) -> Augmented:
     """Each task and up to `count` different augmentations of it."""
-    drawn = []
-    for number, task in enumerate(tasks.values()):
-        drawn.append(augmentations(task, count, seed, number))
-        if progress is not None:
-            progress(number + 1, len(tasks))
+    drawn = [augmentations(task, count, seed, number) for number, task in enumerate(tasks.values())]
     pairs = [pair for task in tasks.values() for pair in task.pairs]
     cells = np.zeros((len(pairs), 2, SIDE, SIDE), np.uint8)
     sizes = np.zeros((len(pairs), 2, 2), np.int64)
@@ -168,7 +163,7 @@ class ArcEval:
     tested: np.ndarray  # [T] int64: numbers of the tasks
     side: int
     name: str  # of the tested set
-    trained_on: str  # the other sets, whose test pairs train
+    trained_on: tuple[str, ...]  # the other sets, whose test pairs train
 
     @functools.cached_property
     def _tests(self) -> np.ndarray:
@@ -248,8 +243,8 @@ class EvalBallot:
     def write(self, path: AnyPath, name: str, command: str) -> None:
         """The candidates of every test pair as a predictions file; name: of the member, command: that made it."""
         source = self.source
-        trained = [f"{source.trained_on}:all", f"{source.name}:demonstrations"] if source.trained_on else []
-        member = Member(name, "trm", command, {"augmentations": len(source.data.symmetries)}, None, trained)
+        trained = [*(f"{other}:all" for other in source.trained_on), f"{source.name}:demonstrations"]
+        member = Member(name, "trm", command, {"puzzles": len(source.data.symmetries)}, None, trained)
         with writing(path, Header(member, source.name, digest(source.tasks))) as writer:
             for key, candidates in self.votes.ranked().items():
                 writer.candidates(key, candidates)
@@ -257,20 +252,19 @@ class EvalBallot:
                 writer.line(Line(task, status="ok" if end <= self._seen else "partial"))
 
     def scores(self) -> dict[str, float]:
-        """pass@K as the ARC Prize counts it: the mean over tasks of the share of their test pairs that are solved."""
+        """pass@K as the ARC Prize counts it: the mean over tasks of the share of their test pairs that are solved.
+
+        Of an evaluation of fewer examples, over the "tasks" that it came to.
+        """
         ranked = {key: [one.grid for one in found] for key, found in self.votes.ranked().items()}
-        found = score(ranked, self.source.tasks)
-        return {f"pass@{k}": value for k, value in found.mean_over_tasks.items()}
+        begun = {task for task, _ in ranked}
+        found = score(ranked, {name: task for name, task in self.source.tasks.items() if name in begun})
+        return {"tasks": found.tasks, **{f"pass@{k}": value for k, value in found.mean_over_tasks.items()}}
 
 
-@functools.lru_cache(maxsize=2)
-def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
-    return _load(cfg, None)
-
-
-def load(cfg: ArcConfig, progress: Progress | None = None) -> tuple[ArcTrain, ArcEval]:
-    """Training and evaluation data. Raises InputError."""
-    train, test = _loaded(cfg) if progress is None else _load(cfg, progress)
+def load(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
+    """Training and evaluation data; read and augmented once. Raises InputError."""
+    train, test = _loaded(cfg)
     found, puzzles = known(cfg), train.info.num_puzzle_ids - 1
     if found and puzzles != found.puzzles:
         said = f"{cfg.path} has {puzzles:,} puzzles where the public sets have {found.puzzles:,}"
@@ -291,7 +285,8 @@ def fits(task: ArcTask, most: int) -> bool:
     return not most or all(3 + length <= most for length in lengths)
 
 
-def _load(cfg: ArcConfig, progress: Progress | None) -> tuple[ArcTrain, ArcEval]:
+@functools.lru_cache(maxsize=2)
+def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
     sets = {name: read_set(cfg, name) for name in _names(cfg)}
     sets = {
         name: {task_id: task for task_id, task in found.items() if fits(task, cfg.most_tokens)}
@@ -306,7 +301,9 @@ def _load(cfg: ArcConfig, progress: Progress | None) -> tuple[ArcTrain, ArcEval]
             tasks[task_id] = task
     if cfg.test_set not in sets:
         raise InputError(f"data.test_set={cfg.test_set} is none of data.train_sets={cfg.train_sets}; name it there too")
-    data = augmented(tasks, cfg.augmentations, cfg.seed, progress)
+    if not sets[cfg.test_set]:
+        raise InputError(f"no task of {cfg.test_set} has pairs of at most data.most_tokens={cfg.most_tokens}; raise it")
+    data = augmented(tasks, cfg.augmentations, cfg.seed)
     tested = np.array([number for number, name in enumerate(tasks) if name in sets[cfg.test_set]], np.int64)
     lengths = np.array([len(task.pairs) for task in tasks.values()], np.int64)
     lengths[tested] = [len(task.train) for task in sets[cfg.test_set].values()]
@@ -315,7 +312,7 @@ def _load(cfg: ArcConfig, progress: Progress | None) -> tuple[ArcTrain, ArcEval]
     info = DatasetInfo(VOCAB_SIZE, cfg.side**2, data.num_ids, len(tasks), mean)
     if (largest := int(data.sizes.max())) > cfg.side:
         raise InputError(f"a grid is {largest} cells long and data.side={cfg.side}; set data.side={largest} or more")
-    others = ",".join(name for name in sets if name != cfg.test_set)
+    others = tuple(name for name in sets if name != cfg.test_set)
     for name, task in tasks.items():
         if name not in sets[cfg.test_set] and any(pair.output is None for pair in task.test):
             raise InputError(f"{task.origin}: task {name} has a test pair without output, which cannot train")

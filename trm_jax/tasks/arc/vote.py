@@ -40,12 +40,12 @@ class Ballot:
     def __init__(self) -> None:
         self._boxes: dict[Key, dict[tuple, Candidate]] = {}
 
-    def add(self, task: str, test: int, grid: np.ndarray, position: int, q: float | None = None, weight=1.0) -> None:
+    def add(self, task: str, test: int, grid: np.ndarray, position: int, q: float | None = None) -> None:
         """A vote for `grid`; position: in the order of the test set. q: how sure the voter is, 0 to 1."""
         grid = np.ascontiguousarray(grid, np.uint8)
         box = self._boxes.setdefault((task, test), {})
         found = box.setdefault((grid.shape, grid.tobytes()), Candidate(grid, first=position))
-        found.weight += weight
+        found.weight += 1.0
         found.first = min(found.first, position)
         if q is not None:
             found.qs.append(float(q))

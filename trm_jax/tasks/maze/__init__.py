@@ -43,6 +43,10 @@ class MazeConfig:
         check(self, "data.")
         if self.source == "perfect" and self.max_moves < self.min_moves:
             raise InputError(f"no path has data.min_moves={self.min_moves} to data.max_moves={self.max_moves} moves")
+        if self.source == "perfect" and min(self.height, self.width) < 3:
+            raise InputError(f"{self.height}x{self.width} has no room inside walls; a perfect maze needs 3x3 or more")
+        if self.augment == "relabel" and self.source == "arrays":
+            raise InputError("data.augment=relabel derives labels, and arrays hold theirs; set none or dihedral")
         if self.augment != "none" and self.height != self.width:
             raise InputError(f"data.augment={self.augment} turns mazes, and {self.height}x{self.width} is not square")
 

@@ -20,9 +20,11 @@ from trm_jax.tasks.maze.paths import label, problems
 VERIFIED = "each with a shortest path as its answer"
 
 
-def _square(cells: int) -> tuple[int, int]:
-    """(H, W) of a square maze of so many cells, or of the smallest one that holds them."""
-    side = math.isqrt(cells - 1) + 1 if cells else 1
+def _square(cells: int, where: object) -> tuple[int, int]:
+    """(H, W) of a square maze of so many cells."""
+    side = math.isqrt(cells)
+    if side * side != cells:
+        raise InputError(f"{where}: {cells} cells are no square maze; give --height and --width, or mend the row")
     return side, side
 
 
@@ -34,12 +36,12 @@ def read_csv(path: AnyPath, shape: tuple[int, int] | None = None) -> Mazes:
     found, lines = [], []
     with readable(path, "maze"), local_copy(path) as copy, copy.open("rb") as raw, open_text(raw) as text:
         for line, (_, *texts, _) in table(text, str(path)):
-            height, width = shape = shape or _square(len(texts[0]))
+            height, width = shape = shape or _square(len(texts[0]), f"{path} line {line}")
             pair = []
             for column, cells in zip(("question", "answer"), texts, strict=True):
                 if len(cells) != height * width:
                     said = f"{column} has {len(cells)} characters, a maze of {height}x{width} has {height * width}"
-                    raise InputError(f"{path} line {line}: {said}; set data.height and data.width, or mend the row")
+                    raise InputError(f"{path} line {line}: {said}; give its height and width, or mend the row")
                 try:
                     pair.append(parse(cells))
                 except InputError as error:
@@ -89,19 +91,26 @@ def maze_arrays(mazes: Mazes) -> ArraySplit:
 
 def array_mazes(split: ArraySplit, shape: tuple[int, int] | None = None) -> Mazes:
     """Every example of an array split as a verified maze; shape: (H, W), by default square."""
-    shape = shape or _square(split.inputs.shape[1])
+    shape = shape or _square(split.inputs.shape[1], split.origin)
+    if math.prod(shape) != split.inputs.shape[1]:
+        raise InputError(f"{split.origin}: {split.inputs.shape[1]} cells are no mazes of {shape[0]}x{shape[1]}")
     inputs, labels = (np.asarray(x, np.uint8).reshape(-1, *shape) for x in (split.inputs, split.labels))
     return verified(Mazes(inputs, labels, label(inputs)[1], split.origin, np.arange(len(inputs)), unit="example"))
 
 
-def read_splits(path: str | AnyPath, *, progress: Progress | None = None) -> dict[str, Mazes]:
-    """The splits of square mazes at a path: a CSV file, a folder of train.csv and test.csv, or arrays."""
+def read_splits(
+    path: str | AnyPath, *, shape: tuple[int, int] | None = None, progress: Progress | None = None
+) -> dict[str, Mazes]:
+    """The splits of mazes at a path: a CSV file, a folder of train.csv and test.csv, or arrays.
+
+    shape: (H, W), by default square. progress is not called: mazes are verified in a moment.
+    """
 
     def of_arrays(folder: AnyPath, name: str) -> Mazes:
         split = read_split(folder, name)
-        return array_mazes(split).take(split.puzzle_indices[split.group_indices[:-1]])
+        return array_mazes(split, shape).take(split.puzzle_indices[split.group_indices[:-1]])
 
-    return splits_at(path, "maze", read_csv, of_arrays)
+    return splits_at(path, "maze", lambda file: read_csv(file, shape), of_arrays)
 
 
 def write_splits(folder: str | AnyPath, form: str, train: Mazes, test: Mazes) -> None:
