@@ -73,6 +73,7 @@ def test_different_puzzles_are_refused(refused, tmp_path):
     assert "differ in the examples scored: eval_set one of 500" in refused("report", "exp07")
 
 
+@pytest.mark.slow
 def test_a_real_run(here, tmp_path):
     """What training writes is what reports read."""
     tiny.train_here(tmp_path / "run", {"train.steps": 6, "eval.every_steps": 3, "log.every_steps": 1})

@@ -47,6 +47,7 @@ def test_a_process_that_does_not_come_is_named_and_one_that_comes_twice_too(host
         assert "of 3 processes, 2 did not come to 127.0.0.1:" in result.error_lines[0]
 
 
+@pytest.mark.slow
 def test_process_0_is_out_of_reach(hosts, tmp_path):
     process = hosts.start_one(1, 2, free_port(), tmp_path / "run", None, "--startup-timeout", 1)
     [line] = refused(Fleet([process]), code=69)

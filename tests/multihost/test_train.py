@@ -41,7 +41,8 @@ def test_several_processes_do_what_one_does(finished, count):
     assert [r["count"] for r in tiny.records(finished(count), "eval")] == [13, 13]
 
 
-@pytest.mark.parametrize(("count", "fewer"), [(2, 1), pytest.param(8, 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "fewer"), [(2, 1), (8, 4)])
 def test_a_signal_to_one_stops_all_at_the_same_step_and_half_as_many_go_on(finished, hosts, tmp_path, count, fewer):
     fleet, asked = hosts.start(count, tmp_path / "run"), count // 2
     fleet.until_step(tmp_path / "run", 5)

@@ -123,7 +123,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-LONG = ("exp01", "exp03", "exp06")  # their sizes are programs of their own
+LONG = ("exp01", "exp03", "exp04a", "exp06")  # their sizes are programs of their own
 
 
 @pytest.mark.parametrize(
