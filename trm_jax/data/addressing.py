@@ -16,7 +16,7 @@ from trm_jax.data.dataset import Batch, DatasetInfo
 from trm_jax.data.hashing import draws_below, permutation, stream_key
 from trm_jax.errors import InputError
 
-_ORDER, _VARIANT = 1, 2  # independent streams of random numbers under one seed
+ORDER, VARIANT = 1, 2  # independent streams of random numbers under one seed
 _DRAWS = {"train": 11, "test": 12}
 
 
@@ -65,13 +65,13 @@ class Addressing:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             groups[here] = order_of(self.seed, int(epoch), self.groups)[places[here]]
-        return groups, draws_below(stream_key(self.seed, _VARIANT), numbers, variants[groups])
+        return groups, draws_below(stream_key(self.seed, VARIANT), numbers, variants[groups])
 
 
 @functools.lru_cache(maxsize=32)
 def order_of(seed: int, epoch: int, groups: int) -> np.ndarray:
     """The order in which an epoch visits the groups, [G] int64."""
-    order = permutation(stream_key(seed, _ORDER, epoch), groups)
+    order = permutation(stream_key(seed, ORDER, epoch), groups)
     order.setflags(write=False)
     return order
 

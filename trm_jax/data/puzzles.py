@@ -16,11 +16,11 @@ import threading
 import numpy as np
 from numba import njit
 
-from trm_jax.data.addressing import order_of
+from trm_jax.data.addressing import ORDER, VARIANT, order_of
 from trm_jax.data.hashing import draws_below, key_of, permutation, shuffle, stream_key
 from trm_jax.errors import InputError
 
-_ORDER, _VARIANT, _INSIDE = 1, 2, 3  # as in `addressing`, and the order of a puzzle's examples
+_INSIDE = 3  # stream of random numbers: the order of a puzzle's examples
 _AT_ONCE = 4096  # steps found at a time
 
 
@@ -41,7 +41,7 @@ def _begin(seed, lengths, batch_size, epochs_per_interval, visit, starts):
                 first, filled = visit, 0
             if visit // groups != epoch:
                 epoch = visit // groups
-                order = permutation(key_of(seed, _ORDER, epoch), groups)
+                order = permutation(key_of(seed, ORDER, epoch), groups)
             filled += lengths[order[visit % groups]]
             visit += 1
         starts[step] = first
@@ -98,5 +98,5 @@ class PuzzleAddressing:
         at = np.searchsorted(ends, slots, side="right")
         chosen, lengths = of_visit[at], self._lengths[of_visit[at]]
         positions = np.asarray(slots, np.int64) - (ends[at] - lengths)
-        drawn = draws_below(stream_key(self.seed, _VARIANT), visits[at], variants[chosen])
+        drawn = draws_below(stream_key(self.seed, VARIANT), visits[at], variants[chosen])
         return chosen, drawn, _inside(np.int64(self.seed), visits[at], lengths, positions)

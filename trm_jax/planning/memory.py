@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from jax.sharding import AbstractMesh
@@ -32,10 +33,7 @@ def on(cfg: RunConfig, device: Device, mesh: AbstractMesh) -> RunConfig:
 
 def shortage(cfg: RunConfig, device: Device, mesh: AbstractMesh) -> str:
     """Why the device's memory is too small by the estimate, and what to do; empty where it is not."""
-
-    def takes(parts: int) -> float:
-        return memory.takes(cfg, mesh, parts)
-
+    takes = functools.partial(memory.takes, cfg, mesh)
     needed, room = takes(cfg.train.accumulation), device.memory_gb * 1e9
     if needed <= room:
         return ""
@@ -49,5 +47,5 @@ def remedy(cfg: RunConfig, mesh: AbstractMesh, takes: Callable[[int], float], ro
     for parts in range(cfg.train.accumulation + 1, batch // ways + 1):
         if batch % (parts * ways) == 0 and takes(parts) <= room:
             return f"set train.accumulation={parts}, which gives the same update"
-    ways_out = ["more chips", "model.remat=block"][: 2 - (getattr(cfg.model, "remat", "block") == "block")]
-    return f"no train.accumulation is enough; take {', '.join(ways_out)} or a smaller model"
+    again = ", model.remat=block" if getattr(cfg.model, "remat", "block") != "block" else ""
+    return f"no train.accumulation is enough; take more chips{again} or a smaller model"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from trm_jax.data import hub
 from trm_jax.data.arrays import ArraySplit, write_split
 from trm_jax.data.text_files import names_csv
 from trm_jax.errors import InputError
@@ -54,6 +55,22 @@ def write_both(
             write_split(folder, name, arrays(puzzles, name))
     if form == "arrays":
         write_whole(folder / "identifiers.json", b'["<blank>"]')
+
+
+def csv_of(cfg: Any, split: str, alone: bool = False) -> AnyPath:
+    """The CSV file of a split, fetched from the hub or under data.path; `alone`: data.path may name it.
+
+    cfg: settings `data` with source, path, hub_repo, train_file and test_file.
+    """
+    name = cfg.train_file if split == "train" else cfg.test_file
+    if cfg.source == "hub":
+        return as_path(hub.download(cfg.hub_repo, name))
+    path = folder_of(cfg.source, cfg.path)
+    if not names_csv(path):
+        return path / name
+    if not alone:
+        raise InputError(f"data.path={path} names one file: name the folder that holds train.csv and test.csv")
+    return path
 
 
 def folder_of(source: str, path: str) -> AnyPath:

@@ -127,8 +127,3 @@ def augmentations(task: ArcTask, count: int, seed: int, number: int) -> tuple[np
     key = np.uint64(key_of(np.int64(seed), _STREAM, number))
     _draw(key, size, np.array(present(task), np.int64), turns, maps, _composition(), chosen, to)
     return chosen, to
-
-
-def name(task_id: str, symmetry: int, colors: np.ndarray) -> str:
-    """An augmentation's name as the official builder writes it: task|||t3|||0472..."""
-    return f"{task_id}|||t{symmetry}|||{''.join(map(str, colors))}"

@@ -167,10 +167,10 @@ def _line(where: str, said: Any) -> Line:
     _need(not said.keys() - _CANDIDATE, where, f"{sorted(said.keys() - _CANDIDATE)[:1]} does not belong to a candidate")
     _need(test is not None and "grid" in said, where, "a candidate needs task, test and grid")
     _need(said["grid"] is not None, where, "grid is null; leave a candidate without a grid out")
-    for name in ("weight", "nll", "q"):
+    for name, least in (("weight", 0), ("nll", 0), ("q", -math.inf)):
         value = said.get(name)
-        fine = value is None or type(value) in (int, float) and math.isfinite(value) and value >= 0
-        _need(fine, where, f"{name} is {value!r}; write a number from 0 on")
+        fine = value is None or type(value) in (int, float) and math.isfinite(value) and value >= least
+        _need(fine, where, f"{name} is {value!r}; write a number{' from 0 on' if least == 0 else ''}")
     return Line(**{**said, "grid": read_grid(where, said["grid"])})
 
 

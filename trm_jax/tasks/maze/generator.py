@@ -20,7 +20,7 @@ from trm_jax.tasks.maze.paths import label, search
 HARD, PERFECT = 1, 2
 _STARTS = 100  # drawn on one map before another is drawn
 _LEAST_WALLS, _MORE_WALLS = 300, 201  # of 1,000 cells: 300 to 500, uniform over maps
-_TRIES = 20_000  # maps before a length is given up
+_TRIES = 200_000  # maps before a length is given up; one of some 3,000 holds a path as long as those of Maze-Hard
 _CHUNK = 16  # mazes that a thread makes at a time
 _PATIENCE = 100  # rounds without a new maze before there are no more
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trm_jax.data import hub
 from trm_jax.data.addressing import PoolTrain, draw_rows
 from trm_jax.data.arrays import ArraySplit, StoredPool, read_split
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource
-from trm_jax.data.text_files import names_csv
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import as_path
 from trm_jax.tasks import Progress
 from trm_jax.tasks.dihedral import dihedral
-from trm_jax.tasks.files import SPLITS, folder_of
+from trm_jax.tasks.files import SPLITS, csv_of, folder_of
 from trm_jax.tasks.maze import HUB_REPO, HUB_TEST_MAZES, MazeConfig
 from trm_jax.tasks.maze.files import array_mazes, maze_arrays, read_csv, require_disjoint
 from trm_jax.tasks.maze.generator import generate
@@ -101,12 +98,7 @@ def _chosen(cfg: MazeConfig, available: int, split: str, origin: object) -> np.n
 
 def _read(cfg: MazeConfig, split: str, alone: bool = False) -> Mazes:
     """The drawn rows of a split's CSV file; `alone`: data.path may name it."""
-    name = cfg.train_file if split == "train" else cfg.test_file
-    path = as_path(hub.download(cfg.hub_repo, name)) if cfg.source == "hub" else folder_of(cfg.source, cfg.path)
-    if cfg.source == "csv" and not names_csv(path):
-        path = path / name
-    elif cfg.source == "csv" and not alone:
-        raise InputError(f"data.path={path} names one file: name the folder that holds train.csv and test.csv")
+    path = csv_of(cfg, split, alone)
     mazes = read_csv(path, (cfg.height, cfg.width))
     return mazes.take(_chosen(cfg, len(mazes), split, path))
 

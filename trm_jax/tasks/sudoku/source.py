@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trm_jax.data import hub
 from trm_jax.data.addressing import PoolTrain, draw_rows
 from trm_jax.data.arrays import ArraySplit, StoredPool, read_split
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource
-from trm_jax.data.text_files import names_csv
 from trm_jax.errors import InputError
 from trm_jax.tasks import Progress
-from trm_jax.tasks.files import FILE_OF, SPLITS, folder_of
+from trm_jax.tasks.files import FILE_OF, SPLITS, csv_of, folder_of
 from trm_jax.tasks.sudoku import HUB_REPO, HUB_TEST_PUZZLES, SudokuConfig
 from trm_jax.tasks.sudoku.boards import Boards
 from trm_jax.tasks.sudoku.csv_files import read_csv
@@ -102,14 +100,8 @@ def load_boards(cfg: SudokuConfig, *, progress: Progress | None = None) -> tuple
 
 def _read(cfg: SudokuConfig, split: str, progress: Progress | None, alone: bool = False) -> Boards:
     """The drawn rows of a split's CSV file; `alone`: data.path may name it. All seeds draw the same test puzzles."""
-    is_train = split == "train"
-    name = cfg.train_file if is_train else cfg.test_file
-    path = hub.download(cfg.hub_repo, name) if cfg.source == "hub" else folder_of(cfg.source, cfg.path)
-    if cfg.source == "csv" and not names_csv(path):
-        path = path / name
-    elif cfg.source == "csv" and not alone:
-        raise InputError(f"data.path={path} names one file: name the folder that holds train.csv and test.csv")
-    count, seed = (cfg.train_puzzles, cfg.seed) if is_train else (cfg.test_puzzles, 0)
+    path = csv_of(cfg, split, alone)
+    count, seed = (cfg.train_puzzles, cfg.seed) if split == "train" else (cfg.test_puzzles, 0)
     boards = read_csv(path, select=lambda rows: chosen(rows, count, seed, split, path), progress=progress)
     _check_board_size(boards, cfg.size)
     return boards
