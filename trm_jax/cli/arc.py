@@ -1,20 +1,21 @@
-"""`trm arc vote|score|submit|merge`: from predictions to a score or a submission."""
+"""`trm arc vote|score|submit|merge|gallery`: from predictions to a score, a submission or a page."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 from trm_jax.cli.arguments import add_documented, any_path, check_free, command
 from trm_jax.errors import InputError
 
 
 def add_parser(subparsers) -> None:
-    arc = subparsers.add_parser("arc", help="vote, score and submit answers to ARC tasks")
+    arc = subparsers.add_parser("arc", help="vote on, score, submit and look at answers to ARC tasks")
     commands = arc.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, run in (("vote", _vote), ("score", _score), ("submit", _submit), ("merge", _merge)):
+    for name, run in _COMMANDS.items():
         parser = add_documented(commands, name, run, run.__doc__)
         parser.add_argument("files", type=any_path, nargs="+", help="predictions, as `trm eval` writes them")
-        if name in ("score", "submit"):
+        if name in ("score", "submit", "gallery"):
             parser.add_argument("--data", type=any_path, required=True, help="folder of tasks, or ..._challenges.json")
         if name != "score":
             parser.add_argument("--output", type=any_path, required=True, help="the file to write")
@@ -23,16 +24,18 @@ def add_parser(subparsers) -> None:
             parser.add_argument("--weights", type=float, nargs="+", metavar="W", help="of the files (alike)")
 
 
-def _grids(args) -> tuple[dict, dict, dict]:
-    """(the ranked grids of every test pair, from predictions or one submission; the tasks that they answer; those of
+def _answers(args) -> tuple[Iterator, dict, dict]:
+    """((test pair, its candidates, best first) from predictions or one submission; the tasks that they answer; those of
     --data, of which predictions may answer some)."""
     from trm_jax.tasks.arc.files import digest, read_tasks
     from trm_jax.tasks.arc.predictions import ranked, read
     from trm_jax.tasks.arc.submission import read_submission
+    from trm_jax.tasks.arc.vote import Candidate
 
     tasks = every = read_tasks(args.data)
     if [file.name.endswith(".json") for file in args.files] == [True]:
-        found = read_submission(args.files[0])
+        attempts = read_submission(args.files[0]).items()
+        found = ((key, [Candidate(grid, 1 / n) for n, grid in enumerate(grids, 1)]) for key, grids in attempts)
     else:
         for file in args.files:
             header, lines = read(file)
@@ -44,11 +47,15 @@ def _grids(args) -> tuple[dict, dict, dict]:
                 said = f"{file} answers {header.data_name}, whose tasks or test inputs are not those of {args.data}"
                 raise InputError(f"{said}: name the set that it belongs to")
             tasks = some
-        found = {key: [one.grid for one in box] for key, box in ranked(args.files, _weights(args)).items()}
-    for name, number in found:
-        if name not in tasks or number >= len(tasks[name].test):
-            raise InputError(f"{args.files[0]}: task {name}, test {number} is not in {args.data}; name its own set")
-    return found, tasks, every
+        found = ranked(args.files, _weights(args))
+
+    def checked():
+        for (name, number), candidates in found:
+            if name not in tasks or number >= len(tasks[name].test):
+                raise InputError(f"{args.files[0]}: task {name}, test {number} is not in {args.data}; name its own set")
+            yield (name, number), candidates
+
+    return checked(), tasks, every
 
 
 def _weights(args) -> list[float] | None:
@@ -70,8 +77,8 @@ def _score(args) -> int:
     """
     from trm_jax.tasks.arc.vote import score
 
-    grids, tasks, every = _grids(args)
-    found = score(grids, tasks)
+    answers, tasks, every = _answers(args)
+    found = score(((key, [one.grid for one in candidates]) for key, candidates in answers), tasks)
     if len(tasks) < len(every):
         print(f"of the {len(every)} tasks of {args.data} those that the predictions are about:")
     ks = list(found.mean_over_tasks)
@@ -99,11 +106,12 @@ def _submit(args) -> int:
     from trm_jax.tasks.arc.submission import submission, write_submission
 
     check_free(args.output, args.force)
-    found, _, tasks = _grids(args)
-    made = submission(found, tasks)
+    found, _, tasks = _answers(args)
+    best = {key: [one.grid for one in candidates[:2]] for key, candidates in found if candidates}
+    made = submission(best, tasks)
     write_submission(args.output, made)
     pairs = sum(len(pairs) for pairs in made.values())
-    empty = pairs - sum(bool(grids) for grids in found.values())
+    empty = pairs - len(best)
     print(f"wrote {args.output}: {len(made)} tasks, {pairs} test pairs, {empty} of them without an answer")
     print(f"next: {command('arc', 'score', args.output, '--data', args.data)}", file=sys.stderr)
     return 0
@@ -122,16 +130,17 @@ def _vote(args) -> int:
     from trm_jax.tasks.arc.predictions import Header, Member, ranked, read, writing
 
     check_free(args.output, args.force)
-    found = ranked(args.files, _weights(args))
     headers = [read(file)[0] for file in args.files]
     trained = sorted({name for header in headers for name in header.member.trained_on})
     settings = {"members": [header.member.name for header in headers], "weights": args.weights or [1] * len(headers)}
     made_by = command("arc", "vote", *(str(file) for file in args.files))
     member = Member("vote", "ensemble", made_by, settings, None, trained)
     with writing(args.output, Header(member, headers[0].data_name, headers[0].data_sha256)) as writer:
-        for key in sorted(found):
-            writer.candidates(key, found[key])
-    print(f"wrote {args.output}: {sum(map(len, found.values()))} candidates for {len(found)} test pairs")
+        counts = []
+        for key, candidates in ranked(args.files, _weights(args)):
+            writer.candidates(key, candidates)
+            counts.append(len(candidates))
+    print(f"wrote {args.output}: {sum(counts)} candidates for {len(counts)} test pairs")
     print(f"next: {command('arc', 'score', args.output, '--data', 'TASKS')}", file=sys.stderr)
     return 0
 
@@ -168,3 +177,34 @@ def _merge(args) -> int:
     print(f"wrote {args.output}: {count} lines of {len(args.files)} files")
     print(f"next: {command('arc', 'score', args.output, '--data', 'TASKS')}", file=sys.stderr)
     return 0
+
+
+def _gallery(args) -> int:
+    """`trm arc gallery`: one HTML page of the tasks with every candidate, its votes and q.
+
+    Tasks can be filtered by solved and failed. The page needs nothing else, and no network.
+
+    examples:
+      trm arc gallery runs/arc1/predictions.jsonl --data arc/evaluation --output gallery.html
+      trm arc gallery submission.json --data arc-agi_evaluation_challenges.json --output gallery.html
+    """
+    from trm_jax.storage.paths import write_whole
+    from trm_jax.tasks.arc.gallery import gallery
+    from trm_jax.tasks.arc.predictions import read
+
+    check_free(args.output, args.force)
+    answers, tasks, _ = _answers(args)
+    about = []
+    for file in args.files:
+        said = f"{file}"
+        if not file.name.endswith(".json"):
+            member = read(file)[0].member
+            settings = ", ".join(f"{key} {value}" for key, value in member.settings.items())
+            said = f"{member.name} ({member.kind}{f': {settings}' if settings else ''}), made by {member.command}"
+        about.append(said)
+    write_whole(args.output, gallery(f"Answers to {args.data.name}", about, answers, tasks).encode())
+    print(f"wrote {args.output}: {len(tasks)} tasks; open it in a browser")
+    return 0
+
+
+_COMMANDS = {"vote": _vote, "score": _score, "submit": _submit, "merge": _merge, "gallery": _gallery}

@@ -6,6 +6,7 @@ RUN/evals.jsonl.
 examples:
   trm eval runs/demo
   trm eval runs/demo --checkpoint best --steps 32
+  trm eval runs/arc1 --checkpoints 400000 450000 518226      their votes added up
   trm eval runs/base --set data.source=csv data.path=puzzles data.test_file=test.csv --max-examples 1000
 """
 
@@ -17,7 +18,9 @@ from contextlib import closing
 
 from trm_jax.cli.arguments import add_documented, add_set, changes, command, positive
 from trm_jax.cli.runs import add_run, open_run
+from trm_jax.errors import InputError
 from trm_jax.storage.paths import append_line
+from trm_jax.train.writers import PREDICTIONS
 
 
 def add_parser(subparsers) -> None:
@@ -27,6 +30,8 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--max-examples", type=int, metavar="N", help="score only the first N puzzles (0 = all)")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="puzzles at a time")
     parser.add_argument("--steps", type=positive, metavar="N", help="supervision steps (default: halt_max_steps)")
+    text = "an ensemble: the votes of several checkpoints added up, for tasks whose answers are voted on"
+    parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help=text)
 
 
 def run(args) -> int:
@@ -36,18 +41,37 @@ def run(args) -> int:
 
     compiler.use_cache()
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
+    members = args.checkpoints or [args.checkpoint]
+    if len(set(members)) < len(members):
+        raise InputError(f"--checkpoints {' '.join(members)}: name each once")
+    args.checkpoint = members[0]
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
     cfg, headline = opened.cfg, opened.cfg.task.headline
     data = cfg.task.load_eval(cfg.data)
     evaluator = Evaluator(cfg, data, opened.mesh, args.steps or 0)
-    with closing(Progress(f"eval {args.run_dir.name}", evaluator.num_batches)) as progress:
-        scores = evaluator(opened.params, lambda done, total: progress.step(done))
-        progress.step(evaluator.num_batches)
-    steps = args.steps or getattr(cfg.model, "halt_max_steps", 1)
+    if args.checkpoints and not hasattr(cfg.task, "ballot"):
+        raise InputError(f"--checkpoints: answers to {opened.config.data.task} are not voted on; give one --checkpoint")
+    for note in getattr(data, "notes", tuple)():
+        print(f"note: {note}", file=sys.stderr)
+    steps_of: list[int] = []
+    for number, member in enumerate(members):
+        if number:
+            args.checkpoint, opened = member, None  # one model at a time in memory
+            opened = open_run(args, changes(args))
+        steps_of.append(opened.step)
+        with closing(Progress(f"eval {args.run_dir.name}", evaluator.num_batches)) as progress:
+            # One is bound: the parameter is read once a batch, before the next is asked for.
+            scores = evaluator(opened.params, lambda done, total: progress.step(done), more=bool(number))  # noqa: B023
+            progress.step(evaluator.num_batches)
     record = {"kind": "eval", "step": opened.step, "weights": opened.weights, "eval_set": data.digest}
-    record |= {"supervision_steps": steps, **scores}
-    print(f"checkpoint {opened.step} of {args.run_dir}, {opened.weights} weights, {steps} supervision steps")
-    print(f"{headline.replace('_', ' '):<17}{scores[headline]:.4f}  on {scores['count']} puzzles")
+    record |= {"supervision_steps": evaluator.steps, **scores}
+    record |= {"checkpoints": steps_of} if args.checkpoints else {}
+    which = f"checkpoint{'s' * (len(steps_of) > 1)} {', '.join(map(str, steps_of))}"
+    print(f"{which} of {args.run_dir}, {opened.weights} weights, {evaluator.steps} supervision steps")
+    if headline in scores:
+        print(f"{headline.replace('_', ' '):<17}{scores[headline]:.4f}  on {scores['count']} puzzles")
+    else:
+        print("no score: the answers to some puzzles are not known")
     for name, value in scores.items():
         if name not in (headline, "count") and isinstance(value, float) and not name.startswith("early_exit"):
             print(f"{name.replace('_', ' '):<17}{value:.4f}")
@@ -57,9 +81,10 @@ def run(args) -> int:
     append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     following = command("solve", args.run_dir, "PUZZLE", "--gif", "thinking.gif")
     if evaluator.ballot:
-        file = args.run_dir / "predictions.jsonl"
-        evaluator.ballot.write(file, cfg.name, command(*sys.argv[1:]))
+        file, said = args.run_dir / PREDICTIONS, {"checkpoints": steps_of, "supervision_steps": evaluator.steps}
+        evaluator.ballot.write(file, cfg.name, command(*sys.argv[1:]), said)
         print(f"predictions: {file}")
-        following = command("arc", "score", file, "--data", "TASKS")
+        following = command("arc", "score" if headline in scores else "submit", file, "--data", "TASKS")
+        following += "" if headline in scores else " --output submission.json"
     print(f"next: {following}", file=sys.stderr)
     return 0

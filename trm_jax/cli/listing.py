@@ -44,8 +44,11 @@ def run_list(args) -> int:
         for run in plan(registry.select([args.pattern or "*"]), args.root, changes=changes(args)):
             if run.error:
                 print(f"note: {run.name} is left out: {run.error}", file=sys.stderr)
-            else:
-                print(run.name)
+                continue
+            print(run.name)
+            cfg = resolve.freeze(run.config)
+            for needed in getattr(cfg.task, "files", lambda data: ())(cfg.data):
+                print(f"note: {run.name} {needed}", file=sys.stderr)
         return 0
     if args.set:
         raise InputError("--set changes nothing in this table; give --names as well, or use trm show NAME --set ...")

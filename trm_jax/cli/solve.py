@@ -2,6 +2,8 @@
 
 Boards stand on a line or over several, with or without spaces and grid lines, blanks as one of . 0 _ * x, or in a CSV
 file. Prints the model's board and whether it is valid and keeps the clues.
+A task of ARC is a JSON file. The model first learns an embedding for it from its demonstrations, everything else
+frozen: a small training run in RUN/unseen, which goes on where it was stopped.
 Exit code 0 when every puzzle is solved, 1 when one is not.
 
 examples:
@@ -9,6 +11,7 @@ examples:
   trm solve runs/demo puzzles.csv --limit 100
   head -1 puzzles.txt | trm solve runs/demo - --png answer.png --gif thinking.gif
   trm solve runs/demo --example --gif thinking.gif      a held-out puzzle of the run
+  trm solve runs/arc1 task.json --adapt-steps 500 --png answer.png
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import sys
 from trm_jax.cli.arguments import add_documented, any_path, command, options_again, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import as_path
+from trm_jax.storage.paths import AnyPath, as_path
 
 BATCH = 64  # puzzles a model thinks about at a time
 _NAMED_FAULTS = 3  # of a wrong answer
@@ -35,6 +38,11 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--steps", type=positive, help="supervision steps instead of the model's halt_max_steps")
     parser.add_argument("--png", type=any_path, metavar="FILE", help="picture of the (first) board")
     parser.add_argument("--gif", type=any_path, metavar="FILE", help="the (first) answer step by step")
+    unseen = parser.add_argument_group("a task of ARC")
+    unseen.add_argument("--adapt", choices=("embedding", "all"), default="embedding", help="what it trains (embedding)")
+    unseen.add_argument("--adapt-steps", type=positive, default=200, metavar="N", help="steps of that training (200)")
+    unseen.add_argument("--augmentations", type=positive, default=100, metavar="N", help="of the task, to vote (100)")
+    unseen.add_argument("--batch-size", type=positive, default=96, metavar="N", help="of that training (96)")
 
 
 def run(args) -> int:
@@ -49,6 +57,10 @@ def run(args) -> int:
     pictures = {kind: path for kind, path in (("png", args.png), ("gif", args.gif)) if path}
     for kind, path in pictures.items():
         require_suffix(path, f".{kind}")
+    if not args.example and learns_unseen(args.run_dir):
+        from trm_jax.cli.solve_unseen import run as solve_unseen
+
+        return solve_unseen(args)
     name, text = ("", "") if args.example else _read_text(args.puzzle)
     import jax  # late, so that what is wrong with the arguments is said at once
 
@@ -59,7 +71,8 @@ def run(args) -> int:
         if not hasattr(task, kind):
             raise InputError(f"--{kind}: task {opened.config.data.task} draws no pictures")
     if args.example:
-        inputs = task.load_eval(data).rows(np.arange(1))["inputs"]
+        rows = task.load_eval(data).rows(np.arange(1))
+        inputs = rows["inputs"]
     else:
         try:
             inputs = task.read(data, text)[: args.limit]
@@ -67,7 +80,9 @@ def run(args) -> int:
             raise InputError(f"{name} {error}") from None
         if not len(inputs):
             raise InputError(f"{name} holds no puzzle")
-    answers, q_halt = _think_over(opened.cfg, opened.params, inputs, args.steps or 0)
+        blank = {name: np.zeros((len(inputs), *shape), dtype) for name, (shape, dtype) in task.batch_spec(data).items()}
+        rows = {**blank, "inputs": inputs}
+    answers, q_halt = think_over(opened.cfg, opened.params, rows, args.steps or 0)
 
     sure = expit(q_halt.astype(np.float64))  # the model's probability that the answer is right
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -124,16 +139,26 @@ def _read_text(source: str) -> tuple[str, str]:
         raise InputError(f"{name} is not text in UTF-8 or UTF-16 ({error}); save it as such") from None
 
 
-def _think_over(cfg, params, inputs, steps: int):
-    """Answers [N, steps, S] (tokens) and q_halt [N, steps] for inputs [N, S]; steps 0: the model's own."""
+def think_over(cfg, params, rows: dict, steps: int):
+    """Answers [N, steps, S] (tokens) and q_halt [N, steps] for a batch of N rows; steps 0: the model's own."""
     import jax
     import numpy as np
 
     thinker = jax.jit(lambda params, batch: cfg.family.think(params, cfg.model, batch, steps))
-    size = min(BATCH, len(inputs))
-    spec = cfg.task.batch_spec(cfg.data)
-    blank = {name: np.zeros((size, *shape), dtype) for name, (shape, dtype) in spec.items()}
-    padded = np.concatenate([inputs, np.repeat(inputs[:1], -len(inputs) % size, axis=0)])
-    parts = [thinker(params, {**blank, "inputs": rows}) for rows in padded.reshape(-1, size, padded.shape[1])]
+    count = len(rows["inputs"])
+    size = min(BATCH, count)
+    padded = {name: np.concatenate([x, np.repeat(x[:1], -count % size, axis=0)]) for name, x in rows.items()}
+    parts = [
+        thinker(params, {name: x[first : first + size] for name, x in padded.items()})
+        for first in range(0, count, size)
+    ]
     answers, q_halt = (np.concatenate(part, axis=1) for part in zip(*jax.device_get(parts), strict=True))
-    return answers.swapaxes(0, 1)[: len(inputs)], q_halt.T[: len(inputs)]
+    return answers.swapaxes(0, 1)[:count], q_halt.T[:count]
+
+
+def learns_unseen(run_dir: AnyPath) -> bool:
+    """Whether the models of a run's task know each puzzle by an embedding, which a new one has not."""
+    from trm_jax import tasks
+    from trm_jax.configs import workdir
+
+    return hasattr(tasks.get(workdir.load_config(run_dir).data.task), "unseen")

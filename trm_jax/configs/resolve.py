@@ -6,6 +6,7 @@ import ast
 import difflib
 import json
 import sys
+from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from trm_jax import tasks
 from trm_jax.configs.defaults import SHAPE, defaults
 from trm_jax.errors import InputError
 from trm_jax.models import family as families
+from trm_jax.storage.paths import as_path
 from trm_jax.train.config import SECTIONS, RunConfig
 
 CHOICES = (("data", "task"), ("model", "family"))  # settings that decide what else their section holds
@@ -130,7 +132,14 @@ def freeze(config: ConfigDict) -> RunConfig:
     except ValueError as error:
         raise InputError(f"model.{error}") from None
     sections = {name: section(**config[name].to_dict()) for name, section in SECTIONS.items()}
-    return RunConfig(config.name, config.seed, task, data, family, model, page=config.to_dict(), **sections)
+    page, start = config.to_dict(), partial(_of_run, config.train.start_from)
+    return RunConfig(config.name, config.seed, task, data, family, model, page=page, start=start, **sections)
+
+
+def _of_run(folder: str) -> RunConfig:
+    from trm_jax.configs.workdir import load_config  # which builds on this module
+
+    return freeze(load_config(as_path(folder).expanduser()))
 
 
 def _without(section: ConfigDict, name: str) -> dict[str, Any]:

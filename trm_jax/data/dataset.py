@@ -34,7 +34,7 @@ class TrainSource(Protocol):
 
 
 class EvalSource(Protocol):
-    """An evaluation set of `len` examples."""
+    """An evaluation set of `len` examples. One with notes() -> lines says what a person should know of its scores."""
 
     info: DatasetInfo
     digest: str  # identifies the content

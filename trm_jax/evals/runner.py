@@ -60,6 +60,7 @@ class Evaluator:
         rules, size = sharding.Rules(), cfg.eval.batch_size
         sharding.check_batch(mesh, rules, size, "eval.batch_size")
         self._cfg, self._data = cfg, data
+        self.steps = num_steps or getattr(cfg.model, "halt_max_steps", 1)
         self.total = min(cfg.eval.max_examples or len(data), len(data))
         self._batch_size = rows_of_batch(size, self.total, mesh)
         self._sharding = sharding.batch_sharding(mesh, rules)
@@ -80,11 +81,15 @@ class Evaluator:
         batch = sharding.put_batch(self._sharding, local, self._batch_size)
         return batch, batch.pop("counted")
 
-    def __call__(self, params: dict, on_batch: Callable[[int, int], bool] | None = None, first: int = 0) -> dict | None:
+    def __call__(
+        self, params: dict, on_batch: Callable[[int, int], bool] | None = None, first: int = 0, *, more: bool = False
+    ) -> dict | None:
         """The scores, "count" among them; first: so many of the puzzles only, unless 0. `on_batch(done, total)` is
-        called before each batch; when it returns True the evaluation is given up and the result is None."""
+        called before each batch; when it returns True the evaluation is given up and the result is None. more: the
+        answers go to the ballot of the last call, and its scores are of them all."""
         total = min(first or self.total, self.total)
-        self.ballot = self._cfg.task.ballot(self._cfg.data, self._data) if self._collects else None
+        if self._collects and not more:
+            self.ballot = self._cfg.task.ballot(self._cfg.data, self._data)
         count, sums, waiting = -(-total // self._batch_size), [], deque()
         for index in range(count):
             if on_batch and on_batch(index, count):
@@ -100,8 +105,8 @@ class Evaluator:
         # Sums of a batch are exact or rounded once in float32; those of all batches are made here, in float64.
         fetched = [{name: np.float64(value) for name, value in one.items()} for one in jax.device_get(sums)]
         totals = {name: sum(one[name] for one in fetched) for name in fetched[0]}
-        more = self.ballot.scores() if self.ballot else {}
-        return {**more, **finish(self._cfg, totals), "count": int(totals["count"])}
+        voted = self.ballot.scores() if self.ballot else {}
+        return {**voted, **finish(self._cfg, totals), "count": int(totals["count"])}
 
     def _collect(self, index: int, sums: dict, rows: dict, total: int) -> None:
         """Wait for batch number `index`; its answers go to the ballot, where there is one."""

@@ -73,9 +73,13 @@ class Task(Protocol):
         """A puzzle or an answer [S] on one line, as `read` takes it."""
 
     # Optional. Notes on the settings, before a run starts: warnings(cfg) -> lines.
+    # files(cfg) -> what every host must find, lines like "reads PATH on every host".
     # ballot(cfg, data) -> an object that collects the answers of an evaluation on the host, every process all of them:
-    # add(indices [b], answers [b, S], q_halt [b]) after each batch, scores() -> more scores, at the end, and
-    # write(path, name, command), what `trm eval` leaves in RUN/predictions.jsonl.
+    # add(indices [b], answers [b, S], q_halt [b]) after each batch, scores() -> more scores, at the end, without the
+    # headline where the answers are not known, and write(path, name, command, settings), which makes RUN/PREDICTIONS.
+    # unseen(cfg, path) -> the settings of section `data` under which the puzzles at `path` are a set of their own, for
+    # models that know each puzzle by an embedding: `trm solve` learns one for them.
+    # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]

@@ -11,6 +11,7 @@ from trm_jax.data.dataset import DatasetInfo
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import stage_at, stages
 from trm_jax.train.memory import room, with_remat
+from trm_jax.train.restore import started_from
 from trm_jax.train.state import TrainState, abstract_state, initial_state, shardings_of
 from trm_jax.train.step import hparams_of, make_train_step
 
@@ -64,7 +65,8 @@ class Compiled:
     def first_state(self) -> TrainState:
         """Where the run begins."""
         make = jax.jit(partial(initial_state, self._cfg), out_shardings=shardings_of(self.abstract))
-        return make(jax.random.key(self._cfg.seed))
+        state = make(jax.random.key(self._cfg.seed))
+        return started_from(self._cfg, state, self.mesh) if self._cfg.train.start_from else state
 
     def train_step(self, state: TrainState, step: int, rows: dict) -> tuple[TrainState, dict]:
         """(state, sums) of update number `step` + 1; rows: those of the batch that are this process's (`slots`)."""

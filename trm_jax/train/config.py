@@ -6,12 +6,14 @@ Sections `data` and `model` of the settings page are those of the task and the f
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from trm_jax.errors import InputError
 from trm_jax.losses import TOKEN_LOSSES
 from trm_jax.models.family import Family
+from trm_jax.models.params import is_spec
 from trm_jax.optim import OPTIMIZERS
 from trm_jax.settings import check, check_seed, number, option
 from trm_jax.tasks import Task
@@ -71,6 +73,9 @@ class TrainConfig:
     curriculum_L_start: int = number(2, low=1)
     curriculum_H_start: int = number(1, low=1)
     loss: str = option("stablemax", *TOKEN_LOSSES)
+    parameters: str = option("all", "all", "tables")  # which are trained; tables: only the embeddings of puzzles
+    start_from: str = ""  # a run whose averaged weights and embeddings this one begins with
+    start_at: str = "latest"  # its checkpoint: latest, best or a step
     deterministic: bool = True  # on a GPU: operations that give the same bits every time, which may cost speed
 
     def __post_init__(self):
@@ -149,12 +154,15 @@ class RunConfig:
     checkpoint: CheckpointConfig
     log: LogConfig
     mesh: MeshConfig
+    start: Callable[[], RunConfig] | None = field(default=None, compare=False)  # gives that of train.start_from
     page: dict = field(default_factory=dict, compare=False)  # the settings that this was made from, as a nested dict
 
     def __post_init__(self):
         check_seed("seed", self.seed)
         for name in ("eval", "checkpoint", "log"):
             check(getattr(self, name), f"{name}.")
+        if self.train.parameters == "tables" and not self.tables:
+            raise InputError("train.parameters=tables, but this model has no table of embeddings; leave it at all")
         if self.train.halt_exploration_end != -1 and not hasattr(self.model, "halt_exploration_prob"):
             raise InputError("train.halt_exploration_end is set, but this model does not explore; leave it at -1")
         for name, start in self.curriculum_start.items():
@@ -163,6 +171,11 @@ class RunConfig:
             _require(
                 start <= end, f"train.curriculum_{name[0]}_start {start} is more than model.{name} {end}, where it ends"
             )
+
+    @property
+    def tables(self) -> list[str]:
+        """The parameters that are tables of rows."""
+        return [n for n, s in self.family.specs(self.model).items() if is_spec(s) and s.kind == "rows"]
 
     @property
     def curriculum_start(self) -> dict[str, int]:

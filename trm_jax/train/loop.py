@@ -31,7 +31,7 @@ from trm_jax.train.progress import Progress
 from trm_jax.train.recorder import Diverged, Recorder
 from trm_jax.train.state import evaluation_params
 from trm_jax.train.stopping import StopRequest
-from trm_jax.train.writers import CHECKPOINTS
+from trm_jax.train.writers import CHECKPOINTS, PREDICTIONS
 
 __all__ = ["CHECKPOINTS", "Diverged", "Outcome", "train"]
 
@@ -99,8 +99,9 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     closing.callback(progress.close)
     facts = _facts(cfg, compiled, info, len(eval_data))
     progress.say(_opening_line(facts, group, len(eval_data), workdir))
-    for warning in cfg.warnings(total_steps):
-        progress.say(f"note: {warning}")
+    notes = getattr(eval_data, "notes", tuple)() if group.first else ()
+    for note in (*cfg.warnings(total_steps), *notes):
+        progress.say(f"note: {note}")
     rooms = group.gather(compiled.room)
     compiled.room = None if None in rooms else min(rooms)
     if compiled.settled(cfg.model) != cfg.model and compiled.settled(cfg.model).remat == "block":
@@ -140,7 +141,13 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
                 found = evaluate(of_name, lambda done, total: told_to_stop(), first)
                 if found is None:
                     return
-                scores |= {f"{cfg.task.headline}_{name}": found[cfg.task.headline]} if name else found
+                if name:
+                    scores |= {f"{key}_{name}": found[key] for key in found if key == cfg.task.headline}
+                    continue
+                scores |= found
+                if evaluate.ballot and step == total_steps and group.first:
+                    said = {"checkpoints": [step], "supervision_steps": evaluate.steps}
+                    evaluate.ballot.write(workdir / PREDICTIONS, cfg.name, f"trm train {cfg.name}", said)
         progress.record(recorder.log_evaluation(step, scores, eval_data.digest))
 
     def save(must: bool) -> None:

@@ -74,7 +74,10 @@ class Progress:
         if record is None:
             return
         if record["kind"] == "eval":
-            score, name, n = record[self._headline], self._headline.replace("_", " "), record["count"]
+            score, name, n = record.get(self._headline), self._headline.replace("_", " "), record["count"]
+            if score is None:
+                self.say(f"step {record['step']}: answered; there is no score, for the answers are not known")
+                return
             on = f"{n} puzzles"
             if n < self._held_out:
                 on = f"the first {n} of {self._held_out} puzzles"

@@ -14,7 +14,7 @@ from jax import lax
 
 from trm_jax import optim
 from trm_jax.models import target
-from trm_jax.models.params import TABLE_ROWS, Lookup, is_spec
+from trm_jax.models.params import TABLE_ROWS, Lookup
 from trm_jax.train.config import RunConfig
 from trm_jax.train.state import MIN_LOSS_SCALE, LossScale, TrainState
 
@@ -64,11 +64,11 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
     """
     family, model, o = cfg.family, model or cfg.model, cfg.optim
     batch_size, num_parts = cfg.train.batch_size, cfg.train.accumulation
-    specs = family.specs(model)
-    tables = [name for name, spec in specs.items() if is_spec(spec) and spec.kind == "rows"]
+    specs, tables = family.specs(model), cfg.tables
+    trains_weights = cfg.train.parameters == "all"
 
     def gradients(whole, of_rows):
-        """((loss, sums, gradients of the weights), (carry, rows, gradients of the rows looked up)).
+        """((loss, sums, gradients of the weights if they are trained), (carry, rows, gradients of the rows looked up)).
 
         whole: (params, scale of the loss); of_rows: (carry, batch, noise).
         """
@@ -82,9 +82,9 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
 
         size = len(jax.tree.leaves(batch)[0])
         deltas = {name: jnp.zeros((size, params[name].shape[1]), params[name].dtype) for name in tables}
-        grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
-        (grads, row_grads), (loss, carry, sums, rows) = grad_fn(params["weights"], deltas)
-        return (loss, sums, grads), (carry, rows, row_grads)
+        grad_fn = jax.grad(loss_fn, argnums=(0, 1) if trains_weights else (1,), has_aux=True)
+        (*grads, row_grads), (loss, carry, sums, rows) = grad_fn(params["weights"], deltas)
+        return (loss, sums, *grads), (carry, rows, row_grads)
 
     def gradients_by_parts(whole, of_rows):
         """The same with the activations of one part of the batch at a time in memory.
@@ -116,6 +116,12 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         # XLA would reduce the gradient of every part.
         return target.summed_over_devices(gradients_by_parts, whole, of_rows)
 
+    def averages(state: TrainState, weights: dict, ema_step) -> dict:
+        also = {
+            name: optax.incremental_update(weights, tree, 1.0 - float(name)) for name, tree in state.ema_also.items()
+        }
+        return {"ema": optax.incremental_update(weights, state.ema, ema_step) if state.ema else {}, "ema_also": also}
+
     def train_step(state: TrainState, batch: dict, hparams: Hparams) -> tuple[TrainState, dict]:
         h, params, step = hparams, state.params, state.step + 1
         lr, table_lr = (
@@ -127,16 +133,18 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
         noise = family.noise(model, key, batch_size, exploration)
 
-        (loss, sums, grads), (carry, rows, row_grads) = compute((params, scale), (state.carry, batch, noise))
+        (loss, sums, *grads), (carry, rows, row_grads) = compute((params, scale), (state.carry, batch, noise))
         if cfg.scales_loss:
             grads, row_grads = jax.tree.map(lambda g: g / scale, (grads, row_grads))
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = optax.tree.norm(grads if trains_weights else row_grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.sum(row_grads))
 
         with jax.named_scope("optimiser"):
-            tx = optim.build(o.name, specs["weights"], lr, b1=o.beta1, b2=o.beta2, weight_decay=h.weight_decay)
-            updates, opt_state = tx.update(grads, state.opt_state, params["weights"])
-            weights = optax.apply_updates(params["weights"], updates)
+            weights, opt_state = params["weights"], state.opt_state
+            if trains_weights:
+                tx = optim.build(o.name, specs["weights"], lr, b1=o.beta1, b2=o.beta2, weight_decay=h.weight_decay)
+                updates, opt_state = tx.update(*grads, opt_state, weights)
+                weights = optax.apply_updates(weights, updates)
             updated = state.replace(
                 params={
                     **params,
@@ -148,11 +156,7 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
                         for name in tables
                     },
                 },
-                ema=optax.incremental_update(weights, state.ema, h.ema_step) if state.ema else {},
-                ema_also={
-                    name: optax.incremental_update(weights, tree, 1.0 - float(name))
-                    for name, tree in state.ema_also.items()
-                },
+                **(averages(state, weights, h.ema_step) if trains_weights else {}),
                 opt_state=opt_state,
             )
         if cfg.scales_loss:  # an update whose gradients overflowed is left out

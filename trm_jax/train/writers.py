@@ -16,6 +16,7 @@ from trm_jax.storage.output import Output, open_output
 from trm_jax.storage.paths import AnyPath, BucketPath
 
 METRICS_FILE = "metrics.jsonl"
+PREDICTIONS = "predictions.jsonl"  # the answers of the last evaluation, where the task collects them
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"  # the folder of them; named here, where Orbax need not be imported for it
 

