@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all torch lint bench clean
+.PHONY: help install demo test test-all torch browser lint bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ test-all: $(INSTALLED)  ## the slow tests too (those against PyTorch run where i
 
 torch: $(INSTALLED)  ## add PyTorch: interop, the PyTorch twin, the speed benchmarks
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
+
+browser:  ## add Debian's Chromium, in which the gallery's tests look at its page (skipped without it)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; }
 
 lint: $(INSTALLED)  ## ruff and shellcheck
 	$(BIN)/ruff check .

@@ -185,3 +185,17 @@ def test_training_names_the_alternative_at_its_start(here, tmp_path):
     assert "note: the same with more steps after the warm-up: exp04a_100_examples\n" in result.err
     roomy = shrunk | {"optim.warmup_steps": 1}
     assert "note:" not in here("train", "exp04a_100", "--workdir", tmp_path / "run", *tiny.arguments(roomy)).err
+
+
+def test_names_say_what_hosts_must_find(here):
+    """For launchers, on standard error: the sets of ARC, which no host fetches by itself."""
+    result = here("list", "arc1", "--names")
+    assert result.out == "arc1\n"
+    assert "note: arc1 needs data.path: a folder with training, evaluation, concept in it" in result.err
+    result = here("list", "arc2", "--names", "--set", "data.path=gs://mine/arc")
+    assert result.err == "note: arc2 reads training2, evaluation2, concept in gs://mine/arc on every host\n"
+    arrays = ("data.source=arrays", "data.path=/data/arc")
+    result = here("list", "exp02a", "--names")
+    assert not result.err and len(result.out.split()) > 1
+    result = here("list", "arc1", "--names", "--set", *arrays)
+    assert result.code == 2  # the arrays themselves say how many puzzles there are

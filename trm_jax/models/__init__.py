@@ -1,8 +1,8 @@
 """Public models. Importing this touches no device and pulls in no config, data or command-line code."""
 
 from trm_jax.losses import IGNORE
-from trm_jax.models import params, trm
+from trm_jax.models import arc_transformer, params, trm
 from trm_jax.models.attention import attention
 from trm_jax.models.trm import Carry, Output, TRMConfig
 
-__all__ = ["IGNORE", "Carry", "Output", "TRMConfig", "attention", "params", "trm"]
+__all__ = ["IGNORE", "Carry", "Output", "TRMConfig", "arc_transformer", "attention", "params", "trm"]

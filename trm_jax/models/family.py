@@ -11,7 +11,7 @@ from flax import struct
 from trm_jax import named
 
 # Setting model.family -> the module; imported when it is asked for.
-BUILT_IN = {"trm": "trm_jax.models:trm"}
+BUILT_IN = {"trm": "trm_jax.models:trm", "arc_transformer": "trm_jax.models:arc_transformer"}
 
 
 @struct.dataclass

@@ -41,13 +41,14 @@ KINDS = ("matrix", "embedding", "head", "vector", "rows", "frozen")
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """Declaration of one array: `shape`, one logical axis name (or None) per dimension, `init`, `kind`, `dtype`."""
+    """Declaration of one array: `shape`, a logical axis name (or None) per dimension, how it begins and is trained."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Initializer
     kind: str = "matrix"
     dtype: Any = jnp.float32
+    decay: float = 1.0  # share of the optimiser's weight decay
 
     def __post_init__(self):
         if self.kind not in KINDS:

@@ -11,7 +11,7 @@ from trm_jax import named
 from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource, TrainSource
 
 # Setting data.task -> where its `Task` is; imported when it is asked for.
-BUILT_IN = {"sudoku": "trm_jax.tasks.sudoku:TASK", "maze": "trm_jax.tasks.maze:TASK", "arc": "trm_jax.tasks.arc:TASK"}
+BUILT_IN = {name: f"trm_jax.tasks.{name}:TASK" for name in ("sudoku", "maze", "arc", "pairs")}
 Progress = Callable[[int, int], None]  # (done, total)
 
 

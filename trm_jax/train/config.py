@@ -30,8 +30,12 @@ def _require(ok: bool, message: str) -> None:
 class OptimConfig:
     name: str = option("adam_atan2", *OPTIMIZERS)
     lr: float = number(1e-4)
+    other_lr: float = number(1e-4)  # of the parameters that normuon leaves to AdamW
+    schedule: str = option("cosine", "cosine", "wsd")  # wsd: warm-up and decay by shares of the run, flat between
     warmup_steps: int = number(2000)
     warmup_share: float = number(0.0, high=1)  # of all steps; wins over warmup_steps unless 0
+    decay_share: float = number(0.2, high=1)  # wsd: of all steps
+    clip: float = number(0.0)  # largest norm of the gradient; 0 = none
     min_lr_ratio: float = number(1.0, high=1)  # 1 = constant after the warm-up; less = cosine down to this share
     beta1: float = number(0.9, below=1)
     beta2: float = number(0.95, below=1)

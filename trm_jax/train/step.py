@@ -27,6 +27,7 @@ class Hparams:
     """The settings that are mere numbers of the program: runs that differ in nothing else share a compilation."""
 
     lr: Any
+    other_lr: Any
     warmup_steps: Any
     min_lr_ratio: Any
     weight_decay: Any
@@ -43,6 +44,7 @@ def hparams_of(cfg: RunConfig, total_steps: int) -> Hparams:
     start, end = cfg.exploration
     numbers = Hparams(
         lr=o.lr,
+        other_lr=o.other_lr,
         warmup_steps=o.warmup(total_steps),
         min_lr_ratio=o.min_lr_ratio,
         weight_decay=o.weight_decay,
@@ -116,6 +118,11 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         # XLA would reduce the gradient of every part.
         return target.summed_over_devices(gradients_by_parts, whole, of_rows)
 
+    def rate_at(step, rate, h: Hparams):
+        if o.schedule == "wsd":
+            return optim.warmup_stable_decay(step, rate, o.warmup_share, o.decay_share, total_steps)
+        return optim.warmup_cosine(step, rate, h.warmup_steps, total_steps, h.min_lr_ratio)
+
     def averages(state: TrainState, weights: dict, ema_step) -> dict:
         also = {
             name: optax.incremental_update(weights, tree, 1.0 - float(name)) for name, tree in state.ema_also.items()
@@ -124,9 +131,7 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
 
     def train_step(state: TrainState, batch: dict, hparams: Hparams) -> tuple[TrainState, dict]:
         h, params, step = hparams, state.params, state.step + 1
-        lr, table_lr = (
-            optim.warmup_cosine(step, rate, h.warmup_steps, total_steps, h.min_lr_ratio) for rate in (h.lr, h.table_lr)
-        )
+        lr, other_lr, table_lr = (rate_at(step, rate, h) for rate in (h.lr, h.other_lr, h.table_lr))
         scale = state.loss_scale.scale if cfg.scales_loss else jnp.float32(1.0)
         share = (step - 1) / total_steps
         exploration = h.exploration_start + (h.exploration_end - h.exploration_start) * share
@@ -142,7 +147,10 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         with jax.named_scope("optimiser"):
             weights, opt_state = params["weights"], state.opt_state
             if trains_weights:
-                tx = optim.build(o.name, specs["weights"], lr, b1=o.beta1, b2=o.beta2, weight_decay=h.weight_decay)
+                if o.clip:
+                    grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, o.clip / (grad_norm + 1e-6)), grads)
+                how = {"other_lr": other_lr, "b1": o.beta1, "b2": o.beta2, "weight_decay": h.weight_decay}
+                tx = optim.build(o.name, specs["weights"], lr, **how)
                 updates, opt_state = tx.update(*grads, opt_state, weights)
                 weights = optax.apply_updates(weights, updates)
             updated = state.replace(

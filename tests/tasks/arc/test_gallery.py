@@ -36,7 +36,7 @@ def browser(tmp_path_factory):
     """Chromium without a window."""
     driver, binary = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
     if not (driver and binary):
-        pytest.skip("no chromium with chromedriver: apt-get install chromium chromium-driver")
+        pytest.skip("no chromium with chromedriver: make browser")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

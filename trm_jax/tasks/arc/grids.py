@@ -54,33 +54,43 @@ def puzzle_hash(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
     return hashlib.sha256("|".join(sorted(f"{grid_hash(a)}|{grid_hash(b)}" for a, b in pairs)).encode()).hexdigest()
 
 
+@njit(cache=True, nogil=True, inline="always")
+def turns(symmetry):
+    """Whether a symmetry makes rows of columns."""
+    return symmetry == 1 or symmetry == 3 or symmetry >= 6
+
+
+@njit(cache=True, nogil=True, inline="always")
+def source_of(i, j, height, width, symmetry):
+    """The cell (row, column) of a height x width grid that comes to (i, j) by the symmetry (see `tasks.dihedral`)."""
+    if symmetry == 0:
+        return i, j
+    if symmetry == 1:
+        return j, width - 1 - i
+    if symmetry == 2:
+        return height - 1 - i, width - 1 - j
+    if symmetry == 3:
+        return height - 1 - j, i
+    if symmetry == 4:
+        return i, width - 1 - j
+    if symmetry == 5:
+        return height - 1 - i, j
+    if symmetry == 6:
+        return j, i
+    return height - 1 - j, width - 1 - i
+
+
 @njit(cache=True, nogil=True)
 def put(cells, height, width, symmetry, colors, row, column, side, tokens):
     """Write a grid, the first height x width of cells, as tokens [side * side] at an offset.
 
-    Its colours change by colors [10], then it turns by the symmetry (see `tasks.dihedral`).
+    Its colours change by colors [10], then it turns by the symmetry.
     """
-    turned = symmetry == 1 or symmetry == 3 or symmetry >= 6
-    rows, columns = (width, height) if turned else (height, width)
+    rows, columns = (width, height) if turns(symmetry) else (height, width)
     tokens[:] = 0
     for i in range(rows):
         for j in range(columns):
-            if symmetry == 0:
-                a, b = i, j
-            elif symmetry == 1:
-                a, b = j, width - 1 - i
-            elif symmetry == 2:
-                a, b = height - 1 - i, width - 1 - j
-            elif symmetry == 3:
-                a, b = height - 1 - j, i
-            elif symmetry == 4:
-                a, b = i, width - 1 - j
-            elif symmetry == 5:
-                a, b = height - 1 - i, j
-            elif symmetry == 6:
-                a, b = j, i
-            else:
-                a, b = height - 1 - j, width - 1 - i
+            a, b = source_of(i, j, height, width, symmetry)
             tokens[(row + i) * side + column + j] = colors[cells[a, b]] + 2
     if row + rows < side:
         for j in range(columns):

@@ -1,0 +1,298 @@
+"""The ARC transformer: a decoder-only transformer that reads one pair of grids and writes its output.
+
+A sequence is one pair: start, the input's rows, a separator, the output's rows, end. Rows of a batch hold several
+sequences, told apart by segment ids. What a task is, its embedding says, which stands at every token of its pairs; so
+does how the pair is turned. B = rows, S = tokens of a row, D = hidden size, V = vocabulary, L = layers.
+
+This module is a `trm_jax.models.family.Family`. Weights are [out, in] and stacked over layers. Source: the author's
+public description and code (docs/arc_transformer.md); names of weights are those of its checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from trm_jax.losses import IGNORE, token_cross_entropy
+from trm_jax.models import params as P
+from trm_jax.models.attention import IMPLEMENTATIONS, attention
+from trm_jax.models.family import Rows
+from trm_jax.models.layers import linear, rms_norm
+from trm_jax.settings import check, number, option, positive
+
+DIHEDRALS = 8
+
+
+@dataclass(frozen=True)
+class ArcTransformerConfig:
+    """Shape of the transformer. The first three come from the data set.
+
+    Raises ValueError for a combination that cannot be built.
+    """
+
+    vocab_size: int = number(low=1)
+    seq_len: int = number(low=1)
+    num_puzzle_ids: int = number(1, low=1)
+    hidden_size: int = number(768, low=1)
+    num_heads: int = number(12, low=1)
+    layers: int = number(8, low=1)
+    ff_size: int = number(3072, low=1)
+    positions: str = option("rope3d", "rope3d", "rope1d", "learned", "none")
+    rope_theta: float = positive(10000.0)
+    task_row: bool = True  # an embedding of the task at every token
+    dihedral_row: bool = True  # and one of how the pair is turned
+    dropout: float = number(0.1, below=1)  # of embeddings, and inside and behind the feed-forward layers
+    attention_dropout: float = number(0.1, below=1)  # of attention's weights; unless 0 no kernel serves
+    rms_eps: float = positive(1e-6)
+    dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of products; the residual stream is float32
+    attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
+    remat: str = option("auto", "auto", "none", "block")  # block: the backward pass computes a layer again
+
+    def __post_init__(self):
+        check(self)
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
+        if self.positions.startswith("rope") and self.head_dim % 2:
+            raise ValueError(f"rotary positions need an even head size; hidden_size / num_heads is {self.head_dim}")
+        if self.positions == "rope3d" and self.head_dim < 6:
+            raise ValueError(f"3D positions need three pairs a head; hidden_size / num_heads is {self.head_dim}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def compute_dtype(self):
+        return jnp.dtype(self.dtype)
+
+
+def _xavier(out: int, inner: int) -> P.Initializer:
+    bound = math.sqrt(6 / (out + inner))
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _normal(std: float) -> P.Initializer:
+    return lambda key, shape, dtype: std * jax.random.normal(key, shape, dtype)
+
+
+def specs(cfg: ArcTransformerConfig) -> dict:
+    """The declaration of every array. Decay is ten times as strong for feed-forward weights and the head."""
+    D, F, L, V = cfg.hidden_size, cfg.ff_size, cfg.layers, cfg.vocab_size
+
+    def matrix(out: int, inner: int, axes: tuple, decay: float) -> P.ParamSpec:
+        return P.ParamSpec((L, out, inner), (None, *axes), _xavier(out, inner), "matrix", decay=decay)
+
+    def vector(*shape: int, value: float = 0.0) -> P.ParamSpec:
+        return P.ParamSpec(shape, (None,) * len(shape), P.constant(value), "vector", decay=0.0)
+
+    def table(rows: int) -> P.ParamSpec:
+        return P.ParamSpec((rows, D), (None, "embed"), _normal(0.02), "embedding", decay=0.1)
+
+    weights = {
+        "token_embedding": table(V),
+        "layers": {
+            "ln_1": vector(L, D, value=1.0),
+            "qkv": matrix(3 * D, D, ("heads", "embed"), 0.1),
+            "out": matrix(D, D, ("embed", "heads"), 0.1),
+            "ln_2": vector(L, D, value=1.0),
+            "fc_in": matrix(2 * F, D, ("mlp", "embed"), 1.0),
+            "fc_in_bias": vector(L, 2 * F),
+            "fc_out": matrix(D, F, ("embed", "mlp"), 1.0),
+            "fc_out_bias": vector(L, D),
+        },
+        "norm": vector(D, value=1.0),
+        "lm_head": P.ParamSpec((V, D), ("vocab", "embed"), _xavier(V, D), "head"),
+    }
+    if cfg.task_row:
+        weights["task_embedding"] = table(cfg.num_puzzle_ids)
+    if cfg.dihedral_row:
+        weights["dihedral_embedding"] = table(DIHEDRALS)
+    if cfg.positions == "learned":
+        weights["position_embedding"] = table(cfg.seq_len)
+    return {"weights": weights}
+
+
+def init(key: jax.Array, cfg: ArcTransformerConfig) -> dict:
+    """Random initial parameters, as `specs` declares them."""
+    return P.init(specs(cfg), key)
+
+
+def carry_specs(cfg: ArcTransformerConfig, batch_size: int) -> tuple:
+    """Nothing lives across steps."""
+    return ()
+
+
+def rope_angles(cfg: ArcTransformerConfig, places: jax.Array) -> jax.Array:
+    """Angles [B, S, K / 2] float32 of the rotary pairs of a head; places [B, S, 4]: column, row, part, number.
+
+    A third of the pairs turns with the column, a third with the row, the rest with the part of the sequence, each with
+    frequencies from 1 downwards. In one dimension all turn with the place in the sequence.
+    """
+    pairs = cfg.head_dim // 2
+    third = pairs // 3
+    shares = {0: third, 1: third, 2: pairs - 2 * third} if cfg.positions == "rope3d" else {3: pairs}
+    angles = [
+        places[..., axis, None].astype(jnp.float32) * cfg.rope_theta ** -(np.arange(n, dtype=np.float32) / n)
+        for axis, n in shares.items()
+    ]
+    return jnp.concatenate(angles, axis=-1)
+
+
+def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Turn the pairs (2 i, 2 i + 1) of x [B, S, H, K] in float32."""
+    even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def _drop(x: jax.Array, keys: jax.Array | None, place: int, rate: float) -> jax.Array:
+    """Dropout of x [B, ...], each row by its own key; place: of all places of the model."""
+    if keys is None or not rate:
+        return x
+
+    def of_row(key):
+        key = jax.random.fold_in(jax.random.wrap_key_data(key), place)
+        return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(of_row)(keys), x / (1 - rate), 0).astype(x.dtype)
+
+
+def _attend_and_drop(q, k, v, segments, keys, place: int, rate: float):
+    """Causal attention whose weights are dropped: no kernel does it."""
+    precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    dot = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+    scores = dot("bqhk,bshk->bhqs", q, k) * q.shape[-1] ** -0.5
+    mask = (segments[:, :, None] == segments[:, None, :]) & np.tril(np.ones((q.shape[1],) * 2, bool))
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
+    return dot("bhqs,bshk->bqhk", _drop(weights, keys, place, rate).astype(v.dtype), v).astype(q.dtype)
+
+
+def embed(weights: dict, cfg: ArcTransformerConfig, batch: Mapping) -> jax.Array:
+    """[B, S, D] float32: the embeddings of token, task and orientation, added."""
+    x = jnp.take(weights["token_embedding"], batch["inputs"], axis=0)
+    if cfg.task_row:
+        x += jnp.take(weights["task_embedding"], batch["puzzle_ids"], axis=0)
+    if cfg.dihedral_row:
+        x += jnp.take(weights["dihedral_embedding"], batch["dihedrals"], axis=0)
+    if cfg.positions == "learned":
+        x += jnp.take(weights["position_embedding"], batch["places"][..., 3], axis=0)
+    return x
+
+
+def forward(weights: dict, cfg: ArcTransformerConfig, batch: Mapping, keys: jax.Array | None = None) -> jax.Array:
+    """Logits [B, S, V] float32 of the token that follows each; keys [B, 2]: for dropout, None for none.
+
+    batch: {"inputs", "segments", "puzzle_ids", "dihedrals" [B, S], "places" [B, S, 4]} int32.
+    """
+    dtype = cfg.compute_dtype
+    with jax.named_scope("embed"):
+        x = _drop(embed(weights, cfg, batch), keys, 0, cfg.dropout)
+    rotary = None
+    if cfg.positions.startswith("rope"):
+        angles = rope_angles(cfg, batch["places"])
+        rotary = jnp.cos(angles), jnp.sin(angles)
+    segments = batch["segments"]
+
+    def block(x, layer, place):
+        with jax.named_scope("attention"):
+            h = (rms_norm(x, -1, cfg.rms_eps) * layer["ln_1"]).astype(dtype)
+            qkv = linear(h, layer["qkv"].T)
+            q, k, v = einops.rearrange(qkv, "b s (three h k) -> three b s h k", three=3, h=cfg.num_heads)
+            if rotary:
+                q, k = _rotate(q, *rotary), _rotate(k, *rotary)
+            if keys is not None and cfg.attention_dropout:
+                heads = _attend_and_drop(q, k, v, segments, keys, place, cfg.attention_dropout)
+            else:
+                heads = attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl)
+            x = x + linear(einops.rearrange(heads, "b s h k -> b s (h k)"), layer["out"].T)
+        with jax.named_scope("mlp"):
+            h = (rms_norm(x, -1, cfg.rms_eps) * layer["ln_2"]).astype(dtype)
+            value, gate = jnp.split(linear(h, layer["fc_in"].T) + layer["fc_in_bias"].astype(dtype), 2, axis=-1)
+            h = _drop(value * jax.nn.silu(gate), keys, place + 1, cfg.dropout)
+            h = linear(h, layer["fc_out"].T) + layer["fc_out_bias"].astype(dtype)
+            x = x + _drop(h, keys, place + 2, cfg.dropout)
+        return x
+
+    if cfg.remat == "block":
+        block = jax.checkpoint(block, prevent_cse=False)
+
+    def one(x, layer_and_place):
+        return block(x, *layer_and_place), None
+
+    x, _ = lax.scan(one, x, (weights["layers"], 1 + 3 * jnp.arange(cfg.layers)))
+    with jax.named_scope("head"):
+        h = (rms_norm(x, -1, cfg.rms_eps) * weights["norm"]).astype(dtype)
+        return linear(h, weights["lm_head"].T).astype(jnp.float32)
+
+
+def noise(cfg: ArcTransformerConfig, key: jax.Array, batch_size: int, exploration=None):
+    """A key for each row's dropout, uint32 [B, 2]; () without dropout."""
+    if not (cfg.dropout or cfg.attention_dropout):
+        return ()
+    return jax.vmap(lambda row: jax.random.key_data(jax.random.fold_in(key, row)))(jnp.arange(batch_size))
+
+
+def loss(params: dict, cfg: ArcTransformerConfig, carry, batch: dict, noise, token_loss: str):
+    """(loss, carry, sums, rows) of one training step, as `trm_jax.models.family.Family` says.
+
+    The loss is the sum over tokens of cross-entropy times batch["weights"], which make it a mean over all targets.
+    """
+    keys = noise if isinstance(noise, jax.Array) else None
+    logits = forward(params["weights"], cfg, batch, keys)
+    total = jnp.sum(token_cross_entropy(logits, batch["labels"], token_loss) * batch["weights"])
+    answers = jnp.argmax(logits, -1).astype(jnp.int32)
+    counted = jnp.any(batch["labels"] != IGNORE, -1)
+    return total, carry, {"lm_loss": total}, Rows(answers, batch, counted, {})
+
+
+def think(params: dict, cfg: ArcTransformerConfig, batch: dict, num_steps: int = 0) -> tuple[jax.Array, jax.Array]:
+    """(answers [1, B, S], zeros [1, B]): the token that follows each, given all before it.
+
+    Where it is right at every token of an output, writing it token by token gives that output.
+    """
+    answers = jnp.argmax(forward(params["weights"], cfg, batch), -1).astype(jnp.int32)
+    return answers[None], jnp.zeros((1, answers.shape[0]), jnp.float32)
+
+
+def evaluate(
+    params: dict, cfg: ArcTransformerConfig, batch: dict, counted: jax.Array, score: Callable, num_steps: int = 0
+) -> dict:
+    """Sums of scores over the rows where `counted` [B] holds; score: of `Task.score`."""
+    answers, _ = think(params, cfg, batch)
+    return dict(score(answers[0], batch, counted))
+
+
+def finish(sums: Mapping, count: float, sequences: float = 0) -> dict:
+    """Fetched sums as the figures of a record: the loss per target."""
+    return {"lm_loss": float(sums["lm_loss"] / sequences)} if sequences else {}
+
+
+def flops(cfg: ArcTransformerConfig) -> tuple[int, int]:
+    """Analytic matmul FLOPs of one row: (one training step, one evaluation); causal scores are counted whole."""
+    D, F, S = cfg.hidden_size, cfg.ff_size, cfg.seq_len
+    layer = 2 * S * (4 * D * D + 3 * D * F) + 4 * S * S * D
+    once = cfg.layers * layer + 2 * S * D * cfg.vocab_size
+    return 3 * once, once
+
+
+def activation_bytes(cfg: ArcTransformerConfig, rows: int) -> int:
+    """Estimate of what the backward pass of `rows` rows keeps and makes."""
+    D, F, S, size = cfg.hidden_size, cfg.ff_size, cfg.seq_len, cfg.compute_dtype.itemsize
+    kept = S * (8 * D + 2 * size * D + 3 * size * D + 3 * size * F)
+    dense = cfg.attention_dropout or cfg.attention_impl == "dense"
+    kept += S * S * cfg.num_heads * (4 + size) if dense else 0
+    layers = 1 if cfg.remat == "block" else cfg.layers
+    return rows * (layers * kept + cfg.layers * S * D * 4 + S * cfg.vocab_size * 12)
+
+
+Config = ArcTransformerConfig
+LOCAL = {"hidden_size": 48, "num_heads": 2, "layers": 2, "ff_size": 96, "dropout": 0.0, "attention_dropout": 0.0}

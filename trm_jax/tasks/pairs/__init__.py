@@ -1,0 +1,110 @@
+"""Pairs of ARC grids as sequences: write the output behind the input. Importing this is cheap.
+
+Every pair of every task trains, but the test pairs of the tested set, packed into rows of fixed length. A puzzle id is
+a task's number. Tokens: `trm_jax.tasks.pairs.tokens`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
+from trm_jax.errors import InputError
+from trm_jax.settings import check, check_seed, number, option
+from trm_jax.tasks import Progress
+from trm_jax.tasks.tokens import finish_means, score_tokens
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Where the tasks come from, how they are augmented, and how they are packed."""
+
+    path: str = ""  # the folder in which the sets lie, as for data.task=arc
+    train_sets: str = "training,evaluation,concept,training2,evaluation2"  # of tasks in several, the first counts
+    test_set: str = "evaluation"  # its demonstrations train, its test pairs do not
+    exclude: str = "db695cfb"  # tasks left out: this one holds the demonstrations of 55783887 of the test set
+    augmentations: int = number(80, low=1)  # of a pair, itself among them, at most
+    most_tokens: int = number(0)  # only tasks none of whose pairs is longer, lying or standing; 0 = all
+    row_tokens: int = number(2048, low=8)  # of a row
+    epoch_steps: int = number(169, low=1)  # of about 32 pairs; what is left of an epoch is dropped
+    pairs_per_step: int = number(32, low=1)
+    rows_per_step: int = number(6, low=1)  # train.batch_size is the same
+    loss_on: str = option("output", "output", "all")  # tokens that are trained
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        check_seed("data.seed", self.seed)
+        check(self, "data.")
+
+
+# By train_sets, test_set, exclude, most_tokens: tasks and test pairs of the public sets.
+KNOWN = {
+    ("training,evaluation,concept,training2,evaluation2", "evaluation", "db695cfb", 0): (1306, 419),
+    ("training", "training", "", 80): (62, 72),
+}
+
+
+def known(cfg: PairsConfig) -> tuple[int, int] | None:
+    """(tasks, test pairs) of a public set, by its settings."""
+    return KNOWN.get((cfg.train_sets, cfg.test_set, cfg.exclude, cfg.most_tokens))
+
+
+class PairsTask:
+    """Pairs as a `Task`; trm_jax.tasks says what each method gives."""
+
+    Config = PairsConfig
+    headline = "exact_accuracy"
+
+    def info(self, cfg: PairsConfig) -> DatasetInfo:
+        tasks = known(cfg)
+        count = tasks[0] if tasks else self.load(cfg)[0].info.num_puzzle_ids
+        # An epoch has so many rows; each is an example.
+        return DatasetInfo(14, cfg.row_tokens, count, cfg.epoch_steps * cfg.rows_per_step)
+
+    def eval_size(self, cfg: PairsConfig) -> int:
+        tasks = known(cfg)
+        return tasks[1] if tasks else len(self.load(cfg)[1])
+
+    def load(self, cfg: PairsConfig, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
+        from trm_jax.tasks.pairs.source import load
+
+        return load(cfg)
+
+    def load_eval(self, cfg: PairsConfig, *, progress: Progress | None = None) -> EvalSource:
+        return self.load(cfg)[1]
+
+    def batch_spec(self, cfg: PairsConfig) -> dict[str, tuple[tuple[int, ...], type]]:
+        row = (cfg.row_tokens,)
+        names = ("inputs", "labels", "segments", "puzzle_ids", "dihedrals")
+        return {
+            **{name: (row, np.int32) for name in names},
+            "weights": (row, np.float32),
+            "places": ((*row, 4), np.int32),
+        }
+
+    def score(self, cfg: PairsConfig, answers, batch, counted) -> dict:
+        return score_tokens(answers, batch["labels"], counted)
+
+    def finish(self, sums) -> dict[str, float]:
+        return finish_means(sums)
+
+    def local(self, cfg: PairsConfig) -> dict[str, int | str]:
+        small = {"train_sets": "training", "test_set": "training", "exclude": "", "most_tokens": 80, "row_tokens": 256}
+        return {**small, "epoch_steps": 8, "rows_per_step": 8, "augmentations": 20}
+
+    def read(self, cfg: PairsConfig, written: str) -> np.ndarray:
+        raise InputError("a task of ARC is a JSON file, and this model knows only the tasks that it was trained on")
+
+    def check(self, cfg: PairsConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...] | None:
+        return None
+
+    def show(self, cfg: PairsConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
+        return self.line(cfg, answer)
+
+    def line(self, cfg: PairsConfig, tokens: np.ndarray) -> str:
+        return " ".join(map(str, tokens.tolist()))
+
+
+TASK = PairsTask()

@@ -1,0 +1,291 @@
+"""Pairs as the trainer and the evaluator see them: augmented, shuffled and packed into rows, epoch by epoch.
+
+An epoch takes one augmentation of every pair. Its pairs are shuffled, cut to whole steps, and packed into rows in
+windows of eight steps, the longest first; the rows are spread over the steps. What stands in a row at a step is a pure
+function of (seed, step, slot).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from trm_jax.data.dataset import IGNORED, Batch, DatasetInfo
+from trm_jax.data.hashing import permutation, stream_key
+from trm_jax.errors import InputError
+from trm_jax.tasks.arc import ArcConfig
+from trm_jax.tasks.arc.files import Tasks, digest
+from trm_jax.tasks.arc.source import fits, read_set
+from trm_jax.tasks.dihedral import INVERSE
+from trm_jax.tasks.pairs import PairsConfig
+from trm_jax.tasks.pairs.augment import augmentations, entries
+from trm_jax.tasks.pairs.tokens import PLACES, VOCAB_SIZE, length_of, write_pair
+
+_ORDER = 33  # stream of random numbers
+_WINDOW = 8  # steps whose pairs are packed together
+# As the author numbers them: quarter turns clockwise. It is its own inverse.
+DIHEDRAL_IDS = np.array(INVERSE, np.int64)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of grids, of which task they are, and the augmentations of each. P pairs, N augmentations of all."""
+
+    cells: np.ndarray  # [P, 2, 30, 30] uint8: input and output
+    sizes: np.ndarray  # [P, 2, 2] int64: rows and columns
+    tasks: np.ndarray  # [P] int64
+    symmetries: np.ndarray  # [N] int8
+    colors: np.ndarray  # [N, 10] int8
+    first: np.ndarray  # [P + 1] int64: the first augmentation of each pair
+
+
+@njit(cache=True, nogil=True)
+def _lengths(sizes, symmetries):
+    found = np.empty(len(sizes), np.int64)
+    for p in range(len(sizes)):
+        found[p] = length_of(sizes[p], symmetries[p])
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _packed(lengths, order, room):
+    """Row of each of the pairs `order` [n], the longest first into the first row with room; and how many rows."""
+    found, free = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+    rows = 0
+    for place in np.argsort(-lengths[order], kind="mergesort"):
+        length = lengths[order[place]]
+        for row in range(rows):
+            if free[row] >= length:
+                break
+        else:
+            row = rows
+            free[row] = room
+            rows += 1
+        free[row] -= length
+        found[place] = row
+    return found, rows
+
+
+@njit(cache=True, nogil=True)
+def _fill(
+    cells,
+    sizes,
+    tasks,
+    symmetries,
+    colors,
+    ids,
+    all_tokens,
+    out,
+    b,
+    inputs,
+    labels,
+    segments,
+    puzzles,
+    dihedrals,
+    places,
+):
+    """Write pairs `out` behind one another into row b of the arrays; the number of targets."""
+    at, targets = 0, 0
+    for number in range(len(out)):
+        p = out[number]
+        separator, end = write_pair(cells[p], sizes[p], symmetries[number], colors[number], inputs[b], places[b], at)
+        for t in range(at, end):
+            segments[b, t] = number
+            puzzles[b, t] = tasks[p]
+            dihedrals[b, t] = ids[symmetries[number]]
+            if t + 1 < end and (all_tokens or t >= separator):
+                labels[b, t] = inputs[b, t + 1]
+                targets += 1
+        at = end
+    return targets
+
+
+class Packing:
+    """The rows of one epoch, by step."""
+
+    def __init__(self, pairs: Pairs, cfg: PairsConfig, seed: int, epoch: int):
+        count, steps = len(pairs.tasks), cfg.epoch_steps
+        entry = pairs.first[:-1] + entries(np.int64(seed), epoch, np.diff(pairs.first))
+        self.symmetries, self.colors = pairs.symmetries[entry].astype(np.int64), pairs.colors[entry]
+        lengths = _lengths(pairs.sizes, self.symmetries)
+        order = permutation(stream_key(seed, _ORDER, epoch), count)[: steps * cfg.pairs_per_step]
+        window, capacity = _WINDOW * cfg.pairs_per_step, steps * cfg.rows_per_step
+        rows = self._rows(lengths, order, cfg.row_tokens, window)
+        if len(rows) > capacity:
+            rows = self._rows(lengths, order, cfg.row_tokens, len(order))
+        if len(rows) > capacity:
+            said = f"the {len(order):,} pairs of an epoch fill {len(rows):,} rows of data.row_tokens={cfg.row_tokens}"
+            raise InputError(f"{said}, more than {steps} steps of data.rows_per_step={cfg.rows_per_step}; raise one")
+        bounds = np.arange(steps + 1) * len(rows) // steps
+        self.steps = [rows[first:end] for first, end in zip(bounds, bounds[1:], strict=False)]
+        self.tokens = int(lengths[order].sum())
+
+    @staticmethod
+    def _rows(lengths: np.ndarray, order: np.ndarray, room: int, window: int) -> list[np.ndarray]:
+        """The pairs of each row."""
+        found = []
+        for first in range(0, len(order), window):
+            here = order[first : first + window]
+            of, count = _packed(lengths, here, room)
+            by_row = np.argsort(of, kind="stable")
+            found += np.split(here[by_row], np.cumsum(np.bincount(of, minlength=count))[:-1])
+        return found
+
+
+def _blank(rows: int, size: int) -> dict[str, np.ndarray]:
+    """Rows of padding, which is a segment of its own."""
+    names = ("inputs", "puzzle_ids", "dihedrals")
+    made = {name: np.zeros((rows, size), np.int32) for name in names}
+    return {
+        **made,
+        "labels": np.full((rows, size), IGNORED, np.int32),
+        "segments": np.full((rows, size), -1, np.int32),
+        "weights": np.zeros((rows, size), np.float32),
+        "places": np.zeros((rows, size, PLACES), np.int32),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class PairsTrain:
+    """Training data: rows of packed pairs."""
+
+    info: DatasetInfo
+    pairs: Pairs
+    cfg: PairsConfig
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as the data
+    def packing(self, seed: int, epoch: int) -> Packing:
+        """The rows of an epoch."""
+        return Packing(self.pairs, self.cfg, seed, epoch)
+
+    def batch(
+        self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
+    ) -> Batch:
+        """The rows `slots` [b] of the global batch at `step`. The weights make the loss a mean over its targets."""
+        if batch_size != self.cfg.rows_per_step:
+            said = f"train.batch_size is {batch_size} and data.rows_per_step {self.cfg.rows_per_step}"
+            raise InputError(f"{said}: rows are packed for whole steps; set both alike")
+        epoch, at = divmod(step, self.cfg.epoch_steps)
+        packing = self.packing(seed, epoch)
+        rows = packing.steps[at]
+        whole, targets = _blank(batch_size, self.cfg.row_tokens), 0
+        for row, out in enumerate(rows):
+            how = packing.symmetries[out], packing.colors[out]
+            targets += self._write(whole, row, out, *how, self.cfg.loss_on == "all")
+        np.copyto(whole["weights"], batch_size / max(targets, 1), where=whole["labels"] != IGNORED)
+        return {name: array[slots] for name, array in whole.items()}
+
+    def _write(self, batch: dict, row: int, out: np.ndarray, symmetries, colors, everything: bool) -> int:
+        return write(self.pairs, batch, row, out, symmetries, colors, everything)
+
+
+def write(pairs: Pairs, batch: dict, row: int, out: np.ndarray, symmetries, colors, everything: bool = False) -> int:
+    """Write pairs `out` [n] under symmetries [n] and colours [n, 10] into a row of a batch; the number of targets.
+
+    everything: all tokens are targets, not only those of outputs.
+    """
+    arrays = [batch[name] for name in ("inputs", "labels", "segments", "puzzle_ids", "dihedrals", "places")]
+    what = pairs.cells, pairs.sizes, pairs.tasks, symmetries, colors, DIHEDRAL_IDS, everything, out
+    return _fill(*what, row, *arrays)
+
+
+@dataclass(frozen=True)
+class PairsEval:
+    """The test pairs of the tested tasks as they are, a row each. Their labels are the outputs."""
+
+    info: DatasetInfo
+    pairs: Pairs
+    tasks: Tasks  # the tested ones
+    name: str
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identifies the content."""
+        return hashlib.sha256(f"pairs {digest(self.tasks)}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pairs.tasks)
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices` [b]."""
+        batch = _blank(len(indices), self.info.seq_len)
+        same = np.zeros(1, np.int64), np.arange(10, dtype=np.int8)[None]
+        for row, index in enumerate(indices):
+            write(self.pairs, batch, row, np.array([index]), *same)
+        np.copyto(batch["weights"], 1.0, where=batch["labels"] != IGNORED)
+        return batch
+
+
+def load(cfg: PairsConfig) -> tuple[PairsTrain, PairsEval]:
+    """Training and evaluation data; read and augmented once. Raises InputError."""
+    return _loaded(cfg)
+
+
+def read_all(cfg: PairsConfig) -> tuple[Tasks, Tasks]:
+    """(all tasks in the order of their ids, the tested ones). Raises InputError."""
+    names = [name.strip() for name in cfg.train_sets.split(",") if name.strip()]
+    if cfg.test_set not in names or len(set(names)) < len(names):
+        raise InputError(f"data.train_sets={cfg.train_sets}: name each set once, data.test_set={cfg.test_set} too")
+    excluded = {name.strip() for name in cfg.exclude.split(",")}
+    tasks: Tasks = {}
+    tested: Tasks = {}
+    for name in names:
+        found = read_set(ArcConfig(path=cfg.path), name)
+        for task_id, task in found.items():
+            if task_id not in tasks and task_id not in excluded and fits(task, cfg.most_tokens):
+                tasks[task_id] = task
+                if name == cfg.test_set:
+                    tested[task_id] = task
+    if not tested:
+        raise InputError(f"{cfg.test_set} holds no task of at most data.most_tokens={cfg.most_tokens}; raise it")
+    return tasks, tested
+
+
+def made(items: list[tuple[int, np.ndarray, np.ndarray]], drawn: list[tuple[np.ndarray, np.ndarray]]) -> Pairs:
+    """Pairs of (task, input, output) with the augmentations drawn for each."""
+    cells, sizes = np.zeros((len(items), 2, 30, 30), np.uint8), np.ones((len(items), 2, 2), np.int64)
+    for row, (_, *grids) in enumerate(items):
+        for side, grid in enumerate(grids):
+            cells[row, side, : grid.shape[0], : grid.shape[1]] = grid
+            sizes[row, side] = grid.shape
+    first = np.concatenate([[0], np.cumsum([len(symmetries) for symmetries, _ in drawn])]).astype(np.int64)
+    tasks = np.array([task for task, *_ in items], np.int64)
+    return Pairs(cells, sizes, tasks, *(np.concatenate(parts) for parts in zip(*drawn, strict=True)), first)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(cfg: PairsConfig) -> tuple[PairsTrain, PairsEval]:
+    tasks, tested = read_all(cfg)
+    items, drawn = [], []
+    for number, (name, task) in enumerate(tasks.items()):
+        pairs = task.train if name in tested else task.pairs
+        if any(pair.output is None for pair in pairs):
+            raise InputError(f"{task.origin}: task {name} has a pair without output, which cannot train")
+        items += [(number, pair.input, pair.output) for pair in pairs]
+        drawn += augmentations(task, [pair.input for pair in pairs], cfg.augmentations, cfg.seed, number)
+    info = DatasetInfo(VOCAB_SIZE, cfg.row_tokens, len(tasks), cfg.epoch_steps * cfg.rows_per_step)
+    train = PairsTrain(info, made(items, drawn), cfg)
+    numbers = {name: number for number, name in enumerate(tasks)}
+    empty = np.zeros((1, 1), np.uint8)
+    questions = [
+        (numbers[name], pair.input, empty if pair.output is None else pair.output)
+        for name, task in tested.items()
+        for pair in task.test
+    ]
+    same = [(np.zeros(1, np.int8), np.arange(10, dtype=np.int8)[None])] * len(questions)
+    longest = max(
+        int(_lengths(p.sizes, np.full(len(p.sizes), k)).max())
+        for p in (train.pairs, made(questions, same))
+        for k in (0, 1)
+    )
+    if longest > cfg.row_tokens:
+        raise InputError(f"a pair has {longest:,} tokens and data.row_tokens={cfg.row_tokens}; raise it")
+    if len(items) < cfg.epoch_steps * cfg.pairs_per_step:
+        said = f"{len(items):,} pairs are fewer than data.epoch_steps={cfg.epoch_steps} of {cfg.pairs_per_step}"
+        raise InputError(f"{said}; lower data.epoch_steps to {len(items) // cfg.pairs_per_step}")
+    train.packing(0, 0)  # says at once when the rows are too few
+    return train, PairsEval(info, made(questions, same), tested, cfg.test_set)
