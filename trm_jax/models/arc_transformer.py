@@ -29,6 +29,8 @@ from trm_jax.models.layers import linear, rms_norm
 from trm_jax.settings import check, number, option, positive
 
 DIHEDRALS = 8
+START, NEXT_LINE, SEPARATOR, END = 10, 11, 12, 13  # tokens behind the ten colours
+MOST_COLUMN, MOST_ROW = 30, 29  # of a place, whatever is written
 
 
 @dataclass(frozen=True)
@@ -188,31 +190,24 @@ def embed(weights: dict, cfg: ArcTransformerConfig, batch: Mapping) -> jax.Array
     return x
 
 
-def forward(weights: dict, cfg: ArcTransformerConfig, batch: Mapping, keys: jax.Array | None = None) -> jax.Array:
-    """Logits [B, S, V] float32 of the token that follows each; keys [B, 2]: for dropout, None for none.
+def _layers(weights: dict, cfg: ArcTransformerConfig, x, places, attend: Callable, extra=None, keys=None):
+    """(x [B, S, D] behind the last layer, what `attend` left of each, stacked).
 
-    batch: {"inputs", "segments", "puzzle_ids", "dihedrals" [B, S], "places" [B, S, 4]} int32.
+    attend(q, k, v, place, extra) -> (heads [B, S, H, K], what is left); extra: a tree stacked over the layers.
     """
-    dtype = cfg.compute_dtype
-    with jax.named_scope("embed"):
-        x = _drop(embed(weights, cfg, batch), keys, 0, cfg.dropout)
-    rotary = None
+    dtype, rotary = cfg.compute_dtype, None
     if cfg.positions.startswith("rope"):
-        angles = rope_angles(cfg, batch["places"])
+        angles = rope_angles(cfg, places)
         rotary = jnp.cos(angles), jnp.sin(angles)
-    segments = batch["segments"]
 
-    def block(x, layer, place):
+    def block(x, layer, place, extra):
         with jax.named_scope("attention"):
             h = (rms_norm(x, -1, cfg.rms_eps) * layer["ln_1"]).astype(dtype)
             qkv = linear(h, layer["qkv"].T)
             q, k, v = einops.rearrange(qkv, "b s (three h k) -> three b s h k", three=3, h=cfg.num_heads)
             if rotary:
                 q, k = _rotate(q, *rotary), _rotate(k, *rotary)
-            if keys is not None and cfg.attention_dropout:
-                heads = _attend_and_drop(q, k, v, segments, keys, place, cfg.attention_dropout)
-            else:
-                heads = attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl)
+            heads, left = attend(q, k, v, place, extra)
             x = x + linear(einops.rearrange(heads, "b s h k -> b s (h k)"), layer["out"].T)
         with jax.named_scope("mlp"):
             h = (rms_norm(x, -1, cfg.rms_eps) * layer["ln_2"]).astype(dtype)
@@ -220,18 +215,108 @@ def forward(weights: dict, cfg: ArcTransformerConfig, batch: Mapping, keys: jax.
             h = _drop(value * jax.nn.silu(gate), keys, place + 1, cfg.dropout)
             h = linear(h, layer["fc_out"].T) + layer["fc_out_bias"].astype(dtype)
             x = x + _drop(h, keys, place + 2, cfg.dropout)
-        return x
+        return x, left
 
     if cfg.remat == "block":
         block = jax.checkpoint(block, prevent_cse=False)
+    places_of = 1 + 3 * jnp.arange(cfg.layers)  # of dropout
+    return lax.scan(lambda x, of_layer: block(x, *of_layer), x, (weights["layers"], places_of, extra))
 
-    def one(x, layer_and_place):
-        return block(x, *layer_and_place), None
 
-    x, _ = lax.scan(one, x, (weights["layers"], 1 + 3 * jnp.arange(cfg.layers)))
+def _head(weights: dict, cfg: ArcTransformerConfig, x: jax.Array) -> jax.Array:
     with jax.named_scope("head"):
-        h = (rms_norm(x, -1, cfg.rms_eps) * weights["norm"]).astype(dtype)
+        h = (rms_norm(x, -1, cfg.rms_eps) * weights["norm"]).astype(cfg.compute_dtype)
         return linear(h, weights["lm_head"].T).astype(jnp.float32)
+
+
+def forward(weights: dict, cfg: ArcTransformerConfig, batch: Mapping, keys: jax.Array | None = None) -> jax.Array:
+    """Logits [B, S, V] float32 of the token that follows each; keys [B, 2]: for dropout, None for none.
+
+    batch: {"inputs", "segments", "puzzle_ids", "dihedrals" [B, S], "places" [B, S, 4]} int32.
+    """
+    with jax.named_scope("embed"):
+        x = _drop(embed(weights, cfg, batch), keys, 0, cfg.dropout)
+    segments = batch["segments"]
+
+    def attend(q, k, v, place, _):
+        if keys is not None and cfg.attention_dropout:
+            return _attend_and_drop(q, k, v, segments, keys, place, cfg.attention_dropout), None
+        return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl), None
+
+    x, _ = _layers(weights, cfg, x, batch["places"], attend, keys=keys)
+    return _head(weights, cfg, x)
+
+
+# Writing token by token: `trm_jax.evals.decode` calls these two.
+
+
+def begin(params: dict, cfg: ArcTransformerConfig, batch: Mapping, room: int) -> dict:
+    """The state behind prompts, padded in front to one length: {"logits" [B, V], and what `advance` needs}.
+
+    batch: as for `forward`, its segments -1 where there is padding; the last token is the separator. room: tokens that
+    the cache has for prompt and answer.
+    """
+    weights, size = params["weights"], batch["inputs"].shape[1]
+
+    def attend(q, k, v, place, _):
+        heads = attention(q, k, v, causal=True, segments=batch["segments"], impl=cfg.attention_impl)
+        return heads, tuple(jnp.pad(x, ((0, 0), (0, room - size), (0, 0), (0, 0))) for x in (k, v))
+
+    x, cache = _layers(weights, cfg, embed(weights, cfg, batch), batch["places"], attend)
+    real = batch["segments"] >= 0
+    return {
+        "logits": _head(weights, cfg, x[:, -1:])[:, 0],
+        "cache": cache,
+        "seen": jnp.pad(real, ((0, 0), (0, room - size)), constant_values=True),
+        "slot": jnp.int32(size),
+        "cursor": jnp.zeros((x.shape[0], 2), jnp.int32),
+        "number": real.sum(1, dtype=jnp.int32),
+        "task": batch["puzzle_ids"][:, -1],
+        "dihedral": batch["dihedrals"][:, -1],
+    }
+
+
+def advance(params: dict, cfg: ArcTransformerConfig, state: dict, tokens: jax.Array) -> dict:
+    """The state behind one more token of each row, tokens [B]."""
+    weights, slot, room = params["weights"], state["slot"], state["seen"].shape[1]
+    place, cursor = _place_of(state["cursor"], tokens)
+    places = jnp.concatenate([place, state["number"][:, None]], -1)[:, None]
+    names = {"inputs": tokens, "puzzle_ids": state["task"], "dihedrals": state["dihedral"]}
+    x = embed(weights, cfg, {**{name: x[:, None] for name, x in names.items()}, "places": places})
+    mask = (state["seen"] & (jnp.arange(room) <= slot))[:, None, None]
+
+    def attend(q, k, v, _, cache):
+        keys, values = (
+            lax.dynamic_update_slice(old, new, (0, slot, 0, 0)) for old, new in zip(cache, (k, v), strict=True)
+        )
+        precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+        dot = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask, dot("bqhk,bshk->bhqs", q, keys), jnp.finfo(jnp.float32).min) * q.shape[-1] ** -0.5
+        shares = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+        return dot("bhqs,bshk->bqhk", shares, values).astype(q.dtype), (keys, values)
+
+    x, cache = _layers(weights, cfg, x, places, attend, state["cache"])
+    logits = _head(weights, cfg, x)[:, 0]
+    return {
+        **state,
+        "logits": logits,
+        "cache": cache,
+        "slot": slot + 1,
+        "cursor": cursor,
+        "number": state["number"] + 1,
+    }
+
+
+def _place_of(cursor: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(column, row and part [B, 3] of tokens [B] behind a separator, the cursor [B, 2] behind them)."""
+    x, y = cursor[:, 0], cursor[:, 1]
+    line, other = tokens == NEXT_LINE, (tokens == START) | (tokens >= SEPARATOR)
+    part = jnp.select([tokens == START, tokens == SEPARATOR, tokens == END], [0, 2, 4], 3)
+    place = jnp.stack([jnp.where(other, 0, x), jnp.where(other, 0, y), part], -1)
+    after_x = jnp.where(line, 0, jnp.minimum(x + 1, MOST_COLUMN))
+    after_y = jnp.where(line, jnp.minimum(y + 1, MOST_ROW), y)
+    moved = jnp.stack([jnp.where(other, x, after_x), jnp.where(other, y, after_y)], -1)
+    return place, jnp.where((tokens == SEPARATOR)[:, None], 0, moved)
 
 
 def noise(cfg: ArcTransformerConfig, key: jax.Array, batch_size: int, exploration=None):

@@ -1,7 +1,7 @@
 """A pair of grids as one sequence: start, input rows, separator, output rows, end; a token ends each row.
 
-Tokens: colours 0 to 9, start 10, next line 11, separator 12, end 13. Each has a place: column, row, part (start 0, input
-1, separator 2, output 3, end 4), and its number in the sequence.
+Tokens: colours 0 to 9, start 10, next line 11, separator 12, end 13. Each has a place: column, row, part (start 0,
+input 1, separator 2, output 3, end 4), and its number in the sequence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from trm_jax.tasks.arc.grids import source_of, turns
 START, NEXT_LINE, SEPARATOR, END = 10, 11, 12, 13
 VOCAB_SIZE = 14
 PLACES = 4  # column, row, part, number
-MOST_X, MOST_Y = 30, 29  # what a decoder may write stays within these
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,91 @@
+"""The ARC transformer: presets of its author, without the task that leaks, and what becomes of it without its parts."""
+
+from trm_jax.configs.registry import Experiment
+
+_PRESET = {
+    "data.task": "pairs",
+    "model.family": "arc_transformer",
+    "optim.name": "normuon",
+    "optim.lr": 1.66e-3,
+    "optim.other_lr": 3e-4,
+    "optim.schedule": "wsd",
+    "optim.warmup_share": 0.02,
+    "optim.weight_decay": 0.1,
+    "optim.clip": 1.0,
+    "optim.ema_decay": 0.0,
+    "train.loss": "softmax",
+    "train.batch_size": 6,
+    "train.epochs": 650,
+    "eval.batch_size": 16,
+    "eval.every_epochs": 50,
+    "seed": 42,
+}
+_HIGH = "arc_transformer_high"
+
+
+def _without(name: str, summary: str, changes: dict) -> Experiment:
+    return Experiment(f"arc_transformer_{name}", f"arc_transformer_high {summary}", changes, base=_HIGH)
+
+
+EXPERIMENTS = [
+    Experiment(
+        _HIGH,
+        "a transformer of 77M parameters writes ARC-AGI-1's outputs: 650 epochs, 109,850 steps",
+        {**_PRESET, "data.augmentations": 300},
+        expects={"pass@2": 0.44},
+    ),
+    Experiment(
+        "arc_transformer_medium",
+        "the same in 240 epochs, 40,560 steps",
+        {"train.epochs": 240, "data.augmentations": 80},
+        base=_HIGH,
+        expects={"pass@2": 0.384},
+    ),
+    Experiment(
+        "arc_transformer_low",
+        "the same in 90 epochs, 15,210 steps",
+        {"train.epochs": 90, "data.augmentations": 80},
+        base=_HIGH,
+        expects={"pass@2": 0.315},
+    ),
+    Experiment(
+        "arc_transformer_small",
+        "a twin for a laptop on 62 short tasks (data.path=ARC-AGI-1/data)",
+        {
+            "data.train_sets": "training",
+            "data.test_set": "training",
+            "data.exclude": "",
+            "data.most_tokens": 80,
+            "data.row_tokens": 256,
+            "data.epoch_steps": 7,
+            "data.rows_per_step": 6,
+            "data.augmentations": 80,
+            "model.hidden_size": 128,
+            "model.num_heads": 4,
+            "model.layers": 4,
+            "model.ff_size": 256,
+            "model.dropout": 0.0,
+            "model.attention_dropout": 0.0,
+            "model.dtype": "float32",
+            "optim.lr": 1e-2,
+            "optim.other_lr": 3e-3,
+            "train.epochs": 0,
+            "train.steps": 12_000,
+            "eval.batch_size": 36,
+            "eval.every_epochs": 0,
+            "eval.every_steps": 2000,
+            "checkpoint.every_steps": 2000,
+            "log.every_steps": 100,
+        },
+        base=_HIGH,
+    ),
+    _without("no_augmentation", "without augmentations", {"data.augmentations": 1}),
+    _without(
+        "arc1_only", "without ARC-2 and ConceptARC", {"data.train_sets": "training,evaluation", "data.epoch_steps": 96}
+    ),
+    _without("all_tokens", "with a loss on all tokens", {"data.loss_on": "all"}),
+    _without("rope1d", "with positions in one dimension", {"model.positions": "rope1d"}),
+    _without("no_positions", "without positions", {"model.positions": "none"}),
+    _without("no_task_row", "without the embedding of the task", {"model.task_row": False}),
+    _without("no_dihedral_row", "without the embedding of the orientation", {"model.dihedral_row": False}),
+]
