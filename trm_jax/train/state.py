@@ -77,8 +77,23 @@ def abstract_state(cfg: RunConfig, mesh) -> TrainState:
     abstract = jax.eval_shape(lambda: initial_state(cfg, jax.random.key(0)))
     whole, rules = sharding.replicated(mesh), sharding.Rules()
     params = sharding.shardings(mesh, rules, specs)
-    of_weights = _optimizer(cfg, specs), lambda _, s: s, abstract.opt_state, params["weights"]
-    opt_state = optax.tree_map_params(*of_weights, transform_non_params=lambda _: whole)
+    of_weights = {
+        P.path_name(path): (spec.shape, lie)
+        for (path, spec), lie in zip(
+            jax.tree_util.tree_leaves_with_path(specs["weights"], is_leaf=P.is_spec),
+            jax.tree.leaves(params["weights"]),
+            strict=True,
+        )
+    }
+
+    def of_optimizer(path, array):
+        """That of the weight whose path ends this one; whole for what has another shape than its weight."""
+        name = P.path_name(path)
+        ends = [name.split("/", n)[-1] for n in range(name.count("/") + 1)]
+        shape, lie = next((of_weights[end] for end in ends if end in of_weights), (None, whole))
+        return lie if shape == array.shape else whole
+
+    opt_state = jax.tree_util.tree_map_with_path(of_optimizer, abstract.opt_state)
     lies = TrainState(
         step=whole,
         params=params,
