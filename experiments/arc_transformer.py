@@ -81,7 +81,9 @@ EXPERIMENTS = [
     ),
     _without("no_augmentation", "without augmentations", {"data.augmentations": 1}),
     _without(
-        "arc1_only", "without ARC-2 and ConceptARC", {"data.train_sets": "training,evaluation", "data.epoch_steps": 96}
+        "no_arc2",
+        "without ARC-2's tasks",
+        {"data.train_sets": "training,evaluation,concept", "data.epoch_steps": 124},
     ),
     _without("all_tokens", "with a loss on all tokens", {"data.loss_on": "all"}),
     _without("rope1d", "with positions in one dimension", {"model.positions": "rope1d"}),

@@ -47,6 +47,9 @@ def run(args) -> int:
     args.checkpoint = members[0]
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
     cfg, headline = opened.cfg, opened.cfg.task.headline
+    seen = getattr(cfg.task, "seen", lambda trained, asked: "")(opened.trained.data, cfg.data)
+    if seen:
+        raise InputError(f"{args.run_dir} {seen}; a score would be on what it was trained on")
     data = cfg.task.load_eval(cfg.data)
     evaluator = Evaluator(cfg, data, opened.mesh, args.steps or 0)
     if args.checkpoints and not hasattr(cfg.task, "ballot"):
@@ -80,7 +83,11 @@ def run(args) -> int:
         print(f"with early exit  {early:.4f}  {mean} (stopping at the first q_halt > 0; not the reference's way)")
     append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     following = command("solve", args.run_dir, "PUZZLE", "--gif", "thinking.gif")
-    if evaluator.ballot:
+    if hasattr(cfg.family, "begin") and hasattr(data, "questions"):
+        from trm_jax.cli.answers import write_answers
+
+        following = write_answers(args, opened, data)
+    elif evaluator.ballot:
         file, said = args.run_dir / PREDICTIONS, {"checkpoints": steps_of, "supervision_steps": evaluator.steps}
         evaluator.ballot.write(file, cfg.name, command(*sys.argv[1:]), said)
         print(f"predictions: {file}")

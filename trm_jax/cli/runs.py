@@ -24,6 +24,7 @@ class Run:
 
     config: Any
     cfg: Any
+    trained: Any  # the config that it was trained with
     mesh: Any
     params: dict
     step: int
@@ -47,4 +48,4 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     mesh = sharding.make_mesh(devices=devices)
     arrays, step = load_params(trained, args.run_dir.resolve(), args.checkpoint, mesh, live=args.live)
     weights = "live" if args.live or not trained.optim.ema_decay else "ema"
-    return Run(config, cfg, mesh, arrays, step, weights)
+    return Run(config, cfg, trained, mesh, arrays, step, weights)

@@ -93,23 +93,24 @@ class Decoder:
     def __call__(
         self,
         params,
-        prompts: Sequence[Mapping[str, np.ndarray]],
+        prompt: Callable[[int], Mapping[str, np.ndarray]],
+        sizes: np.ndarray,
         most: int,
         on_batch: Callable[[int, int], bool] | None = None,
-    ) -> Iterator[Written]:
-        """The answers, batch by batch: prompts of about one length together, the short ones first.
+    ) -> Iterator[list[Written]]:
+        """The answers, a list for each batch: prompts of about one length together, the short ones first.
 
-        most: tokens of an answer. on_batch(done, total) is called before each batch; True ends it all.
+        prompt: gives one by its number; sizes [N]: their tokens; most: tokens of an answer. on_batch(done, total) is
+        called before each batch; True ends it all.
         """
-        sizes = np.array([len(prompt["inputs"]) for prompt in prompts])
         order = np.argsort(sizes, kind="stable")
         for first in range(0, len(order), self._rows):
             if on_batch and on_batch(first, len(order)):
                 return
             numbers = order[first : first + self._rows]
-            yield from self._batch(params, numbers, [prompts[number] for number in numbers], most)
+            yield self._batch(params, numbers, [prompt(int(number)) for number in numbers], most)
 
-    def _batch(self, params, numbers: np.ndarray, prompts: list, most: int) -> Iterator[Written]:
+    def _batch(self, params, numbers: np.ndarray, prompts: list, most: int) -> list[Written]:
         size = round_up(max(len(prompt["inputs"]) for prompt in prompts), CHUNK)
         filled = prompts + prompts[:1] * (self._rows - len(prompts))
         room = size + CHUNK
@@ -119,13 +120,14 @@ class Decoder:
         while True:
             state, ended, *said = self._write(params, state, ended)
             parts.append(jax.device_get(said))
-            done = np.asarray(ended)
-            if done.all() or CHUNK * len(parts) >= most:
+            if np.asarray(ended).all() or CHUNK * len(parts) >= most:
                 break
             room += CHUNK
             state = self._grow(state, room=room)
         tokens, log_probs = (np.concatenate(part, axis=1)[:, :most] for part in zip(*parts, strict=True))
+        found = []
         for row, number in enumerate(numbers):
             written = int((tokens[row] >= 0).sum())
             ends = bool(written and tokens[row, written - 1] == self._end)
-            yield Written(int(number), tokens[row, :written], log_probs[row, :written], ends)
+            found.append(Written(int(number), tokens[row, :written], log_probs[row, :written], ends))
+        return found

@@ -79,6 +79,7 @@ class Task(Protocol):
     # headline where the answers are not known, and write(path, name, command, settings), which makes RUN/PREDICTIONS.
     # unseen(cfg, path) -> the settings of section `data` under which the puzzles at `path` are a set of their own, for
     # models that know each puzzle by an embedding: `trm solve` learns one for them.
+    # seen(trained, asked) -> why a model trained under settings `trained` must not be scored under `asked`, or "".
     # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture

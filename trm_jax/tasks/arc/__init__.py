@@ -63,6 +63,12 @@ def known(cfg: ArcConfig) -> Known | None:
     return KNOWN.get(settings) if cfg.source == "tasks" else None
 
 
+def seen(trained, asked) -> str:
+    """Why a model must not be scored on the test pairs of a set: it has seen their answers. Empty if it has not."""
+    names = {name.strip() for name in trained.train_sets.split(",")} - {trained.test_set}
+    return f"was trained on the answers of {asked.test_set}" if asked.test_set in names else ""
+
+
 class ArcTaskKind:
     """ARC as a `Task`; trm_jax.tasks says what each method gives."""
 
@@ -118,6 +124,9 @@ class ArcTaskKind:
         if cfg.path:
             return (f"reads {sets} in {cfg.path} on every host",)
         return (f"needs data.path: a folder with {sets} in it that every host sees, or in a bucket (gs://...)",)
+
+    def seen(self, trained: ArcConfig, asked: ArcConfig) -> str:
+        return seen(trained, asked) if asked.source == "tasks" else ""
 
     def unseen(self, cfg: ArcConfig, path) -> dict[str, int | str]:
         """The settings under which the tasks at a path are a set of their own."""

@@ -14,6 +14,7 @@ from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
 from trm_jax.errors import InputError
 from trm_jax.settings import check, check_seed, number, option
 from trm_jax.tasks import Progress
+from trm_jax.tasks.arc import seen
 from trm_jax.tasks.tokens import finish_means, score_tokens
 
 
@@ -42,6 +43,7 @@ class PairsConfig:
 # By train_sets, test_set, exclude, most_tokens: tasks and test pairs of the public sets.
 KNOWN = {
     ("training,evaluation,concept,training2,evaluation2", "evaluation", "db695cfb", 0): (1306, 419),
+    ("training,evaluation,concept", "evaluation", "db695cfb", 0): (960, 419),
     ("training", "training", "", 80): (62, 72),
 }
 
@@ -93,6 +95,9 @@ class PairsTask:
     def local(self, cfg: PairsConfig) -> dict[str, int | str]:
         small = {"train_sets": "training", "test_set": "training", "exclude": "", "most_tokens": 80, "row_tokens": 256}
         return {**small, "epoch_steps": 8, "rows_per_step": 8, "augmentations": 20}
+
+    def seen(self, trained: PairsConfig, asked: PairsConfig) -> str:
+        return seen(trained, asked)
 
     def read(self, cfg: PairsConfig, written: str) -> np.ndarray:
         raise InputError("a task of ARC is a JSON file, and this model knows only the tasks that it was trained on")

@@ -18,6 +18,7 @@ from trm_jax.tasks.arc.grids import COLORS, ArcTask, source_of, turns
 
 _STREAM = 31  # of random numbers under a seed
 _PERMUTATIONS = 5000  # of a task
+_BEYOND = 10**10  # more than any code of ten colours
 
 
 def domain(task: ArcTask) -> list[int]:
@@ -67,50 +68,54 @@ def _hash(cells, height, width, symmetry, colors):
 
 
 @njit(cache=True, nogil=True)
+def _code(present, colors):
+    """What a map does to the colours that are present, as a number."""
+    code = np.int64(0)
+    for color in range(10):
+        if present[color]:
+            code = code * 10 + colors[color]
+    return code
+
+
+@njit(cache=True, nogil=True)
 def _lists(cells, heights, widths, present, maps, caps, chosen, found_maps, counts):
     """Fill chosen [P, most], found_maps [P, most, 10] and counts [P]; present [P, 10]: of an input, that change."""
     same, seen = np.arange(10).astype(np.int8), set()
     for p in range(len(heights)):
         seen.add(_hash(cells[p], heights[p], widths[p], 0, same))
+    had = set()  # restrictions of maps to the colours of each input
+    turn = np.ones(len(heights), np.int64)
     for p in range(len(heights)):
-        had, turn, n = set(), 1, 1
-        chosen[p, 0], found_maps[p, 0] = 0, same
-        code = np.int64(0)
-        for color in range(10):
-            if present[p, color]:
-                code = code * 10 + color
-        had.add(code)
-        for m in range(len(maps)):
-            if n >= caps[p]:
-                break
-            code = np.int64(0)
-            for color in range(10):
-                if present[p, color]:
-                    code = code * 10 + maps[m, color]
-            if code in had:
+        chosen[p, 0], found_maps[p, 0], counts[p] = 0, same, 1
+        had.add(_code(present[p], same) + p * _BEYOND)
+    for m in range(len(maps)):
+        for p in range(len(heights)):
+            code = _code(present[p], maps[m]) + p * _BEYOND
+            if counts[p] >= caps[p] or code in had:
                 continue
             had.add(code)
             for tried in range(8):
-                symmetry = (turn + tried) % 8
+                symmetry = (turn[p] + tried) % 8
                 image = _hash(cells[p], heights[p], widths[p], symmetry, maps[m])
                 if image not in seen:
                     seen.add(image)
-                    chosen[p, n], found_maps[p, n] = symmetry, maps[m]
-                    turn, n = symmetry + 1, n + 1
+                    chosen[p, counts[p]], found_maps[p, counts[p]] = symmetry, maps[m]
+                    turn[p] = symmetry + 1
+                    counts[p] += 1
                     break
-        # Every map under every symmetry, round by round, so that none is preferred.
-        last = n
-        for more in range(1, 8):
-            for entry in range(last):
-                if n >= caps[p]:
+    # Every map under every symmetry, round by round, so that none is preferred.
+    last = counts.copy()
+    for more in range(1, 8):
+        for p in range(len(heights)):
+            for entry in range(last[p]):
+                if counts[p] >= caps[p]:
                     break
                 symmetry = (chosen[p, entry] + more) % 8
                 image = _hash(cells[p], heights[p], widths[p], symmetry, found_maps[p, entry])
                 if image not in seen:
                     seen.add(image)
-                    chosen[p, n], found_maps[p, n] = symmetry, found_maps[p, entry]
-                    n += 1
-        counts[p] = n
+                    chosen[p, counts[p]], found_maps[p, counts[p]] = symmetry, found_maps[p, entry]
+                    counts[p] += 1
 
 
 def augmentations(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,7 +201,8 @@ class PairsEval:
     info: DatasetInfo
     pairs: Pairs
     tasks: Tasks  # the tested ones
-    name: str
+    numbers: Mapping[str, int]  # the id of every task
+    cfg: PairsConfig
 
     @functools.cached_property
     def digest(self) -> str:
@@ -209,6 +211,12 @@ class PairsEval:
 
     def __len__(self) -> int:
         return len(self.pairs.tasks)
+
+    def questions(self):
+        """The test inputs in all their forms, as prompts (`answers.Questions`)."""
+        from trm_jax.tasks.pairs.answers import Questions
+
+        return Questions(self.tasks, self.numbers, self.cfg.augmentations, self.cfg.seed)
 
     def rows(self, indices: np.ndarray) -> Batch:
         """The examples at `indices` [b]."""
@@ -288,4 +296,4 @@ def _loaded(cfg: PairsConfig) -> tuple[PairsTrain, PairsEval]:
         said = f"{len(items):,} pairs are fewer than data.epoch_steps={cfg.epoch_steps} of {cfg.pairs_per_step}"
         raise InputError(f"{said}; lower data.epoch_steps to {len(items) // cfg.pairs_per_step}")
     train.packing(0, 0)  # says at once when the rows are too few
-    return train, PairsEval(info, made(questions, same), tested, cfg.test_set)
+    return train, PairsEval(info, made(questions, same), tested, numbers, cfg)

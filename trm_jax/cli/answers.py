@@ -1,0 +1,91 @@
+"""Answers that a model writes token by token to all forms of the test inputs, voted on: the second half of `trm eval`.
+
+What has been written is kept in RUN/answers-*.jsonl, so that a command that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from contextlib import closing
+
+import numpy as np
+
+from trm_jax.cli.arguments import command
+from trm_jax.storage.paths import AnyPath, append_line
+
+MOST = 931  # tokens of an answer: 30 x 30 cells with a token behind each row, and the end
+
+
+def write_answers(args, opened, data) -> str:
+    """Answer, vote, write RUN/predictions.jsonl, print the scores; the command to follow. data: with `questions()`."""
+    from trm_jax.evals.decode import Decoder
+    from trm_jax.models.arc_transformer import END
+    from trm_jax.tasks.arc.files import digest
+    from trm_jax.tasks.arc.predictions import Header, Line, Member, writing
+    from trm_jax.tasks.arc.vote import Ballot, score, unknown
+    from trm_jax.train.progress import Progress
+    from trm_jax.train.writers import PREDICTIONS
+
+    cfg, questions = opened.cfg, data.questions()
+    drawn = questions.pairs.symmetries.tobytes() + questions.pairs.colors.tobytes() + data.digest.encode()
+    name = hashlib.sha256(drawn + opened.weights.encode()).hexdigest()[:8]
+    file = args.run_dir / f"answers-{opened.step}-{name}.jsonl"
+    done = _read(file)
+    left = np.array([n for n in range(len(questions)) if n not in done], np.int64)
+    if done:
+        print(f"going on: {len(done):,} of {len(questions):,} answers are in {file}", file=sys.stderr)
+    decoder = Decoder(cfg.family, cfg.model, cfg.eval.batch_size, END)
+    with closing(Progress(f"answers {args.run_dir.name}", len(questions))) as progress:
+        progress.start(len(done))
+
+        def on_batch(first: int, total: int) -> bool:
+            return bool(progress.step(len(questions) - total + first))
+
+        most = min(MOST, cfg.data.row_tokens)
+        batches = decoder(opened.params, lambda n: questions.prompt(left[n]), questions.sizes[left], most, on_batch)
+        for batch in batches:
+            lines = []
+            for one in batch:
+                number, mean = int(left[one.prompt]), float(one.log_probs.mean())
+                done[number] = (one.tokens, mean)
+                lines.append(json.dumps({"prompt": number, "tokens": one.tokens.tolist(), "log_prob": mean}))
+            append_line(file, "\n".join(lines))
+        progress.step(len(questions))
+    ballot, dropped = Ballot(), 0
+    for number in sorted(done):
+        dropped += not questions.vote(ballot, number, *done[number])
+    print(f"answers          {len(questions):,} written, {dropped:,} of them no grid or the input itself")
+    sets = [f"{one}:all" for one in cfg.data.train_sets.split(",") if one != cfg.data.test_set]
+    settings = {"checkpoints": [opened.step], "augmentations": cfg.data.augmentations}
+    trained = [*sets, f"{cfg.data.test_set}:demonstrations"]
+    member = Member(cfg.name, "arc_transformer", command(*sys.argv[1:]), settings, None, trained)
+    predictions = args.run_dir / PREDICTIONS
+    with writing(predictions, Header(member, cfg.data.test_set, digest(data.tasks))) as writer:
+        for key, candidates in ballot.ranked():
+            writer.candidates(key, candidates)
+        for task in data.tasks:
+            writer.line(Line(task, status="ok"))
+    if all(unknown(task) is None for task in data.tasks.values()):
+        ranked = ((key, [one.grid for one in candidates]) for key, candidates in ballot.ranked())
+        found = score(ranked, data.tasks)
+        for k in (1, 2):
+            print(f"pass@{k}           {found.mean_over_tasks[k]:.4f}  mean over {found.tasks} tasks")
+        record = {"kind": "answers", "step": opened.step, "weights": opened.weights, "eval_set": data.digest}
+        record |= {f"pass@{k}": value for k, value in found.mean_over_tasks.items()}
+        append_line(args.run_dir / "evals.jsonl", json.dumps(record))
+    print(f"predictions: {predictions}")
+    return command("arc", "score", predictions, "--data", "TASKS")
+
+
+def _read(file: AnyPath) -> dict[int, tuple[np.ndarray, float]]:
+    """(tokens, mean log-probability) by the number of the prompt; a line that was cut by a kill is left out."""
+    found = {}
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            one = json.loads(line)
+        except ValueError:
+            continue
+        found[one["prompt"]] = np.array(one["tokens"], np.int32), one["log_prob"]
+    return found
