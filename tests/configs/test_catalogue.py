@@ -199,7 +199,7 @@ def test_the_alternatives_are_their_rows_with_a_shorter_share_of_warm_up():
 
 
 def test_the_mini_catalogue_mirrors_the_full_one():
-    minis = list(registry.groups().items())[14:]
+    minis = [(name, group) for name, group in registry.groups().items() if name.startswith("mini_")]
     assert [name for name, _ in minis] == [f"mini_{name}" for name in VARIED]
     names = ["mini_baseline", *(experiment.name for _, group in minis for experiment in group.experiments)]
     assert names[1:] == [f"mini_{name}" for name in MEMBERS]

@@ -7,7 +7,7 @@ import pytest
 from trm_jax.configs import registry, resolve
 from trm_jax.configs.defaults import defaults
 from trm_jax.errors import InputError
-from trm_jax.models import params, trm
+from trm_jax.models import params
 
 NAMES = list(registry.catalogue())
 
@@ -17,7 +17,7 @@ def test_every_experiment_can_be_built(name):
     page = registry.get(name)
     cfg = resolve.freeze(page)
     assert cfg.name == name == page.name and page.is_locked
-    assert params.count(trm.specs(cfg.model)["weights"]) > 0
+    assert params.count(cfg.family.specs(cfg.model)["weights"]) > 0
     experiment = registry.catalogue()[name]
     assert experiment.summary and "\n" not in experiment.summary
     # Each change is one: an experiment says how it differs, not what it shares.
@@ -31,9 +31,10 @@ def test_every_experiment_has_a_debug_run(name):
     cfg = resolve.freeze(page)
     assert cfg.train.steps == cfg.total_steps(64, 1.0) == 30 and cfg.train.batch_size == 32
     assert getattr(cfg.data, "source", "") != "hub"  # it needs no network
-    assert params.count(trm.specs(cfg.model)["weights"]) < 1_200_000  # with six layers
+    assert params.count(cfg.family.specs(cfg.model)["weights"]) < 1_200_000  # with six layers
     original = resolve.freeze(registry.get(name))
-    assert (cfg.model.mlp_t, cfg.task, cfg.optim.name) == (original.model.mlp_t, original.task, original.optim.name)
+    kept = (original.family, original.task, original.optim.name, getattr(original.model, "mlp_t", None))
+    assert (cfg.family, cfg.task, cfg.optim.name, getattr(cfg.model, "mlp_t", None)) == kept
     assert getattr(cfg.data, "size", 0) == getattr(original.data, "size", 0)
 
 
@@ -67,7 +68,7 @@ def test_the_reference_budgets(name, steps, every, lr):
     assert cfg.eval_interval_steps(1000, 1.0, steps) == every
     assert cfg.evaluation_steps(1000, 1.0, steps) == range(every, 9 * every + 1, every)
     assert cfg.optim.lr == lr
-    assert params.count(trm.specs(cfg.model)["weights"]) == 5_028_866
+    assert params.count(cfg.family.specs(cfg.model)["weights"]) == 5_028_866
 
 
 def test_baseline_768_is_baseline_in_smaller_batches():

@@ -108,7 +108,7 @@ class ArcTaskKind:
         return data.ballot()
 
     def local(self, cfg: ArcConfig) -> dict[str, int | str]:
-        return {"train_sets": "training", "test_set": "training", "most_tokens": 80, "side": 15, "augmentations": 100}
+        return {"train_sets": "training", "test_set": "training", "most_tokens": 80, "side": 15, "augmentations": 7}
 
     def read(self, cfg: ArcConfig, written: str) -> np.ndarray:
         raise InputError("a task of ARC is a JSON file, and needs an embedding of its own: trm solve RUN task.json")

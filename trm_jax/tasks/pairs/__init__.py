@@ -94,7 +94,7 @@ class PairsTask:
 
     def local(self, cfg: PairsConfig) -> dict[str, int | str]:
         small = {"train_sets": "training", "test_set": "training", "exclude": "", "most_tokens": 80, "row_tokens": 256}
-        return {**small, "epoch_steps": 8, "rows_per_step": 8, "augmentations": 20}
+        return {**small, "epoch_steps": 1, "pairs_per_step": 160, "rows_per_step": 32, "augmentations": 8}
 
     def seen(self, trained: PairsConfig, asked: PairsConfig) -> str:
         return seen(trained, asked)
