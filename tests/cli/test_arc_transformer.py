@@ -1,0 +1,109 @@
+"""The ARC transformer from training to a score, on a few tasks."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.tasks.pairs.test_pairs import write_set
+from trm_jax.configs import registry, resolve
+from trm_jax.configs.workdir import claim
+from trm_jax.tasks.arc import predictions
+from trm_jax.train.loop import train
+
+SMALL = {
+    "data.train_sets": "a,b",
+    "data.test_set": "a",
+    "data.exclude": "",
+    "data.row_tokens": 96,
+    "data.epoch_steps": 3,
+    "data.pairs_per_step": 8,
+    "data.rows_per_step": 8,
+    "data.augmentations": 6,
+    "model.hidden_size": 24,
+    "model.num_heads": 2,
+    "model.layers": 2,
+    "model.ff_size": 32,
+    "model.dtype": "float32",
+    "train.batch_size": 8,
+    "train.epochs": 0,
+    "train.steps": 12,
+    "eval.every_epochs": 0,
+    "eval.every_steps": 6,
+    "eval.batch_size": 8,
+    "checkpoint.every_steps": 3,
+    "checkpoint.keep_last": 4,
+    "log.every_steps": 3,
+    "log.tensorboard": False,
+}
+
+
+def arguments(folder, **changes) -> list[str]:
+    settings = {**SMALL, "data.path": folder, **changes}
+    return ["--set", *(f"{key}={value}" for key, value in settings.items())]
+
+
+@pytest.fixture(scope="module")
+def run(trm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("transformer")
+    write_set(folder / "a", 5, side=4)
+    write_set(folder / "b", 3, seed=1, side=4)
+    result = trm.run("train", "arc_transformer_high", "--workdir", folder / "run", *arguments(folder))
+    assert result.code == 0, result.err
+    return folder / "run"
+
+
+def test_answers_votes_and_a_score(trm, run):
+    """What was kept of the answers is not written again; a command that was cut goes on."""
+    result = trm.run("eval", run)
+    assert result.code == 0, result.err
+    assert "exact accuracy" in result.out and "pass@2" in result.out
+    header, lines = predictions.read(run / "predictions.jsonl")
+    said = [
+        (line.task, line.test, line.grid.tolist() if line.grid is not None else None, line.weight) for line in lines
+    ]
+    assert header.member.kind == "arc_transformer"
+    assert header.member.trained_on == ["b:all", "a:demonstrations"] and header.data_name == "a"
+    [kept] = run.glob("answers-12-*.jsonl")
+    answers = kept.read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in answers] != list(range(len(answers))), "short prompts come first"
+    kept.write_text("\n".join(answers[:7]) + '\n{"prompt": 9, "tok')
+    result = trm.run("eval", run)
+    assert result.code == 0 and f"going on: 7 of {len(answers)} answers are in {kept}" in result.err, result.err
+    again = [
+        (line.task, line.test, line.grid.tolist() if line.grid is not None else None, line.weight)
+        for line in predictions.read(run / "predictions.jsonl")[1]
+    ]
+    assert again == said
+    tasks = run.parent / "a"
+    scored = trm.run("arc", "score", run / "predictions.jsonl", "--data", tasks)
+    assert scored.code == 0 and "5 tasks, 5 test pairs" in scored.out
+
+
+def test_a_set_whose_answers_it_has_seen_is_refused(refused, run):
+    said = refused("eval", run, "--set", "data.test_set=b")
+    assert "was trained on the answers of b; a score would be on what it was trained on" in said
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(trm, run, tmp_path, devices):
+    """On one device bit for bit; on eight as on one but for rounding: 12 steps at rates below 2e-3."""
+    half = tmp_path / "half"
+    page = resolve.override(registry.get("arc_transformer_high"), {**SMALL, "data.path": str(run.parent)})
+    for stopping in (tiny.StopAfter(half, 3), None):
+        with claim(half, page):
+            outcome = train(resolve.freeze(page), half, stop=stopping, devices=jax.devices()[:devices])
+        assert bool(outcome.stopped_by) == bool(stopping)
+    ours, theirs = tiny.state(half, 12), tiny.state(run, 12)
+    if devices == 1:
+        tiny.assert_same_state(ours, theirs)
+    for name, values in theirs.items():
+        if name.startswith("params/"):
+            np.testing.assert_allclose(ours[name], values, atol=2e-4, err_msg=name)
+
+
+def test_solving_with_it_says_what_it_cannot(refused, run, tmp_path):
+    (tmp_path / "new.json").write_text("{}")
+    assert "knows only the tasks that it was trained on" in refused("solve", run, tmp_path / "new.json")
