@@ -20,7 +20,8 @@ def tree(seed: int, scale: float = 1.0) -> dict:
 
 
 def declared(params: dict) -> dict:
-    return {name: ParamSpec(x.shape, (None,) * x.ndim, constant(0.0)) for name, x in params.items()}
+    kinds = {name: "matrix" if x.ndim > 1 else "vector" for name, x in params.items()}
+    return {name: ParamSpec(x.shape, (None,) * x.ndim, constant(0.0), kinds[name]) for name, x in params.items()}
 
 
 def train(name: str, schedule, params: dict, grads: list, **how) -> dict:
@@ -111,8 +112,7 @@ def test_a_rule_for_each_kind(monkeypatch):
     """An optimiser may treat matrices in one way and the rest in another: here by Lion, and by Adam."""
     monkeypatch.setitem(optim.OPTIMIZERS, "mixed", {"matrix": optax.scale_by_lion, "*": optax.scale_by_adam})
     params, grads = tree(0), [tree(t) for t in range(1, 5)]
-    specs = {**declared(params), "bias": ParamSpec((4,), (None,), constant(0.0), "vector")}
-    ours, _ = run(optim.build("mixed", specs, 1e-2), params, grads)
+    ours, _ = run(optim.build("mixed", declared(params), 1e-2), params, grads)
     for name, rule in (("kernel", "lion"), ("bias", "adamw")):
         alone = train(rule, lambda t: 1e-2, {name: params[name]}, [{name: g[name]} for g in grads])
         np.testing.assert_allclose(ours[name], alone[name], rtol=1e-6)

@@ -28,7 +28,7 @@ def build(
     where `decay` is the declaration's.
 
     lr: the rate of this update; the optimiser counts none of its own, since updates that overflow are left out.
-    other_lr: that of the kinds for which the optimiser has no rule of their own, where it has one for others.
+    other_lr: that of the kinds for which the optimiser has no rule of their own, where it has one for others; None: `lr` too.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimiser {name!r} is not one of {', '.join(OPTIMIZERS)}")
@@ -47,7 +47,7 @@ def build(
         return optax.partition(made, labels) if len(made) > 1 else made[present[0]]
 
     def rate(label: str):
-        own = lr if label != "*" or len(rules) == 1 else other_lr
+        own = lr if label != "*" or len(rules) == 1 or other_lr is None else other_lr
         return optax.scale_by_learning_rate(lambda _: own)
 
     return optax.chain(by_kind(lambda label: rules[label](b1, b2)), optax.stateless(decay), by_kind(rate))
