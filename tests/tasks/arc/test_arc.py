@@ -1,5 +1,6 @@
 """ARC: encodings, augmentations, sampling and votes against the official ones; files as people bring them."""
 
+import dataclasses
 import gzip
 import itertools
 import json
@@ -209,6 +210,19 @@ def test_training_examples_are_augmented_pairs(small):
             )
             assert any(all((a == b).all() for a, b in zip(seen, pair, strict=True)) for pair in made)
     assert any(at_zero) and not all(at_zero)
+
+
+def test_a_run_says_which_test_pairs_it_is_trained_on(tmp_path, small):
+    """A tested pair, turned, stands in another task: one line names it, for a score and for pairs as sequences."""
+    assert load(small)[1].notes() == ()
+    path = tmp_path / "tested" / "t2.json"
+    content = json.loads(path.read_text())
+    turned = {side: np.rot90(np.array(grid)).tolist() for side, grid in content["test"][0].items()}
+    other = json.loads((tmp_path / "others" / "t0.json").read_text())
+    other["train"].append(turned)
+    (tmp_path / "others" / "t0.json").write_text(json.dumps(other))
+    [said] = load(dataclasses.replace(small, seed=1))[1].notes()
+    assert said.startswith("1 of 1 test pairs of tested are trained on, turned or recoloured (t2 test 0)")
 
 
 def test_an_interval_that_fills_no_batch():

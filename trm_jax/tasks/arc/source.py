@@ -24,7 +24,7 @@ from trm_jax.tasks.arc.augment import augmentations
 from trm_jax.tasks.arc.files import Tasks, digest, read_tasks
 from trm_jax.tasks.arc.grids import SIDE, VOCAB_SIZE, ArcTask, Pair, crop, put
 from trm_jax.tasks.arc.predictions import Header, Line, Member, writing
-from trm_jax.tasks.arc.verify import overlaps
+from trm_jax.tasks.arc.verify import notes
 from trm_jax.tasks.arc.vote import Ballot, score, unknown
 from trm_jax.tasks.dihedral import INVERSE, dihedral
 from trm_jax.tasks.files import folder_of
@@ -225,14 +225,8 @@ class ArcEval:
 
     def notes(self) -> tuple[str, ...]:
         """What is wrong with a score on this set, in a line: test pairs that stand in what is trained on."""
-        tested = self.tasks
-        others = {name: task for name, task in self.data.tasks.items() if name not in tested}
-        found = sorted({f"{one.task} test {one.test}" for one in overlaps(tested, [others])})
-        if not found:
-            return ()
-        listed = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
-        said = f"{len(found)} of {self._tests.sum()} test pairs of {self.name} are trained on, turned or recoloured"
-        return (f"{said} ({listed}); `trm data arc verify` lists all",)
+        others = {name: task for name, task in self.data.tasks.items() if name not in self.tasks}
+        return notes(self.tasks, others, self.name)
 
     def ballot(self) -> EvalBallot:
         """An empty ballot for answers to these examples."""

@@ -50,3 +50,14 @@ def overlaps(tested: Tasks, trained: Iterable[Tasks]) -> Iterator[Overlap]:
                     pairs = (pair.input, found.input), (pair.output, found.output)
                     exact = all(np.array_equal(a, b) for a, b in pairs)
                     yield Overlap(name, number, other, side, place, exact)
+
+
+def notes(tested: Tasks, others: Tasks, name: str) -> tuple[str, ...]:
+    """A line on the test pairs of a set that stand among its demonstrations or in `others`; none if there are none."""
+    found = sorted({f"{one.task} test {one.test}" for one in overlaps(tested, [others])})
+    if not found:
+        return ()
+    listed = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+    count = sum(len(task.test) for task in tested.values())
+    said = f"{len(found)} of {count} test pairs of {name} are trained on, turned or recoloured"
+    return (f"{said} ({listed}); `trm data arc verify` lists all",)

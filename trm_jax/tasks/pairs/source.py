@@ -21,6 +21,7 @@ from trm_jax.errors import InputError
 from trm_jax.tasks.arc import ArcConfig
 from trm_jax.tasks.arc.files import Tasks, digest
 from trm_jax.tasks.arc.source import fits, read_set
+from trm_jax.tasks.arc.verify import notes
 from trm_jax.tasks.dihedral import INVERSE
 from trm_jax.tasks.pairs import PairsConfig
 from trm_jax.tasks.pairs.augment import augmentations, entries
@@ -201,6 +202,7 @@ class PairsEval:
     info: DatasetInfo
     pairs: Pairs
     tasks: Tasks  # the tested ones
+    others: Tasks  # those all of whose pairs train
     numbers: Mapping[str, int]  # the id of every task
     cfg: PairsConfig
 
@@ -211,6 +213,10 @@ class PairsEval:
 
     def __len__(self) -> int:
         return len(self.pairs.tasks)
+
+    def notes(self) -> tuple[str, ...]:
+        """What is wrong with a score on this set, in a line: test pairs that stand in what is trained on."""
+        return notes(self.tasks, self.others, self.cfg.test_set)
 
     def questions(self):
         """The test inputs in all their forms, as prompts (`answers.Questions`)."""
@@ -278,6 +284,7 @@ def _loaded(cfg: PairsConfig) -> tuple[PairsTrain, PairsEval]:
     info = DatasetInfo(VOCAB_SIZE, cfg.row_tokens, len(tasks), cfg.epoch_steps * cfg.rows_per_step)
     train = PairsTrain(info, made(items, drawn), cfg)
     numbers = {name: number for number, name in enumerate(tasks)}
+    others = {name: task for name, task in tasks.items() if name not in tested}
     empty = np.zeros((1, 1), np.uint8)
     questions = [
         (numbers[name], pair.input, empty if pair.output is None else pair.output)
@@ -296,4 +303,4 @@ def _loaded(cfg: PairsConfig) -> tuple[PairsTrain, PairsEval]:
         said = f"{len(items):,} pairs are fewer than data.epoch_steps={cfg.epoch_steps} of {cfg.pairs_per_step}"
         raise InputError(f"{said}; lower data.epoch_steps to {len(items) // cfg.pairs_per_step}")
     train.packing(0, 0)  # says at once when the rows are too few
-    return train, PairsEval(info, made(questions, same), tested, numbers, cfg)
+    return train, PairsEval(info, made(questions, same), tested, others, numbers, cfg)
