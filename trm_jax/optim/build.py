@@ -28,7 +28,7 @@ def build(
     where `decay` is the declaration's.
 
     lr: the rate of this update; the optimiser counts none of its own, since updates that overflow are left out.
-    other_lr: that of the kinds for which the optimiser has no rule of their own, where it has one for others; None: `lr`.
+    other_lr: that of the kinds for which the optimiser has no rule of their own, where it has some; None: `lr`.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimiser {name!r} is not one of {', '.join(OPTIMIZERS)}")
