@@ -19,7 +19,7 @@ from trm_jax.tasks.arc import TASK, ArcConfig
 # One supervision step of a network that says little: what is measured is what happens to its answers.
 TINY = {"model.hidden_size": 16, "model.num_heads": 1, "model.L_layers": 1, "model.H_cycles": 1, "model.L_cycles": 1}
 TINY |= {"model.mlp_t": True, "model.pos_encodings": "none", "model.puzzle_emb_ndim": 16, "model.puzzle_emb_len": 1}
-TINY |= {"model.halt_max_steps": 1, "model.dtype": "float32"}
+TINY |= {"model.halt_max_steps": 1, "model.dtype": "float32", "model.expansion": 0.05}
 
 
 def main() -> None:

@@ -138,7 +138,7 @@ class Packing:
         return found
 
 
-def _blank(rows: int, size: int) -> dict[str, np.ndarray]:
+def blank(rows: int, size: int) -> dict[str, np.ndarray]:
     """Rows of padding, which is a segment of its own."""
     names = ("inputs", "puzzle_ids", "dihedrals")
     made = {name: np.zeros((rows, size), np.int32) for name in names}
@@ -174,7 +174,7 @@ class PairsTrain:
         epoch, at = divmod(step, self.cfg.epoch_steps)
         packing = self.packing(seed, epoch)
         rows = packing.steps[at]
-        whole, targets = _blank(batch_size, self.cfg.row_tokens), 0
+        whole, targets = blank(batch_size, self.cfg.row_tokens), 0
         for row, out in enumerate(rows):
             how = packing.symmetries[out], packing.colors[out]
             targets += self._write(whole, row, out, *how, self.cfg.loss_on == "all")
@@ -226,7 +226,7 @@ class PairsEval:
 
     def rows(self, indices: np.ndarray) -> Batch:
         """The examples at `indices` [b]."""
-        batch = _blank(len(indices), self.info.seq_len)
+        batch = blank(len(indices), self.info.seq_len)
         same = np.zeros(1, np.int64), np.arange(10, dtype=np.int8)[None]
         for row, index in enumerate(indices):
             write(self.pairs, batch, row, np.array([index]), *same)
