@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--batch-size", type=int, default=768)
-    parser.add_argument("--evaluate", action="store_true")
+    parser.add_argument("--evaluate", type=int, nargs="?", const=0, metavar="N", help="only the first N (0 = all)")
     args = parser.parse_args()
     slots, how = np.arange(args.batch_size), {"seed": 0, "batch_size": args.batch_size, "epochs_per_interval": 10_000}
     began = time.perf_counter()
@@ -34,7 +34,7 @@ def main() -> None:
     loaded = time.perf_counter()
     print(f"{platform.machine()}, batches of {args.batch_size}")
     print(f"{train.info.groups} tasks, {train.info.num_puzzle_ids - 1:,} puzzles, {len(test):,} test examples")
-    if args.evaluate:
+    if args.evaluate is not None:
         evaluate(args, test)
         return
     train.batch(0, slots, **how)
@@ -79,7 +79,7 @@ def evaluate(args, test) -> None:
         return False
 
     began = time.perf_counter()
-    scores = evaluator(model, on_batch)
+    scores = evaluator(model, on_batch, first=args.evaluate)
     took = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "predictions.jsonl"
