@@ -22,7 +22,7 @@ from trm_jax.train.memory import state_bytes, step_bytes
 from trm_jax.train.state import evaluation_params, initial_state
 from trm_jax.train.step import hparams_of, make_train_step
 
-FULL = [group for name, group in registry.groups().items() if not name.startswith("mini_")]
+FULL = [group for name, group in registry.groups().items() if group.report and not name.startswith("mini_")]
 GROUP_OF = {experiment.name: group for group in FULL for experiment in group.experiments}
 DISTINCT = ["baseline", *(name for name in GROUP_OF if registry.run_name(name) == name)]
 STEPS = 7  # longer than the centre of the supervision steps, so that halting is seen

@@ -6,6 +6,7 @@ The learning is a training run of its own in RUN/unseen, from the weights of RUN
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 
@@ -104,7 +105,8 @@ def _config(args):
     known = hashlib.sha256(repr(sorted(changes.items())).encode())
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         known.update(file.read_bytes() if file.is_file() else b"")
-    return resolve.override(saved, {**changes, "name": f"{path.name.split('.')[0][:50]}-{known.hexdigest()[:8]}"})
+    plain = re.sub("[^A-Za-z0-9_-]+", "-", path.name.split(".")[0]).strip("-") or "task"
+    return resolve.override(saved, {**changes, "name": f"{plain[:50]}-{known.hexdigest()[:8]}"})
 
 
 def _tell_time(cfg, data, devices, place: AnyPath) -> None:
