@@ -2,6 +2,7 @@
 
 python -m benchmarks.arc_speed FOLDER                  # with training, evaluation and concept in it
 python -m benchmarks.arc_speed FOLDER --evaluate       # all test examples answered by a tiny model, voted on, written
+python -m benchmarks.arc_speed FOLDER --pairs 80 300   # the ARC transformer's lists at these caps, and its rows
 """
 
 import argparse
@@ -27,7 +28,12 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--batch-size", type=int, default=768)
     parser.add_argument("--evaluate", type=int, nargs="?", const=0, metavar="N", help="only the first N (0 = all)")
+    parser.add_argument("--pairs", type=int, nargs="+", metavar="CAP", help="needs training2 and evaluation2 too")
     args = parser.parse_args()
+    for cap in args.pairs or ():
+        pairs(args.folder, cap)
+    if args.pairs:
+        return
     slots, how = np.arange(args.batch_size), {"seed": 0, "batch_size": args.batch_size, "epochs_per_interval": 10_000}
     began = time.perf_counter()
     train, test = TASK.load(ArcConfig(path=args.folder))
@@ -49,6 +55,21 @@ def main() -> None:
         f"{median:,.0f} examples a second (quartiles {low:,.0f} and {high:,.0f}, n = {len(rates)} batches, one thread)"
     )
     print(f"peak memory {peak_mb():,.0f} MB")
+
+
+def pairs(folder: str, cap: int) -> None:
+    """Read the sets, make the lists, and pack ten epochs."""
+    from trm_jax.tasks.pairs import PairsConfig
+    from trm_jax.tasks.pairs.source import load
+
+    began = time.perf_counter()
+    cfg = PairsConfig(path=folder, augmentations=cap)
+    train, _ = load(cfg)
+    took = time.perf_counter() - began
+    room = cfg.epoch_steps * cfg.rows_per_step * cfg.row_tokens
+    full = [train.packing(0, epoch).tokens / room for epoch in range(10)]
+    print(f"cap {cap}: {np.diff(train.pairs.first).mean():.2f} augmentations a pair, read and made in {took:.1f} s")
+    print(f"rows are {min(full):.2%} to {max(full):.2%} full over all steps of an epoch (n = 10 epochs)")
 
 
 def peak_mb() -> float:

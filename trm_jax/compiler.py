@@ -14,7 +14,7 @@ from trm_jax.storage.paths import cache_folder
 
 _OPTIONS = {
     # XLA:CPU's YNN fusions materialise slices and broadcast constants of this model, which costs time in every step.
-    # 512 bits where the processor has them: 7% of a step of baseline (docs/speed.md); elsewhere it changes nothing.
+    # 512 bits where the processor has them: faster on an Intel Xeon (docs/speed.md); elsewhere it changes nothing.
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_prefer_vector_width": 512},
     # Scatter-adds in one order, and no choice of algorithms by timing.
     "gpu": {"xla_gpu_deterministic_ops": True},

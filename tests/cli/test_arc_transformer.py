@@ -1,6 +1,7 @@
 """The ARC transformer from training to a score, on a few tasks."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -103,6 +104,23 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(trm, run, tmp_path, dev
             np.testing.assert_allclose(ours[name], values, atol=2e-4, err_msg=name)
 
 
-def test_solving_with_it_says_what_it_cannot(refused, run, tmp_path):
+def test_solving_with_it_says_how_it_answers(refused, run, tmp_path):
     (tmp_path / "new.json").write_text("{}")
-    assert "knows only the tasks that it was trained on" in refused("solve", run, tmp_path / "new.json")
+    for asked in (tmp_path / "new.json", "--example"):
+        said = refused("solve", run, asked)
+        assert said == f"this model writes its answers token by token; let it answer: trm eval {run}"
+
+
+def test_outputs_that_nobody_knows_are_answered_and_not_scored(trm, run, tmp_path):
+    """What fills the place of the output is not taken for it."""
+    for name in "ab":
+        shutil.copytree(run.parent / name, tmp_path / name)
+    for file in (tmp_path / "a").iterdir():
+        content = json.loads(file.read_text())
+        content["test"] = [{"input": pair["input"]} for pair in content["test"]]
+        file.write_text(json.dumps(content))
+    result = trm.run("eval", run, "--set", f"data.path={tmp_path}")
+    assert result.code == 0, result.err
+    assert "no score: the answers to some puzzles are not known" in result.out and "pass@" not in result.out
+    assert sum(line.status == "ok" for line in predictions.read(run / "predictions.jsonl")[1]) == 5
+    assert result.err.endswith("--data TASKS --output submission.json\n")

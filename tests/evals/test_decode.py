@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.author import from_author
 from tests.models.test_arc_transformer import config
 from trm_jax.evals.decode import CHUNK, Decoder
 from trm_jax.models import arc_transformer
-from trm_jax.models.convert.arc_transformer import from_author
 from trm_jax.tasks.pairs import tokens as tok
 
 

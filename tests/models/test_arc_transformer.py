@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.author import NAMES, OF_LAYER, from_author
 from trm_jax.losses import IGNORE, token_cross_entropy
 from trm_jax.models import arc_transformer, params
-from trm_jax.models.convert.arc_transformer import NAMES, OF_LAYER, from_author
 
 
 def config(said: dict, tokens: int, **changes) -> arc_transformer.Config:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.author import from_author
 from tests.models.test_arc_transformer import by_author, config
 from trm_jax.configs import registry, resolve
 from trm_jax.losses import IGNORE
-from trm_jax.models.convert.arc_transformer import from_author
 from trm_jax.train.state import initial_state
 from trm_jax.train.step import hparams_of, make_train_step
 

@@ -67,7 +67,9 @@ def write_answers(args, opened, data) -> str:
             writer.candidates(key, candidates)
         for task in data.tasks:
             writer.line(Line(task, status="ok"))
+    following = command("arc", "submit", predictions, "--data", "TASKS", "--output", "submission.json")
     if all(unknown(task) is None for task in data.tasks.values()):
+        following = command("arc", "score", predictions, "--data", "TASKS")
         ranked = ((key, [one.grid for one in candidates]) for key, candidates in ballot.ranked())
         found = score(ranked, data.tasks)
         for k in (1, 2):
@@ -76,7 +78,7 @@ def write_answers(args, opened, data) -> str:
         record |= {f"pass@{k}": value for k, value in found.mean_over_tasks.items()}
         append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     print(f"predictions: {predictions}")
-    return command("arc", "score", predictions, "--data", "TASKS")
+    return following
 
 
 def _read(file: AnyPath) -> dict[int, tuple[np.ndarray, float]]:

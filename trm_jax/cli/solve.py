@@ -67,6 +67,10 @@ def run(args) -> int:
     compiler.use_cache()
     opened = open_run(args, devices=jax.devices()[:1])  # one is enough, and no batch is padded for several
     task, data = opened.cfg.task, opened.cfg.data
+    if hasattr(opened.cfg.family, "begin"):
+        raise InputError(
+            f"this model writes its answers token by token; let it answer: {command('eval', args.run_dir)}"
+        )
     for kind in pictures:
         if not hasattr(task, kind):
             raise InputError(f"--{kind}: task {opened.config.data.task} draws no pictures")

@@ -27,7 +27,7 @@ def run(args) -> int:
     from trm_jax.tasks.arc.predictions import ranked
     from trm_jax.train.loop import Diverged, train
     from trm_jax.train.stopping import StopRequest
-    from trm_jax.train.writers import PREDICTIONS
+    from trm_jax.train.writers import CHECKPOINTS, PREDICTIONS
 
     if args.live or args.limit:
         raise InputError("--live and --limit are not for tasks of ARC; leave them out")
@@ -39,7 +39,7 @@ def run(args) -> int:
     place = args.run_dir.resolve() / "unseen" / config.name
     data = cfg.task.load(cfg.data)
     devices = jax.devices()[:1]
-    if not (place / "checkpoints").exists():
+    if not (place / CHECKPOINTS).exists():
         _tell_time(cfg, data, devices, place)
     with StopRequest() as stop, claim(place, config):
         try:

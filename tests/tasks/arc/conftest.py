@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import tarfile
 
 import numpy as np
 import pytest
@@ -18,13 +17,3 @@ def golden(golden_folder):
         return json.loads(gzip.decompress((golden_folder / "arc" / f"{name}.gz").read_bytes()))
 
     return read
-
-
-@pytest.fixture(scope="module")
-def sets(shared, tmp_path_factory):
-    """The folder of the public sets, unpacked."""
-    folder = tmp_path_factory.mktemp("arc")
-    for name in ("ARC-AGI-1_3990304", "ConceptARC", "kaggle_combined"):
-        with tarfile.open(shared / "data" / "arc" / f"{name}.tar.gz") as tar:
-            tar.extractall(folder, filter="data")
-    return folder

@@ -177,12 +177,9 @@ class PairsTrain:
         whole, targets = blank(batch_size, self.cfg.row_tokens), 0
         for row, out in enumerate(rows):
             how = packing.symmetries[out], packing.colors[out]
-            targets += self._write(whole, row, out, *how, self.cfg.loss_on == "all")
+            targets += write(self.pairs, whole, row, out, *how, self.cfg.loss_on == "all")
         np.copyto(whole["weights"], batch_size / max(targets, 1), where=whole["labels"] != IGNORED)
         return {name: array[slots] for name, array in whole.items()}
-
-    def _write(self, batch: dict, row: int, out: np.ndarray, symmetries, colors, everything: bool) -> int:
-        return write(self.pairs, batch, row, out, symmetries, colors, everything)
 
 
 def write(pairs: Pairs, batch: dict, row: int, out: np.ndarray, symmetries, colors, everything: bool = False) -> int:
@@ -197,10 +194,11 @@ def write(pairs: Pairs, batch: dict, row: int, out: np.ndarray, symmetries, colo
 
 @dataclass(frozen=True)
 class PairsEval:
-    """The test pairs of the tested tasks as they are, a row each. Their labels are the outputs."""
+    """The test pairs of the tested tasks as they are, a row each; outputs that are known are their labels."""
 
     info: DatasetInfo
     pairs: Pairs
+    known: np.ndarray  # [P] bool: whether the output is known
     tasks: Tasks  # the tested ones
     others: Tasks  # those all of whose pairs train
     numbers: Mapping[str, int]  # the id of every task
@@ -230,6 +228,8 @@ class PairsEval:
         same = np.zeros(1, np.int64), np.arange(10, dtype=np.int8)[None]
         for row, index in enumerate(indices):
             write(self.pairs, batch, row, np.array([index]), *same)
+            if not self.known[index]:  # what stands there is no output
+                batch["labels"][row] = IGNORED
         np.copyto(batch["weights"], 1.0, where=batch["labels"] != IGNORED)
         return batch
 
@@ -303,4 +303,5 @@ def _loaded(cfg: PairsConfig) -> tuple[PairsTrain, PairsEval]:
         said = f"{len(items):,} pairs are fewer than data.epoch_steps={cfg.epoch_steps} of {cfg.pairs_per_step}"
         raise InputError(f"{said}; lower data.epoch_steps to {len(items) // cfg.pairs_per_step}")
     train.packing(0, 0)  # says at once when the rows are too few
-    return train, PairsEval(info, made(questions, same), tested, others, numbers, cfg)
+    known = np.array([pair.output is not None for task in tested.values() for pair in task.test])
+    return train, PairsEval(info, made(questions, same), known, tested, others, numbers, cfg)
