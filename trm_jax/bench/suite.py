@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from trm_jax.bench.shapes import dtype, that_fit
 from trm_jax.data import loader
 from trm_jax.errors import InputError
 from trm_jax.planning.floor import Rates, floor
-from trm_jax.planning.hardware import GPUS
+from trm_jax.planning.hardware import of_kind
 from trm_jax.train.config import RunConfig
 
 TOGETHER = 64  # puzzles solved in one batch
@@ -77,8 +76,8 @@ def machine() -> dict:
 
 def data_sheet(kind: str) -> Rates | None:
     """The rates of one device of that kind by the planner's table; None where it is not there."""
-    found = [device for name, device in GPUS.items() if name in re.split("[ -]", kind.lower()) and device.chips == 1]
-    return Rates.of(found[0]) if found else None
+    found = of_kind(kind)
+    return Rates.of(found) if found else None
 
 
 def run(

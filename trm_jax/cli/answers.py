@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import closing
 
 import numpy as np
@@ -18,8 +20,11 @@ from trm_jax.storage.paths import AnyPath, append_line
 MOST = 931  # tokens of an answer: 30 x 30 cells with a token behind each row, and the end
 
 
-def write_answers(args, opened, data) -> str:
-    """Answer, vote, write RUN/predictions.jsonl, print the scores; the command to follow. data: with `questions()`."""
+def write_answers(args, opened, data, meter) -> str:
+    """Answer, vote, write RUN/predictions.jsonl, print the scores; the command to follow.
+
+    data: with `questions()`; meter: `train.meter.Meter`.
+    """
     from trm_jax.evals.decode import Decoder
     from trm_jax.models.arc_transformer import END
     from trm_jax.tasks.arc.files import digest
@@ -41,17 +46,31 @@ def write_answers(args, opened, data) -> str:
         progress.start(len(done))
 
         def on_batch(first: int, total: int) -> bool:
-            return bool(progress.step(len(questions) - total + first))
+            meter.tick()
+            return bool(progress.step(len(done)))
 
         most = min(MOST, cfg.data.row_tokens)
-        batches = decoder(opened.params, lambda n: questions.prompt(left[n]), questions.sizes[left], most, on_batch)
-        for batch in batches:
-            lines = []
-            for one in batch:
-                number, mean = int(left[one.prompt]), float(one.log_probs.mean())
-                done[number] = (one.tokens, mean)
-                lines.append(json.dumps({"prompt": number, "tokens": one.tokens.tolist(), "log_prob": mean}))
-            append_line(file, "\n".join(lines))
+        drafts = _Drafts(questions, done) if args.drafts else None
+        # With drafts each test input is answered as it is before its other forms are.
+        for part in [np.isin(left, questions.firsts), ~np.isin(left, questions.firsts)] if drafts else [left >= 0]:
+            asked = left[part]
+
+            def prompt(number: int, asked=asked):
+                return questions.prompt(asked[number])
+
+            def draft(number: int, asked=asked):
+                return drafts.prompt(int(asked[number]))
+
+            sizes = questions.sizes[asked]
+            for batch in decoder(opened.params, prompt, sizes, most, on_batch, drafts and draft):
+                lines = []
+                for one in batch:
+                    number, mean = int(asked[one.prompt]), float(one.log_probs.mean())
+                    done[number] = (one.tokens, mean)
+                    if drafts:
+                        drafts.add(number, one.tokens)
+                    lines.append(json.dumps({"prompt": number, "tokens": one.tokens.tolist(), "log_prob": mean}))
+                append_line(file, "\n".join(lines))
         progress.step(len(questions))
     ballot, dropped = Ballot(), 0
     for number in sorted(done):
@@ -79,6 +98,29 @@ def write_answers(args, opened, data) -> str:
         append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     print(f"predictions: {predictions}")
     return following
+
+
+class _Drafts:
+    """The answer that most forms of a test input agree on so far, as a draft for its other forms."""
+
+    def __init__(self, questions, done: Mapping[int, tuple[np.ndarray, float]]):
+        self._questions, self._found = questions, defaultdict(Counter)
+        for number, (tokens, _) in done.items():
+            self.add(number, tokens)
+
+    def add(self, number: int, tokens: np.ndarray) -> None:
+        """What was written behind a prompt."""
+        grid = self._questions.answer(number, tokens)
+        if grid is not None:
+            self._found[self._questions.test(number)][grid.shape, grid.tobytes()] += 1
+
+    def prompt(self, number: int) -> dict[str, np.ndarray] | None:
+        """A prompt with its draft."""
+        best = self._found[self._questions.test(number)].most_common(1)
+        if not best:
+            return None
+        (shape, cells), _ = best[0]
+        return self._questions.prompt(number, np.frombuffer(cells, np.uint8).reshape(shape))
 
 
 def _read(file: AnyPath) -> dict[int, tuple[np.ndarray, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from trm_jax.cli import arc_run
 from trm_jax.cli.arguments import add_documented, any_path, check_free, command
 from trm_jax.errors import InputError
 
@@ -12,6 +13,7 @@ from trm_jax.errors import InputError
 def add_parser(subparsers) -> None:
     arc = subparsers.add_parser("arc", help="vote on, score, submit and look at answers to ARC tasks")
     commands = arc.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    arc_run.add_parser(commands)
     for name, run in _COMMANDS.items():
         parser = add_documented(commands, name, run, run.__doc__)
         parser.add_argument("files", type=any_path, nargs="+", help="predictions, as `trm eval` writes them")

@@ -1,4 +1,4 @@
-"""`trm` as a process of a sweep: on the cores that it names in TRM_CORES (0,1,...), and gone when the sweep is gone."""
+"""`trm` as a process of another `trm`: on the cores named in TRM_CORES (0,1,...), and gone when the other is gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GRACE_S = 60.0
 
 
 def stop_with_parent() -> None:
-    """Save and stop once standard input ends: its other end is open for as long as the sweep is there."""
+    """Save and stop once standard input ends: its other end is open for as long as the other process is there."""
     while os.read(0, 1024):
         continue
     os.kill(os.getpid(), signal.SIGTERM)

@@ -31,26 +31,41 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--batch-size", type=positive, metavar="N", help="puzzles at a time")
     parser.add_argument("--steps", type=positive, metavar="N", help="supervision steps (default: halt_max_steps)")
     text = "an ensemble: the votes of several checkpoints added up, for tasks whose answers are voted on"
+    said = "of a model that writes: an answer to one form of an input is the draft of those to its other forms"
+    parser.add_argument("--drafts", action="store_true", help=said)
     parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help=text)
 
 
 def run(args) -> int:
     from trm_jax import compiler
-    from trm_jax.evals.runner import Evaluator
-    from trm_jax.train.progress import Progress
+    from trm_jax.train.meter import Meter
 
     compiler.use_cache()
+    meter = Meter(args.run_dir, "eval")
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
     members = args.checkpoints or [args.checkpoint]
     if len(set(members)) < len(members):
         raise InputError(f"--checkpoints {' '.join(members)}: name each once")
     args.checkpoint = members[0]
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
+    with closing(meter):
+        return _score(args, opened, members, meter)
+
+
+def _score(args, opened, members: list[str], meter) -> int:
+    from trm_jax.evals.runner import Evaluator
+    from trm_jax.train.progress import Progress
+
     cfg, headline = opened.cfg, opened.cfg.task.headline
     seen = getattr(cfg.task, "seen", lambda trained, asked: "")(opened.trained.data, cfg.data)
     if seen:
         raise InputError(f"{args.run_dir} {seen}; a score would be on what it was trained on")
     data = cfg.task.load_eval(cfg.data)
+    writes = hasattr(cfg.family, "begin") and hasattr(data, "questions")
+    if args.drafts and not writes:
+        raise InputError(
+            f"--drafts: a {opened.config.model.family} does not write answers token by token; leave it out"
+        )
     evaluator = Evaluator(cfg, data, opened.mesh, args.steps or 0)
     if args.checkpoints and not hasattr(cfg.task, "ballot"):
         raise InputError(f"--checkpoints: answers to {opened.config.data.task} are not voted on; give one --checkpoint")
@@ -63,8 +78,12 @@ def run(args) -> int:
             opened = open_run(args, changes(args))
         steps_of.append(opened.step)
         with closing(Progress(f"eval {args.run_dir.name}", evaluator.num_batches)) as progress:
-            # One is bound: the parameter is read once a batch, before the next is asked for.
-            scores = evaluator(opened.params, lambda done, total: progress.step(done), more=bool(number))  # noqa: B023
+
+            def on_batch(done: int, total: int, progress=progress) -> bool | None:
+                meter.tick()
+                return progress.step(done)
+
+            scores = evaluator(opened.params, on_batch, more=bool(number))
             progress.step(evaluator.num_batches)
     record = {"kind": "eval", "step": opened.step, "weights": opened.weights, "eval_set": data.digest}
     record |= {"supervision_steps": evaluator.steps, **scores}
@@ -83,10 +102,10 @@ def run(args) -> int:
         print(f"with early exit  {early:.4f}  {mean} (stopping at the first q_halt > 0; not the reference's way)")
     append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     following = command("solve", args.run_dir, "PUZZLE", "--gif", "thinking.gif")
-    if hasattr(cfg.family, "begin") and hasattr(data, "questions"):
+    if writes:
         from trm_jax.cli.answers import write_answers
 
-        following = write_answers(args, opened, data)
+        following = write_answers(args, opened, data, meter)
     elif evaluator.ballot:
         file, said = args.run_dir / PREDICTIONS, {"checkpoints": steps_of, "supervision_steps": evaluator.steps}
         evaluator.ballot.write(file, cfg.name, command(*sys.argv[1:]), said)

@@ -247,14 +247,19 @@ def forward(weights: dict, cfg: ArcTransformerConfig, batch: Mapping, keys: jax.
     return _head(weights, cfg, x)
 
 
-# Writing token by token: `trm_jax.evals.decode` calls these two.
+# Writing token by token: `trm_jax.evals.decode` calls these three.
+
+
+def read(params: dict, cfg: ArcTransformerConfig, batch: Mapping) -> jax.Array:
+    """Logits [B, S, V] float32 of the token that follows each; batch: as for `begin`."""
+    return forward(params["weights"], cfg, batch)
 
 
 def begin(params: dict, cfg: ArcTransformerConfig, batch: Mapping, room: int) -> dict:
     """The state behind prompts, padded in front to one length: {"logits" [B, V], and what `advance` needs}.
 
-    batch: as for `forward`, its segments -1 where there is padding; the last token is the separator. room: tokens that
-    the cache has for prompt and answer.
+    batch: as for `forward`, its segments -1 where there is padding; the last token is the separator or one of the
+    output. room: tokens that the cache has for prompt and answer.
     """
     weights, size = params["weights"], batch["inputs"].shape[1]
 
@@ -264,12 +269,13 @@ def begin(params: dict, cfg: ArcTransformerConfig, batch: Mapping, room: int) ->
 
     x, cache = _layers(weights, cfg, embed(weights, cfg, batch), batch["places"], attend)
     real = batch["segments"] >= 0
+    _, cursor = _place_of(batch["places"][:, -1, :2], batch["inputs"][:, -1])
     return {
         "logits": _head(weights, cfg, x[:, -1:])[:, 0],
         "cache": cache,
         "seen": jnp.pad(real, ((0, 0), (0, room - size)), constant_values=True),
         "slot": jnp.int32(size),
-        "cursor": jnp.zeros((x.shape[0], 2), jnp.int32),
+        "cursor": cursor,
         "number": real.sum(1, dtype=jnp.int32),
         "task": batch["puzzle_ids"][:, -1],
         "dihedral": batch["dihedrals"][:, -1],

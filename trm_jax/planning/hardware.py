@@ -116,6 +116,12 @@ def find(name: str) -> Device:
     return Device(name, f"TPU {name}", **dict(zip(_OF_A_CHIP, chip, strict=True)), **slice_of)
 
 
+def of_kind(kind: str) -> Device | None:
+    """The device of the table that JAX calls `kind` ("NVIDIA H100 80GB HBM3"); None where it is not there."""
+    words = re.split("[ -]", kind.lower())
+    return next((device for name, device in GPUS.items() if name in words), None)
+
+
 def find_slice(name: str) -> Device:
     """The TPU slice of that name, of known shape. Raises InputError for another device."""
     device = find(name)

@@ -18,6 +18,7 @@ from trm_jax.storage.output import open_output
 from trm_jax.storage.paths import AnyPath, write_whole
 from trm_jax.train import clock
 from trm_jax.train.config import RunConfig
+from trm_jax.train.meter import Meter
 from trm_jax.train.writers import METRICS_FILE, RUN_FILE, Writers, open_writers, read_jsonl
 
 _AT_A_TIME = 64  # sums of steps that are fetched together
@@ -112,7 +113,7 @@ class Recorder:
         self._cfg, self._workdir, self._clock, self._group = cfg, workdir, clock_, group
         self._say: Callable[[str], None] = say
         self.evaluated: dict[int, dict] = {}
-        self._writers, self._goodput, self._counts = Writers(), None, False
+        self._writers, self._goodput, self._counts, self._meter = Writers(), None, False, None
 
     def begin(self, step: int, meta: dict, facts: dict) -> None:
         """Go on at `step` from a checkpoint with `meta` ({} for a new run); `facts` are kept in run.json."""
@@ -138,6 +139,7 @@ class Recorder:
         self.evaluated = {record["step"]: record for record in self._group.share(evaluations)}
         # A run that was done before does not go on.
         self._counts = self._group.first and not (step == facts["total_steps"] and step in self.evaluated)
+        self._meter = Meter(self._workdir, "train") if self._counts and self._group.count == 1 else None
         self.write_goodput()
 
     def take(self, step: int, sums: dict) -> None:
@@ -216,10 +218,14 @@ class Recorder:
         """The same as often as costs nothing: what is lost to a crash is known only up to there."""
         if self._counts:
             self._goodput.replace(self._count())
+        if self._meter:
+            self._meter.tick()
 
     def close(self) -> None:
         try:
             self._writers.close()
         finally:
+            if self._meter:
+                self._meter.close()
             if self._goodput:
                 self._goodput.close()

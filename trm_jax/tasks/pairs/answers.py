@@ -36,25 +36,45 @@ class Questions:
     def __len__(self) -> int:
         return len(self._pair)
 
-    def prompt(self, number: int) -> dict[str, np.ndarray]:
-        """One prompt: {"inputs", "puzzle_ids", "dihedrals" [n], "places" [n, 4]} int32."""
-        p, size, symmetry = self._pair[number], self.sizes[number], int(self.pairs.symmetries[number])
+    def prompt(self, number: int, answer: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """One prompt: {"inputs", "puzzle_ids", "dihedrals" [n], "places" [n, 4]} int32.
+
+        answer: of the test input as it is; its image under the prompt's augmentation stands behind the prompt.
+        """
+        p, symmetry = self._pair[number], int(self.pairs.symmetries[number])
+        cells, shape, size = self.pairs.cells[p], self.pairs.sizes[p], self.sizes[number]
+        if answer is not None:
+            cells, shape = cells.copy(), shape.copy()
+            cells[1, : answer.shape[0], : answer.shape[1]], shape[1] = answer, answer.shape
+            size = length_of(shape, symmetry)
         tokens, places = np.empty(size, np.int32), np.empty((size, PLACES), np.int32)
-        cells, shape = self.pairs.cells[p], self.pairs.sizes[p]
-        write_pair(cells, shape, symmetry, self.pairs.colors[number], tokens, places, 0, True)
+        write_pair(cells, shape, symmetry, self.pairs.colors[number], tokens, places, 0, answer is None)
         task, turned = self.pairs.tasks[p], DIHEDRAL_IDS[symmetry]
         ids = {"puzzle_ids": np.full(size, task, np.int32), "dihedrals": np.full(size, turned, np.int32)}
         return {"inputs": tokens, "places": places, **ids}
 
-    def vote(self, ballot: Ballot, number: int, tokens: np.ndarray, log_prob: float) -> bool:
-        """Count what was written behind a prompt, unless it is no grid or the prompt's own; log_prob: its mean."""
-        p, symmetry, colors = self._pair[number], int(self.pairs.symmetries[number]), self.pairs.colors[number]
+    def test(self, number: int) -> tuple[str, int]:
+        """(task, test pair) of a prompt."""
+        return self._of[self._pair[number]]
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """[T]: the first prompt of each test pair."""
+        return self.pairs.first[:-1]
+
+    def answer(self, number: int, tokens: np.ndarray) -> np.ndarray | None:
+        """The grid that was written behind a prompt, its augmentation undone; None for no grid or the prompt's own."""
         grid = parse(tokens)
         if grid is None:
-            return False
-        back = np.argsort(colors).astype(np.uint8)[dihedral(grid, INVERSE[symmetry])]
+            return None
+        p, symmetry = self._pair[number], int(self.pairs.symmetries[number])
+        back = np.argsort(self.pairs.colors[number]).astype(np.uint8)[dihedral(grid, INVERSE[symmetry])]
         height, width = self.pairs.sizes[p, 0]
-        if np.array_equal(back, self.pairs.cells[p, 0, :height, :width]):
-            return False
-        ballot.add(*self._of[p], back, position=number, q=log_prob)
-        return True
+        return None if np.array_equal(back, self.pairs.cells[p, 0, :height, :width]) else back
+
+    def vote(self, ballot: Ballot, number: int, tokens: np.ndarray, log_prob: float) -> bool:
+        """Count what was written behind a prompt, if it is an answer; log_prob: its mean."""
+        grid = self.answer(number, tokens)
+        if grid is not None:
+            ballot.add(*self.test(number), grid, position=number, q=log_prob)
+        return grid is not None
