@@ -76,7 +76,24 @@ GROUPS = [
     )
 ]
 
+_MORE = 169 / 32  # pairs a step, times the author's
+
 EXPERIMENTS = [
+    Experiment(
+        "arc_transformer_high_pod",
+        "high with 32 rows a step, one a chip of a v4-64; rates by the root of the batch, and nobody has trained it",
+        {
+            # As many pairs an epoch as 169 steps of 32.
+            "data.epoch_steps": 32,
+            "data.pairs_per_step": 169,
+            "data.rows_per_step": 32,
+            "train.batch_size": 32,
+            "eval.batch_size": 32,
+            "optim.lr": 1.66e-3 * _MORE**0.5,
+            "optim.other_lr": 3e-4 * _MORE**0.5,
+        },
+        base=_HIGH,
+    ),
     Experiment(
         "arc_transformer_small",
         "a twin for a laptop on 62 short tasks (data.path=ARC-AGI-1/data)",

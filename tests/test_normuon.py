@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from trm_jax import optim
+from trm_jax import optim, sharding
+from trm_jax.aot import hlo
 from trm_jax.models import params as P
+from trm_jax.optim.normuon import NorMuonState
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,58 @@ def test_the_schedule(golden_folder):
 def test_a_schedule_without_warm_up_begins_at_the_full_rate():
     assert float(optim.warmup_stable_decay(1, 2.0, 0.0, 0.2, 10)) == 2.0
     assert [float(optim.warmup_stable_decay(t, 1.0, 0.5, 0.0, 4)) for t in (1, 2, 3, 4)] == [0.0, 0.5, 1.0, 1.0]
+
+
+STACKS = {"eight": (8, 24, 8), "six": (6, 8, 24), "three": (3, 16, 16), "alone": (8, 24)}
+MESHES = {"whole": ((8, 1, 1), ()), "split": ((2, 2, 2), ("fsdp", "tensor"))}
+
+
+def update_on(devices: int, sizes=(-1, 1, 1), axes=()):
+    """(a compiled update of `STACKS`, where its gradients and its state lie); axes: of the mesh, that cut matrices."""
+    mesh, tx = sharding.make_mesh(*sizes, devices=jax.devices()[:devices]), optim.scale_by_normuon()
+    grads = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in STACKS.items()}
+    cut = {
+        name: NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 2), *axes)) for name, shape in STACKS.items()
+    }
+    state, lie = jax.eval_shape(tx.init, grads), NorMuonState(cut, dict.fromkeys(STACKS, sharding.replicated(mesh)))
+    update = jax.jit(
+        sharding.traced_on(mesh, sharding.Rules())(tx.update), in_shardings=(cut, lie), out_shardings=(cut, lie)
+    )
+    return update.lower(grads, state).compile(), cut, lie
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return update_on(1)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_devices_that_share_the_matrices_find_the_same(alone, mesh):
+    """Whatever else the mesh shares. Products of other shapes are added up in another order: 1e-5 of the largest."""
+    found = []
+    for update, cut, lie in (alone, update_on(8, *MESHES[mesh])):
+        zeros = {name: jnp.zeros(shape) for name, shape in STACKS.items()}
+        state = jax.device_put(optim.scale_by_normuon().init(zeros), lie)
+        for t in range(2):
+            draws = np.random.default_rng(t)
+            grads = {name: draws.normal(size=shape).astype(np.float32) for name, shape in STACKS.items()}
+            grads["eight"][3] = 0.0
+            updates, state = update(jax.device_put(grads, cut), state)
+        found.append(jax.tree.map(np.asarray, (updates, state)))
+    jax.tree.map(lambda one, eight: np.testing.assert_allclose(eight, one, atol=1e-5 * np.abs(one).max()), *found)
+    updates = found[1][0]["eight"]
+    assert not updates[3].any() and np.all(np.abs(updates).max((1, 2))[np.arange(8) != 3] > 0.01)
+
+
+def test_devices_that_share_the_matrices_have_less_to_do(alone):
+    """Each of eight has one matrix of eight, three of six, and the rest whole: by FLOPs; only results are sent."""
+    (one, *_), (eight, *_) = alone, update_on(8)
+    saved = 0
+    for name, share in (("eight", 7 / 8), ("six", 1 / 2)):
+        count, *sides = STACKS[name]
+        short, long = sorted(sides)
+        saved += share * count * (4 * short**2 * long + 2 * short**3)  # of one iteration: loops are counted once
+    assert one.cost_analysis()["flops"] - eight.cost_analysis()["flops"] >= saved
+    sent = hlo.collectives(hlo.parse(eight.as_text()))
+    assert sent.keys() == {"all-gather"}
+    assert sent["all-gather"]["bytes"] == 4 * sum(np.prod(STACKS[name]) for name in ("eight", "six"))

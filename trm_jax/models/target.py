@@ -83,6 +83,27 @@ def summed_over_devices(function: Callable, whole, rows):
     return jax.shard_map(of_device, mesh=mesh, check_vma=False, **specs)(whole, rows)
 
 
+def shared_out(function: Callable, stack: jax.Array) -> jax.Array:
+    """`function(stack)`, where the devices of the mesh share the stack [L, ...]; `function` treats its entries alone.
+
+    As many devices as divide both L and the mesh's size take equal parts and gather the results; where more are left,
+    each further group of so many does the same.
+    """
+    mesh, _ = _placed.get() or (None, {})
+    ways = math.gcd(len(stack), mesh.size) if mesh is not None else 1
+    if ways == 1:
+        return function(stack)
+
+    def of_device(stack):
+        size = len(stack) // ways
+        part = lax.dynamic_slice_in_dim(stack, lax.axis_index("share") * size, size)
+        return lax.all_gather(function(part), "share", tiled=True)
+
+    # Cut inside: were the stack given in parts, XLA would make it in parts, and gather what else comes of it.
+    groups, whole = Mesh(mesh.devices.reshape(-1, ways), ("group", "share")), PartitionSpec()
+    return jax.shard_map(of_device, mesh=groups, in_specs=whole, out_specs=whole, check_vma=False)(stack)
+
+
 def on_each_device(function: Callable, arguments: Sequence, results: Sequence) -> Callable:
     """`function`, called by every device of the mesh with its own parts of the arrays; without a mesh, `function`.
 

@@ -22,15 +22,12 @@ class NorMuonState(NamedTuple):
 def newton_schulz(matrices: jax.Array, dtype: Any = None, steps: int = 5) -> jax.Array:
     """About the nearest orthogonal matrices to [..., out, in], float32: singular values near 1.
 
-    dtype: of the iteration; None is bfloat16, and float32 on a CPU, where bfloat16 products are far slower.
+    dtype: of the iteration; None is bfloat16, and float32 on a CPU, where bfloat16 products are far slower. The devices
+    of a mesh share a stack of matrices.
     """
     dtype = dtype or (jnp.float32 if target.platform() == "cpu" else jnp.bfloat16)
     precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
     a, b, c = _COEFFICIENTS
-    x = matrices.astype(dtype)
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / (_norm(x).astype(dtype) + jnp.asarray(1e-7, dtype))
 
     def iterate(x, _):
         gram = jnp.matmul(x, x.mT, precision=precision)
@@ -38,8 +35,18 @@ def newton_schulz(matrices: jax.Array, dtype: Any = None, steps: int = 5) -> jax
             b * gram + c * jnp.matmul(gram, gram, precision=precision), x, precision=precision
         ), None
 
-    x, _ = lax.scan(iterate, x, length=steps)
-    return (x.mT if tall else x).astype(jnp.float32)
+    def orthogonal(matrices):
+        x = matrices.astype(dtype)
+        tall = x.shape[-2] > x.shape[-1]
+        x = x.mT if tall else x
+        x = x / (_norm(x).astype(dtype) + jnp.asarray(1e-7, dtype))
+        x, _ = lax.scan(iterate, x, length=steps)
+        return x.mT if tall else x
+
+    # Each kind of matrix by itself, gathered before it is float32. Of the presets' 32 matrices each of 32 chips has 4:
+    # 1.6e11 FLOPs of 1.3e12, and sends 132 MB. With one matrix each, of whichever kind, it would have up to 0.8e11, but
+    # results of unlike sizes, padded: 293 MB sent, and 5.9 GB through its memory in place of 2.3, which takes longer.
+    return (target.shared_out(orthogonal, matrices) if matrices.ndim > 2 else orthogonal(matrices)).astype(jnp.float32)
 
 
 def _norm(x: jax.Array) -> jax.Array:
