@@ -1,4 +1,4 @@
-"""Small runs for a laptop: the demo, one per smaller board, and one per other task. All puzzles are generated."""
+"""Small runs for a laptop: the demo, one per smaller board, and one per other task. Puzzles but ARC's are generated."""
 
 from trm_jax.configs.registry import Experiment
 
@@ -61,15 +61,20 @@ EXPERIMENTS = [
             "data.test_set": "training",
             "data.most_tokens": 80,
             "data.side": 15,
-            "data.augmentations": 7,
+            "data.augmentations": 3,
             "model.mlp_t": False,
             "model.pos_encodings": "rope",
-            "optim.lr": 1e-3,
+            # Many visits of each example count for more here than much thinking about one.
+            "model.H_cycles": 1,
+            "model.L_cycles": 2,
+            "model.halt_max_steps": 2,
+            "optim.lr": 2e-3,
             "optim.table_lr": 1e-2,
             "optim.table_weight_decay": 0.1,
+            "train.loss": "softmax",
             "train.batch_size": 32,
-            "train.steps": 2700,
-            "eval.every_steps": 900,
+            "train.steps": 6000,
+            "eval.every_steps": 2000,
         },
     ),
     Experiment(

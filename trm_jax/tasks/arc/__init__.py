@@ -53,7 +53,7 @@ class Known:
 KNOWN = {
     ("training,evaluation,concept", "evaluation", 1000, 0): Known(960, 876_419, 3_633_471, 385_820),
     ("training2,evaluation2,concept", "evaluation2", 1000, 0): Known(1280, 1_191_740, 5_163_335, 170_393),
-    ("training", "training", 7, 80): Known(62, 496, 1_976, 576),
+    ("training", "training", 3, 80): Known(62, 248, 988, 288),
 }
 
 
@@ -108,7 +108,7 @@ class ArcTaskKind:
         return data.ballot()
 
     def local(self, cfg: ArcConfig) -> dict[str, int | str]:
-        return {"train_sets": "training", "test_set": "training", "most_tokens": 80, "side": 15, "augmentations": 7}
+        return {"train_sets": "training", "test_set": "training", "most_tokens": 80, "side": 15, "augmentations": 3}
 
     def read(self, cfg: ArcConfig, written: str) -> np.ndarray:
         raise InputError("a task of ARC is a JSON file, and needs an embedding of its own: trm solve RUN task.json")

@@ -1,8 +1,8 @@
 """Pairs as the trainer and the evaluator see them: augmented, shuffled and packed into rows, epoch by epoch.
 
 An epoch takes one augmentation of every pair. Its pairs are shuffled, cut to whole steps, and packed into rows in
-windows of eight steps, the longest first; the rows are spread over the steps. What stands in a row at a step is a pure
-function of (seed, step, slot).
+windows of eight steps, the longest first; the rows are shuffled and spread over the steps. What stands in a row at a
+step is a pure function of (seed, step, slot).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trm_jax.tasks.pairs import PairsConfig
 from trm_jax.tasks.pairs.augment import augmentations, entries
 from trm_jax.tasks.pairs.tokens import PLACES, VOCAB_SIZE, length_of, write_pair
 
-_ORDER = 33  # stream of random numbers
+_ORDER, _ROWS = 33, 35  # streams of random numbers
 _WINDOW = 8  # steps whose pairs are packed together
 # As the author numbers them: quarter turns clockwise. It is its own inverse.
 DIHEDRAL_IDS = np.array(INVERSE, np.int64)
@@ -122,6 +122,8 @@ class Packing:
         if len(rows) > capacity:
             said = f"the {len(order):,} pairs of an epoch fill {len(rows):,} rows of data.row_tokens={cfg.row_tokens}"
             raise InputError(f"{said}, more than {steps} steps of data.rows_per_step={cfg.rows_per_step}; raise one")
+        # As they were packed, the steps of a window would go from long pairs to short ones.
+        rows = [rows[row] for row in permutation(stream_key(seed, _ROWS, epoch), len(rows))]
         bounds = np.arange(steps + 1) * len(rows) // steps
         self.steps = [rows[first:end] for first, end in zip(bounds, bounds[1:], strict=False)]
         self.tokens = int(lengths[order].sum())
