@@ -10,7 +10,7 @@ import pytest
 
 from tests.models.author import NAMES, OF_LAYER, from_author
 from trm_jax.losses import IGNORE, token_cross_entropy
-from trm_jax.models import arc_transformer, params
+from trm_jax.models import arc_transformer, params, target
 
 
 def config(said: dict, tokens: int, **changes) -> arc_transformer.Config:
@@ -198,6 +198,49 @@ def test_dropout_is_each_rows_own_and_right_in_the_mean():
     # 20,000 draws of variance 0.1 / 0.9: four standard errors.
     assert abs(float(dropped.mean()) - 1) < 4 * (0.1 / 0.9 / 20_000) ** 0.5
     assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.9)}
+
+
+def test_a_kernel_drops_what_dense_drops():
+    """Loss and gradients of a step with dropout: 1e-5 of the largest, as for the author's."""
+    batch, keys = random_batch(), arc_transformer.noise(small(dropout=0.1), jax.random.key(1), 2)
+    weights = arc_transformer.init(jax.random.key(0), small())["weights"]
+
+    def of(impl):
+        cfg = small(dropout=0.1, attention_dropout=0.3, attention_impl=impl)
+        return jax.value_and_grad(lambda w: arc_transformer.loss({"weights": w}, cfg, (), batch, keys, "softmax")[0])(
+            weights
+        )
+
+    for one, other in zip(*(jax.tree.leaves(of(impl)) for impl in ("flash", "dense")), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def test_layers_and_rows_drop_for_themselves(monkeypatch):
+    """A key for each row of each layer, none twice; none where nothing is to be dropped."""
+    cfg, batch, given = small(attention_dropout=0.1), random_batch(), []
+
+    def attend(q, k, v, *, keys, **_):
+        given.append(keys)
+        return v
+
+    monkeypatch.setattr(arc_transformer, "attention", attend)
+    weights = arc_transformer.init(jax.random.key(0), cfg)["weights"]
+    with jax.disable_jit():  # a scan is then a loop over arrays that have values
+        arc_transformer.forward(weights, cfg, batch, arc_transformer.noise(cfg, jax.random.key(1), 2))
+        assert len(np.unique(np.concatenate(given), axis=0)) == 2 * cfg.layers
+        arc_transformer.forward(weights, cfg, batch)
+    assert given[cfg.layers :] == [None] * cfg.layers
+
+
+@pytest.mark.parametrize(("platform", "materialised"), [("gpu", False), ("tpu", True), ("cpu", True)])
+def test_memory_of_the_scores_where_no_kernel_drops(platform, materialised):
+    cfg = small(attention_dropout=0.1, attention_impl="auto", dtype="bfloat16", seq_len=512)
+    with target.made_for(platform, 8.0 if platform == "gpu" else 0.0):
+        least, auto, most = (
+            arc_transformer.activation_bytes(dataclasses.replace(cfg, attention_impl=impl), 4)
+            for impl in ("flash", "auto", "dense")
+        )
+    assert least < most and auto == (most if materialised else least)
 
 
 def test_parameters_of_the_published_model():

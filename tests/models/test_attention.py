@@ -24,8 +24,11 @@ KERNELS = ("flash", "splash")  # those that can be interpreted
 NEAR = {"float32": 2e-6, "float16": 4e-3, "bfloat16": 3e-2}
 
 
-def exact(q, k, v, g, causal=False, segments=None, scale=None):
-    """(output, gradients of q, k, v) in float64 of attention on [B, T, H, K], whose output has the gradient g."""
+def exact(q, k, v, g, causal=False, segments=None, scale=None, dropped=1.0):
+    """(output, gradients of q, k, v) in float64 of attention on [B, T, H, K], whose output has the gradient g.
+
+    dropped: factors [B, H, T, T] of softmax's weights.
+    """
     q, k, v, g = (np.asarray(x, np.float64) for x in (q, k, v, g))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     seen = np.ones((q.shape[1], q.shape[1]), bool)
@@ -35,24 +38,25 @@ def exact(q, k, v, g, causal=False, segments=None, scale=None):
     scores = np.where(seen, scale * np.einsum("bqhk,bmhk->bhqm", q, k), -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    of_weights = np.einsum("bqhk,bmhk->bhqm", g, v)
+    of_weights = np.einsum("bqhk,bmhk->bhqm", g, v) * dropped
     of_scores = scale * weights * (of_weights - (weights * of_weights).sum(-1, keepdims=True))
     return (
-        np.einsum("bhqm,bmhk->bqhk", weights, v),
+        np.einsum("bhqm,bmhk->bqhk", weights * dropped, v),
         np.einsum("bhqm,bmhk->bqhk", of_scores, k),
         np.einsum("bhqm,bqhk->bmhk", of_scores, q),
-        np.einsum("bhqm,bqhk->bmhk", weights, g),
+        np.einsum("bhqm,bqhk->bmhk", weights * dropped, g),
     )
 
 
 @functools.cache
-def compiled(impl: str, causal: bool, scale: float | None):
-    """ours(q, k, v, g, segments): as `exact`, by `impl`."""
+def compiled(impl: str, causal: bool, scale: float | None = None, dropout: float = 0.0):
+    """ours(q, k, v, g, segments, keys): as `exact`, by `impl`."""
 
     @jax.jit
-    def ours(q, k, v, g, segments):
+    def ours(q, k, v, g, segments, keys=None):
         def attend(*qkv):
-            return attention(*qkv, causal=causal, segments=segments, scale=scale, impl=impl)
+            drops = {"dropout": dropout, "keys": keys}
+            return attention(*qkv, causal=causal, segments=segments, scale=scale, impl=impl, **drops)
 
         out, back = jax.vjp(attend, q, k, v)
         return out, *back(g)
@@ -197,18 +201,20 @@ def test_heads_that_devices_cannot_share():
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("length", [97, 916])
-def test_flash_is_lowered_to_triton(length, dtype):
+def test_flash_is_lowered_to_triton(length, dtype, dropout):
     """Without a GPU: that Triton's arrays have sizes it takes. One kernel forward; one backward, two in blocks."""
     x, segments = jax.ShapeDtypeStruct((2, length, 2, 48), dtype), jax.ShapeDtypeStruct((2, length), "int32")
+    keys = jax.ShapeDtypeStruct((2, 2), "uint32")
     try:
         device = {"abstract_device": jax.sharding.AbstractDevice("NVIDIA H200", None, "gpu")}
     except AttributeError:
         device = {}
     mesh = jax.sharding.AbstractMesh((1,), ("x",), **device)
     with target.made_for("gpu"), jax.sharding.use_abstract_mesh(mesh):
-        ours = jax.jit(compiled("flash", True, None).__wrapped__)
-        text = ours.trace(x, x, x, x, segments).lower(lowering_platforms=("cuda",)).as_text()
+        ours = jax.jit(compiled("flash", True, dropout=dropout).__wrapped__)
+        text = ours.trace(x, x, x, x, segments, keys).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("__gpu$xla.gpu.triton") == (2 if dtype == "bfloat16" and length == 97 else 3)
 
 

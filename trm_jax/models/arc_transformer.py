@@ -23,7 +23,7 @@ from jax import lax
 
 from trm_jax.losses import IGNORE, token_cross_entropy
 from trm_jax.models import params as P
-from trm_jax.models.attention import IMPLEMENTATIONS, attention
+from trm_jax.models.attention import IMPLEMENTATIONS, attention, fastest
 from trm_jax.models.family import Rows
 from trm_jax.models.layers import linear, rms_norm
 from trm_jax.settings import check, number, option, positive
@@ -52,7 +52,7 @@ class ArcTransformerConfig:
     task_row: bool = True  # an embedding of the task at every token
     dihedral_row: bool = True  # and one of how the pair is turned
     dropout: float = number(0.1, below=1)  # of embeddings, and inside and behind the feed-forward layers
-    attention_dropout: float = number(0.1, below=1)  # of attention's weights; unless 0 no kernel serves
+    attention_dropout: float = number(0.1, below=1)  # of attention's weights; dense and flash can
     rms_eps: float = positive(1e-6)
     dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of products; the residual stream is float32
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
@@ -156,26 +156,22 @@ def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return turned.reshape(x.shape).astype(x.dtype)
 
 
+def _keys_at(keys: jax.Array | None, place: int) -> jax.Array | None:
+    """The rows' keys [B, 2] for dropout at one of all places of the model."""
+    if keys is None:
+        return None
+    return jax.vmap(lambda key: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), place)))(keys)
+
+
 def _drop(x: jax.Array, keys: jax.Array | None, place: int, rate: float) -> jax.Array:
     """Dropout of x [B, ...], each row by its own key; place: of all places of the model."""
     if keys is None or not rate:
         return x
 
     def of_row(key):
-        key = jax.random.fold_in(jax.random.wrap_key_data(key), place)
-        return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+        return jax.random.bernoulli(jax.random.wrap_key_data(key), 1 - rate, x.shape[1:])
 
-    return jnp.where(jax.vmap(of_row)(keys), x / (1 - rate), 0).astype(x.dtype)
-
-
-def _attend_and_drop(q, k, v, segments, keys, place: int, rate: float):
-    """Causal attention whose weights are dropped: no kernel does it."""
-    precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-    dot = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
-    scores = dot("bqhk,bshk->bhqs", q, k) * q.shape[-1] ** -0.5
-    mask = (segments[:, :, None] == segments[:, None, :]) & np.tril(np.ones((q.shape[1],) * 2, bool))
-    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
-    return dot("bhqs,bshk->bqhk", _drop(weights, keys, place, rate).astype(v.dtype), v).astype(q.dtype)
+    return jnp.where(jax.vmap(of_row)(_keys_at(keys, place)), x / (1 - rate), 0).astype(x.dtype)
 
 
 def embed(weights: dict, cfg: ArcTransformerConfig, batch: Mapping) -> jax.Array:
@@ -239,9 +235,8 @@ def forward(weights: dict, cfg: ArcTransformerConfig, batch: Mapping, keys: jax.
     segments = batch["segments"]
 
     def attend(q, k, v, place, _):
-        if keys is not None and cfg.attention_dropout:
-            return _attend_and_drop(q, k, v, segments, keys, place, cfg.attention_dropout), None
-        return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl), None
+        drops = {"dropout": cfg.attention_dropout, "keys": _keys_at(keys, place)}
+        return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl, **drops), None
 
     x, _ = _layers(weights, cfg, x, batch["places"], attend, keys=keys)
     return _head(weights, cfg, x)
@@ -379,8 +374,9 @@ def activation_bytes(cfg: ArcTransformerConfig, rows: int) -> int:
     """Estimate of what the backward pass of `rows` rows keeps and makes."""
     D, F, S, size = cfg.hidden_size, cfg.ff_size, cfg.seq_len, cfg.compute_dtype.itemsize
     kept = S * (8 * D + 2 * size * D + 3 * size * D + 3 * size * F)
-    dense = cfg.attention_dropout or cfg.attention_impl == "dense"
-    kept += S * S * cfg.num_heads * (4 + size) if dense else 0
+    dropping = cfg.attention_dropout > 0
+    impl = fastest(S, cfg.compute_dtype, True, dropping) if cfg.attention_impl == "auto" else cfg.attention_impl
+    kept += S * S * cfg.num_heads * (4 + size) if impl == "dense" else 0
     layers = 1 if cfg.remat == "block" else cfg.layers
     return rows * (layers * kept + cfg.layers * S * D * 4 + S * cfg.vocab_size * 12)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from trm_jax.errors import InputError
 
 
-def cudnn(q, k, v, *, causal: bool, segments: jax.Array | None, scale: float) -> jax.Array:
+def cudnn(q, k, v, *, causal: bool, scale: float, segments: jax.Array | None = None) -> jax.Array:
     """As `trm_jax.models.attention.attention`. Raises InputError for segments and for float32."""
     if segments is not None:
         raise InputError("attention_impl cudnn knows no segments; choose flash")

@@ -18,15 +18,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from trm_jax.models import target
+from trm_jax.models.attention.dropout import dropping
 
 _LOG2E = math.log2(math.e)  # a GPU has an instruction for 2**x
 _UNSEEN = -1e30  # as a score: finite, since a block may hold nothing that a row sees
 _BLOCK_BYTES = 16384  # of a block of q, k or v
 
 
-def flash(q, k, v, *, causal: bool, segments: jax.Array | None, scale: float) -> jax.Array:
-    """As `trm_jax.models.attention.attention`. Anywhere but on a GPU the kernels are interpreted, slowly."""
-    return _attend(q, k, v, segments, causal, scale)
+def flash(
+    q, k, v, *, causal: bool, scale: float, segments: jax.Array | None = None, words=None, rate: float = 0.0
+) -> jax.Array:
+    """As `trm_jax.models.attention.attention`; words: of `dropout.words`, for dropout at this rate.
+
+    Anywhere but on a GPU the kernels are interpreted, slowly.
+    """
+    return _attend(q, k, v, segments, None if words is None else tuple(words), causal, scale, rate)
 
 
 def _padded(n: int) -> int:
@@ -49,13 +55,14 @@ class _Plan:
     other: int
     causal: bool
     scale: float
+    rate: float  # of dropout
 
     @classmethod
-    def of(cls, q, causal: bool, scale: float) -> _Plan:
+    def of(cls, q, causal: bool, scale: float, rate: float) -> _Plan:
         length, head = q.shape[1], q.shape[3]
         most = min(128, max(16, _BLOCK_BYTES // (_padded(head) * q.dtype.itemsize)))
         own, other = (_padded(length),) * 2 if length <= most else (max(16, most // 2),) * 2
-        return cls(length, head, own, other, causal, scale)
+        return cls(length, head, own, other, causal, scale, rate)
 
     @property
     def one_block(self) -> bool:
@@ -120,7 +127,12 @@ def _scores(plan: _Plan, q, k, of_q: _Rows, of_k: _Rows, segments):
     return jnp.where(seen, _dot(q, k, 1, 1) * (plan.scale * _LOG2E), _UNSEEN)
 
 
-def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, segments, out_ref, lse_ref):
+def _dropping(plan: _Plan, of_q: _Rows, of_k: _Rows, words):
+    """What drops of weights [Q, K] of a block of queries and one of keys."""
+    return dropping(words and (of_q.load(words[0]), of_k.load(words[1])), plan.rate)
+
+
+def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, segments, words, out_ref, lse_ref):
     mine = plan.mine()
     q = mine.load(q_ref)
 
@@ -129,7 +141,8 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, segments, out_ref, lse_ref
         scores = _scores(plan, q, theirs.load(k_ref), mine, theirs, segments)
         new_top = jnp.maximum(top, scores.max(1))
         weights, shrink = jnp.exp2(scores - new_top[:, None]), jnp.exp2(top - new_top)
-        out = out * shrink[:, None] + _dot(weights.astype(q.dtype), theirs.load(v_ref), 1, 0)
+        kept = _dropping(plan, mine, theirs, words)(weights)  # the total is of all: softmax comes first
+        out = out * shrink[:, None] + _dot(kept.astype(q.dtype), theirs.load(v_ref), 1, 0)
         return out, new_top, total * shrink + weights.sum(1)
 
     no_rows = jnp.zeros(plan.own, jnp.float32)
@@ -139,10 +152,10 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, segments, out_ref, lse_ref
     mine.store(lse_ref, top + jnp.log2(total))
 
 
-def _backward_kernel(plan: _Plan, q_ref, k_ref, v_ref, g_ref, out_ref, lse_ref, segments, *grad_refs):
+def _backward_kernel(plan: _Plan, q_ref, k_ref, v_ref, g_ref, out_ref, lse_ref, segments, words, *grad_refs):
     """Gradients of the own block of queries (one), of keys and values (two), or of all three where it is the only one.
 
-    The weights are computed again.
+    The weights are computed again, and so is which of them were dropped.
     """
     mine = plan.mine()
     zeros = jnp.zeros((plan.own, q_ref.shape[1]), jnp.float32)
@@ -156,10 +169,11 @@ def _backward_kernel(plan: _Plan, q_ref, k_ref, v_ref, g_ref, out_ref, lse_ref, 
         return rows, rows.load(k_ref), rows.load(v_ref)
 
     def grads(of_q, q, g, lse, mean, of_k, k, v):
-        """(weights, gradient of q @ k.T), both [Q, K]."""
+        """(weights that met v, gradient of q @ k.T), both [Q, K]."""
+        drop = _dropping(plan, of_q, of_k, words)
         weights = jnp.exp2(_scores(plan, q, k, of_q, of_k, segments) - lse)
-        g_scores = weights * (_dot(g, v, 1, 1) - mean) * plan.scale
-        return weights.astype(q.dtype), g_scores.astype(q.dtype)
+        g_scores = weights * (drop(_dot(g, v, 1, 1)) - mean) * plan.scale
+        return drop(weights).astype(q.dtype), g_scores.astype(q.dtype)
 
     if len(grad_refs) == 1:
         here = queries(mine)
@@ -181,15 +195,16 @@ def _backward_kernel(plan: _Plan, q_ref, k_ref, v_ref, g_ref, out_ref, lse_ref, 
         mine.store(ref, grad)
 
 
-def _call(kernel, plan: _Plan, arrays, segments, outputs, name: str):
-    """Run `kernel` for every block of every head; arrays and outputs are [B, T, H, K] or [B, H, T], segments [B, T]."""
+def _call(kernel, plan: _Plan, arrays, segments, words, outputs, name: str):
+    """Run `kernel` for every block of every head.
+
+    arrays, outputs: [B, T, H, K] or [B, H, T]; segments [B, T] and words, two of [B, H, T], or None.
+    """
     batch, _, heads, head = arrays[0].shape
     rows = plan.num_blocks * plan.own
 
     # The blocks of a head follow one another: they find its keys and values in the cache.
     def spec(x):
-        if x is None:
-            return None
         row, head_of = lambda n: n // (heads * plan.num_blocks), lambda n: n // plan.num_blocks % heads
         return {
             2: pl.BlockSpec((None, rows), lambda n: (row(n), 0)),
@@ -197,11 +212,11 @@ def _call(kernel, plan: _Plan, arrays, segments, outputs, name: str):
             4: pl.BlockSpec((None, rows, None, _padded(head)), lambda n: (row(n), 0, head_of(n), 0)),
         }[x.ndim]
 
-    inputs = (*arrays, segments)
+    inputs = (*arrays, segments, words)
     return pl.pallas_call(
         partial(kernel, plan),
         grid=(batch * heads * plan.num_blocks,),
-        in_specs=[spec(x) for x in inputs],
+        in_specs=jax.tree.map(spec, inputs),
         out_specs=[spec(x) for x in outputs],
         out_shape=outputs,
         interpret=target.platform() != "gpu",
@@ -211,26 +226,27 @@ def _call(kernel, plan: _Plan, arrays, segments, outputs, name: str):
     )(*inputs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(q, k, v, segments, causal, scale):
-    return _attend_fwd(q, k, v, segments, causal, scale)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _attend(q, k, v, segments, words, causal, scale, rate):
+    return _attend_fwd(q, k, v, segments, words, causal, scale, rate)[0]
 
 
-def _attend_fwd(q, k, v, segments, causal, scale):
+def _attend_fwd(q, k, v, segments, words, causal, scale, rate):
     batch, length, heads, _ = q.shape
+    plan = _Plan.of(q, causal, scale, rate)
     outputs = [jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)]
-    out, lse = _call(_forward_kernel, _Plan.of(q, causal, scale), (q, k, v), segments, outputs, "flash_forward")
-    return out, (q, k, v, segments, out, lse)
+    out, lse = _call(_forward_kernel, plan, (q, k, v), segments, words, outputs, "flash_forward")
+    return out, (q, k, v, segments, words, out, lse)
 
 
-def _attend_bwd(causal, scale, kept, g):
-    q, k, v, segments, out, lse = kept
-    plan = _Plan.of(q, causal, scale)
+def _attend_bwd(causal, scale, rate, kept, g):
+    q, k, v, segments, words, out, lse = kept
+    plan = _Plan.of(q, causal, scale, rate)
     of = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)]
     grads = []
     for part in [of] if plan.one_block else [of[:1], of[1:]]:
-        grads += _call(_backward_kernel, plan, (q, k, v, g, out, lse), segments, part, "flash_backward")
-    return *grads, None
+        grads += _call(_backward_kernel, plan, (q, k, v, g, out, lse), segments, words, part, "flash_backward")
+    return *grads, None, None
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)

@@ -15,7 +15,7 @@ from trm_jax.models.layers import round_up
 _BLOCK = 512
 
 
-def splash(q, k, v, *, causal: bool, segments: jax.Array | None, scale: float) -> jax.Array:
+def splash(q, k, v, *, causal: bool, scale: float, segments: jax.Array | None = None) -> jax.Array:
     """As `trm_jax.models.attention.attention`. Anywhere but on a TPU the kernels are interpreted, slowly."""
     length = q.shape[1]
     padded = round_up(length, 128 if length <= _BLOCK else _BLOCK)
