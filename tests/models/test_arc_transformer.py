@@ -11,6 +11,7 @@ import pytest
 from tests.models.author import NAMES, OF_LAYER, from_author
 from trm_jax.losses import IGNORE, token_cross_entropy
 from trm_jax.models import arc_transformer, params, target
+from trm_jax.tasks.pairs import tokens as tokenised
 
 
 def config(said: dict, tokens: int, **changes) -> arc_transformer.Config:
@@ -182,6 +183,47 @@ def test_other_positions(positions):
     np.testing.assert_array_equal(same, arc_transformer.forward(weights, cfg, batch))
     moved[..., 3] = np.arange(32)
     assert (arc_transformer.forward(weights, cfg, {**batch, "places": moved}) != same).any()
+
+
+def test_pope_is_its_definition():
+    """Scores are sums of softplus(q) softplus(k) cos(difference of places times frequency, plus the learned phase)."""
+    cfg = config(
+        {"vocab": 14, "n_tasks": 2, "d_model": 18, "n_heads": 2, "n_layers": 1, "d_ff": 8}, 16, positions="pope3d"
+    )
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(3, 1, 5, 2, 9))
+    places, phase = rng.integers(0, 9, (1, 5, 4)), rng.normal(size=(2, 9))
+    turns = arc_transformer.position_turns(cfg, jnp.asarray(places))
+    q2, k2, v2 = arc_transformer._placed(
+        cfg, *map(jnp.float32, (q, k, v)), turns, {"phase": jnp.float32(phase.ravel())}
+    )
+    frequencies = 10_000.0 ** -(np.arange(3) / 3)
+    angles = np.concatenate([places[0, :, axis, None] * frequencies for axis in range(3)], -1)
+    between = angles[:, None] - angles[None, :]
+    plus = lambda x: np.log1p(np.exp(x))  # noqa: E731
+    for head in range(2):
+        wanted = np.einsum("qc,kc,qkc->qk", plus(q[0, :, head]), plus(k[0, :, head]), np.cos(between - phase[head]))
+        found = np.asarray(q2[0, :, head] @ k2[0, :, head].T) * 18**-0.5
+        np.testing.assert_allclose(found, wanted * 9**-0.5, atol=1e-5)  # float32
+    np.testing.assert_array_equal(v2[..., :9], np.float32(v))
+
+
+@pytest.mark.parametrize("positions", ["rope3d", "pope3d", "rope1d", "learned", "none"])
+def test_writing_is_reading(positions):
+    """The state behind each token of an answer foretells what the whole sequence, read at once, foretells there."""
+    said = {"vocab": 14, "n_tasks": 2, "d_model": 48, "n_heads": 2, "n_layers": 2, "d_ff": 32}
+    cfg = config(said, 64, positions=positions)
+    weights = jax.tree.map(lambda x: x + 0.3, arc_transformer.init(jax.random.key(0), cfg))
+    rng = np.random.default_rng(1)
+    tokens, places = tokenised.encode(rng.integers(0, 9, (2, 3)), rng.integers(0, 9, (3, 2)))
+    batch = {"inputs": tokens[None], "places": places[None], "segments": np.zeros_like(tokens)[None]}
+    batch |= {"puzzle_ids": np.ones_like(tokens)[None], "dihedrals": np.full_like(tokens, 3)[None]}
+    wanted = np.asarray(arc_transformer.read(weights, cfg, batch))[0]
+    for begun in (10, 13):  # behind the separator, and in the middle of the output
+        state = arc_transformer.begin(weights, cfg, {name: x[:, :begun] for name, x in batch.items()}, len(tokens))
+        for at in range(begun, len(tokens)):
+            np.testing.assert_allclose(state["logits"][0], wanted[at - 1], atol=2e-5, err_msg=f"{begun}, {at}")
+            state = arc_transformer.advance(weights, cfg, state, tokens[None, at])
 
 
 def test_dropout_is_each_rows_own_and_right_in_the_mean():

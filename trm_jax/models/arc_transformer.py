@@ -47,7 +47,7 @@ class ArcTransformerConfig:
     num_heads: int = number(12, low=1)
     layers: int = number(8, low=1)
     ff_size: int = number(3072, low=1)
-    positions: str = option("rope3d", "rope3d", "rope1d", "learned", "none")
+    positions: str = option("rope3d", "rope3d", "pope3d", "rope1d", "learned", "none")
     rope_theta: float = positive(10000.0)
     task_row: bool = True  # an embedding of the task at every token
     dihedral_row: bool = True  # and one of how the pair is turned
@@ -64,7 +64,7 @@ class ArcTransformerConfig:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
         if self.positions.startswith("rope") and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head size; hidden_size / num_heads is {self.head_dim}")
-        if self.positions == "rope3d" and self.head_dim < 6:
+        if self.positions in ("rope3d", "pope3d") and self.head_dim < 6:
             raise ValueError(f"3D positions need three pairs a head; hidden_size / num_heads is {self.head_dim}")
 
     @property
@@ -98,9 +98,11 @@ def specs(cfg: ArcTransformerConfig) -> dict:
     def table(rows: int) -> P.ParamSpec:
         return P.ParamSpec((rows, D), (None, "embed"), _normal(0.02), "embedding", decay=0.1)
 
+    phase = {"phase": vector(L, D)} if cfg.positions == "pope3d" else {}
     weights = {
         "token_embedding": table(V),
         "layers": {
+            **phase,
             "ln_1": vector(L, D, value=1.0),
             "qkv": matrix(3 * D, D, ("heads", "embed"), 0.1),
             "out": matrix(D, D, ("embed", "heads"), 0.1),
@@ -132,28 +134,51 @@ def carry_specs(cfg: ArcTransformerConfig, batch_size: int) -> tuple:
     return ()
 
 
-def rope_angles(cfg: ArcTransformerConfig, places: jax.Array) -> jax.Array:
-    """Angles [B, S, K / 2] float32 of the rotary pairs of a head; places [B, S, 4]: column, row, part, number.
+def position_turns(cfg: ArcTransformerConfig, places: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    """Cosines and sines [B, S, 1, n] float32 of the angles by which the parts of a head turn, its pairs (RoPE) or its
+    entries (PoPE); places [B, S, 4]: column, row, part, number. None for positions that do not turn.
 
-    A third of the pairs turns with the column, a third with the row, the rest with the part of the sequence, each with
+    A third of the parts turns with the column, a third with the row, the rest with the part of the sequence, each with
     frequencies from 1 downwards. In one dimension all turn with the place in the sequence.
     """
-    pairs = cfg.head_dim // 2
-    third = pairs // 3
-    shares = {0: third, 1: third, 2: pairs - 2 * third} if cfg.positions == "rope3d" else {3: pairs}
+    if cfg.positions in ("learned", "none"):
+        return None
+    parts = cfg.head_dim if cfg.positions == "pope3d" else cfg.head_dim // 2
+    third = parts // 3
+    shares = {3: parts} if cfg.positions == "rope1d" else {0: third, 1: third, 2: parts - 2 * third}
     angles = [
         places[..., axis, None].astype(jnp.float32) * cfg.rope_theta ** -(np.arange(n, dtype=np.float32) / n)
         for axis, n in shares.items()
     ]
-    return jnp.concatenate(angles, axis=-1)
+    angles = jnp.concatenate(angles, axis=-1)[:, :, None]
+    return jnp.cos(angles), jnp.sin(angles)
 
 
 def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turn the pairs (2 i, 2 i + 1) of x [B, S, H, K] in float32."""
+    """RoPE: turn the pairs (2 i, 2 i + 1) of x [B, S, H, K] in float32."""
     even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
-    cos, sin = cos[:, :, None], sin[:, :, None]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+def _polar(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """PoPE (arXiv 2509.10534): an entry of x [B, S, H, K] gives the length, its softplus, of a pair of [B, S, H, 2 K],
+    and its place the direction. So what is looked for and where are apart."""
+    length = jax.nn.softplus(x.astype(jnp.float32))
+    return jnp.concatenate([length * cos, length * sin], axis=-1).astype(x.dtype)
+
+
+def _placed(cfg: ArcTransformerConfig, q, k, v, turns: tuple | None, layer: Mapping) -> tuple:
+    """q, k, v [B, S, H, K] as attention takes them, with their places."""
+    if turns is None:
+        return q, k, v
+    if cfg.positions != "pope3d":
+        return _rotate(q, *turns), _rotate(k, *turns), v
+    (cos, sin), phase = turns, layer["phase"].reshape(cfg.num_heads, cfg.head_dim)  # learned, of the keys
+    c, s = jnp.cos(phase), jnp.sin(phase)
+    # Attention divides by the root of a head's size, which is 2 K here; values are as long, with zeros.
+    v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, cfg.head_dim)))
+    return _polar(q, cos, sin) * 2**0.5, _polar(k, cos * c - sin * s, sin * c + cos * s), v
 
 
 def _keys_at(keys: jax.Array | None, place: int) -> jax.Array | None:
@@ -191,19 +216,16 @@ def _layers(weights: dict, cfg: ArcTransformerConfig, x, places, attend: Callabl
 
     attend(q, k, v, place, extra) -> (heads [B, S, H, K], what is left); extra: a tree stacked over the layers.
     """
-    dtype, rotary = cfg.compute_dtype, None
-    if cfg.positions.startswith("rope"):
-        angles = rope_angles(cfg, places)
-        rotary = jnp.cos(angles), jnp.sin(angles)
+    dtype = cfg.compute_dtype
+    turns = position_turns(cfg, places)
 
     def block(x, layer, place, extra):
         with jax.named_scope("attention"):
             h = (rms_norm(x, -1, cfg.rms_eps) * layer["ln_1"]).astype(dtype)
             qkv = linear(h, layer["qkv"].T)
             q, k, v = einops.rearrange(qkv, "b s (three h k) -> three b s h k", three=3, h=cfg.num_heads)
-            if rotary:
-                q, k = _rotate(q, *rotary), _rotate(k, *rotary)
-            heads, left = attend(q, k, v, place, extra)
+            heads, left = attend(*_placed(cfg, q, k, v, turns, layer), place, extra)
+            heads = heads[..., : cfg.head_dim]
             x = x + linear(einops.rearrange(heads, "b s h k -> b s (h k)"), layer["out"].T)
         with jax.named_scope("mlp"):
             h = (rms_norm(x, -1, cfg.rms_eps) * layer["ln_2"]).astype(dtype)
