@@ -183,12 +183,12 @@ def determinism(run: Run) -> None:
                 continue
             programs = measure.Programs(shape(name, {**changes, "train.deterministic": True}))
             (call, _), lies = programs.train(), shardings_of(programs.abstract)
-            start, model = jax.device_get(programs.state), programs.cfg.model
+            start = jax.device_get(programs.state)
 
-            def go(state, first, last, programs=programs, call=call, lies=lies, model=model):
+            def go(state, first, last, programs=programs, call=call, lies=lies):
                 programs.state = jax.device_put(state, lies)
                 for number in range(first, last):
-                    call(programs.put(measure.random_batch(model, programs.cfg.train.batch_size, number)))
+                    call(programs.put(measure.random_batch(programs.cfg, programs.cfg.train.batch_size, number)))
                 return programs.state
 
             run.say(name, digest=(digest := _digest(go(start, 0, 20))))

@@ -76,10 +76,10 @@ def rates(run: Run) -> None:
 def bench(run: Run) -> None:
     """Training step and evaluation of the five shapes against their floors, and what determinism costs the first."""
     from trm_jax.bench import suite
-    from trm_jax.bench.shapes import SHAPES, shape
+    from trm_jax.bench.shapes import DEFAULT, shape
 
     sides = {"maze_hard": {"data.height": 9, "data.width": 9}, "arc1": {"data.side": 9}} if run.tiny else {}
-    configs = [shape(name, settings(run) | sides.get(name, {})) for name in SHAPES]
+    configs = [shape(name, settings(run) | sides.get(name, {})) for name in DEFAULT]
     free = shape("baseline_768", settings(run) | {"train.deterministic": False})
     configs.append(dataclasses.replace(free, name="baseline_768, not deterministic"))
     suite.run(configs, run.left(), what=(suite.TRAIN, suite.EVALUATE), keep=lambda found: run.say(**found))
@@ -90,8 +90,8 @@ def torch(run: Run) -> None:
     from trm_jax.bench import suite
     from trm_jax.bench.shapes import shape
 
-    suite.require_twin()
     cfg = shape("baseline_768", settings(run) | {"train.deterministic": False})
+    suite.require_twin([cfg])
     suite.run([cfg], run.left(), what=(suite.TRAIN, suite.TWIN), keep=lambda found: run.say(**found))
 
 
@@ -111,7 +111,7 @@ def packed(run: Run) -> None:
                 continue
             cfg = shape(name, settings(run) | {"model.dtype": dtype})
             hparams, step = hparams_of(cfg, 1000), make_train_step(cfg, 1000)
-            batch = jax.device_put(measure.random_batch(cfg.model, cfg.train.batch_size))
+            batch = jax.device_put(measure.random_batch(cfg, cfg.train.batch_size))
             batches = jax.tree.map(lambda x: jax.numpy.stack([x] * seeds), batch)
             init = functools.partial(initial_state, cfg)
             rate = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -397,3 +397,31 @@ class Trainer:
     def named_ema(self) -> dict[str, Tensor]:
         """The averaged weights by parameter name."""
         return dict(zip((name for name, _ in self.model.named_parameters()), self.ema, strict=True))
+
+
+def training(cfg, params: Mapping, batch: Mapping[str, Tensor], compiled: bool, total_steps: int) -> Callable:
+    """A function that takes one training step and gives the loss over the batch, for a run of the library.
+
+    params: its parameters; batch: by the library's names. The rates are constant behind the warm-up, for any number of
+    steps.
+    """
+    from trm_jax.models.convert.torch_format import export_state_dict
+
+    settings = {name: getattr(cfg.model, name) for name in TwinConfig.__dataclass_fields__ if hasattr(cfg.model, name)}
+    model = TRM(TwinConfig(**settings, num_puzzle_identifiers=cfg.model.num_puzzle_ids, forward_dtype=cfg.model.dtype))
+    model.load_official(export_state_dict(params, ids=cfg.model.num_puzzle_ids))
+    model.to(batch["inputs"].device)
+    o = cfg.optim
+    optim = OptimConfig(
+        lr=o.lr,
+        weight_decay=o.weight_decay,
+        beta1=o.beta1,
+        beta2=o.beta2,
+        puzzle_lr=o.table_lr,
+        puzzle_weight_decay=o.table_weight_decay,
+        warmup_steps=o.warmup_steps,
+        ema_rate=o.ema_decay,
+    )
+    trainer = Trainer(model, optim, compiled=compiled)
+    named = {"puzzle_identifiers" if name == "puzzle_ids" else name: array for name, array in batch.items()}
+    return lambda: trainer.step(named)["loss"]

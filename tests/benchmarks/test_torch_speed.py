@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.torch_speed import check_agreement, interleave  # noqa: E402  (torch is optional)
+from benchmarks.torch_speed import LOSS_TOLERANCE, check_agreement, interleave  # noqa: E402  (torch is optional)
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["data.size=4", "model.hidden_size=32", "model.num_heads=2", "model.puzzle_emb_ndim=32"]
@@ -54,8 +54,8 @@ def test_figures_of_a_tiny_run(tmp_path, mixer, peak):
 @pytest.mark.parametrize(("ours", "twins"), [(1.0, 1.001), (float("nan"), 1.0), (1.0, float("nan"))])
 def test_sides_that_disagree_are_not_compared(ours, twins):
     with pytest.raises(SystemExit, match="disagree"):
-        check_agreement(ours, twins, "float32")
-    check_agreement(1.0, 1.00001, "float32")
+        check_agreement(ours, twins, LOSS_TOLERANCE["float32"])
+    check_agreement(1.0, 1.00001, LOSS_TOLERANCE["float32"])
 
 
 def test_sides_take_turns_and_change_the_order():

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.author import from_author
 from tests.models.test_arc_transformer import config
 from trm_jax.evals.decode import CHUNK, Decoder
 from trm_jax.models import arc_transformer
+from trm_jax.models.convert.arc_transformer import import_state_dict
 from trm_jax.tasks.pairs import tokens as tok
 
 
@@ -22,7 +22,7 @@ def golden(golden_folder):
 
 @pytest.fixture(scope="module")
 def model(golden):
-    weights = from_author({name[8:]: golden[name] for name in golden.files if name.startswith("weights/")})
+    weights = import_state_dict({name[8:]: golden[name] for name in golden.files if name.startswith("weights/")})
     return config(json.loads(str(golden["config"])), 2048), {"weights": weights}
 
 

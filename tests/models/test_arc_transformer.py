@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.author import NAMES, OF_LAYER, from_author
 from trm_jax.losses import IGNORE, token_cross_entropy
 from trm_jax.models import arc_transformer, params, target
+from trm_jax.models.convert.arc_transformer import export_state_dict, import_state_dict
 from trm_jax.tasks.pairs import tokens as tokenised
 
 
@@ -46,14 +46,6 @@ def batch_of(golden, which: str = "output") -> dict:
     }
 
 
-def by_author(weights: dict) -> dict[str, np.ndarray]:
-    """Our tree by the author's names."""
-    found = {name: weights[path[0]] for name, path in NAMES.items()}
-    for name, ours in OF_LAYER.items():
-        found |= {f"blocks.{i}.{name}": one for i, one in enumerate(weights["layers"][ours])}
-    return found
-
-
 def loss_of(weights, cfg, batch):
     return arc_transformer.loss({"weights": weights}, cfg, (), batch, (), "softmax")[0]
 
@@ -65,7 +57,7 @@ def golden(request, golden_folder):
 
 def made(golden) -> tuple[dict, dict]:
     said = json.loads(str(golden["config"]))
-    return said, from_author({name[5:]: golden[name] for name in golden.files if name.startswith("init/")})
+    return said, import_state_dict({name[5:]: golden[name] for name in golden.files if name.startswith("init/")})
 
 
 def test_logits_losses_and_gradients_are_the_authors(golden):
@@ -81,7 +73,7 @@ def test_logits_losses_and_gradients_are_the_authors(golden):
     np.testing.assert_allclose(whole, golden["loss_all"], rtol=1e-5)
     per_token = np.asarray(token_cross_entropy(logits[None], batch_of(golden, "all")["labels"], "softmax"))[0]
     np.testing.assert_allclose(per_token, golden["token_loss"], atol=1e-5 * golden["token_loss"].max())
-    for name, grad in by_author(grads).items():
+    for name, grad in export_state_dict(grads).items():
         if f"grad/{name}" in golden.files:
             np.testing.assert_allclose(grad, golden[f"grad/{name}"], atol=1e-5 * np.abs(golden[f"grad/{name}"]).max())
         else:
@@ -89,7 +81,7 @@ def test_logits_losses_and_gradients_are_the_authors(golden):
             # A sum of 128 entries, each as exact as the largest.
             np.testing.assert_allclose(np.asarray(grad).sum(-1), sums, atol=1e-5 * 128**0.5 * np.abs(grad).max())
             np.testing.assert_allclose(np.linalg.norm(grad), golden[f"grad_norm/{name}"], rtol=1e-5)
-    for name, grad in by_author(grads_all).items():
+    for name, grad in export_state_dict(grads_all).items():
         if f"grad_all_norm/{name}" in golden.files:
             np.testing.assert_allclose(np.linalg.norm(grad), golden[f"grad_all_norm/{name}"], rtol=2e-5)
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.author import from_author
-from tests.models.test_arc_transformer import by_author, config
+from tests.models.test_arc_transformer import config
 from trm_jax import sharding
 from trm_jax.configs import registry, resolve
 from trm_jax.losses import IGNORE
 from trm_jax.models.arc_transformer import ArcTransformerConfig
+from trm_jax.models.convert.arc_transformer import export_state_dict, import_state_dict
 from trm_jax.train.compiled import jit_train_step
 from trm_jax.train.state import abstract_state, initial_state, shardings_of
 from trm_jax.train.step import hparams_of, make_train_step
@@ -46,7 +46,7 @@ def test_six_steps_are_the_authors(shared, golden_folder):
     cfg = resolve.freeze(resolve.override(registry.get("arc_transformer_high"), changes))
     cfg = dataclasses.replace(cfg, model=config(json.loads(str(first["config"])), 128))
     state = initial_state(cfg, jax.random.key(0))
-    weights = from_author({name[5:]: first[name] for name in first.files if name.startswith("init/")})
+    weights = import_state_dict({name[5:]: first[name] for name in first.files if name.startswith("init/")})
     state = state.replace(params={"weights": weights})
     step, hparams = jax.jit(make_train_step(cfg, 6)), hparams_of(cfg, 6)
     for t in range(1, 7):
@@ -54,7 +54,7 @@ def test_six_steps_are_the_authors(shared, golden_folder):
         assert float(sums["lr"]) == pytest.approx(1.66e-3 * float(golden["lr_factor"][t - 1]), abs=1e-9), schedule
         np.testing.assert_allclose(sums["loss"], golden["f32/loss"][t - 1], rtol=1e-5)
         np.testing.assert_allclose(sums["grad_norm"], golden["f32/grad_norm"][t - 1], rtol=1e-5)
-        for name, ours in by_author(state.params["weights"]).items():
+        for name, ours in export_state_dict(state.params["weights"]).items():
             wanted = golden[f"step{t}/{name}"].astype(np.float32)
             np.testing.assert_allclose(ours, wanted, atol=1e-5 * np.abs(wanted).max(), err_msg=f"{t} {name}")
     assert jnp.isfinite(sums["loss"])

@@ -11,6 +11,7 @@ from trm_jax.planning import memory
 from trm_jax.train.config import RunConfig
 from trm_jax.train.memory import takes
 
+DEFAULT = ("baseline_768", "baseline", "attention_768", "maze_hard", "arc1")  # measured where none is named
 ATTENTION = {"model.mlp_t": False, "model.pos_encodings": "rope"}
 # name: (experiment, settings besides its own)
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,7 +20,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "attention_768": ("baseline_768", ATTENTION),
     "maze_hard": ("maze_hard", {}),
     "arc1": ("arc1", {}),
+    "arc_transformer": ("arc_transformer_high", {}),
 }
+# What stands for a shape on a CPU, for which it is too large.
+ON_CPU = {"arc_transformer": "arc_transformer_small"}
 
 
 def shape(name: str, changes: Mapping[str, Any] | None = None) -> RunConfig:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -32,21 +33,25 @@ from trm_jax.train.config import RunConfig
 
 TOGETHER = 64  # puzzles solved in one batch
 # What is measured of a run, in order of importance.
-TRAIN, TWIN, EVALUATE, ONE, DATA, START = "train", "train, PyTorch", "evaluate", "solve 1", "read a batch", "start"
+TRAIN, EVALUATE, WRITE, ONE, DATA, START = "train", "evaluate", "write", "solve 1", "read a batch", "start"
 MANY = f"solve {TOGETHER}"
-WHAT = (TRAIN, TWIN, EVALUATE, ONE, MANY, DATA, START)
+TWIN, TWIN_WRITE = f"{TRAIN}, PyTorch", f"{WRITE}, PyTorch"
+WHAT = (TRAIN, TWIN, EVALUATE, WRITE, TWIN_WRITE, ONE, MANY, DATA, START)
+TWINS = {TWIN: TRAIN, TWIN_WRITE: WRITE}  # PyTorch's figure -> ours that it takes turns with
 _ROUNDS = 3  # for which there must be time, or a thing is not measured
 _SAMPLES = 30  # at most
 
 
 @dataclasses.dataclass
 class Figure:
-    """One figure under way: `once()` is one sample, in seconds. work: FLOPs or bytes of a call."""
+    """One figure under way: `once()` is one sample, in seconds. work: FLOPs or bytes of a call. first: what the first
+    call gave, with which a twin must agree."""
 
     once: Callable[[], float]
     facts: dict = dataclasses.field(default_factory=dict)
     work: float = 0.0
     most: int = _SAMPLES
+    first: Any = None
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def sample(self) -> None:
@@ -84,7 +89,7 @@ def run(
     configs: Sequence[RunConfig],
     seconds: float,
     *,
-    what: Sequence[str] = (TRAIN, EVALUATE, ONE, MANY, DATA, START),
+    what: Sequence[str] = tuple(kind for kind in WHAT if kind not in TWINS),
     say: Callable[[str], None] = lambda line: None,
     keep: Callable[[dict], None] = lambda results: None,
 ) -> dict:
@@ -114,7 +119,7 @@ def run(
 
     cfgs, programs, takes = {cfg.name: cfg for cfg in configs}, {}, 10.0 if on_cpu else 30.0
     for kind in [kind for kind in WHAT if kind in what]:
-        for cfg in configs:
+        for cfg in [cfg for cfg in configs if _has(cfg, kind)]:
             rows, flops = _work(cfg, kind)
             one = 1.5 * flops / (rates[dtype(cfg)].work / rates[dtype(cfg)].seconds[0])
             claimed = sum(_ROUNDS * figure.seconds[0] for figure in figures.values())
@@ -124,8 +129,7 @@ def run(
             say(f"{cfg.name}: {kind}")
             began = time.monotonic()
             try:
-                first_loss = figures[cfg.name, TRAIN].facts["first_loss"] if kind == TWIN else 0.0
-                if figure := _figure(cfg, kind, rows, programs, first_loss):
+                if figure := _figure(cfg, kind, rows, programs, figures.get((cfg.name, TWINS.get(kind, "")))):
                     figure.sample()
                     figures[cfg.name, kind] = figure
             except (jax.errors.JaxRuntimeError, RuntimeError) as error:  # too large for the device, or not for it
@@ -145,19 +149,32 @@ def _split(made: tuple[measure.Call, float]) -> tuple:
     return measure.sampler(call), {}, work
 
 
+def _has(cfg: RunConfig, kind: str) -> bool:
+    """Whether the run has such a figure: a model that writes its answers token by token does not solve otherwise."""
+    return kind not in (WRITE, TWIN_WRITE, ONE, MANY) or measure.writes(cfg) == (kind in (WRITE, TWIN_WRITE))
+
+
 def _work(cfg: RunConfig, kind: str) -> tuple[int, int]:
     """(rows, FLOPs) of one call."""
     step, answer = cfg.family.flops(cfg.model)
-    size = cfg.train.batch_size
-    rows, of_a_row = {EVALUATE: (cfg.eval.batch_size, answer), ONE: (1, answer), MANY: (TOGETHER, answer)}.get(
-        kind, (size, 0 if kind == DATA else step)
-    )
+    size, held_out = cfg.train.batch_size, cfg.eval.batch_size
+    written = answer * measure.WRITTEN // cfg.model.seq_len
+    rows, of_a_row = {
+        EVALUATE: (held_out, answer),
+        WRITE: (held_out, written),
+        TWIN_WRITE: (held_out, written),
+        ONE: (1, answer),
+        MANY: (TOGETHER, answer),
+        DATA: (size, 0),
+    }.get(kind, (size, step))
     return rows, rows * of_a_row
 
 
 def _limits(cfg: RunConfig, kind: str, figure: Figure, results: dict) -> dict:
     """The floor in seconds at the rates measured by now; utilisation of the measured product, and of the data sheet."""
     rows, flops = _work(cfg, kind)
+    if kind in (WRITE, TWIN_WRITE):  # bound by what it reads
+        return {"rows": rows, "floor_s": figure.facts["least_read"] / results["rates"]["copy"]["median"]}
     if kind not in (TRAIN, TWIN, EVALUATE, ONE, MANY):
         return {}
     chips = 1 if kind in (ONE, MANY) else results["devices"]
@@ -168,19 +185,25 @@ def _limits(cfg: RunConfig, kind: str, figure: Figure, results: dict) -> dict:
     return {"rows": rows, "flops": flops, "of_product": flops / median / product} | floors | of_sheet
 
 
-def _figure(cfg: RunConfig, kind: str, rows: int, programs: dict[str, measure.Programs], first_loss) -> Figure | None:
-    """Compiled and warm; None where there is nothing to measure."""
+def _figure(
+    cfg: RunConfig, kind: str, rows: int, programs: dict[str, measure.Programs], ours: Figure | None
+) -> Figure | None:
+    """Compiled and warm; None where there is nothing to measure. ours: what a twin's is held against."""
     if kind == TRAIN:
         return _train(cfg, programs)
     if kind == DATA:
         return _data(cfg)
     if kind == START:
         return Figure(partial(_start, cfg), most=3)
+    if kind in TWINS:
+        return _twin(cfg, kind, ours) if ours else None
     if cfg.name not in programs:
         return None
     one = programs[cfg.name]
-    if kind == TWIN:
-        return _twin(one, first_loss)
+    if kind == WRITE:
+        call, facts = one.write(rows)
+        first = call()
+        return Figure(measure.sampler(call), facts, first=first)
     call, facts = one.evaluate(rows) if kind == EVALUATE else one.think(rows)
     # One puzzle: somebody waits for it.
     return Figure(measure.sampler(call, 0.0 if kind == ONE else 0.1), facts)
@@ -193,8 +216,9 @@ def _train(cfg: RunConfig, programs: dict[str, measure.Programs]) -> Figure:
         try:
             programs[cfg.name] = measure.Programs(tried)
             call, facts = programs[cfg.name].train()
-            facts |= {"accumulation": tried.train.accumulation, "first_loss": float(call()["loss"])}
-            return Figure(measure.sampler(call), facts)
+            first = float(call()["loss"])
+            facts |= {"accumulation": tried.train.accumulation, "first_loss": first}
+            return Figure(measure.sampler(call), facts, first=first)
         except jax.errors.JaxRuntimeError as error:
             programs.pop(cfg.name, None)
             if "RESOURCE_EXHAUSTED" not in str(error):
@@ -202,31 +226,44 @@ def _train(cfg: RunConfig, programs: dict[str, measure.Programs]) -> Figure:
     raise RuntimeError("not even the smallest part of the batch fits into the memory")
 
 
-def require_twin() -> None:
-    """Raise InputError unless the PyTorch twin can be measured here."""
+def require_twin(configs: Sequence[RunConfig]) -> None:
+    """Raise InputError unless PyTorch twins of these runs can be measured here."""
     root = Path(trm_jax.__file__).parents[1]
-    if not (root / "benchmarks" / "torch_twin.py").exists():
-        raise InputError("the PyTorch twin is in the checkout and not in the package; run `trm bench` from a checkout")
+    if not (root / "benchmarks" / "torch_speed.py").exists():
+        raise InputError(
+            "the PyTorch twins are in the checkout and not in the package; run `trm bench` from a checkout"
+        )
     if importlib.util.find_spec("torch") is None:
         raise InputError("--compare torch needs PyTorch: pip install torch")
     if str(root) not in sys.path:
         sys.path.append(str(root))
+    twins = importlib.import_module("benchmarks.torch_speed").TWINS
+    for cfg in configs:
+        if (family := cfg.page["model"]["family"]) not in twins:
+            raise InputError(f"{cfg.name}: model.family={family} has no PyTorch twin; leave out --compare torch")
 
 
-def _twin(ours: measure.Programs, first_loss: float) -> Figure:
-    """The same step by PyTorch, with the same weights and batch: eager on a CPU, by torch.compile on a GPU.
+def _twin(cfg: RunConfig, kind: str, ours: Figure) -> Figure:
+    """The same by PyTorch, with the same weights and batch: eager on a CPU, by torch.compile on a GPU.
 
-    Raises RuntimeError where its first loss is another one: the two do not do the same work.
+    Raises RuntimeError where its first loss, or what it writes in float32, is another: the two do not do the same.
     """
-    twin = importlib.import_module("benchmarks.torch_speed")
-    cfg, on_gpu = ours.cfg, jax.default_backend() == "gpu"
-    batch = measure.random_batch(cfg.model, cfg.train.batch_size)
-    side = twin.torch_side(cfg, twin.official_weights(cfg), batch, "cuda" if on_gpu else "cpu", on_gpu)
+    twin, on_gpu = importlib.import_module("benchmarks.torch_speed"), jax.default_backend() == "gpu"
+    how = {"device": "cuda" if on_gpu else "cpu", "compiled": on_gpu}
     began = time.perf_counter()
-    loss = twin.first_step(side) / cfg.train.batch_size
-    facts = {"first_step_s": time.perf_counter() - began, "first_loss": loss, "compiled": on_gpu}
-    if not twin.agree(first_loss, loss, dtype(cfg)):
-        raise RuntimeError(f"the two disagree: first loss {first_loss:.6g} here, {loss:.6g} from PyTorch")
+    if kind == TWIN:
+        side = twin.torch_side(cfg, measure.random_batch(cfg, cfg.train.batch_size), **how)
+        loss = twin.first_step(side) / cfg.train.batch_size
+        facts = {"first_loss": loss}
+        if not twin.agree(ours.first, loss, twin.tolerance(cfg)):
+            raise RuntimeError(f"the two disagree: first loss {ours.first:.6g} here, {loss:.6g} from PyTorch")
+    else:
+        side = twin.torch_writer(cfg, measure.random_prompts(cfg, cfg.eval.batch_size), measure.WRITTEN, **how)
+        same = float(np.mean(side.step() == ours.first))
+        facts = {"tokens_alike": same, **ours.facts}
+        if dtype(cfg) == "float32" and same < 1:
+            raise RuntimeError(f"the two disagree: {1 - same:.2%} of the tokens that PyTorch writes first are others")
+    facts |= {"first_step_s": time.perf_counter() - began, "compiled": on_gpu}
 
     def once() -> float:
         time.sleep(twin.SETTLE_S)
@@ -239,10 +276,13 @@ def _twin(ours: measure.Programs, first_loss: float) -> Figure:
 
 def _data(cfg: RunConfig) -> Figure | None:
     """Batches as training reads them, of generated puzzles; None for a task that makes none."""
-    if not hasattr(cfg.data, "source") or cfg.task.info(cfg.data).seq_len != cfg.model.seq_len:
+    if hasattr(cfg.task, "made_up"):
+        source, _ = cfg.task.made_up(cfg.data)
+    elif not hasattr(cfg.data, "source") or cfg.task.info(cfg.data).seq_len != cfg.model.seq_len:
         return None
-    made = dataclasses.replace(cfg.data, source="generated", train_puzzles=100, test_puzzles=1)
-    source, _ = cfg.task.load(made)
+    else:
+        made = dataclasses.replace(cfg.data, source="generated", train_puzzles=100, test_puzzles=1)
+        source, _ = cfg.task.load(made)
     size = cfg.train.batch_size
     slots, steps = np.arange(size), {"start_step": 0, "stop_step": 2**31 - 1}
     rows = loader.batches(source, seed=0, batch_size=size, slots=slots, **steps)

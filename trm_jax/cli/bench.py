@@ -1,10 +1,12 @@
-"""`trm bench`: what this machine reaches: training, evaluation, solving, data, start.
+"""`trm bench`: what this machine reaches: training, evaluation, solving, writing, data, start.
 
 Random batches; no puzzle files are needed. Everything takes turns until the time is up; a figure is the median of n
 samples with their quartiles. What does not fit into the time is left out, the least important first.
 floor: what the products of a training step and its least traffic of memory take at the rates measured in the same run
 (docs/performance.md). of product: FLOP/s, as a share of what a large product reached; MFU: as a share of the
 data sheet's bfloat16 peak, where that is known.
+write: a model that answers token by token writes 64 behind each of eval.batch_size prompts; no row ends earlier. Its
+floor: reading the weights in the compute dtype and the cache for each token, at the measured rate of a copy.
 Without a name: on a CPU demo and a small batch of baseline, elsewhere the five shapes of docs/performance.md.
 
 examples:
@@ -12,6 +14,7 @@ examples:
   trm bench baseline_768 --minutes 3 --json before.json
   trm bench baseline_768 --minutes 3 --against before.json      faster or slower than before, if more than the spread
   trm bench demo --compare torch                                the PyTorch twin in turns with it (from a checkout)
+  trm bench arc_transformer --compare torch                     training and writing; arc_transformer_small on a CPU
   trm bench baseline_768 --floor h200                           the least time of a step by part; nothing is run
   trm bench --floor h200 a100 v4-8                              of all shapes on several devices
 """
@@ -27,8 +30,8 @@ from trm_jax.cli import arguments as cli
 from trm_jax.cli.plan import amount, print_table
 from trm_jax.errors import InputError
 
-ON_CPU = {"train.batch_size": 32, "eval.batch_size": 32, "model.dtype": "float32"}  # baseline's, where there is no more
-_COLUMNS = ("", "rows", "median", "quartiles", "n", "floor", "of\nproduct", "MFU", "rows/s", "memory", "compiled\nin")
+SMALL = {"train.batch_size": 32, "eval.batch_size": 32, "model.dtype": "float32"}  # baseline's, on a CPU
+_COLUMNS = ("", "rows", "median", "quartiles", "n", "floor", "of\nproduct", "MFU", "a second", "memory", "compiled\nin")
 _PARTS = ("", "GFLOP", "MB,\nkernels apart", "MB,\nblocks fused", "ms,\napart", "ms,\nfused", "bound by")
 
 
@@ -45,24 +48,30 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from trm_jax.bench import against
-    from trm_jax.bench.shapes import SHAPES, shape
+    from trm_jax.bench.shapes import DEFAULT, ON_CPU, shape
 
     if args.json and not args.json.absolute().parent.is_dir():
         raise InputError(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
     if args.floor:
-        return _floors([shape(name, cli.changes(args)) for name in args.names or SHAPES], args.floor)
+        return _floors([shape(name, cli.changes(args)) for name in args.names or DEFAULT], args.floor)
     before = against.read(args.against) if args.against else None
     import jax
 
     from trm_jax.bench import suite
 
-    if args.compare:
-        suite.require_twin()
-    if args.names or jax.default_backend() != "cpu":
-        configs = [shape(name, cli.changes(args)) for name in dict.fromkeys(args.names or SHAPES)]
+    tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    on_cpu = jax.default_backend() == "cpu"
+    if args.names or not on_cpu:
+        names = args.names or DEFAULT
+        for name in ON_CPU.keys() & set(names) if on_cpu else ():
+            tell(f"note: {name} is too large for a CPU; {ON_CPU[name]} stands for it")
+        names = dict.fromkeys(ON_CPU.get(name, name) if on_cpu else name for name in names)
+        configs = [shape(name, cli.changes(args)) for name in names]
     else:
-        configs = [shape("demo", cli.changes(args)), shape("baseline", {**ON_CPU, **cli.changes(args)})]
-    what = [kind for kind in suite.WHAT if kind != suite.TWIN or args.compare]
+        configs = [shape("demo", cli.changes(args)), shape("baseline", {**SMALL, **cli.changes(args)})]
+    if args.compare:
+        suite.require_twin(configs)
+    what = [kind for kind in suite.WHAT if kind not in suite.TWINS or args.compare]
     results = {"command": shlex.join(["trm", "bench", *sys.argv[2:]]), "minutes": args.minutes}
 
     def keep(found: dict) -> None:
@@ -70,8 +79,8 @@ def run(args) -> int:
         if args.json:
             args.json.write_text(json.dumps(results, indent=1) + "\n")
 
-    tell = lambda line: print(f"measuring {line}", file=sys.stderr)  # noqa: E731
-    keep(suite.run(configs, 60 * args.minutes, what=what, say=tell, keep=keep))
+    say = lambda line: tell(f"measuring {line}")  # noqa: E731
+    keep(suite.run(configs, 60 * args.minutes, what=what, say=say, keep=keep))
     show(results)
     if before:
         compare(results, before, str(args.against))
@@ -123,7 +132,7 @@ def _cells(figure: dict) -> list[str]:
         seconds(figure["floor_s"]) if "floor_s" in figure else "",
         share("of_product"),
         share("mfu"),
-        f"{figure['rows'] / s['median']:,.0f}" if "rows" in figure else "",
+        next((f"{figure[of] / s['median']:,.0f} {of}" for of in ("tokens", "rows") if of in figure), ""),
         f"{figure['program_bytes'] / 1e6:,.0f} MB" if "program_bytes" in figure else "",
         seconds(figure["compile_s"]) if "compile_s" in figure else "",
     ]

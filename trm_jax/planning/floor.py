@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
+
+import jax
 
 from trm_jax.models import params
 from trm_jax.models.trm_cost import Part
@@ -27,18 +30,29 @@ class Rates(NamedTuple):
 def step_parts(cfg: RunConfig) -> dict[str, Part]:
     """A whole step by part, all rows of it in `flops`, `step_bytes` and `fusible`: the family's, and the optimiser.
 
-    A family that does not say its parts has one, "all", of which only the FLOPs are known.
+    A family that does not say its parts has one, "model", of which only the FLOPs are known.
     """
     rows, family = cfg.train.batch_size, cfg.family
-    parts = family.parts(cfg.model) if hasattr(family, "parts") else {"all": Part(family.flops(cfg.model)[0])}
+    parts = family.parts(cfg.model) if hasattr(family, "parts") else {"model": Part(family.flops(cfg.model)[0])}
     found = {
         name: Part(rows * part.flops, 0, rows * part.row_bytes + part.step_bytes, rows * part.fusible)
         for name, part in parts.items()
     }
-    weights = params.count(cfg.family.specs(cfg.model)["weights"])
+    weights = cfg.family.specs(cfg.model)["weights"]
+    orthogonal = cfg.optim.name == "normuon"
+    matrices = [spec for spec in jax.tree.leaves(weights, is_leaf=params.is_spec) if spec.kind == "matrix"] * orthogonal
     averages = bool(cfg.optim.ema_decay) + len(cfg.optim.other_decays)
-    # Gradients are read; weights, two moments and averages are read and written.
-    return found | {"optimiser": Part(step_bytes=weights * _FLOAT32 * (1 + 2 * (3 + averages)))}
+    # Gradients are read; weights, moments and averages are read and written. NorMuon's matrices have one moment.
+    values = params.count(weights) * (1 + 2 * (3 + averages)) - 2 * params.count(matrices)
+    products = sum(_newton_schulz_flops(*spec.shape) for spec in matrices)
+    return found | {"optimiser": Part(products, step_bytes=values * _FLOAT32)}
+
+
+def _newton_schulz_flops(*shape: int) -> int:
+    """Of five iterations on matrices [..., out, in]: X X^T, A A and a product with X, which lies on its longer side."""
+    (*many, out, inner), steps = shape, 5
+    rows, columns = min(out, inner), max(out, inner)
+    return steps * math.prod(many) * (4 * rows * rows * columns + 2 * rows**3)
 
 
 def apart(cfg: RunConfig, rates: Rates) -> dict[str, float]:

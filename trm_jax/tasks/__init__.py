@@ -81,6 +81,8 @@ class Task(Protocol):
     # models that know each puzzle by an embedding: `trm solve` learns one for them.
     # seen(trained, asked) -> why a model trained under settings `trained` must not be scored under `asked`, or "".
     # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
+    # made_up(cfg) -> what `load` gives, of random puzzles that need no files: for a benchmark, which else takes random
+    # tokens and puzzle ids in the shapes of `batch_spec`.
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]

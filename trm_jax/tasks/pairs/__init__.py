@@ -77,6 +77,11 @@ class PairsTask:
     def load_eval(self, cfg: PairsConfig, *, progress: Progress | None = None) -> EvalSource:
         return self.load(cfg)[1]
 
+    def made_up(self, cfg: PairsConfig) -> tuple[TrainSource, EvalSource]:
+        from trm_jax.tasks.pairs.made_up import made_up
+
+        return made_up(cfg, self.info(cfg).num_puzzle_ids)
+
     def batch_spec(self, cfg: PairsConfig) -> dict[str, tuple[tuple[int, ...], type]]:
         row = (cfg.row_tokens,)
         names = ("inputs", "labels", "segments", "puzzle_ids", "dihedrals")

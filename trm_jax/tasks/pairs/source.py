@@ -54,7 +54,7 @@ def _lengths(sizes, symmetries):
 
 
 @njit(cache=True, nogil=True)
-def _packed(lengths, order, room):
+def packed(lengths, order, room):
     """Row of each of the pairs `order` [n], the longest first into the first row with room; and how many rows."""
     found, free = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
     rows = 0
@@ -134,7 +134,7 @@ class Packing:
         found = []
         for first in range(0, len(order), window):
             here = order[first : first + window]
-            of, count = _packed(lengths, here, room)
+            of, count = packed(lengths, here, room)
             by_row = np.argsort(of, kind="stable")
             found += np.split(here[by_row], np.cumsum(np.bincount(of, minlength=count))[:-1])
         return found
@@ -275,7 +275,11 @@ def made(items: list[tuple[int, np.ndarray, np.ndarray]], drawn: list[tuple[np.n
 
 @functools.lru_cache(maxsize=2)
 def _loaded(cfg: PairsConfig) -> tuple[PairsTrain, PairsEval]:
-    tasks, tested = read_all(cfg)
+    return of_tasks(cfg, *read_all(cfg))
+
+
+def of_tasks(cfg: PairsConfig, tasks: Tasks, tested: Tasks) -> tuple[PairsTrain, PairsEval]:
+    """Training and evaluation data of `tasks`, of which `tested` keep their test pairs. Raises InputError."""
     items, drawn = [], []
     for number, (name, task) in enumerate(tasks.items()):
         pairs = task.train if name in tested else task.pairs
