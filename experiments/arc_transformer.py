@@ -116,7 +116,7 @@ EXPERIMENTS = [
             "optim.lr": 1e-2,
             "optim.other_lr": 3e-3,
             "train.epochs": 0,
-            "train.steps": 12_000,
+            "train.steps": 8000,
             "eval.batch_size": 36,
             "eval.every_epochs": 0,
             "eval.every_steps": 2000,

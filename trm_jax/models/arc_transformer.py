@@ -31,6 +31,7 @@ from trm_jax.settings import check, number, option, positive
 DIHEDRALS = 8
 START, NEXT_LINE, SEPARATOR, END = 10, 11, 12, 13  # tokens behind the ten colours
 MOST_COLUMN, MOST_ROW = 30, 29  # of a place, whatever is written
+MEAN_LENGTH = 375  # tokens of a pair of the public sets, which is what a token's attention can see of a packed row
 
 
 @dataclass(frozen=True)
@@ -385,9 +386,9 @@ def finish(sums: Mapping, count: float, sequences: float = 0) -> dict:
 
 
 def flops(cfg: ArcTransformerConfig) -> tuple[int, int]:
-    """Analytic matmul FLOPs of one row: (one training step, one evaluation); causal scores are counted whole."""
+    """Analytic matmul FLOPs of one row: (one training step, one evaluation); scores as of pairs of mean length."""
     D, F, S = cfg.hidden_size, cfg.ff_size, cfg.seq_len
-    layer = 2 * S * (4 * D * D + 3 * D * F) + 4 * S * S * D
+    layer = 2 * S * (4 * D * D + 3 * D * F) + 4 * S * min(S, MEAN_LENGTH) * D
     once = cfg.layers * layer + 2 * S * D * cfg.vocab_size
     return 3 * once, once
 
