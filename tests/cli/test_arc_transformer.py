@@ -40,6 +40,8 @@ SMALL = {
     "log.tensorboard": False,
 }
 
+OTHERS = "docs/arc_transformer.md, Other tasks"
+
 
 def arguments(folder, **changes) -> list[str]:
     settings = {**SMALL, "data.path": folder, **changes}
@@ -104,11 +106,43 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(trm, run, tmp_path, dev
             np.testing.assert_allclose(ours[name], values, atol=2e-4, err_msg=name)
 
 
+def test_rows_for_other_tasks(trm, refused, run, tmp_path):
+    """A set that is appended: its tasks get rows, which begin with the mean; nothing else moves; then it answers."""
+    write_set(run.parent / "c", 2, seed=2, side=4)
+    more = ["--set", "data.train_sets=a,b,c", "data.test_set=c"]
+    said = refused("eval", run, *more)
+    assert said == f"{run} has rows for 8 tasks, and these are 10; train rows for the others first: " + OTHERS
+    changes = {"data.train_sets": "a,b,c", "data.test_set": "c", "train.start_from": run, "train.parameters": "tables"}
+    changes |= {"optim.other_lr": 0.01, "optim.warmup_share": 0.0}
+    result = trm.run("train", "arc_transformer_high", "--workdir", tmp_path / "more", *arguments(run.parent, **changes))
+    assert result.code == 0, result.err
+    before, after = tiny.state(run, 12), tiny.state(tmp_path / "more", 12)
+    rows = "params/weights/task_embedding"
+    moved = {name for name in before if name.startswith("params/") and not np.array_equal(before[name], after[name])}
+    assert moved == {rows} and after[rows].shape == (10, 24)
+    mean = before[rows][1:].mean(0)
+    assert 0.001 < np.abs(after[rows][8:] - mean).max() < 0.3, "12 steps of 0.01 from the mean"
+    result = trm.run("eval", tmp_path / "more")
+    assert result.code == 0 and "pass@2" in result.out, result.err
+
+
+def test_drafts_change_nothing_but_the_way(trm, run, tmp_path):
+    """The same answers, whatever was drafted."""
+    found = []
+    for name, how in (("plain", []), ("drafts", ["--drafts"])):
+        shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns("answers-*"))
+        assert trm.run("eval", tmp_path / name, *how).code == 0
+        [file] = (tmp_path / name).glob("answers-12-*")
+        found.append({line["prompt"]: line["tokens"] for line in map(json.loads, file.read_text().splitlines())})
+    assert found[0] == found[1]
+
+
 def test_solving_with_it_says_how_it_answers(refused, run, tmp_path):
     (tmp_path / "new.json").write_text("{}")
     for asked in (tmp_path / "new.json", "--example"):
         said = refused("solve", run, asked)
-        assert said == f"this model writes its answers token by token; let it answer: trm eval {run}"
+        wanted = f"this model answers tasks that it has a row for: trm eval {run}; train rows for others first: "
+        assert said == wanted + OTHERS
 
 
 def test_outputs_that_nobody_knows_are_answered_and_not_scored(trm, run, tmp_path):

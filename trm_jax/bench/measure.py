@@ -111,7 +111,7 @@ def least_read(cfg: RunConfig, prompts: Sequence[Mapping[str, np.ndarray]]) -> i
     rows, size = batch["inputs"].shape
     state = jax.eval_shape(lambda params: family.begin(params, model, batch, size), P.abstract(specs))
     of_token = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state["cache"])) // (rows * size)
-    read = [spec for spec in jax.tree.leaves(specs["weights"], is_leaf=P.is_spec) if spec.kind != "embedding"]
+    read = [spec for spec in jax.tree.leaves(specs["weights"], is_leaf=P.is_spec) if "embedding" not in spec.kind]
     cached = sum(len(one["inputs"]) + n for one in prompts for n in range(1, WRITTEN))
     return WRITTEN * P.count(read) * jnp.dtype(dtype(cfg)).itemsize + cached * of_token
 

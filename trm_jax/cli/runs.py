@@ -42,6 +42,10 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     config = resolve.override(saved, changes or {})
     cfg, trained = resolve.freeze(config), resolve.freeze(saved)
     ours, theirs = (params.abstract(c.family.specs(c.model)) for c in (cfg, trained))
+    if ours != theirs and cfg.embeds_ids and cfg.model.num_puzzle_ids != trained.model.num_puzzle_ids:
+        there, here = trained.model.num_puzzle_ids, cfg.model.num_puzzle_ids
+        said = f"{args.run_dir} has rows for {there:,} tasks, and these are {here:,}"
+        raise InputError(f"{said}; train rows for the others first: docs/arc_transformer.md, Other tasks")
     if ours != theirs:
         raise InputError(f"--set makes this another model than the one trained in {args.run_dir}; change no sizes")
     # Using a model needs no more than data parallelism, whatever mesh it was trained on.

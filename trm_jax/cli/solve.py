@@ -69,7 +69,8 @@ def run(args) -> int:
     task, data = opened.cfg.task, opened.cfg.data
     if hasattr(opened.cfg.family, "begin"):
         raise InputError(
-            f"this model writes its answers token by token; let it answer: {command('eval', args.run_dir)}"
+            f"this model answers tasks that it has a row for: {command('eval', args.run_dir)}; "
+            "train rows for others first: docs/arc_transformer.md, Other tasks"
         )
     for kind in pictures:
         if not hasattr(task, kind):

@@ -96,8 +96,8 @@ def specs(cfg: ArcTransformerConfig) -> dict:
     def vector(*shape: int, value: float = 0.0) -> P.ParamSpec:
         return P.ParamSpec(shape, (None,) * len(shape), P.constant(value), "vector", decay=0.0)
 
-    def table(rows: int) -> P.ParamSpec:
-        return P.ParamSpec((rows, D), (None, "embed"), _normal(0.02), "embedding", decay=0.1)
+    def table(rows: int, kind: str = "embedding") -> P.ParamSpec:
+        return P.ParamSpec((rows, D), (None, "embed"), _normal(0.02), kind, decay=0.1)
 
     phase = {"phase": vector(L, D)} if cfg.positions == "pope3d" else {}
     weights = {
@@ -117,7 +117,7 @@ def specs(cfg: ArcTransformerConfig) -> dict:
         "lm_head": P.ParamSpec((V, D), ("vocab", "embed"), _xavier(V, D), "head"),
     }
     if cfg.task_row:
-        weights["task_embedding"] = table(cfg.num_puzzle_ids)
+        weights["task_embedding"] = table(cfg.num_puzzle_ids, "id_embedding")
     if cfg.dihedral_row:
         weights["dihedral_embedding"] = table(DIHEDRALS)
     if cfg.positions == "learned":

@@ -34,9 +34,9 @@ def constant(value: float) -> Initializer:
     return lambda key, shape, dtype: jnp.full(shape, value, dtype)
 
 
-# What the optimiser does with an array: the first four are trained by gradient, `rows` are a table of which few rows
-# have a gradient at a time, `frozen` is not trained.
-KINDS = ("matrix", "embedding", "head", "vector", "rows", "frozen")
+# What the optimiser does with an array: the first five are trained by gradient (`id_embedding` has a row for each id of
+# a puzzle), `rows` are a table of which few rows have a gradient at a time, `frozen` is not trained.
+KINDS = ("matrix", "embedding", "id_embedding", "head", "vector", "rows", "frozen")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+
 from trm_jax.errors import InputError
 from trm_jax.losses import TOKEN_LOSSES
 from trm_jax.models.family import Family
@@ -165,7 +167,7 @@ class RunConfig:
         check_seed("seed", self.seed)
         for name in ("eval", "checkpoint", "log"):
             check(getattr(self, name), f"{name}.")
-        if self.train.parameters == "tables" and not self.tables:
+        if self.train.parameters == "tables" and not (self.tables or self.embeds_ids):
             raise InputError("train.parameters=tables, but this model has no table of embeddings; leave it at all")
         if self.train.halt_exploration_end != -1 and not hasattr(self.model, "halt_exploration_prob"):
             raise InputError("train.halt_exploration_end is set, but this model does not explore; leave it at -1")
@@ -180,6 +182,12 @@ class RunConfig:
     def tables(self) -> list[str]:
         """The parameters that are tables of rows."""
         return [n for n, s in self.family.specs(self.model).items() if is_spec(s) and s.kind == "rows"]
+
+    @property
+    def embeds_ids(self) -> bool:
+        """Whether embeddings of puzzles are among the weights."""
+        weights = jax.tree.leaves(self.family.specs(self.model)["weights"], is_leaf=is_spec)
+        return any(spec.kind == "id_embedding" for spec in weights)
 
     @property
     def curriculum_start(self) -> dict[str, int]:

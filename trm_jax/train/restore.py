@@ -52,25 +52,37 @@ def started_from(cfg: RunConfig, state: TrainState, mesh) -> TrainState:
     place, theirs = as_path(cfg.train.start_from).expanduser(), cfg.start()
     params, _ = load_params(theirs, place.resolve(), cfg.train.start_at, mesh)
     ours, found = (P.abstract(c.family.specs(c.model)) for c in (cfg, theirs))
+    kept = getattr(cfg.task, "kept_ids", None)
+    count = kept(cfg.data, theirs.data) if kept and theirs.task is cfg.task else theirs.model.num_puzzle_ids
+
+    def resized(table: jax.Array, like: jax.Array, ids: tuple[int, int]) -> jax.Array:
+        resize = partial(_resized, ids=ids, kept=min(count, *ids), rows=like.shape[0])
+        return jax.jit(resize, out_shardings=like.sharding)(table)
+
+    def weight(spec: P.ParamSpec, x: jax.Array, like: jax.Array) -> jax.Array:
+        same = spec.kind != "id_embedding" or x.shape[1:] != like.shape[1:]
+        return x if same else resized(x, like, (len(x), len(like)))
+
+    specs = cfg.family.specs(cfg.model)["weights"]
+    if jax.tree.structure(specs, is_leaf=P.is_spec) == jax.tree.structure(params["weights"]):
+        params["weights"] = jax.tree.map(weight, specs, params["weights"], state.params["weights"], is_leaf=P.is_spec)
+        found["weights"] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params["weights"])
     for name, want in ours.items():
         if name not in cfg.tables and found.get(name) != want:
             raise InputError(f"train.start_from={place} is another model: its {name} differ; set model.* as there")
-    kept = getattr(cfg.task, "kept_ids", None)
-    count = kept(cfg.data, theirs.data) if kept and theirs.task is cfg.task else theirs.model.num_puzzle_ids
     for name in cfg.tables:
         if name not in found or found[name].shape[1:] != ours[name].shape[1:]:
             raise InputError(f"train.start_from={place} has no {name} of that width; set model.* as there")
         ids = theirs.model.num_puzzle_ids, cfg.model.num_puzzle_ids
-        resize = partial(_resized, ids=ids, kept=min(count, *ids), rows=ours[name].shape[0])
-        params[name] = jax.jit(resize, out_shardings=state.params[name].sharding)(params[name])
+        params[name] = resized(params[name], state.params[name], ids)
     return _with_params(state, params)
 
 
 def _resized(table: jax.Array, *, ids: tuple[int, int], kept: int, rows: int) -> jax.Array:
     """A table [rows, E] of which the first `kept` rows are those of `table` and the others their mean.
 
-    ids: how many rows are in use (there, here), the others are padding. Row 0 is that of the blank id, which no puzzle
-    has.
+    ids: how many rows are in use (there, here), the others are padding. Row 0 is left out of the mean: most tables have
+    a blank id, which no puzzle has.
     """
     there, here = ids
     mean = table[min(1, there - 1) : there].mean(0, keepdims=True)

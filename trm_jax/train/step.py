@@ -14,7 +14,7 @@ from jax import lax
 
 from trm_jax import optim
 from trm_jax.models import target
-from trm_jax.models.params import TABLE_ROWS, Lookup
+from trm_jax.models.params import TABLE_ROWS, Lookup, is_spec
 from trm_jax.train.config import RunConfig
 from trm_jax.train.state import MIN_LOSS_SCALE, LossScale, TrainState
 
@@ -67,7 +67,15 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
     family, model, o = cfg.family, model or cfg.model, cfg.optim
     batch_size, num_parts = cfg.train.batch_size, cfg.train.accumulation
     specs, tables = family.specs(model), cfg.tables
-    trains_weights = cfg.train.parameters == "all"
+    only_ids = cfg.train.parameters == "tables"
+    trains_weights = not only_ids or cfg.embeds_ids
+
+    def of_ids(tree):
+        """A tree like the weights with zeros for all that are not embeddings of puzzles, if only those are trained."""
+        if not only_ids:
+            return tree
+        keep = lambda spec, x: x if spec.kind == "id_embedding" else jnp.zeros_like(x)  # noqa: E731
+        return jax.tree.map(keep, specs["weights"], tree, is_leaf=is_spec)
 
     def gradients(whole, of_rows):
         """((loss, sums, gradients of the weights if they are trained), (carry, rows, gradients of the rows looked up)).
@@ -86,7 +94,7 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         deltas = {name: jnp.zeros((size, params[name].shape[1]), params[name].dtype) for name in tables}
         grad_fn = jax.grad(loss_fn, argnums=(0, 1) if trains_weights else (1,), has_aux=True)
         (*grads, row_grads), (loss, carry, sums, rows) = grad_fn(params["weights"], deltas)
-        return (loss, sums, *grads), (carry, rows, row_grads)
+        return (loss, sums, *map(of_ids, grads)), (carry, rows, row_grads)
 
     def gradients_by_parts(whole, of_rows):
         """The same with the activations of one part of the batch at a time in memory.
@@ -152,7 +160,7 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
                 how = {"other_lr": other_lr, "b1": o.beta1, "b2": o.beta2, "weight_decay": h.weight_decay}
                 tx = optim.build(o.name, specs["weights"], lr, **how)
                 updates, opt_state = tx.update(*grads, opt_state, weights)
-                weights = optax.apply_updates(weights, updates)
+                weights = optax.apply_updates(weights, of_ids(updates))
             updated = state.replace(
                 params={
                     **params,

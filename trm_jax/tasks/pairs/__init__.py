@@ -104,6 +104,12 @@ class PairsTask:
     def seen(self, trained: PairsConfig, asked: PairsConfig) -> str:
         return seen(trained, asked)
 
+    def kept_ids(self, cfg: PairsConfig, other: PairsConfig) -> int:
+        """How many task ids mean the same: all, where sets were only appended; else none."""
+        same = all(getattr(cfg, name) == getattr(other, name) for name in ("path", "exclude", "most_tokens"))
+        appended = f"{cfg.train_sets},".startswith(f"{other.train_sets},")
+        return self.info(other).num_puzzle_ids if same and appended else 0
+
     def read(self, cfg: PairsConfig, written: str) -> np.ndarray:
         raise InputError("a task of ARC is a JSON file, and this model knows only the tasks that it was trained on")
 
