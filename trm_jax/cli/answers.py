@@ -39,8 +39,6 @@ def write_answers(args, opened, data, meter) -> str:
     file = args.run_dir / f"answers-{opened.step}-{name}.jsonl"
     done = _read(file)
     left = np.array([n for n in range(len(questions)) if n not in done], np.int64)
-    if file.exists() and not file.read_bytes().endswith(b"\n"):
-        append_line(file, "")  # a kill has cut the last line: the next one must not be lost with it
     if done:
         print(f"going on: {len(done):,} of {len(questions):,} answers are in {file}", file=sys.stderr)
     decoder = Decoder(cfg.family, cfg.model, cfg.eval.batch_size, END)

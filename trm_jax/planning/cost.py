@@ -65,16 +65,16 @@ def cost(run: Run) -> Cost:
 
 
 def _lines(file: AnyPath) -> list[dict]:
-    """The lines of a COSTS_FILE; one that a kill has cut at the end is left out."""
-    texts = file.read_text().splitlines() if file.exists() else []
+    """The lines of a COSTS_FILE; those that a kill has cut are left out."""
     found = []
-    for number, text in enumerate(texts, 1):
+    for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], 1):
         try:
             line = json.loads(text)
+        except ValueError:
+            continue
+        try:
             float(line["seconds"]), int(line["devices"]), str(line["what"])
         except (ValueError, TypeError, KeyError):
-            if number == len(texts):
-                break
             raise InputError(f"{file}, line {number}: it does not say what was spent; remove the line") from None
         found.append(line)
     return found

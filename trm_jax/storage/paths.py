@@ -135,7 +135,7 @@ def write_whole(path: AnyPath, content: bytes) -> None:
 
 
 def append_line(path: AnyPath, line: str) -> None:
-    """Add a line to a short text file, which is made when it is not there."""
+    """Add a line to a short text file, which is made when it is not there; a line that a kill has cut stays alone."""
     while isinstance(path, BucketPath):
         try:
             before, generation = bucket.get(path)
@@ -144,5 +144,8 @@ def append_line(path: AnyPath, line: str) -> None:
         with suppress(FileExistsError):  # when another process has added a line meanwhile
             bucket.put(path, before + line.encode() + b"\n", if_generation=generation)
             return
-    with path.open("a") as file:
-        file.write(line + "\n")
+    with path.open("ab+") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - 1))
+        cut = file.read() not in (b"", b"\n")
+        file.write(b"\n" * cut + line.encode() + b"\n")
