@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from trm_jax.errors import InputError
 from trm_jax.models import params
 from trm_jax.planning import memory
+from trm_jax.planning.floor import optimiser_flops
 from trm_jax.planning.hardware import Device
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import train_flops
@@ -20,7 +21,7 @@ class Work:
     steps: int
     parameters: int
     puzzle_table: int
-    train_flops: int
+    train_flops: int  # the optimiser's products too
     evaluations: int
     eval_puzzles: int  # of the last evaluation
     eval_puzzles_before_end: int  # of each one before it
@@ -66,7 +67,7 @@ def work(cfg: RunConfig) -> Work:
         steps=steps,
         parameters=params.count(specs["weights"]),
         puzzle_table=params.count(tables),
-        train_flops=train_flops(cfg, steps, groups * mean),
+        train_flops=train_flops(cfg, steps, groups * mean) + steps * optimiser_flops(cfg),
         evaluations=before_end + 1,
         eval_puzzles=tested,
         eval_puzzles_before_end=tested_before,

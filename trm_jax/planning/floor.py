@@ -38,14 +38,22 @@ def step_parts(cfg: RunConfig) -> dict[str, Part]:
         name: Part(rows * part.flops, 0, rows * part.row_bytes + part.step_bytes, rows * part.fusible)
         for name, part in parts.items()
     }
-    weights = cfg.family.specs(cfg.model)["weights"]
-    orthogonal = cfg.optim.name == "normuon"
-    matrices = [spec for spec in jax.tree.leaves(weights, is_leaf=params.is_spec) if spec.kind == "matrix"] * orthogonal
+    weights, matrices = cfg.family.specs(cfg.model)["weights"], _orthogonalised(cfg)
     averages = bool(cfg.optim.ema_decay) + len(cfg.optim.other_decays)
     # Gradients are read; weights, moments and averages are read and written. NorMuon's matrices have one moment.
     values = params.count(weights) * (1 + 2 * (3 + averages)) - 2 * params.count(matrices)
-    products = sum(_newton_schulz_flops(*spec.shape) for spec in matrices)
-    return found | {"optimiser": Part(products, step_bytes=values * _FLOAT32)}
+    return found | {"optimiser": Part(optimiser_flops(cfg), step_bytes=values * _FLOAT32)}
+
+
+def _orthogonalised(cfg: RunConfig) -> list[params.ParamSpec]:
+    """The matrices that NorMuon trains."""
+    weights = jax.tree.leaves(cfg.family.specs(cfg.model)["weights"], is_leaf=params.is_spec)
+    return [spec for spec in weights if spec.kind == "matrix"] if cfg.optim.name == "normuon" else []
+
+
+def optimiser_flops(cfg: RunConfig) -> int:
+    """FLOPs of the optimiser's products in a step."""
+    return sum(_newton_schulz_flops(*spec.shape) for spec in _orthogonalised(cfg))
 
 
 def _newton_schulz_flops(*shape: int) -> int:
