@@ -46,6 +46,21 @@ _MEMBERS = (
         base=_HIGH,
     ),
     _without("no_augmentation", "without augmentations", {"data.augmentations": 1}),
+    _without("fewer_augmentations", "with 20 augmentations of a pair at most", {"data.augmentations": 20}),
+    Experiment(
+        "arc_transformer_dense_epochs",
+        "arc_transformer_low in epochs that show every pair under all its augmentations: 1.2 of them",
+        # In the mean of all augmentations a pair is longer, so that 31 of them fill a step.
+        {
+            "data.epoch": "all",
+            "data.epoch_steps": 13_015,
+            "data.pairs_per_step": 31,
+            "train.epochs": 0,
+            "train.steps": 15_210,
+            "eval.every_epochs": 0,
+        },
+        base="arc_transformer_low",
+    ),
     _without(
         "no_arc2",
         "without ARC-2's tasks",
@@ -53,6 +68,7 @@ _MEMBERS = (
     ),
     _without("all_tokens", "with a loss on all tokens", {"data.loss_on": "all"}),
     _without("rope1d", "with positions in one dimension", {"model.positions": "rope1d"}),
+    _without("pope", "with polar positions in three dimensions", {"model.positions": "pope3d"}),
     _without("no_positions", "without positions", {"model.positions": "none"}),
     _without("no_task_row", "without the embedding of the task", {"model.task_row": False}),
     _without("no_dihedral_row", "without the embedding of the orientation", {"model.dihedral_row": False}),
@@ -64,9 +80,13 @@ GROUPS = [
         "What does the ARC transformer reach for how much, and which of its parts carry it?",
         (
             "train.epochs",
+            "train.steps",
+            "eval.every_epochs",
             "data.augmentations",
             "data.train_sets",
+            "data.epoch",
             "data.epoch_steps",
+            "data.pairs_per_step",
             "data.loss_on",
             "model.positions",
             "model.task_row",
@@ -77,6 +97,27 @@ GROUPS = [
 ]
 
 _MORE = 169 / 32  # pairs a step, times the author's
+
+# One part of the tasks, which an H200 holds. The other parts of 75 begin at 75, 150 and 225; from 300 on tasks are
+# larger, and parts of 50: at 300 of 100 rows, at 350 of 200.
+_PER_TASK = {
+    "model.family": "arc_transformer_each",
+    "data.train_sets": "evaluation",
+    "data.exclude": "",
+    "data.augmentations": 1000,
+    "data.rows_of": "task",
+    "data.most_tasks": 75,
+    "data.rows_per_step": 75,
+    "data.epoch_steps": 1,
+    "train.batch_size": 75,
+    "train.epochs": 2000,
+    "optim.warmup_share": 0.0,
+    "optim.warmup_steps": 0,
+    "eval.every_epochs": 500,
+    "checkpoint.every_steps": 1000,  # of 46 GB each
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_best": 0,
+}
 
 EXPERIMENTS = [
     Experiment(
@@ -93,6 +134,15 @@ EXPERIMENTS = [
             "optim.other_lr": 3e-4 * _MORE**0.5,
         },
         base=_HIGH,
+    ),
+    Experiment(
+        "arc_transformer_per_task",
+        "a model from scratch for each task, side by side: one part of the tasks, 75 of 400; loss on all tokens",
+        {**_PER_TASK, "data.loss_on": "all"},
+        base=_HIGH,
+    ),
+    Experiment(
+        "arc_transformer_per_task_outputs", "arc_transformer_per_task with a loss on outputs", _PER_TASK, base=_HIGH
     ),
     Experiment(
         "arc_transformer_small",

@@ -1,16 +1,21 @@
 """The ARC transformer from training to a score, on a few tasks."""
 
+import dataclasses
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
 from tests import tiny
 from tests.tasks.pairs.test_pairs import write_set
 from trm_jax.configs import registry, resolve
-from trm_jax.configs.workdir import claim
+from trm_jax.configs.workdir import claim, load_config
+from trm_jax.evals.decode import Decoder
+from trm_jax.models import arc_transformer
 from trm_jax.tasks.arc import predictions
 from trm_jax.train.loop import train
 
@@ -135,6 +140,75 @@ def test_drafts_change_nothing_but_the_way(trm, run, tmp_path):
         [file] = (tmp_path / name).glob("answers-12-*")
         found.append({line["prompt"]: line["tokens"] for line in map(json.loads, file.read_text().splitlines())})
     assert found[0] == found[1]
+
+
+EACH = {
+    "model.family": "arc_transformer_each",
+    "data.train_sets": "a",
+    "data.rows_of": "task",
+    "data.most_tasks": 3,
+    "data.epoch_steps": 1,
+    "data.rows_per_step": 6,
+    "train.batch_size": 6,
+    "optim.warmup_share": 0.0,
+    "optim.warmup_steps": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def each(trm, run):
+    """Of three tasks, each with a model of its own."""
+    folder = run.with_name("each")
+    result = trm.run("train", "arc_transformer_high", "--workdir", folder, *arguments(run.parent, **EACH))
+    assert result.code == 0, result.err
+    return folder
+
+
+def test_each_task_is_answered_by_its_own_model(trm, each, tmp_path):
+    """As by a model that stands alone; what was kept is not written again, and drafts change no answer."""
+    shutil.copytree(each, tmp_path / "drafts")
+    result = trm.run("eval", each)
+    assert result.code == 0 and "pass@2" in result.out, result.err
+    [kept] = each.glob("answers-12-*.jsonl")
+    lines = kept.read_text().splitlines()
+    cfg = resolve.freeze(load_config(each))
+    saved = {name: x for name, x in tiny.state(each, 12).items() if name.startswith("params/")}
+    own, questions = dataclasses.replace(cfg.model, num_puzzle_ids=1), cfg.task.load_eval(cfg.data).questions()
+    decoder = Decoder(arc_transformer, own, cfg.eval.batch_size, arc_transformer.END)
+
+    def answers(task: int, asked: np.ndarray) -> dict[int, list[int]]:
+        """By the model of a task to prompts of any."""
+        paths = {tuple(name.split("/")[1:]): jnp.asarray(x[task]) for name, x in saved.items()}
+        prompts = [questions.prompt(number) for number in asked]
+        prompts = [prompt | {"puzzle_ids": np.zeros_like(prompt["puzzle_ids"])} for prompt in prompts]
+        found = decoder(unflatten_dict(paths), prompts.__getitem__, questions.sizes[asked], cfg.data.row_tokens)
+        return {int(asked[one.prompt]): one.tokens.tolist() for batch in found for one in batch}
+
+    wanted = {}
+    for task in range(3):
+        wanted |= answers(task, np.flatnonzero(questions.tasks == task))
+    assert {one["prompt"]: one["tokens"] for one in map(json.loads, lines)} == wanted and len(wanted) > 6
+    others = answers(1, np.flatnonzero(questions.tasks == 0))
+    assert any(tokens != wanted[number] for number, tokens in others.items()), "models differ"
+    said = (each / "predictions.jsonl").read_text()
+    kept.write_text("\n".join(lines[:7]) + "\n")
+    result = trm.run("eval", each)
+    assert result.code == 0 and f"going on: 7 of {len(lines)} answers are in {kept}" in result.err, result.err
+    assert (each / "predictions.jsonl").read_text() == said
+    result = trm.run("eval", tmp_path / "drafts", "--drafts")
+    assert result.code == 0, result.err
+    [drafted] = (tmp_path / "drafts").glob("answers-12-*.jsonl")
+    assert {one["prompt"]: one["tokens"] for one in map(json.loads, drafted.read_text().splitlines())} == wanted
+
+
+def test_models_that_were_stopped_end_as_those_that_were_not(each, run, tmp_path):
+    page = resolve.override(registry.get("arc_transformer_high"), {**SMALL, **EACH, "data.path": str(run.parent)})
+    for stopping in (tiny.StopAfter(tmp_path, 3), None):
+        with claim(tmp_path, page):
+            outcome = train(resolve.freeze(page), tmp_path, stop=stopping, devices=jax.devices()[:1])
+        assert bool(outcome.stopped_by) == bool(stopping)
+    tiny.assert_same_state(tiny.state(tmp_path, 12), tiny.state(each, 12))
+    assert all(record["diverged"] == 0 for record in tiny.records(tmp_path, "train"))
 
 
 def test_solving_with_it_says_how_it_answers(refused, run, tmp_path):

@@ -97,7 +97,7 @@ def random_prompts(cfg: RunConfig, rows: int) -> list[dict[str, np.ndarray]]:
 
 def writes(cfg: RunConfig) -> bool:
     """Whether the run's model answers by writing token by token, to questions that its task makes up."""
-    return hasattr(cfg.family, "begin") and hasattr(cfg.task, "made_up")
+    return hasattr(cfg.family, "begin") and not cfg.models and hasattr(cfg.task, "made_up")
 
 
 def least_read(cfg: RunConfig, prompts: Sequence[Mapping[str, np.ndarray]]) -> int:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 import numpy as np
@@ -53,24 +53,24 @@ def write_answers(args, opened, data, meter) -> str:
         drafts = _Drafts(questions, done) if args.drafts else None
         # With drafts each test input is answered as it is before its other forms are.
         for part in [np.isin(left, questions.firsts), ~np.isin(left, questions.firsts)] if drafts else [left >= 0]:
-            asked = left[part]
+            for params, asked in _by_model(opened, questions, left[part]):
 
-            def prompt(number: int, asked=asked):
-                return questions.prompt(asked[number])
+                def prompt(number: int, asked=asked):
+                    return questions.prompt(asked[number])
 
-            def draft(number: int, asked=asked):
-                return drafts.prompt(int(asked[number]))
+                def draft(number: int, asked=asked):
+                    return drafts.prompt(int(asked[number]))
 
-            sizes = questions.sizes[asked]
-            for batch in decoder(opened.params, prompt, sizes, most, on_batch, drafts and draft):
-                lines = []
-                for one in batch:
-                    number, mean = int(asked[one.prompt]), float(one.log_probs.mean())
-                    done[number] = (one.tokens, mean)
-                    if drafts:
-                        drafts.add(number, one.tokens)
-                    lines.append(json.dumps({"prompt": number, "tokens": one.tokens.tolist(), "log_prob": mean}))
-                append_line(file, "\n".join(lines))
+                sizes = questions.sizes[asked]
+                for batch in decoder(params, prompt, sizes, most, on_batch, drafts and draft):
+                    lines = []
+                    for one in batch:
+                        number, mean = int(asked[one.prompt]), float(one.log_probs.mean())
+                        done[number] = (one.tokens, mean)
+                        if drafts:
+                            drafts.add(number, one.tokens)
+                        lines.append(json.dumps({"prompt": number, "tokens": one.tokens.tolist(), "log_prob": mean}))
+                    append_line(file, "\n".join(lines))
         progress.step(len(questions))
     ballot, dropped = Ballot(), 0
     for number in sorted(done):
@@ -98,6 +98,18 @@ def write_answers(args, opened, data, meter) -> str:
         append_line(args.run_dir / "evals.jsonl", json.dumps(record))
     print(f"predictions: {predictions}")
     return following
+
+
+def _by_model(opened, questions, numbers: np.ndarray) -> Iterator[tuple[dict, np.ndarray]]:
+    """(parameters, the prompts of `numbers` that they answer): of all, or of each task that has a model of its own."""
+    import jax
+
+    if not opened.cfg.models:
+        yield opened.params, numbers
+        return
+    take, tasks = jax.jit(opened.cfg.family.of_task), questions.tasks[numbers]
+    for task in np.unique(tasks):
+        yield take(opened.params, task), numbers[tasks == task]
 
 
 class _Drafts:

@@ -3,7 +3,8 @@
 A family that can write has three functions: begin(params, cfg, batch, room) -> state, whose "logits" [B, V] are those
 of the first token behind the prompts; advance(params, cfg, state, tokens) -> state; and, for drafts, read(params, cfg,
 batch) -> logits [B, S, V] of the token that follows each. A state's "cache" is a tree of [L, B, room, ...] and "seen"
-is [B, room].
+is [B, room]. Of a family with a model for each task, params are those of one model (`family.of_task`), and all prompts
+are of its task.
 
 A draft is what the answer may be. It is read at once: as far as each of its tokens is the likeliest one it is the
 answer, and only what follows is written token by token. So drafts change the time and, but for rounding, not the

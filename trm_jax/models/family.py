@@ -11,7 +11,11 @@ from flax import struct
 from trm_jax import named
 
 # Setting model.family -> the module; imported when it is asked for.
-BUILT_IN = {"trm": "trm_jax.models:trm", "arc_transformer": "trm_jax.models:arc_transformer"}
+BUILT_IN = {
+    "trm": "trm_jax.models:trm",
+    "arc_transformer": "trm_jax.models:arc_transformer",
+    "arc_transformer_each": "trm_jax.models:arc_transformer_each",
+}
 
 
 @struct.dataclass
@@ -65,6 +69,9 @@ class Family(Protocol):
 
     def activation_bytes(self, cfg: Any, rows: int) -> int:
         """Estimate of what the backward pass of `rows` rows keeps and makes."""
+
+    # Optional, of a family that trains a model for each puzzle id, all side by side: of_task(params, task) -> those of
+    # one. Every array of its parameters has a first axis of the models, and gradients are clipped model by model.
 
 
 def get(name: str) -> Family:

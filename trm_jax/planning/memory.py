@@ -44,8 +44,11 @@ def shortage(cfg: RunConfig, device: Device, mesh: AbstractMesh) -> str:
 def remedy(cfg: RunConfig, mesh: AbstractMesh, takes: Callable[[int], float], room: float) -> str:
     """What to do where a step takes more than `room` bytes of a chip; takes: its bytes, from train.accumulation."""
     batch, ways = cfg.train.batch_size, mesh.size // mesh.shape["tensor"]
+    rows = batch // (cfg.models or 1)  # of a model, of which every part has as many
     for parts in range(cfg.train.accumulation + 1, batch // ways + 1):
-        if batch % (parts * ways) == 0 and takes(parts) <= room:
+        if batch % (parts * ways) == 0 and rows % parts == 0 and takes(parts) <= room:
             return f"set train.accumulation={parts}, which gives the same update"
+    if cfg.models:
+        return "no train.accumulation is enough; lower data.most_tasks, data.rows_per_step and train.batch_size"
     again = ", model.remat=block" if getattr(cfg.model, "remat", "block") != "block" else ""
     return f"no train.accumulation is enough; take more chips{again} or a smaller model"

@@ -171,12 +171,22 @@ class RunConfig:
             raise InputError("train.parameters=tables, but this model has no table of embeddings; leave it at all")
         if self.train.halt_exploration_end != -1 and not hasattr(self.model, "halt_exploration_prob"):
             raise InputError("train.halt_exploration_end is set, but this model does not explore; leave it at -1")
+        _require(
+            bool(self.models) == (getattr(self.data, "rows_of", "all") == "task"),
+            "a model for each task (model.family=arc_transformer_each) and rows by task (data.rows_of=task) need each "
+            "other; set both or neither",
+        )
         for name, start in self.curriculum_start.items():
             end = getattr(self.model, name, None)
             _require(end is not None, "train.curriculum_epochs is set, but this model has no cycles; leave it at 0")
             _require(
                 start <= end, f"train.curriculum_{name[0]}_start {start} is more than model.{name} {end}, where it ends"
             )
+
+    @property
+    def models(self) -> int:
+        """How many models are trained side by side, one for each puzzle id; 0 for a family that trains a single one."""
+        return self.model.num_puzzle_ids if hasattr(self.family, "of_task") else 0
 
     @property
     def tables(self) -> list[str]:

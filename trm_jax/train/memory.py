@@ -32,14 +32,15 @@ def state_bytes(cfg: RunConfig, mesh: Mesh | AbstractMesh) -> int:
 
 
 def step_bytes(cfg: RunConfig, mesh: Mesh | AbstractMesh, parts: int) -> int:
-    """Estimate of what a step needs of one device besides the state: activations of one of `parts` of the batch,
-    gradients."""
+    """Estimate of what a step needs of one device besides the state: gradients, and activations of one of `parts` of
+    the batch or, when those are gone, updates."""
     share = cfg.train.batch_size * mesh.shape["tensor"] / mesh.size  # of the batch, a device's
     gradients = params.count(cfg.family.specs(cfg.model)["weights"]) * _FLOAT32
     of_a_row = jax.tree.leaves(params.abstract(cfg.family.carry_specs(cfg.model, 1)))
     carry = math.ceil(share * sum(x.size * x.dtype.itemsize for x in of_a_row))
     copies = 2 if parts > 1 else 1  # the sum and its next term; the carry cut into parts, and those that come back
-    return cfg.family.activation_bytes(cfg.model, math.ceil(share / parts)) + copies * (gradients + carry)
+    activations = cfg.family.activation_bytes(cfg.model, math.ceil(share / parts))
+    return max(activations, gradients) + copies * (gradients + carry)
 
 
 def takes(cfg: RunConfig, mesh: Mesh | AbstractMesh, parts: int) -> float:

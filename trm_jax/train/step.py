@@ -61,13 +61,14 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
     """`train_step(state, batch, hparams) -> (state, sums)`: differentiate, update, average.
 
     model: the family's config in place of the run's, for a stage of a curriculum. sums: figures of this step, float32;
-    "loss" and "grad_norm" (the mean over the batch), "lr", "skipped" (1 for an update that a scaled loss left out),
-    "loss_scale", "bad" (1 for a divergence), and those of the family and the task over the rows that ended with it.
+    "loss" and "grad_norm" (the mean over the batch; of several models the sum of the losses and the mean norm), "lr",
+    "skipped" (1 for an update that a scaled loss left out), "loss_scale", "bad" (1 for a divergence), and those of the
+    family and the task over the rows that ended with it.
     """
     family, model, o = cfg.family, model or cfg.model, cfg.optim
     batch_size, num_parts = cfg.train.batch_size, cfg.train.accumulation
     specs, tables = family.specs(model), cfg.tables
-    only_ids = cfg.train.parameters == "tables"
+    only_ids, several = cfg.train.parameters == "tables", bool(cfg.models)
     trains_weights = not only_ids or cfg.embeds_ids
 
     def of_ids(tree):
@@ -121,7 +122,8 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
     def compute(whole, of_rows):
         if num_parts == 1:
             return gradients(whole, of_rows)
-        if any(specs[name].shape[0] >= TABLE_ROWS for name in tables):  # devices share the table
+        # Where devices share the table, or have the rows of some models only.
+        if several or any(specs[name].shape[0] >= TABLE_ROWS for name in tables):
             return gradients_by_parts(whole, of_rows)
         # XLA would reduce the gradient of every part.
         return target.summed_over_devices(gradients_by_parts, whole, of_rows)
@@ -149,14 +151,16 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
         (loss, sums, *grads), (carry, rows, row_grads) = compute((params, scale), (state.carry, batch, noise))
         if cfg.scales_loss:
             grads, row_grads = jax.tree.map(lambda g: g / scale, (grads, row_grads))
-        grad_norm = optax.tree.norm(grads if trains_weights else row_grads)
+        norms = optim.norms(grads if trains_weights else row_grads, several)
+        # A model that has diverged stops none of those beside it, unless they share the scale of a loss.
+        grad_norm = jnp.mean(norms, where=jnp.isfinite(norms) | cfg.scales_loss) if several else norms
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.sum(row_grads))
 
         with jax.named_scope("optimiser"):
             weights, opt_state = params["weights"], state.opt_state
             if trains_weights:
-                if o.clip:
-                    grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, o.clip / (grad_norm + 1e-6)), grads)
+                if o.clip or several:
+                    grads = optim.clip(grads, norms, o.clip)
                 how = {"other_lr": other_lr, "b1": o.beta1, "b2": o.beta2, "weight_decay": h.weight_decay}
                 tx = optim.build(o.name, specs["weights"], lr, **how)
                 updates, opt_state = tx.update(*grads, opt_state, weights)

@@ -1,6 +1,7 @@
 """Pairs of grids as sequences: tokens, augmentations and counts against the author's; packing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,9 +176,54 @@ def test_an_epoch_holds_every_pair_once(small):
     assert test.rows(np.arange(5))["inputs"].shape == (5, 128)
 
 
-def test_a_loss_on_all_tokens(small):
-    from dataclasses import replace
+def kept(small, **changes) -> PairsConfig:
+    """Each tested task in rows of its own, two for each of four tasks."""
+    by_task = {"rows_of": "task", "epoch_steps": 1, "most_tasks": 4, "row_tokens": 64, "rows_per_step": 8}
+    return replace(small, **{**by_task, **changes})
 
+
+def test_each_task_has_its_rows_and_a_loss_of_its_own(small):
+    train, test = load(kept(small))
+    assert train.info.num_puzzle_ids == 4 == len(test) and train.info.groups == 8
+    seen = []
+    for step in range(8):
+        batch = train.batch(step, np.arange(8), seed=3, batch_size=8)
+        for task in range(4):
+            rows = {name: x[2 * task : 2 * task + 2] for name, x in batch.items()}
+            here = [(tokens.tobytes(), of, turned) for tokens, _, _, _, of, turned in sequences(rows)]
+            assert len(here) == 3 and {of for _, of, _ in here} == {task}, "all its pairs, and no other"
+            seen += here
+            # The trainer divides by the rows of the batch: the mean of each task's targets counts as much.
+            np.testing.assert_allclose(rows["weights"].sum(), 8, rtol=1e-6)
+    assert len(set(seen)) > 4 * 3 * 4, "an augmentation each by the epoch"
+    sizes = [train.pairs.lengths.max(1)[train.pairs.tasks == task].sum() for task in range(4)]
+    assert sizes == sorted(sizes), "tasks of about one length stand together"
+    every = load(kept(small, most_tasks=0, rows_per_step=10))[1]
+    for first, most, wanted in ((0, 4, [0, 1, 2, 3]), (3, 4, [3, 4]), (1, 2, [1, 2])):
+        _, part = load(kept(small, first_task=first, most_tasks=most, rows_per_step=2 * len(wanted)))
+        assert list(part.tasks) == [list(every.tasks)[n] for n in wanted]
+
+
+def test_a_dense_epoch_shows_every_augmentation_once(small):
+    """Of each pair; an epoch of whole steps leaves out what is less than one."""
+    augmented = len(load(small)[0].pairs.symmetries)
+    dense = replace(small, epoch="all", epoch_steps=augmented // 10)
+    train, _ = load(dense)
+    for epoch in (0, 1):
+        packing = train.packing(3, epoch)
+        shown = np.concatenate([row for step in packing.steps for row in step])
+        assert len(np.unique(shown)) == len(shown) == augmented // 10 * 10 > augmented - 10
+    steps, found = range(dense.epoch_steps, 2 * dense.epoch_steps), []
+    for step in steps:
+        batch = train.batch(step, np.arange(5), seed=3, batch_size=5)
+        found += [(tokens.tobytes(), task) for tokens, _, _, _, task, _ in sequences(batch)]
+    assert len(set(found)) == len(found) == len(shown), "no two images of a task's inputs are equal"
+    again = replace(train).batch(steps[7], np.arange(5), seed=3, batch_size=5)  # as a run that goes on there
+    for name, values in train.batch(steps[7], np.arange(5), seed=3, batch_size=5).items():
+        np.testing.assert_array_equal(again[name], values)
+
+
+def test_a_loss_on_all_tokens(small):
     train, _ = load(replace(small, loss_on="all"))
     for tokens, _, labels, _, _, _ in sequences(train.batch(0, np.arange(5), seed=0, batch_size=5)):
         np.testing.assert_array_equal(labels[:-1], tokens[1:])
@@ -192,11 +238,25 @@ def test_a_loss_on_all_tokens(small):
         ({"test_set": "c"}, "name each set once, data.test_set=c too"),
         ({"train_sets": "a,a"}, "name each set once"),
         ({"most_tokens": 4}, "a holds no task of at most data.most_tokens=4"),
+        ({"epoch": "all", "epoch_steps": 99}, "pairs are fewer than data.epoch_steps=99 of 10; lower data.epoch_steps"),
+        ({"most_tasks": 2}, "data.first_task and data.most_tasks are for data.rows_of=task"),
+        ({"rows_of": "task"}, "makes a step of each epoch; set data.epoch_steps=1 and data.epoch=one"),
+        (
+            {"rows_of": "task", "epoch_steps": 1, "row_tokens": 64},
+            "5 tasks take 2 rows each of data.row_tokens=64 at most, and data.rows_per_step=5: "
+            "set data.rows_per_step and train.batch_size to 10",
+        ),
+        (
+            {"rows_of": "task", "epoch_steps": 1, "rows_per_step": 6},
+            "5 tasks take 1 row each of data.row_tokens=128 at most, and data.rows_per_step=6: set",
+        ),
+        (
+            {"rows_of": "task", "epoch_steps": 1, "first_task": 5},
+            "data.first_task=5: a holds 5 such tasks, the first of which is 0; lower it",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(small, changes, message):
-    from dataclasses import replace
-
     with pytest.raises(InputError) as caught:
         load(replace(small, **changes))
     assert message in str(caught.value)

@@ -1,7 +1,8 @@
 """Pairs of ARC grids as sequences: write the output behind the input. Importing this is cheap.
 
 Every pair of every task trains, but the test pairs of the tested set, packed into rows of fixed length. A puzzle id is
-a task's number. Tokens: `trm_jax.tasks.pairs.tokens`.
+a task's number. By task (data.rows_of), a step is an epoch of the demonstrations of the tested tasks alone, of
+each in rows of its own, for models that know one task each. Tokens: `trm_jax.tasks.pairs.tokens`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ class PairsConfig:
     exclude: str = "db695cfb"  # tasks left out: this one holds the demonstrations of 55783887 of the test set
     augmentations: int = number(80, low=1)  # of a pair, itself among them, at most
     most_tokens: int = number(0)  # only tasks none of whose pairs is longer, lying or standing; 0 = all
+    rows_of: str = option("all", "all", "task")  # task: a step is an epoch of the tested tasks, each in rows of its own
+    first_task: int = number(0)  # rows_of=task: only the tested tasks from this one on, in order of their tokens
+    most_tasks: int = number(0)  # and so many of them; 0 = all
     row_tokens: int = number(2048, low=8)  # of a row
+    epoch: str = option("one", "one", "all")  # how many of its augmentations an epoch shows of each pair
     epoch_steps: int = number(169, low=1)  # of about 32 pairs; what is left of an epoch is dropped
     pairs_per_step: int = number(32, low=1)
     rows_per_step: int = number(6, low=1)  # train.batch_size is the same
@@ -38,19 +43,32 @@ class PairsConfig:
     def __post_init__(self) -> None:
         check_seed("data.seed", self.seed)
         check(self, "data.")
+        by_task = self.rows_of == "task"
+        if by_task and (self.epoch_steps > 1 or self.epoch != "one"):
+            raise InputError("data.rows_of=task makes a step of each epoch; set data.epoch_steps=1 and data.epoch=one")
+        if not by_task and (self.first_task or self.most_tasks):
+            raise InputError("data.first_task and data.most_tasks are for data.rows_of=task; leave them at 0")
 
 
-# By train_sets, test_set, exclude, most_tokens: tasks and test pairs of the public sets.
+# By train_sets, test_set, exclude, most_tokens, first_task, most_tasks: tasks and test pairs of the public sets.
 KNOWN = {
-    ("training,evaluation,concept,training2,evaluation2", "evaluation", "db695cfb", 0): (1306, 419),
-    ("training,evaluation,concept", "evaluation", "db695cfb", 0): (960, 419),
-    ("training", "training", "", 80): (62, 72),
+    ("training,evaluation,concept,training2,evaluation2", "evaluation", "db695cfb", 0, 0, 0): (1306, 419),
+    ("training,evaluation,concept", "evaluation", "db695cfb", 0, 0, 0): (960, 419),
+    ("training", "training", "", 80, 0, 0): (62, 72),
+    ("training", "training", "", 80, 0, 8): (8, 9),
+    ("evaluation", "evaluation", "", 0, 0, 75): (75, 84),
+    ("evaluation", "evaluation", "", 0, 75, 75): (75, 80),
+    ("evaluation", "evaluation", "", 0, 150, 75): (75, 76),
+    ("evaluation", "evaluation", "", 0, 225, 75): (75, 79),
+    ("evaluation", "evaluation", "", 0, 300, 50): (50, 50),
+    ("evaluation", "evaluation", "", 0, 350, 50): (50, 50),
 }
 
 
 def known(cfg: PairsConfig) -> tuple[int, int] | None:
     """(tasks, test pairs) of a public set, by its settings."""
-    return KNOWN.get((cfg.train_sets, cfg.test_set, cfg.exclude, cfg.most_tokens))
+    window = cfg.first_task, cfg.most_tasks
+    return KNOWN.get((cfg.train_sets, cfg.test_set, cfg.exclude, cfg.most_tokens, *window))
 
 
 class PairsTask:
@@ -99,7 +117,8 @@ class PairsTask:
 
     def local(self, cfg: PairsConfig) -> dict[str, int | str]:
         small = {"train_sets": "training", "test_set": "training", "exclude": "", "most_tokens": 80, "row_tokens": 256}
-        return {**small, "epoch_steps": 1, "pairs_per_step": 160, "rows_per_step": 32, "augmentations": 8}
+        few = {"first_task": 0, "most_tasks": 8} if cfg.rows_of == "task" else {}
+        return {**small, **few, "epoch_steps": 1, "pairs_per_step": 160, "rows_per_step": 32, "augmentations": 8}
 
     def seen(self, trained: PairsConfig, asked: PairsConfig) -> str:
         return seen(trained, asked)

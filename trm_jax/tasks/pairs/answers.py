@@ -58,6 +58,11 @@ class Questions:
         return self._of[self._pair[number]]
 
     @property
+    def tasks(self) -> np.ndarray:
+        """[N]: the task of each prompt, by its id."""
+        return self.pairs.tasks[self._pair]
+
+    @property
     def firsts(self) -> np.ndarray:
         """[T]: the first prompt of each test pair."""
         return self.pairs.first[:-1]

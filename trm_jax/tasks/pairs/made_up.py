@@ -62,5 +62,5 @@ def made_up(cfg: PairsConfig, ids: int) -> tuple[PairsTrain, PairsEval]:
         f"random{i}": ArcTask(f"random{i}", tuple(train[i::number]), (test[i],), "made up") for i in range(number)
     }
     few = min(_AUGMENTATIONS, cfg.augmentations)
-    cfg = dataclasses.replace(cfg, epoch_steps=1, pairs_per_step=each, augmentations=few)
+    cfg = dataclasses.replace(cfg, epoch="one", epoch_steps=1, pairs_per_step=each, augmentations=few)
     return of_tasks(cfg, tasks, tasks)

@@ -1,8 +1,9 @@
 """Pairs as the trainer and the evaluator see them: augmented, shuffled and packed into rows, epoch by epoch.
 
-An epoch takes one augmentation of every pair. Its pairs are shuffled, cut to whole steps, and packed into rows in
-windows of eight steps, the longest first; the rows are shuffled and spread over the steps. What stands in a row at a
-step is a pure function of (seed, step, slot).
+An epoch takes one augmentation of every pair, or all of them (data.epoch). They are shuffled, cut to whole steps, and
+packed into rows in windows of a few steps, the longest first; the rows are shuffled and spread over the steps. By task
+(data.rows_of), an epoch is a step, and each pair stands in the same row of its task in all of them. What stands in a
+row at a step is a pure function of (seed, step, slot).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from trm_jax.data.hashing import permutation, stream_key
 from trm_jax.errors import InputError
 from trm_jax.tasks.arc import ArcConfig
 from trm_jax.tasks.arc.files import Tasks, digest
+from trm_jax.tasks.arc.grids import ArcTask, turns
 from trm_jax.tasks.arc.source import fits, read_set
 from trm_jax.tasks.arc.verify import notes
 from trm_jax.tasks.dihedral import INVERSE
@@ -28,9 +30,10 @@ from trm_jax.tasks.pairs.augment import augmentations, entries
 from trm_jax.tasks.pairs.tokens import PLACES, VOCAB_SIZE, length_of, write_pair
 
 _ORDER, _ROWS = 33, 35  # streams of random numbers
-_WINDOW = 8  # steps whose pairs are packed together
+_WINDOWS = 8, 256  # steps whose pairs are packed together; the more, the fuller, where the first is not enough
 # As the author numbers them: quarter turns clockwise. It is its own inverse.
 DIHEDRAL_IDS = np.array(INVERSE, np.int64)
+_TURNS = np.array([turns(k) for k in range(8)], np.int64)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ class Pairs:
     symmetries: np.ndarray  # [N] int8
     colors: np.ndarray  # [N, 10] int8
     first: np.ndarray  # [P + 1] int64: the first augmentation of each pair
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """[P, 2]: tokens of each pair, as it is and turned by a quarter."""
+        return np.stack([_lengths(self.sizes, np.full(len(self.sizes), k)) for k in (0, 1)], axis=1)
+
+    def of(self, augmentations: np.ndarray) -> np.ndarray:
+        """The pairs [n] of so many augmentations."""
+        return np.searchsorted(self.first, augmentations, side="right") - 1
 
 
 @njit(cache=True, nogil=True)
@@ -107,37 +119,65 @@ def _fill(
 
 
 class Packing:
-    """The rows of one epoch, by step."""
+    """The rows of one epoch, by step: of each row the augmentations [n] that stand in it, by their number of all."""
 
     def __init__(self, pairs: Pairs, cfg: PairsConfig, seed: int, epoch: int):
-        count, steps = len(pairs.tasks), cfg.epoch_steps
-        entry = pairs.first[:-1] + entries(np.int64(seed), epoch, np.diff(pairs.first))
-        self.symmetries, self.colors = pairs.symmetries[entry].astype(np.int64), pairs.colors[entry]
-        lengths = _lengths(pairs.sizes, self.symmetries)
+        if cfg.epoch == "all":
+            shown = np.arange(len(pairs.symmetries))
+        else:
+            shown = pairs.first[:-1] + entries(np.int64(seed), epoch, np.diff(pairs.first))
+        count, steps = len(shown), cfg.epoch_steps
+        lengths = pairs.lengths[pairs.of(shown), _TURNS[pairs.symmetries[shown]]]
+        self.tasks = 1  # how many parts of a step's rows have a loss of their own
+        if cfg.rows_of == "task":
+            by_task = _rows_by_task(pairs, cfg)
+            self.tasks, self.steps = len(by_task), [[shown[row] for rows in by_task for row in rows]]
+            self.tokens = int(lengths.sum())
+            return
         order = permutation(stream_key(seed, _ORDER, epoch), count)[: steps * cfg.pairs_per_step]
-        window, capacity = _WINDOW * cfg.pairs_per_step, steps * cfg.rows_per_step
-        rows = self._rows(lengths, order, cfg.row_tokens, window)
-        if len(rows) > capacity:
-            rows = self._rows(lengths, order, cfg.row_tokens, len(order))
-        if len(rows) > capacity:
+        capacity = steps * cfg.rows_per_step
+        for window in _WINDOWS:
+            rows = _rows(lengths, order, cfg.row_tokens, window * cfg.pairs_per_step)
+            if len(rows) <= capacity:
+                break
+        else:
             said = f"the {len(order):,} pairs of an epoch fill {len(rows):,} rows of data.row_tokens={cfg.row_tokens}"
             raise InputError(f"{said}, more than {steps} steps of data.rows_per_step={cfg.rows_per_step}; raise one")
         # As they were packed, the steps of a window would go from long pairs to short ones.
-        rows = [rows[row] for row in permutation(stream_key(seed, _ROWS, epoch), len(rows))]
+        rows = [shown[rows[row]] for row in permutation(stream_key(seed, _ROWS, epoch), len(rows))]
         bounds = np.arange(steps + 1) * len(rows) // steps
         self.steps = [rows[first:end] for first, end in zip(bounds, bounds[1:], strict=False)]
         self.tokens = int(lengths[order].sum())
 
-    @staticmethod
-    def _rows(lengths: np.ndarray, order: np.ndarray, room: int, window: int) -> list[np.ndarray]:
-        """The pairs of each row."""
-        found = []
-        for first in range(0, len(order), window):
-            here = order[first : first + window]
-            of, count = packed(lengths, here, room)
-            by_row = np.argsort(of, kind="stable")
-            found += np.split(here[by_row], np.cumsum(np.bincount(of, minlength=count))[:-1])
-        return found
+
+def _rows(lengths: np.ndarray, order: np.ndarray, room: int, window: int) -> list[np.ndarray]:
+    """Which of `order` stand in each row, packed in windows; lengths: tokens of all."""
+    found = []
+    for first in range(0, len(order), window):
+        here = order[first : first + window]
+        of, count = packed(lengths, here, room)
+        by_row = np.argsort(of, kind="stable")
+        found += np.split(here[by_row], np.cumsum(np.bincount(of, minlength=count))[:-1])
+    return found
+
+
+def _rows_by_task(pairs: Pairs, cfg: PairsConfig) -> list[list[np.ndarray]]:
+    """The pairs of each row of each task, as many rows for each; with room for every pair, however it is turned.
+
+    Raises InputError for rows that do not divide among the tasks, or are too few for one of them.
+    """
+    longest = pairs.lengths.max(1)
+    found = []
+    for task in range(int(pairs.tasks.max()) + 1):
+        here = np.flatnonzero(pairs.tasks == task)
+        found.append(_rows(longest, here, cfg.row_tokens, max(1, len(here))))
+    most, (each, left) = max(map(len, found)), divmod(cfg.rows_per_step, len(found))
+    if left or most > each:
+        rows = f"{len(found)} tasks take {most} row{'s' * (most > 1)} each of data.row_tokens={cfg.row_tokens} at most"
+        wanted = f"set data.rows_per_step and train.batch_size to {most * len(found)}"
+        raise InputError(f"{rows}, and data.rows_per_step={cfg.rows_per_step}: {wanted}")
+    nothing = np.zeros(0, np.int64)
+    return [rows + [nothing] * (each - len(rows)) for rows in found]
 
 
 def blank(rows: int, size: int) -> dict[str, np.ndarray]:
@@ -169,18 +209,20 @@ class PairsTrain:
     def batch(
         self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
     ) -> Batch:
-        """The rows `slots` [b] of the global batch at `step`. The weights make the loss a mean over its targets."""
+        """The rows `slots` [b] of the global batch at `step`. The weights make the loss a mean over its targets, or the
+        sum of those over each task's where it has rows of its own."""
         if batch_size != self.cfg.rows_per_step:
             said = f"train.batch_size is {batch_size} and data.rows_per_step {self.cfg.rows_per_step}"
             raise InputError(f"{said}: rows are packed for whole steps; set both alike")
         epoch, at = divmod(step, self.cfg.epoch_steps)
         packing = self.packing(seed, epoch)
-        rows = packing.steps[at]
-        whole, targets = blank(batch_size, self.cfg.row_tokens), 0
-        for row, out in enumerate(rows):
-            how = packing.symmetries[out], packing.colors[out]
-            targets += write(self.pairs, whole, row, out, *how, self.cfg.loss_on == "all")
-        np.copyto(whole["weights"], batch_size / max(targets, 1), where=whole["labels"] != IGNORED)
+        whole, targets = blank(batch_size, self.cfg.row_tokens), np.zeros(batch_size, np.int64)
+        for row, out in enumerate(packing.steps[at]):
+            how = self.pairs.symmetries[out].astype(np.int64), self.pairs.colors[out]
+            targets[row] = write(self.pairs, whole, row, self.pairs.of(out), *how, self.cfg.loss_on == "all")
+        shares = batch_size / np.maximum(targets.reshape(packing.tasks, -1).sum(1), 1)
+        of_row = np.repeat(shares, batch_size // packing.tasks)[:, None]
+        np.copyto(whole["weights"], of_row, where=whole["labels"] != IGNORED, casting="same_kind")
         return {name: array[slots] for name, array in whole.items()}
 
 
@@ -256,9 +298,22 @@ def read_all(cfg: PairsConfig) -> tuple[Tasks, Tasks]:
                 tasks[task_id] = task
                 if name == cfg.test_set:
                     tested[task_id] = task
+    if cfg.rows_of == "task":  # tasks of about one length fill as many rows each
+        ordered = sorted(tested, key=lambda name: _tokens(tested[name]))
+        end = cfg.first_task + cfg.most_tasks if cfg.most_tasks else len(ordered)
+        if tested and cfg.first_task >= len(ordered):
+            said = f"data.first_task={cfg.first_task}: {cfg.test_set} holds {len(ordered)} such tasks"
+            raise InputError(f"{said}, the first of which is 0; lower it")
+        tasks = tested = {name: tested[name] for name in ordered[cfg.first_task : end]}
     if not tested:
         raise InputError(f"{cfg.test_set} holds no task of at most data.most_tokens={cfg.most_tokens}; raise it")
     return tasks, tested
+
+
+def _tokens(task: ArcTask) -> int:
+    """Of a task's demonstrations, lying or standing, whichever are more."""
+    shapes = [np.array([pair.input.shape, pair.output.shape]) for pair in task.train]
+    return sum(max(length_of(shape, turn) for turn in (0, 1)) for shape in shapes)
 
 
 def made(items: list[tuple[int, np.ndarray, np.ndarray]], drawn: list[tuple[np.ndarray, np.ndarray]]) -> Pairs:
@@ -298,16 +353,13 @@ def of_tasks(cfg: PairsConfig, tasks: Tasks, tested: Tasks) -> tuple[PairsTrain,
         for pair in task.test
     ]
     same = [(np.zeros(1, np.int8), np.arange(10, dtype=np.int8)[None])] * len(questions)
-    longest = max(
-        int(_lengths(p.sizes, np.full(len(p.sizes), k)).max())
-        for p in (train.pairs, made(questions, same))
-        for k in (0, 1)
-    )
+    longest = max(int(p.lengths.max()) for p in (train.pairs, made(questions, same)))
     if longest > cfg.row_tokens:
         raise InputError(f"a pair has {longest:,} tokens and data.row_tokens={cfg.row_tokens}; raise it")
-    if len(items) < cfg.epoch_steps * cfg.pairs_per_step:
-        said = f"{len(items):,} pairs are fewer than data.epoch_steps={cfg.epoch_steps} of {cfg.pairs_per_step}"
-        raise InputError(f"{said}; lower data.epoch_steps to {len(items) // cfg.pairs_per_step}")
+    shown = len(items) if cfg.epoch == "one" else len(train.pairs.symmetries)
+    if cfg.rows_of == "all" and shown < cfg.epoch_steps * cfg.pairs_per_step:
+        said = f"{shown:,} pairs are fewer than data.epoch_steps={cfg.epoch_steps} of {cfg.pairs_per_step}"
+        raise InputError(f"{said}; lower data.epoch_steps to {shown // cfg.pairs_per_step}")
     train.packing(0, 0)  # says at once when the rows are too few
     known = np.array([pair.output is not None for task in tested.values() for pair in task.test])
     return train, PairsEval(info, made(questions, same), known, tested, others, numbers, cfg)
