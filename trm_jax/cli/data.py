@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from types import ModuleType
@@ -210,7 +211,8 @@ def _verify_arc(args) -> int:
     """`trm data arc verify`: check tasks, and whether test pairs stand among the pairs that are trained on.
 
     Every file is read and checked. A test pair that equals a training pair, up to a symmetry and another colouring, is
-    named; a task that stands in both sets under one id makes the exit code 1.
+    named, and so is a task that has demonstrations of another; one that stands in both sets under one id makes the exit
+    code 1.
 
     examples:
       trm data arc verify arc/evaluation
@@ -231,6 +233,9 @@ def _verify_arc(args) -> int:
         how = "is" if one.exact else "is, turned or recoloured,"
         print(f"task {one.task} test {one.test} {how} {one.side} {one.pair} of task {one.other}")
     print(f"{len({(one.task, one.test) for one in found})} test pairs stand among the training pairs")
+    shared = Counter((one.task, one.other) for one in overlaps(tested, trained, of="train") if one.task not in twice)
+    for (task, other), count in shared.items():
+        print(f"task {task} shares {count} demonstration{'s' * (count > 1)} with task {other}: the same one, renamed?")
     return int(bool(twice))
 
 

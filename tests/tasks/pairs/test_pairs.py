@@ -1,6 +1,7 @@
 """Pairs of grids as sequences: tokens, augmentations and counts against the author's; packing."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from trm_jax.tasks.dihedral import INVERSE, dihedral
 from trm_jax.tasks.pairs import PairsConfig, augment
 from trm_jax.tasks.pairs import tokens as tok
 from trm_jax.tasks.pairs.answers import Questions
-from trm_jax.tasks.pairs.source import DIHEDRAL_IDS, load
+from trm_jax.tasks.pairs.source import DIHEDRAL_IDS, load, read_all
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +331,24 @@ def test_counts_of_the_public_sets(sets):
     packing = train.packing(0, 0)
     assert packing.tokens / (169 * 6 * 2048) > 0.97, "packing efficiency"
     assert max(map(len, packing.steps)) <= 6 and sum(len(row) for step in packing.steps for row in step) == 169 * 32
+
+
+def test_what_leaks_is_what_is_known(sets):
+    """Over all pairs that the published presets train on, and db695cfb: 15 hits, and three tasks' demonstrations."""
+    tasks, tested = read_all(PairsConfig(path=str(sets), exclude=""))
+    others = {name: task for name, task in tasks.items() if name not in tested}
+    assert len(tasks) == 1307
+    found = {(one.task, one.test, one.other, one.side, one.pair) for one in verify.overlaps(tested, [others])}
+    elsewhere = {("070dd51e", 0, "40853293", "test", 0), ("50a16a69", 0, "caa06a1f", "train", 2)}
+    own = {"00576224": [1], "3979b1a8": [0, 1], "66e6c45b": [0, 1], "94414823": [0, 1, 2], "992798f6": [3]}
+    own |= {"ca8de6ea": [0, 1, 2], "f3e62deb": [3]}
+    assert {one for one in found if one[0] != one[2]} == elsewhere
+    assert {(task, pair) for task, _, other, _, pair in found if task == other} == {
+        (task, pair) for task, pairs in own.items() for pair in pairs
+    }
+    shared = {(one.task, one.test, one.other) for one in verify.overlaps(tested, [others], of="train")}
+    counts = Counter((task, other) for task, _, other in shared)
+    assert counts == {("55783887", "db695cfb"): 5, ("070dd51e", "40853293"): 2, ("50a16a69", "caa06a1f"): 1}
 
 
 def test_the_task_that_is_left_out_is_another_one_of_the_test_set(sets):

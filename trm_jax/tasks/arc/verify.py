@@ -14,10 +14,10 @@ from trm_jax.tasks.arc.grids import Pair
 
 
 class Overlap(NamedTuple):
-    """A test pair and the pair that it equals; exact: without turning or recolouring it."""
+    """A test pair, or a demonstration, and the pair that it equals; exact: without turning or recolouring it."""
 
     task: str
-    test: int
+    test: int  # its number
     other: str
     side: str  # "train" or "test"
     pair: int
@@ -32,8 +32,11 @@ def _outline(pair: Pair) -> tuple:
     )
 
 
-def overlaps(tested: Tasks, trained: Iterable[Tasks]) -> Iterator[Overlap]:
-    """Test pairs of `tested` that are training pairs: demonstrations of its own tasks, or pairs of `trained`."""
+def overlaps(tested: Tasks, trained: Iterable[Tasks], of: str = "test") -> Iterator[Overlap]:
+    """Test pairs of `tested` that are training pairs: demonstrations of its own tasks, or pairs of `trained`.
+
+    of="train": demonstrations of `tested` that another task has too: it may be the same one under another name.
+    """
     known = defaultdict(list)
     for tasks, sides in [(tested, ("train",)), *((tasks, ("train", "test")) for tasks in trained)]:
         for name, task in tasks.items():
@@ -42,11 +45,11 @@ def overlaps(tested: Tasks, trained: Iterable[Tasks]) -> Iterator[Overlap]:
                     if pair.output is not None:
                         known[_outline(pair)].append((name, side, number, pair))
     for name, task in tested.items():
-        for number, pair in enumerate(task.test):
+        for number, pair in enumerate(getattr(task, of)):
             if pair.output is None:
                 continue
             for other, side, place, found in known[_outline(pair)]:
-                if same(pair, found):
+                if (of == "test" or other != name) and same(pair, found):
                     pairs = (pair.input, found.input), (pair.output, found.output)
                     exact = all(np.array_equal(a, b) for a, b in pairs)
                     yield Overlap(name, number, other, side, place, exact)
