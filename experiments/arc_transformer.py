@@ -98,23 +98,23 @@ GROUPS = [
 
 _MORE = 169 / 32  # pairs a step, times the author's
 
-# One part of the tasks, which an H200 holds. The other parts of 75 begin at 75, 150 and 225; from 300 on tasks are
-# larger, and parts of 50: at 300 of 100 rows, at 350 of 200.
+# One part of the tasks, which an H200 holds. The other parts begin at 50, 100, ..., 350; the tasks of the last two take
+# more rows: at 300 a step has 100 of them, at 350 200.
 _PER_TASK = {
     "model.family": "arc_transformer_each",
     "data.train_sets": "evaluation",
     "data.exclude": "",
     "data.augmentations": 1000,
     "data.rows_of": "task",
-    "data.most_tasks": 75,
-    "data.rows_per_step": 75,
+    "data.most_tasks": 50,
+    "data.rows_per_step": 50,
     "data.epoch_steps": 1,
-    "train.batch_size": 75,
+    "train.batch_size": 50,
     "train.epochs": 2000,
     "optim.warmup_share": 0.0,
     "optim.warmup_steps": 0,
     "eval.every_epochs": 500,
-    "checkpoint.every_steps": 1000,  # of 46 GB each
+    "checkpoint.every_steps": 1000,  # of 30 GB each
     "checkpoint.keep_last": 1,
     "checkpoint.keep_best": 0,
 }
@@ -137,7 +137,7 @@ EXPERIMENTS = [
     ),
     Experiment(
         "arc_transformer_per_task",
-        "a model from scratch for each task, side by side: one part of the tasks, 75 of 400; loss on all tokens",
+        "a model from scratch for each task, side by side: one part of the tasks, 50 of 400; loss on all tokens",
         {**_PER_TASK, "data.loss_on": "all"},
         base=_HIGH,
     ),

@@ -396,11 +396,12 @@ def flops(cfg: ArcTransformerConfig) -> tuple[int, int]:
 def activation_bytes(cfg: ArcTransformerConfig, rows: int) -> int:
     """Estimate of what the backward pass of `rows` rows keeps and makes."""
     D, F, S, size = cfg.hidden_size, cfg.ff_size, cfg.seq_len, cfg.compute_dtype.itemsize
-    kept = S * (8 * D + 2 * size * D + 3 * size * D + 3 * size * F)
+    # Of a layer: two float32 streams, q, k, v, heads and what products read, six of the inner size; masks of dropout.
+    kept = S * (9 * D + 7 * size * D + 6 * size * F + F)
     dropping = cfg.attention_dropout > 0
     impl = fastest(S, cfg.compute_dtype, True, dropping) if cfg.attention_impl == "auto" else cfg.attention_impl
     kept += S * S * cfg.num_heads * (4 + size) if impl == "dense" else 0
-    layers = 1 if cfg.remat == "block" else cfg.layers
+    layers = 2 if cfg.remat == "block" else cfg.layers + 1  # one for gradients of what is kept of a layer
     return rows * (layers * kept + cfg.layers * S * D * 4 + S * cfg.vocab_size * 12)
 
 
