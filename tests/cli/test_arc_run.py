@@ -43,10 +43,10 @@ def test_from_tasks_to_a_score(trm, data, tmp_path):
 
 
 def test_a_stop_stops_its_stage(data, tmp_path):
-    """SIGTERM: the training saves, 75; the same command goes on from there."""
+    """SIGTERM: the training saves, 75; the same command goes on from there to the end."""
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "trm_jax", "arc", "run", "--preset", "high", "--data", data, "--output", folder]
-    command += settings(**{"train.steps": 100_000, "eval.every_steps": 100_000, "log.every_steps": 1})
+    command += settings(**{"train.steps": 600, "eval.every_steps": 600, "checkpoint.every_steps": 20})
     stage = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     ends = time.monotonic() + 300
     while not list(folder.glob("seed_42/checkpoints/[0-9]*")) and time.monotonic() < ends:
@@ -55,11 +55,16 @@ def test_a_stop_stops_its_stage(data, tmp_path):
     _, said = stage.communicate(timeout=120)
     assert stage.returncode == 75, said
     assert list(folder.glob("seed_42/checkpoints/[0-9]*")) and not (folder / "predictions.jsonl").exists()
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
+    assert json.loads((folder / "seed_42" / "goodput.json").read_text())["lives"] == 2
 
 
 def test_what_is_wrong_is_said_before_anything_is_trained(refused, data, tmp_path):
     said = refused("arc", "run", "--preset", "hihg", "--data", data)
     assert said.startswith("there is no preset 'hihg'; take one of ") and "low" in said
+    said = refused("arc", "run", "--preset", "high", "--data", data, "--set", "data.path=elsewhere")
+    assert said == "--set data.path: the sets lie in --data; name the folder there"
     said = refused("arc", "run", "--preset", "high", "--data", data, "--set", "data.train_sets=a,c", "data.test_set=a")
     assert said.startswith(f"{data / 'c'} does not exist, and c is none of the public sets: training, evaluation")
     assert not (tmp_path / "runs").exists()

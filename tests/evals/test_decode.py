@@ -90,6 +90,45 @@ def test_writing_is_what_reading_says(golden, model):
         np.testing.assert_array_equal(read[size - 1 : size - 1 + len(one.tokens)], one.tokens)
 
 
+def test_drafts_right_half_right_wrong_and_none(golden, model):
+    """Give what is written without; a right one is read at once, of a wrong one the first part."""
+    cfg, params = model
+    numbers, most = [0, 1, 2, 3], int(golden["max_new_tokens"])
+    prompts = prompts_of(golden, numbers)
+    plain = {one.prompt: one for one in written(Decoder(arc_transformer, cfg, 3, tok.END), params, prompts, most)}
+    written_on = []
+
+    class Counting(Decoder):
+        def _batch(self, params, begun, most):
+            written_on.extend((one.number, len(one.tokens)) for one in begun)
+            return super()._batch(params, begun, most)
+
+    def drafted(number: int):
+        """0: right; 1: wrong from some cell on; 2: another shape; 3: none."""
+        if number == 3:
+            return None
+        prompt, answer = prompts[number], tok.parse(plain[number].tokens)
+        grid = prompt["inputs"][1:-1].reshape(-1, np.flatnonzero(prompt["inputs"] == tok.NEXT_LINE)[0])[:, :-1]
+        if number == 1:
+            answer = answer.copy()
+            answer[-1, -1] = (answer[-1, -1] + 1) % 10
+        tokens, places = tok.encode(grid.astype(np.uint8), answer.T[:1] if number == 2 else answer)
+        same = {name: np.full(len(tokens), prompt[name][0], np.int32) for name in ("puzzle_ids", "dihedrals")}
+        return {"inputs": tokens, "places": places, **same}
+
+    sizes = np.array([len(prompt["inputs"]) for prompt in prompts])
+    batches = Counting(arc_transformer, cfg, 3, tok.END)(params, prompts.__getitem__, sizes, most, None, drafted)
+    found = {one.prompt: one for one in itertools.chain.from_iterable(batches)}
+    assert sorted(found) == numbers
+    for number, one in found.items():
+        np.testing.assert_array_equal(one.tokens, plain[number].tokens)
+        np.testing.assert_allclose(one.log_probs, plain[number].log_probs, atol=2e-5)
+        assert one.ended == plain[number].ended
+    begun = dict(written_on)
+    assert 0 not in begun and begun[3] == 0
+    assert begun[1] == len(plain[1].tokens) - 3, "all but the last cell, its line and the end"
+
+
 def test_places_of_whatever_is_written(golden_folder):
     """Rows and columns stop at the edge; a separator begins anew; start and end stand at the origin."""
     known = np.load(golden_folder / "arc_transformer" / "tokens.npz")

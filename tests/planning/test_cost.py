@@ -16,6 +16,7 @@ from trm_jax.planning import find
 from trm_jax.planning.cost import PUBLISHED, cost, score
 from trm_jax.storage.paths import append_line
 from trm_jax.train.clock import KINDS
+from trm_jax.train.meter import Meter
 
 GPU = "NVIDIA H100 80GB HBM3"
 
@@ -38,25 +39,30 @@ def made(folder: Path, *, seconds=3600.0, devices=2, kind=GPU, costs=(), evals=(
     return folder
 
 
-def line(what="eval", seconds=60.0, devices=2, **more) -> dict:
-    return {"what": what, "seconds": seconds, "devices": devices, "device_kind": GPU, **more}
+def line(what="eval", seconds=60.0, devices=2, device_kind=GPU, **more) -> dict:
+    return {"what": what, "seconds": seconds, "devices": devices, "device_kind": device_kind, **more}
 
 
 def test_training_what_was_lost_and_answers_count(tmp_path):
-    costs = [line(), line(seconds=30.0, devices=1), line("train", 3600.0)]
+    """Each part at the price of its own devices; what a kill or an older run did not write is filled up."""
+    costs = [line("train", 1800.0), line(), line(seconds=30.0, devices=1)]
     found = cost(open_run(made(tmp_path / "run", costs=costs)))
-    assert (found.train_s, found.answers_s) == (7200.0, 150.0), "but not the time between two lives"
+    assert (found.device_s(training=True), found.device_s(training=False)) == (7200.0, 150.0), "not between two lives"
     assert found.dollars() == pytest.approx(3.89 * 7350 / 3600), "of the table's H100"
     assert found.dollars(per_hour=1.0) == pytest.approx(7350 / 3600)
     assert found.dollars(find("2xa100")) == pytest.approx(3.58 / 2 * 7350 / 3600), "whose price is of two"
     assert found.joules is None, "no driver told"
+    moved = [line("train", 3600.0, devices=8), line(device_kind="NVIDIA GeForce RTX 4090", devices=1, seconds=3600.0)]
+    found = cost(open_run(made(tmp_path / "moved", devices=1, kind="cpu", costs=moved)))
+    assert found.dollars() == pytest.approx(8 * 3.89 + 0.74) and found.devices == f"8 x {GPU}"
 
 
 def test_energy_counts_where_all_of_it_was_told(tmp_path):
-    told = [line("train", joules=3e6), line(joules=6e5)]
+    told = [line("train", 3600.0, joules=3e6), line(joules=6e5)]
     assert cost(open_run(made(tmp_path / "all", costs=told))).joules == 3.6e6
     assert cost(open_run(made(tmp_path / "some", costs=[*told, line()]))).joules is None
     assert cost(open_run(made(tmp_path / "answers", costs=told[1:]))).joules is None
+    assert cost(open_run(made(tmp_path / "half", costs=[line("train", 60.0, joules=3e4)]))).joules is None
 
 
 def test_a_price_that_nobody_knows(tmp_path):
@@ -74,13 +80,16 @@ def test_damaged_lines(tmp_path):
     file = run / "costs.jsonl"
     file.write_text(file.read_text() + '{"what": "ev')
     append_line(file, json.dumps(line()))
-    assert cost(open_run(run)).answers_s == 240.0, "a kill has cut the second one"
+    assert cost(open_run(run)).device_s(training=False) == 240.0, "a kill has cut the second one"
     append_line(file, '{"what": "eval"}')
     with pytest.raises(InputError, match="costs.jsonl, line 4: it does not say what was spent; remove the line"):
         cost(open_run(run))
-    (run / "goodput.json").unlink()
-    with pytest.raises(InputError, match="it has not begun, and so has cost nothing"):
+    for name in ("costs.jsonl", "goodput.json"):
+        (run / name).unlink()
+    with pytest.raises(InputError, match="has cost nothing yet: it has not begun"):
         cost(open_run(run))
+    (run / "costs.jsonl").write_text(json.dumps(line()) + "\n")
+    assert cost(open_run(run)).device_s() == 120.0, "an imported run has been used only"
 
 
 def test_the_table_and_the_picture(tmp_path, capsys, monkeypatch):
@@ -88,6 +97,8 @@ def test_the_table_and_the_picture(tmp_path, capsys, monkeypatch):
     evals = [{"kind": "answers", "step": 10, "pass@2": 0.3}]
     low = made(tmp_path / "low", evals=evals)
     small = made(tmp_path / "small", evals=evals, test_set="training", kind="cpu")
+    with (low / "evals.jsonl").open("a") as file:
+        file.write('{"kind": "ans')  # a kill
     assert main(["cost", str(low), str(small)]) == 0
     said = capsys.readouterr().out
     assert "pass@2 0.3000" in said and "7.78" in said and "give one with --price or --device" in said
@@ -95,16 +106,17 @@ def test_the_table_and_the_picture(tmp_path, capsys, monkeypatch):
     from trm_jax.reports import pictures
 
     monkeypatch.setattr(pictures, "panels_png", lambda panels, title="": drawn.append(panels) or b"png")
-    for number, runs in enumerate(([low], [low, small])):
+    for number, runs in enumerate(([low], [tmp_path])):
         words = ["cost", *map(str, runs), "--price", "2", "--picture", str(tmp_path / f"{number}.png")]
         assert main(words) == 0
     (alone,), (both,) = drawn
-    assert [series.names for series in alone.series] == [["low"], list(PUBLISHED)]
+    assert [series.names for series in alone.series] == [[str(low)], list(PUBLISHED)]
     assert alone.series[0].x == [4.0] and "claims" in alone.series[1].label
-    assert [series.names for series in both.series] == [["low", "small"]]
+    assert [series.names for series in both.series] == [[str(low), str(small)]]
     for words, wanted in (
         (["--picture", str(tmp_path / "0.png")], "0.png exists"),
         (["--device", "h99"], "no device 'h99'"),
+        ([str(tmp_path / "nothing")], "nothing holds no run"),
     ):
         assert main(["cost", str(low), *words]) == 2
         assert wanted in capsys.readouterr().err
@@ -150,4 +162,14 @@ def test_an_evaluation_is_counted(tmp_path, monkeypatch):
     one.tick()
     one.close()
     lines = [json.loads(text) for text in (tmp_path / meter.COSTS_FILE).read_text().splitlines()]
+    assert all("joules" not in line for line in lines), "it is no GPU that computes"
     assert [line["seconds"] for line in lines] == [61.0, 9.0] and lines[0]["devices"] == 8
+
+
+def test_a_file_that_cannot_be_written_ends_nothing(tmp_path):
+    said = []
+    (tmp_path / "costs.jsonl").mkdir()
+    one = Meter(tmp_path, "train", said.append)
+    one.close()
+    one.close()
+    assert len(said) == 1 and said[0].startswith("note: what this costs is not counted: ")

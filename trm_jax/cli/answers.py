@@ -15,7 +15,7 @@ from contextlib import closing
 import numpy as np
 
 from trm_jax.cli.arguments import command
-from trm_jax.storage.paths import AnyPath, append_line
+from trm_jax.storage.paths import AnyPath, append_line, json_lines
 
 MOST = 931  # tokens of an answer: 30 x 30 cells with a token behind each row, and the end
 
@@ -35,7 +35,8 @@ def write_answers(args, opened, data, meter) -> str:
 
     cfg, questions = opened.cfg, data.questions()
     drawn = questions.pairs.symmetries.tobytes() + questions.pairs.colors.tobytes() + data.digest.encode()
-    name = hashlib.sha256(drawn + opened.weights.encode()).hexdigest()[:8]
+    how = f"{opened.weights} {cfg.data.row_tokens} {cfg.model}".encode()
+    name = hashlib.sha256(drawn + how).hexdigest()[:8]
     file = args.run_dir / f"answers-{opened.step}-{name}.jsonl"
     done = _read(file)
     left = np.array([n for n in range(len(questions)) if n not in done], np.int64)
@@ -77,7 +78,7 @@ def write_answers(args, opened, data, meter) -> str:
         dropped += not questions.vote(ballot, number, *done[number])
     print(f"answers          {len(questions):,} written, {dropped:,} of them no grid or the input itself")
     sets = [f"{one}:all" for one in cfg.data.train_sets.split(",") if one != cfg.data.test_set]
-    settings = {"checkpoints": [opened.step], "augmentations": cfg.data.augmentations}
+    settings = {"checkpoints": [opened.step], "augmentations": cfg.data.augmentations, "weights": opened.weights}
     trained = [*sets, f"{cfg.data.test_set}:demonstrations"]
     member = Member(cfg.name, "arc_transformer", command(*sys.argv[1:]), settings, None, trained)
     predictions = args.run_dir / PREDICTIONS
@@ -137,11 +138,5 @@ class _Drafts:
 
 def _read(file: AnyPath) -> dict[int, tuple[np.ndarray, float]]:
     """(tokens, mean log-probability) by the number of the prompt; a line that was cut by a kill is left out."""
-    found = {}
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            one = json.loads(line)
-        except ValueError:
-            continue
-        found[one["prompt"]] = np.array(one["tokens"], np.int32), one["log_prob"]
-    return found
+    lines = [one for _, one in json_lines(file)]
+    return {one["prompt"]: (np.array(one["tokens"], np.int32), one["log_prob"]) for one in lines}

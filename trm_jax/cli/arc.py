@@ -39,20 +39,29 @@ def _answers(args) -> tuple[Iterator, dict, dict]:
         attempts = read_submission(args.files[0]).items()
         found = ((key, [Candidate(grid, 1 / n) for n, grid in enumerate(grids, 1)]) for key, grids in attempts)
     else:
+        answered = []
         for file in args.files:
             header, lines = read(file)
-            if header.data_sha256 == digest(tasks):
-                continue
-            named = {line.task for line in lines}
-            some = {name: task for name, task in tasks.items() if name in named}
+            some = every
+            if header.data_sha256 != digest(every):
+                named = {line.task for line in lines}
+                some = {name: task for name, task in every.items() if name in named}
             if header.data_sha256 != digest(some):
                 said = f"{file} answers {header.data_name}, whose tasks or test inputs are not those of {args.data}"
                 raise InputError(f"{said}: name the set that it belongs to")
-            tasks = some
+            answered.append(some)
+        # Files of apart tasks are parts of one answer; else what all of them answer counts.
+        apart = sum(map(len, answered)) == len(set().union(*answered))
+        kept = set().union(*answered) if apart else set.intersection(*map(set, answered))
+        tasks = {name: task for name, task in every.items() if name in kept}
+        if not tasks:
+            raise InputError(f"no task is answered by all of {', '.join(map(str, args.files))}; score them one by one")
         found = ranked(args.files, _weights(args))
 
     def checked():
         for (name, number), candidates in found:
+            if name in every and name not in tasks:
+                continue
             if name not in tasks or number >= len(tasks[name].test):
                 raise InputError(f"{args.files[0]}: task {name}, test {number} is not in {args.data}; name its own set")
             yield (name, number), candidates

@@ -13,14 +13,14 @@ examples:
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from trm_jax.cli.arguments import add_documented, add_set, command, local_path, seed, settings
+from trm_jax.cli.arguments import add_documented, add_set, changes, command, local_path, seed, settings
 from trm_jax.errors import InputError
+from trm_jax.train.writers import PREDICTIONS
 
 _PREFIX = "arc_transformer_"
 
@@ -45,29 +45,34 @@ def add_parser(commands) -> None:
 def run(args) -> int:
     from trm_jax.configs import registry, resolve
     from trm_jax.tasks.arc.fetch import fetch
+    from trm_jax.tasks.arc.source import read_set
+    from trm_jax.tasks.arc.vote import unknown
 
     presets = [name.removeprefix(_PREFIX) for name in registry.catalogue() if name.startswith(_PREFIX)]
     if args.preset not in presets:
         raise InputError(f"there is no preset {args.preset!r}; take one of {', '.join(presets)}")
     chosen = [f"data.path={args.data}", *settings(args)]
+    if "data.path" in changes(args):
+        raise InputError("--set data.path: the sets lie in --data; name the folder there")
     page = resolve.override(registry.get(_PREFIX + args.preset), resolve.parse_assignments(chosen))
     for name in page.data.train_sets.split(","):
-        if not (args.data / name.strip()).exists():
-            print(f"fetching {name.strip()} into {args.data}", file=sys.stderr)
-        fetch(name.strip(), args.data)
+        if said := fetch(name.strip(), args.data):
+            print(f"note: {said}", file=sys.stderr)
+    tasks = read_set(page.data, page.data.test_set)
     folder = args.output or Path("runs") / f"arc_{args.preset}"
     seeds = list(dict.fromkeys(args.seeds or [page.seed]))
     runs = [folder / f"seed_{number}" for number in seeds]
-    predictions, tested = folder / "predictions.jsonl", args.data / page.data.test_set
+    predictions, tested = folder / PREDICTIONS, args.data / page.data.test_set
     try:
         for number, workdir in zip(seeds, runs, strict=True):
             _stage("train", _PREFIX + args.preset, "--workdir", workdir, "--set", *chosen, f"seed={number}")
-            if not _answered(workdir):
+            if not _answered(workdir, page):
                 _stage("eval", workdir, *["--drafts"] * args.drafts)
-        _stage("arc", "vote", *(one / predictions.name for one in runs), "--output", predictions, "--force")
+        _stage("arc", "vote", *(one / PREDICTIONS for one in runs), "--output", predictions, "--force")
         for what, name in (("submit", "submission.json"), ("gallery", "gallery.html")):
             _stage("arc", what, predictions, "--data", tested, "--output", folder / name, "--force")
-        _stage("arc", "score", predictions, "--data", tested)
+        if all(unknown(task) is None for task in tasks.values()):
+            _stage("arc", "score", predictions, "--data", tested)
         _stage("cost", *runs)
     except Ended as end:
         return end.code
@@ -94,10 +99,15 @@ def _stage(*words: object) -> None:
         raise Ended(code if code > 0 else 128 - code)
 
 
-def _answered(workdir: Path) -> bool:
-    """Whether the answers to all forms have been voted on, at the run's last step."""
+def _answered(workdir: Path, page) -> bool:
+    """Whether the run's predictions are the votes on the answers to all forms, at its last step."""
     from trm_jax.configs.runs import open_run
+    from trm_jax.tasks.arc.predictions import read
 
-    file, last = workdir / "evals.jsonl", open_run(workdir).total_steps
-    lines = map(json.loads, file.read_text().splitlines() if file.exists() else [])
-    return any(line["kind"] == "answers" and line["step"] == last for line in lines)
+    file = workdir / PREDICTIONS
+    if not file.exists():
+        return False
+    said = read(file)[0].member.settings
+    weights = "ema" if page.optim.ema_decay else "live"
+    wanted = {"checkpoints": [open_run(workdir).total_steps], "augmentations": page.data.augmentations}
+    return said == {**wanted, "weights": weights}

@@ -41,7 +41,7 @@ def run(args) -> int:
     from trm_jax.train.meter import Meter
 
     compiler.use_cache()
-    meter = Meter(args.run_dir, "eval")
+    meter = Meter(args.run_dir, "eval", lambda line: print(line, file=sys.stderr))
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
     members = args.checkpoints or [args.checkpoint]
     if len(set(members)) < len(members):
@@ -57,9 +57,12 @@ def _score(args, opened, members: list[str], meter) -> int:
     from trm_jax.train.progress import Progress
 
     cfg, headline = opened.cfg, opened.cfg.task.headline
-    seen = getattr(cfg.task, "seen", lambda trained, asked: "")(opened.trained.data, cfg.data)
-    if seen:
-        raise InputError(f"{args.run_dir} {seen}; a score would be on what it was trained on")
+    trained, seen = opened.trained, getattr(cfg.task, "seen", lambda trained, asked: "")
+    while trained:
+        if trained.task is cfg.task and (said := seen(trained.data, cfg.data)):
+            which = args.run_dir if trained is opened.trained else f"{args.run_dir}, or what it began with,"
+            raise InputError(f"{which} {said}; a score would be on what it was trained on")
+        trained = trained.start() if trained.train.start_from else None
     data = cfg.task.load_eval(cfg.data)
     writes = hasattr(cfg.family, "begin") and hasattr(data, "questions")
     if args.drafts and not writes:

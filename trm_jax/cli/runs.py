@@ -46,6 +46,10 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
         there, here = trained.model.num_puzzle_ids, cfg.model.num_puzzle_ids
         said = f"{args.run_dir} has rows for {there:,} tasks, and these are {here:,}"
         raise InputError(f"{said}; train rows for the others first: docs/arc_transformer.md, Other tasks")
+    if cfg.embeds_ids and cfg.task is trained.task and hasattr(cfg.task, "kept_ids"):
+        if cfg.task.kept_ids(cfg.data, trained.data) < trained.model.num_puzzle_ids:
+            said = f"{args.run_dir} knows its tasks by number, and --set numbers them otherwise"
+            raise InputError(f"{said}; leave data.train_sets, data.exclude and the choice of tasks as they were")
     if ours != theirs:
         raise InputError(f"--set makes this another model than the one trained in {args.run_dir}; change no sizes")
     # Using a model needs no more than data parallelism, whatever mesh it was trained on.

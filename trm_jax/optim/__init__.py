@@ -5,7 +5,7 @@ Learning rates follow the reference's counting: update number t starts at 1 and 
 
 from trm_jax.optim.adam_atan2 import scale_by_adam_atan2
 from trm_jax.optim.build import OPTIMIZERS, build
-from trm_jax.optim.clip import clip, norms
+from trm_jax.optim.clip import clip, norms, of_finite
 from trm_jax.optim.normuon import newton_schulz, scale_by_normuon
 from trm_jax.optim.rows import sparse_sign_sgd
 from trm_jax.optim.schedules import warmup_cosine, warmup_stable_decay
@@ -16,6 +16,7 @@ __all__ = [
     "clip",
     "newton_schulz",
     "norms",
+    "of_finite",
     "scale_by_adam_atan2",
     "scale_by_normuon",
     "sparse_sign_sgd",

@@ -24,7 +24,9 @@ def clip(grads: Any, norm: jax.Array, most: float) -> Any:
         factor = jnp.minimum(1.0, most / (norm + 1e-6)) if most else 1.0
         return jax.tree.map(lambda g: g * factor, grads)
 
-    def of_several(grads, norm):
-        return jax.tree.map(lambda g: jnp.where(jnp.isfinite(norm), g, 0), of_one(grads, norm))
+    return of_finite(jax.vmap(of_one)(grads, norm), norm) if norm.ndim else of_one(grads, norm)
 
-    return jax.vmap(of_several)(grads, norm) if norm.ndim else of_one(grads, norm)
+
+def of_finite(tree: Any, norm: jax.Array) -> Any:
+    """A tree of several models, zero for those whose norm [N] is not finite."""
+    return jax.vmap(lambda tree, norm: jax.tree.map(lambda x: jnp.where(jnp.isfinite(norm), x, 0), tree))(tree, norm)

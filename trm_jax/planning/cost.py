@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from trm_jax.configs.runs import Run
 from trm_jax.errors import InputError
 from trm_jax.planning.hardware import Device, of_kind
-from trm_jax.storage.paths import AnyPath
+from trm_jax.storage.paths import json_lines
 from trm_jax.train.clock import spent
 from trm_jax.train.meter import COSTS_FILE
 
@@ -25,67 +24,86 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a run has cost. Seconds are those of one device each: two devices for a second are two."""
+class Part:
+    """A part of what a run has cost: `seconds` of each of `devices` of a kind."""
 
-    train_s: float
-    answers_s: float  # evaluations and answers after the training
-    joules: float | None  # None where no driver told, or not of all the time
+    what: str  # "train", or what was done with the run after
+    seconds: float
     devices: int
-    device_kind: str
+    kind: str
+    joules: float | None = None  # None where no driver told
 
     @property
-    def seconds(self) -> float:
-        return self.train_s + self.answers_s
+    def device_s(self) -> float:
+        return self.devices * self.seconds
 
     def dollars(self, device: Device | None = None, per_hour: float | None = None) -> float | None:
-        """At the table's price of the run's own kind of device, or of another; per_hour: of one device instead."""
-        found = device or of_kind(self.device_kind)
+        """At the table's price of its own kind of device, or of another; per_hour: of one device instead."""
+        found = device or of_kind(self.kind)
         if per_hour is None and found and found.dollars_per_hour is not None:
             per_hour = found.dollars_per_hour / found.chips
-        return None if per_hour is None else per_hour * self.seconds / 3600
+        return None if per_hour is None else per_hour * self.device_s / 3600
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run has cost."""
+
+    parts: tuple[Part, ...]
+
+    def device_s(self, training: bool | None = None) -> float:
+        """Seconds of one device each: two devices for a second are two. training: of it alone, or of all else."""
+        return sum(one.device_s for one in self.parts if training is None or (one.what == "train") == training)
+
+    @property
+    def devices(self) -> str:
+        """'2 x NVIDIA H100', of each kind that trained; of all kinds where none did."""
+        used = [one for one in self.parts if one.what == "train"] or self.parts
+        return ", ".join(dict.fromkeys(f"{one.devices} x {one.kind}" for one in used))
+
+    @property
+    def joules(self) -> float | None:
+        """None unless a driver told, all of the time."""
+        told = [one.joules for one in self.parts]
+        return None if None in told else sum(told)
+
+    def dollars(self, device: Device | None = None, per_hour: float | None = None) -> float | None:
+        """As those of a part; None where a part has no price."""
+        prices = [one.dollars(device, per_hour) for one in self.parts]
+        return None if None in prices else sum(prices)
 
 
 def cost(run: Run) -> Cost:
-    """Of a run so far. Raises InputError for one that has not begun, or whose files are damaged."""
-    if not run.goodput:
-        raise InputError(f"{run.path} has no goodput.json: it has not begun, and so has cost nothing")
-    lines = _lines(run.path / COSTS_FILE)
-    devices = run.facts.get("devices", 1)
-    used = [line for line in lines if line["what"] != "train"]
-    counted = [line.get("joules") for line in lines]
-    told = any(line["what"] == "train" for line in lines) and None not in counted
-    return Cost(
-        train_s=devices * spent(run.goodput["seconds"]),
-        answers_s=sum(line["devices"] * line["seconds"] for line in used),
-        joules=sum(counted) if told else None,
-        devices=devices,
-        device_kind=run.facts.get("device_kind", ""),
-    )
-
-
-def _lines(file: AnyPath) -> list[dict]:
-    """The lines of a COSTS_FILE; those that a kill has cut are left out."""
-    found = []
-    for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], 1):
+    """Of a run so far. Raises InputError for one that has cost nothing yet, or whose files are damaged."""
+    file, parts = run.path / COSTS_FILE, []
+    for number, line in json_lines(file):
         try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        try:
-            float(line["seconds"]), int(line["devices"]), str(line["what"])
+            what = str(line["what"]), float(line["seconds"]), int(line["devices"]), str(line["device_kind"])
         except (ValueError, TypeError, KeyError):
             raise InputError(f"{file}, line {number}: it does not say what was spent; remove the line") from None
-        found.append(line)
-    return found
+        parts.append(Part(*what, line.get("joules")))
+    counted = sum(one.seconds for one in parts if one.what == "train")
+    # What the lines miss: a run of before there were any, and up to a minute before a kill.
+    missed = spent(run.goodput["seconds"]) - counted if run.goodput else 0.0
+    if missed > max(1.0, 0.01 * counted):
+        parts.append(Part("train", missed, run.facts.get("devices", 1), run.facts.get("device_kind", "")))
+    if not parts:
+        raise InputError(f"{run.path} has cost nothing yet: it has not begun")
+    return Cost(tuple(parts))
 
 
 def score(run: Run) -> tuple[str, float] | None:
     """(name, value) of the last score: pass@2 where answers were voted on, else the headline of the task."""
-    file = run.path / "evals.jsonl"
-    lines = [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
+    lines = [line for _, line in json_lines(run.path / "evals.jsonl")]
     for name in ("pass@2", run.headline):
         for record in reversed([*run.evaluations, *lines]):
             if name in record:
                 return name, record[name]
     return None
+
+
+def on_all_of_arc1(run: Run) -> bool:
+    """Whether a run's scores are of all of ARC-AGI-1's public evaluation tasks, as the published ones are."""
+    data = run.config.data
+    part = any(data.get(name, 0) for name in ("most_tokens", "first_task", "most_tasks"))
+    return data.get("test_set", "") == "evaluation" and not part

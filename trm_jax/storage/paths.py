@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from trm_jax.errors import InputError
 from trm_jax.storage import bucket
@@ -132,6 +134,16 @@ def write_whole(path: AnyPath, content: bytes) -> None:
     """Put `content` at `path` in one step, making its folder."""
     with nullcontext(path) if isinstance(path, BucketPath) else replacement(path) as file:
         file.write_bytes(content)
+
+
+def json_lines(path: AnyPath) -> list[tuple[int, Any]]:
+    """(number from 1, content) of the lines of a file of JSON lines, which need not be there; what a kill has cut, and
+    so is no JSON, is left out."""
+    found = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+        with suppress(ValueError):
+            found.append((number, json.loads(line)))
+    return found
 
 
 def append_line(path: AnyPath, line: str) -> None:

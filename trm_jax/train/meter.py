@@ -7,7 +7,9 @@ import functools
 import json
 import os
 import time
+from collections.abc import Callable
 
+from trm_jax.errors import InputError, OutOfReach
 from trm_jax.storage.paths import AnyPath, append_line
 
 COSTS_FILE = "costs.jsonl"
@@ -40,6 +42,10 @@ def _counters() -> tuple:
     return (nvml, handles) if handles else ()
 
 
+def _handles() -> list:
+    return _counters()[1] if _counters() else []
+
+
 def joules() -> float | None:
     """Of all GPUs that this process may use, since the driver was loaded; None where it is not told."""
     total = 0
@@ -53,14 +59,15 @@ def joules() -> float | None:
 
 
 class Meter:
-    """Adds what a command spends on a run to its COSTS_FILE: once a minute, when it is told to, and at the end.
+    """Adds what is spent on a run to its COSTS_FILE: once a minute, when it is told to, and at the end.
 
-    what: "train", of which only the energy is added, since a run keeps its own time; or another name.
+    A file that cannot be written ends nothing: it is said once.
     """
 
-    def __init__(self, folder: AnyPath, what: str):
-        self._file, self._what = folder / COSTS_FILE, what
-        self._since, self._joules = time.monotonic(), joules()
+    def __init__(self, folder: AnyPath, what: str, say: Callable[[str], None] = lambda line: None):
+        """what: "train", or what else is done with the run; say: takes a line that a person should see."""
+        self._file, self._what, self._say = folder / COSTS_FILE, what, say
+        self._since, self._joules, self._failed = time.monotonic(), joules(), False
 
     def tick(self) -> None:
         """Called as often as one likes."""
@@ -74,8 +81,14 @@ class Meter:
         now, counted = time.monotonic(), joules()
         line = {"what": self._what, "seconds": round(now - self._since, 3)}
         line |= {"devices": jax.device_count(), "device_kind": jax.devices()[0].device_kind}
-        if counted is not None and self._joules is not None:
+        # What other GPUs took is not this run's.
+        own = jax.default_backend() == "gpu" and jax.device_count() == len(jax.local_devices()) == len(_handles())
+        if own and counted is not None and self._joules is not None:
             line["joules"] = round(counted - self._joules, 1)
         self._since, self._joules = now, counted
-        if self._what != "train" or "joules" in line:
+        try:
             append_line(self._file, json.dumps(line))
+        except (OSError, InputError, OutOfReach) as error:
+            if not self._failed:
+                self._say(f"note: what this costs is not counted: {error}")
+            self._failed = True

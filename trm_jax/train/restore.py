@@ -79,15 +79,15 @@ def started_from(cfg: RunConfig, state: TrainState, mesh) -> TrainState:
 
 
 def _resized(table: jax.Array, *, ids: tuple[int, int], kept: int, rows: int) -> jax.Array:
-    """A table [rows, E] of which the first `kept` rows are those of `table` and the others their mean.
+    """A table [rows, ...] of which the first `kept` rows are those of `table` and the others their mean.
 
     ids: how many rows are in use (there, here), the others are padding. Row 0 is left out of the mean: most tables have
     a blank id, which no puzzle has.
     """
     there, here = ids
     mean = table[min(1, there - 1) : there].mean(0, keepdims=True)
-    new = jnp.broadcast_to(mean, (here - kept, table.shape[1]))
-    return jnp.concatenate([table[:kept], new, jnp.zeros((rows - here, table.shape[1]), table.dtype)])
+    new = jnp.broadcast_to(mean, (here - kept, *table.shape[1:]))
+    return jnp.concatenate([table[:kept], new, jnp.zeros((rows - here, *table.shape[1:]), table.dtype)])
 
 
 def _with_params(state: TrainState, params: dict) -> TrainState:

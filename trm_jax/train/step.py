@@ -164,6 +164,8 @@ def make_train_step(cfg: RunConfig, total_steps: int, model: Any = None) -> Call
                 how = {"other_lr": other_lr, "b1": o.beta1, "b2": o.beta2, "weight_decay": h.weight_decay}
                 tx = optim.build(o.name, specs["weights"], lr, **how)
                 updates, opt_state = tx.update(*grads, opt_state, weights)
+                # Without a gradient momentum and decay would still move a model.
+                updates = optim.of_finite(updates, norms) if several else updates
                 weights = optax.apply_updates(weights, of_ids(updates))
             updated = state.replace(
                 params={

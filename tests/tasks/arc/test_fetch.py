@@ -45,13 +45,19 @@ def test_a_public_set_is_fetched_once_and_checked(server, tmp_path, monkeypatch)
     there = tmp_path / "www" / name
     there.parent.mkdir(parents=True)
     there.write_bytes(archive(tmp_path / "source", inside))
-    found = fetching.fetch("training", tmp_path / "arc", server)
+    found = tmp_path / "arc" / "training"
+    assert fetching.fetch("training", tmp_path / "arc", server).startswith(f"fetched {found} from {server}/{name}")
     assert digest(read_tasks(found)) == known and [path.name for path in found.parent.iterdir()] == ["training"]
+    whole = there.read_bytes()
     there.write_bytes(b"")
-    assert fetching.fetch("training", tmp_path / "arc", server) == found, "it is there"
+    assert fetching.fetch("training", tmp_path / "arc", server) == "", "it is there"
+    next(found.iterdir()).unlink()
+    assert "is not the public set of that name" in fetching.fetch("training", tmp_path / "arc", server)
     shutil.rmtree(found)
-    with pytest.raises(OutOfReach, match="sent no whole archive"):
-        fetching.fetch("training", tmp_path / "arc", server)
+    for damaged in (b"", whole[:-40]):
+        there.write_bytes(damaged)
+        with pytest.raises(OutOfReach, match="sent no whole archive"):
+            fetching.fetch("training", tmp_path / "arc", server)
     write_set(tmp_path / "other", 4, seed=1, side=4)
     there.write_bytes(archive(tmp_path / "other", inside))
     with pytest.raises(InputError, match="holds other tasks than those that are known here"):

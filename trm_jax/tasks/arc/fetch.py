@@ -1,16 +1,19 @@
-"""The public sets of ARC tasks from the repositories of their authors, each at one version."""
+"""The public sets of ARC tasks from the repositories of their authors, held against known digests."""
 
 from __future__ import annotations
 
+import http.client
 import io
 import re
-import shutil
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
 from trm_jax.errors import InputError, OutOfReach
+from trm_jax.storage.bucket import PASSING
 from trm_jax.tasks.arc.files import digest, read_tasks
 
 # Name of a set here -> (repository and version, folder in it, digest of its tasks).
@@ -44,14 +47,16 @@ PUBLIC = {
 _TIMEOUT_S = 60.0
 
 
-def fetch(name: str, folder: Path, server: str = "https://github.com") -> Path:
-    """Fetch the set `name` to folder/name, unless it is there. What came is held against the known digest.
+def fetch(name: str, folder: Path, server: str = "https://github.com") -> str:
+    """Fetch the set `name` to folder/name, unless something is there; what a person should know of that, or nothing.
 
-    Raises OutOfReach for a server that does not answer, InputError for an unknown set or other tasks.
+    What comes is held against the known digest. Raises OutOfReach for a server that does not answer, InputError for an
+    unknown set or other tasks.
     """
     target = folder / name
     if target.exists():
-        return target
+        same = name not in PUBLIC or digest(read_tasks(target)) == PUBLIC[name][2]
+        return "" if same else f"{target} is not the public set of that name"
     if name not in PUBLIC:
         raise InputError(f"{target} does not exist, and {name} is none of the public sets: {', '.join(PUBLIC)}")
     archive, inside, wanted = PUBLIC[name]
@@ -60,21 +65,27 @@ def fetch(name: str, folder: Path, server: str = "https://github.com") -> Path:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
             content = answer.read()
     except urllib.error.HTTPError as error:
-        raise InputError(f"{address} answers {error.code}: get the set by hand and put it into {target}") from None
-    except OSError as error:  # no network, no such host, a connection that broke
+        kind = OutOfReach if error.code in PASSING else InputError
+        raise kind(f"{address} answers {error.code}; get the set by hand and put it into {target}") from None
+    except (OSError, http.client.HTTPException) as error:  # no network, no such host, a connection that broke
         raise OutOfReach(f"{address} does not answer ({error}); try again, or put the set into {target}") from None
-    part = folder / f".{name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as files:
-            for member in files:
-                found = re.fullmatch(rf"[^/]+/{inside}/(?:.*/)?([A-Za-z0-9_.-]+\.json)", member.name)
-                if found and member.isfile():
-                    (part / found[1]).write_bytes(files.extractfile(member).read())
-    except (tarfile.TarError, EOFError) as error:
-        raise OutOfReach(f"{address} sent no whole archive ({error}); try again") from None
-    if not any(part.iterdir()) or digest(read_tasks(part)) != wanted:
-        raise InputError(f"{address} holds other tasks than those that are known here; put the set into {target}")
-    part.rename(target)
-    return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as place:
+        part = Path(place) / name
+        part.mkdir()
+        try:
+            with tarfile.open(fileobj=io.BytesIO(content)) as files:
+                for member in files:
+                    found = re.fullmatch(rf"[^/]+/{inside}/(?:.*/)?([A-Za-z0-9_.-]+\.json)", member.name)
+                    if found and member.isfile():
+                        (part / found[1]).write_bytes(files.extractfile(member).read())
+        except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            raise OutOfReach(f"{address} sent no whole archive ({error}); try again") from None
+        if not any(part.iterdir()) or digest(read_tasks(part)) != wanted:
+            raise InputError(f"{address} holds other tasks than those that are known here; put the set into {target}")
+        try:
+            part.rename(target)
+        except OSError:
+            if not target.exists():  # else another command was faster
+                raise
+    return f"fetched {target} from {address}"

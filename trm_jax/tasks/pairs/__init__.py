@@ -127,7 +127,9 @@ class PairsTask:
 
     def kept_ids(self, cfg: PairsConfig, other: PairsConfig) -> int:
         """How many task ids mean the same: all, where sets were only appended; else none."""
-        same = all(getattr(cfg, name) == getattr(other, name) for name in ("path", "exclude", "most_tokens"))
+        names = ["exclude", "most_tokens", "rows_of", "first_task", "most_tasks"]
+        names += ["test_set"] * (cfg.rows_of == "task")  # whose tasks alone have ids then
+        same = all(getattr(cfg, name) == getattr(other, name) for name in names)
         appended = f"{cfg.train_sets},".startswith(f"{other.train_sets},")
         return self.info(other).num_puzzle_ids if same and appended else 0
 

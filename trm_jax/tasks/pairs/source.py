@@ -121,7 +121,8 @@ def _fill(
 class Packing:
     """The rows of one epoch, by step: of each row the augmentations [n] that stand in it, by their number of all."""
 
-    def __init__(self, pairs: Pairs, cfg: PairsConfig, seed: int, epoch: int):
+    def __init__(self, pairs: Pairs, cfg: PairsConfig, seed: int, epoch: int, by_task: list | None = None):
+        """by_task: of `_rows_by_task`, where tasks have rows of their own."""
         if cfg.epoch == "all":
             shown = np.arange(len(pairs.symmetries))
         else:
@@ -129,8 +130,7 @@ class Packing:
         count, steps = len(shown), cfg.epoch_steps
         lengths = pairs.lengths[pairs.of(shown), _TURNS[pairs.symmetries[shown]]]
         self.tasks = 1  # how many parts of a step's rows have a loss of their own
-        if cfg.rows_of == "task":
-            by_task = _rows_by_task(pairs, cfg)
+        if by_task:
             self.tasks, self.steps = len(by_task), [[shown[row] for rows in by_task for row in rows]]
             self.tokens = int(lengths.sum())
             return
@@ -201,10 +201,14 @@ class PairsTrain:
     pairs: Pairs
     cfg: PairsConfig
 
+    @functools.cached_property
+    def _by_task(self) -> list[list[np.ndarray]] | None:
+        return _rows_by_task(self.pairs, self.cfg) if self.cfg.rows_of == "task" else None
+
     @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as the data
     def packing(self, seed: int, epoch: int) -> Packing:
         """The rows of an epoch."""
-        return Packing(self.pairs, self.cfg, seed, epoch)
+        return Packing(self.pairs, self.cfg, seed, epoch, self._by_task)
 
     def batch(
         self, step: int, slots: np.ndarray, *, seed: int, batch_size: int, epochs_per_interval: int | None = None
