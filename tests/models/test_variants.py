@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 
 from tests.models.test_golden import relative, worst
-from trm_jax import optim
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import freeze
 from trm_jax.errors import InputError
+from trm_jax.models import eqr, trm, urm
 from trm_jax.models import family as families
 from trm_jax.models import params as P
-from trm_jax.models import trm
 from trm_jax.models.convert import torch_format as official
 from trm_jax.models.eqr import EqR
 from trm_jax.train.state import initial_state
@@ -58,7 +57,7 @@ class Golden:
         o, family = theirs["optim"], families.get(self.name)
         if self.name == "transformer":
             theirs["L_layers"] = theirs["H_layers"]
-        named = {OTHER_NAMES.get(name, name): value for name, value in theirs.items()}
+        named = {"halt_exploration_prob": 0.0, **{OTHER_NAMES.get(n, n): value for n, value in theirs.items()}}
         model = family.Config(
             num_puzzle_ids=theirs.get("num_puzzle_identifiers", 1),
             dtype="float32",
@@ -163,3 +162,172 @@ def test_every_step_from_the_official_state(load, name):
 
 def _is_adam(state) -> bool:
     return hasattr(state, "mu")
+
+
+class _Given(EqR):
+    """EqR with the noise of a file."""
+
+    def __init__(self, noise):
+        self.noise_of_calls = jnp.asarray(noise)
+
+    def draws(self, cfg, keys):
+        return lambda call: self.noise_of_calls[call]
+
+
+def test_noisy_calls_and_their_order(load):
+    """One step of EqR from given starts with given noise; 3e-6 measured."""
+    golden = load("eqr")
+    cfg, want, roll = golden.config.model, golden.under("noisy"), golden.under("roll")
+    cfg = dataclasses.replace(cfg, noise_scale=float(want["scale"]))
+    inputs = jnp.asarray(np.repeat(roll["inputs"], 4, axis=0))
+    weights = golden.params(STEPS)["weights"]
+    z_H, z_L, out = jax.jit(
+        lambda *args: _Given(want["noise"]).forward(weights, None, cfg, *args, keys=jnp.zeros((12, 2), jnp.uint32))
+    )(inputs, roll["z_H0"], roll["z_L0"])
+    for ours, name in ((out.logits, "logits"), (z_H, "z_H"), (z_L, "z_L"), (out.q_halt, "q_halt")):
+        assert relative(ours, want[name]) <= 3e-5
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "eqr"])
+def test_evaluation(load, name):
+    """Answers and q after each step of a fresh start, from the final weights."""
+    golden = load(name)
+    cfg, want = golden.config, golden.under("eval")
+    batch = golden.rows("eval") if "eval/inputs" in golden.arrays else golden.rows("batch6")
+    answers, q_halt = jax.jit(lambda *args: cfg.family.think(args[0], cfg.model, args[1]))(golden.params(STEPS), batch)
+    np.testing.assert_array_equal(answers, want["logits"].argmax(-1))
+    assert relative(q_halt, want["q_halt"]) <= 1e-4
+
+
+def shape(name: str, vocab: int, seq: int, **changes):
+    family = families.get(name)
+    cfg = family.Config(vocab_size=vocab, seq_len=seq, **changes)
+    return family, cfg, P.count(family.specs(cfg)["weights"])
+
+
+ATTENTION = {"mlp_t": False, "pos_encodings": "rope"}
+SMALL_MAZE = ATTENTION | {"hidden_size": 128, "L_layers": 1, "L_cycles": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "counts"),
+    [
+        ("hrm", {}, (27_275_266, 27_270_146, 27_276_290)),
+        ("singlez", ATTENTION, (6_828_034, 6_822_914, 6_829_058)),
+        ("hier6", ATTENTION, (6_828_034, 6_822_914, 6_829_058)),
+        ("singlez", {}, (5_028_866, 18_795_522, 18_801_666)),
+        ("hier6", {}, (5_028_866, 18_795_522, 18_801_666)),
+        ("transformer", {}, (27_144_194, 27_139_074, 27_145_218)),
+        ("urm", {}, (13_662_210, 13_657_090, 13_663_234)),
+        ("urm", {"L_layers": 8}, (27_312_130, 27_307_010, 27_313_154)),
+        ("eqr", {}, (4_855_298,)),
+        ("eqr", SMALL_MAZE, (None, 263_938)),
+    ],
+)
+def test_parameter_counts(name, changes, counts):
+    """The published ones, of Sudoku, Maze-Hard and ARC-AGI, without the puzzle table."""
+    for count, (vocab, seq) in zip(counts, ((11, 81), (6, 900), (12, 900)), strict=False):
+        if count:
+            assert shape(name, vocab, seq, **changes)[2] == count
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_come_back_bit_for_bit(name):
+    """Under the official names, with a table that is padded here."""
+    sizes = {"hidden_size": 16, "num_heads": 2}
+    sizes |= {} if name == "eqr" else {"puzzle_emb_ndim": 16, "num_puzzle_ids": 300}
+    family, cfg, _ = shape(name, 7, 16, **sizes)
+    params = family.init(jax.random.key(0), cfg)
+    theirs = official.export_state_dict(params, ids=cfg.num_puzzle_ids, family=family)
+    assert all(n.startswith("model.inner.") for n in theirs)
+    back = official.import_state_dict({"model": theirs}, cfg, family)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    if name != "transformer":  # whose head size is not in its shapes where it does not divide the width
+        other = dataclasses.replace(cfg, hidden_size=32, L_layers=cfg.L_layers + 1)
+        assert official.infer_config(theirs, other, family) == cfg
+
+
+def test_state_dicts_of_another_family_are_refused():
+    family, cfg, _ = shape("urm", 7, 16, hidden_size=16, num_heads=2, puzzle_emb_ndim=16)
+    theirs = official.export_state_dict(family.init(jax.random.key(0), cfg), family=family)
+    with pytest.raises(InputError, match="not an official HRM state dict: no entry H_init"):
+        official.unwrap(theirs, family=families.get("hrm"))
+    hier6, its_cfg, _ = shape("hier6", 7, 16, hidden_size=16, num_heads=2, puzzle_emb_ndim=16)
+    with pytest.raises(InputError, match="missing entry L1_init"):
+        official.import_state_dict(trm_state(), its_cfg, hier6)
+    with pytest.raises(ValueError, match="L_cycles is 7; there are 6 latents"):
+        shape("hier6", 7, 16, L_cycles=7)
+
+
+def trm_state() -> dict:
+    cfg = trm.TRMConfig(7, 16, hidden_size=16, num_heads=2, puzzle_emb_ndim=16)
+    return official.export_state_dict(trm.init(jax.random.key(0), cfg))
+
+
+def test_q_continue_of_trm_is_that_of_hrm():
+    """With the switch a row ends where q_halt > q_continue, and the loss gains half of q_continue's."""
+    cfg = trm.TRMConfig(7, 16, hidden_size=16, num_heads=2, puzzle_emb_ndim=16, q_continue=True, dtype="float32")
+    params = trm.init(jax.random.key(0), cfg)
+    params["weights"]["q_head"]["bias"] = jnp.array([1.0, 2.0])
+    rows = np.random.default_rng(0).integers(1, 7, (4, 16)).astype(np.int32)
+    batch = {"inputs": rows, "labels": rows, "puzzle_ids": np.zeros(4, np.int32)}
+
+    def loss(switch: bool):
+        one = dataclasses.replace(cfg, q_continue=switch)
+        return jax.jit(lambda p: trm.loss(p, one, trm.initial_carry(one, 4), batch, 0, "softmax"))(params)
+
+    found = {switch: loss(switch) for switch in (False, True)}
+    assert found[False][1].halted.all() and not found[True][1].halted.any()
+    # Zero weights: q is its bias. The target is sigmoid(max(1, 2)), its cross-entropy the entropy of that.
+    p = 1 / (1 + np.exp(-2.0))
+    entropy = -4 * (p * np.log(p) + (1 - p) * np.log(1 - p))
+    np.testing.assert_allclose(found[True][2]["q_continue_loss"], entropy, rtol=1e-5)
+    np.testing.assert_allclose(found[True][0] - found[False][0], 0.5 * entropy, rtol=1e-4)
+    assert "q_continue_loss" in trm.finish(jax.device_get(found[True][2]), 0, 4)
+
+
+def test_eqr_draws_for_each_row_by_itself():
+    """In evaluation by the puzzle and the seed, in training by keys of its own: its neighbours change nothing."""
+    family, cfg, _ = shape("eqr", 7, 16, hidden_size=16, num_heads=2, dtype="float32", halt_max_steps=2)
+    params = family.init(jax.random.key(0), cfg)
+    rows = np.random.default_rng(0).integers(1, 7, (4, 16)).astype(np.int32)
+    think = jax.jit(
+        lambda cfg, rows: family.think(
+            params, cfg, {"inputs": rows, "labels": rows, "puzzle_ids": jnp.zeros(len(rows), jnp.int32)}
+        ),
+        static_argnums=0,
+    )
+    starts = jax.jit(lambda rows, seed: family.starts(params, cfg, eqr.keys_of(seed, rows)), static_argnums=1)
+    answers, q = think(cfg, rows)
+    turned, q_turned = think(cfg, rows[::-1])
+    np.testing.assert_array_equal(turned[:, ::-1], answers)
+    np.testing.assert_array_equal(starts(rows[::-1], 0)["z_H"][::-1], starts(rows, 0)["z_H"])
+    np.testing.assert_array_equal(think(cfg, rows)[0], answers)
+    other, _ = think(dataclasses.replace(cfg, eval_seed=1), rows)
+    assert (np.asarray(other) != np.asarray(answers)).any()
+    z = {name: np.asarray(x) for name, x in starts(rows, 0).items()}
+    assert np.abs(z["z_H"]).max() <= 2 / 0.8796 + 1e-3 and not np.allclose(z["z_H"], z["z_L"])
+    assert all(not np.allclose(x[0], x[1]) for x in z.values())
+    drawn = np.asarray(starts(np.arange(400 * 16, dtype=np.int32).reshape(400, 16), 0)["z_L"])
+    assert abs(drawn.std() - 1) < 0.02 and abs(drawn.mean()) < 0.02  # 102,400 numbers
+    keys = family.noise(cfg, jax.random.key(3), 6, 0.1)["keys"]
+    assert len(np.unique(np.asarray(keys), axis=0)) == 6
+
+
+def test_one_token_back():
+    """ConvSwiGLU is the formula, and a token hears of the one before it and of no other."""
+    rng = np.random.default_rng(0)
+    D, inner, T = 4, 8, 5
+    p = {"gate_up": rng.normal(size=(D, 2, inner)), "down": rng.normal(size=(inner, D))}
+    p["dwconv"] = {"kernel": rng.normal(size=(2, inner)), "bias": rng.normal(size=inner)}
+    p = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), p)
+    x = jnp.asarray(rng.normal(size=(2, T, D)), jnp.float32)
+    y = np.asarray(urm.conv_swiglu(p, x))
+    silu = lambda v: v / (1 + np.exp(-v))  # noqa: E731
+    a = silu(np.asarray(x) @ p["gate_up"][:, 0]) * (np.asarray(x) @ p["gate_up"][:, 1])
+    for t in range(T):
+        before = a[:, t - 1] if t else 0
+        mixed = p["dwconv"]["kernel"][0] * before + p["dwconv"]["kernel"][1] * a[:, t] + p["dwconv"]["bias"]
+        np.testing.assert_allclose(y[:, t], silu(mixed) @ p["down"], rtol=1e-4, atol=1e-5)
+    moved = np.asarray(urm.conv_swiglu(p, x.at[:, 2].add(1.0))) - y
+    assert (np.abs(moved).max((0, 2)) > 1e-6).tolist() == [False, False, True, True, False]
