@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.models.test_golden import relative, worst
+from trm_jax import sharding
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import freeze
 from trm_jax.errors import InputError
@@ -242,9 +243,8 @@ def test_state_dicts_come_back_bit_for_bit(name):
     assert all(n.startswith("model.inner.") for n in theirs)
     back = official.import_state_dict({"model": theirs}, cfg, family)
     jax.tree.map(np.testing.assert_array_equal, back, params)
-    if name != "transformer":  # whose head size is not in its shapes where it does not divide the width
-        other = dataclasses.replace(cfg, hidden_size=32, L_layers=cfg.L_layers + 1)
-        assert official.infer_config(theirs, other, family) == cfg
+    other = dataclasses.replace(cfg, hidden_size=32, L_layers=cfg.L_layers + 1)
+    assert official.infer_config(theirs, other, family) == cfg
 
 
 def test_state_dicts_of_another_family_are_refused():
@@ -308,6 +308,9 @@ def test_eqr_draws_for_each_row_by_itself():
     z = {name: np.asarray(x) for name, x in starts(rows, 0).items()}
     assert np.abs(z["z_H"]).max() <= 2 / 0.8796 + 1e-3 and not np.allclose(z["z_H"], z["z_L"])
     assert all(not np.allclose(x[0], x[1]) for x in z.values())
+    mesh = sharding.make_mesh(devices=jax.devices()[:2])
+    shared_out = jax.device_put(rows, sharding.batch_sharding(mesh, sharding.Rules()))
+    np.testing.assert_array_equal(starts(shared_out, 0)["z_L"], z["z_L"])
     drawn = np.asarray(starts(np.arange(400 * 16, dtype=np.int32).reshape(400, 16), 0)["z_L"])
     assert abs(drawn.std() - 1) < 0.02 and abs(drawn.mean()) < 0.02  # 102,400 numbers
     keys = family.noise(cfg, jax.random.key(3), 6, 0.1)["keys"]

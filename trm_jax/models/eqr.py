@@ -79,7 +79,8 @@ class EqR(TRM):
     LOCAL = {name: value for name, value in TRM.LOCAL.items() if name != "puzzle_emb_ndim"}
 
     def noise(self, cfg: EqRConfig, key, batch_size: int, exploration=None) -> dict:
-        rows = jnp.broadcast_to(jax.random.key_data(jax.random.fold_in(key, 0)), (batch_size, 2))
+        # 2: the exploration's own keys, which a split makes, are those of 0 and 1.
+        rows = jnp.broadcast_to(jax.random.key_data(jax.random.fold_in(key, 2)), (batch_size, 2))
         min_steps = super().noise(cfg, key, batch_size, exploration)
         return {"min_steps": min_steps, "keys": _fold(rows, jnp.arange(batch_size))}
 

@@ -42,7 +42,7 @@ class Transformer(TRM):
     Carry = carry_type("z_H")
     LATENTS = {"z_H": "H_init"}
     STACKS = {"layers": ("H_level.layers", "L_layers")}
-    LOCAL = {"hidden_size": 64, "num_heads": 3, "puzzle_emb_ndim": 64, "L_layers": 2, "halt_max_steps": 4}
+    LOCAL = {"hidden_size": 64, "num_heads": 6, "puzzle_emb_ndim": 64, "L_layers": 2, "halt_max_steps": 4}
 
     def recurse(self, weights, cfg, emb, latents, keys=None) -> tuple:
         return recurse(weights["layers"], cfg, emb, *latents, cycle=cycle)
