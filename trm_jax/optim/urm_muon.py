@@ -52,3 +52,22 @@ def scale_by_urm_muon(beta: float = 0.95) -> optax.GradientTransformation:
         return jax.tree.map(one, trace, grads), optax.TraceState(trace)
 
     return optax.GradientTransformation(init, update)
+
+
+def scale_by_urm_adam(b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8) -> optax.GradientTransformation:
+    """Adam as it stands beside this Muon: epsilon is added to the root of the second moment before its correction."""
+
+    def init(params):
+        zeros = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), *zeros)
+
+    def update(grads, state, params=None):
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        t = count.astype(jnp.float32)
+        size = jnp.sqrt(1 - b2**t) / (1 - b1**t)
+        return jax.tree.map(lambda m, v: size * m / (jnp.sqrt(v) + eps), mu, nu), optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
