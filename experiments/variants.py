@@ -11,7 +11,7 @@ _FAMILIES = {
     "transformer": (
         "the plain recurrent transformer of 8 layers, 27.1M parameters",
         _OF_768,
-        {"model.L_layers": 4, "optim.lr": 1e-3, "train.steps": 600},
+        {"model.L_layers": 4, "optim.lr": 1e-3, "train.steps": 1500, "eval.every_steps": 500},
     ),
     "hrm": (
         "HRM, 27.3M parameters, 26,041 steps without averaged weights",
@@ -21,7 +21,7 @@ _FAMILIES = {
     "urm": (
         "URM of 4 layers, 13.7M parameters, 390,625 steps of 128",
         {"train.batch_size": 128, "eval.batch_size": 768},
-        {"model.L_layers": 2, "optim.lr": 1e-3, "train.steps": 600},
+        {"model.L_layers": 2, "optim.lr": 1e-3, "train.steps": 1500, "eval.every_steps": 500},
     ),
     "eqr": (
         "EqR, 4.9M parameters, 50,000 steps",

@@ -313,8 +313,37 @@ def test_eqr_draws_for_each_row_by_itself():
     np.testing.assert_array_equal(starts(shared_out, 0)["z_L"], z["z_L"])
     drawn = np.asarray(starts(np.arange(400 * 16, dtype=np.int32).reshape(400, 16), 0)["z_L"])
     assert abs(drawn.std() - 1) < 0.02 and abs(drawn.mean()) < 0.02  # 102,400 numbers
-    keys = family.noise(cfg, jax.random.key(3), 6, 0.1)["keys"]
-    assert len(np.unique(np.asarray(keys), axis=0)) == 6
+    noise = family.noise(cfg, jax.random.key(3), 4, 0.1)
+    assert len(np.unique(np.asarray(noise["keys"]), axis=0)) == 4
+    # Of a batch in parts, as `train.accumulation` computes it, each part is as in the whole: products of other shapes
+    # are rounded otherwise.
+    loss = jax.jit(lambda *of_rows: family.loss(params, cfg, *of_rows, "stablemax")[1].z_H)
+    batch = {"inputs": rows, "labels": rows, "puzzle_ids": np.zeros(4, np.int32)}
+    whole = family.initial_carry(cfg, 4), batch, noise
+    np.testing.assert_allclose(loss(*jax.tree.map(lambda x: x[1::2], whole)), loss(*whole)[1::2], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hier6", "hrm", "urm", "eqr"])
+def test_how_it_is_computed_changes_nothing(name):
+    """Loops or none, activations kept or computed again: gradients agree to 1e-4 of the largest, float32's rounding."""
+    family, cfg, _ = shape(name, 7, 16, hidden_size=16, num_heads=2, dtype="float32", L_layers=1, L_cycles=2)
+    cfg = cfg if name == "eqr" else dataclasses.replace(cfg, puzzle_emb_ndim=16)
+    params = family.init(jax.random.key(0), cfg)
+    rows = np.random.default_rng(0).integers(1, 7, (4, 16)).astype(np.int32)
+    batch = {"inputs": rows, "labels": rows, "puzzle_ids": np.zeros(4, np.int32)}
+    noise = family.noise(cfg, jax.random.key(1), 4, 0.0)
+
+    def gradients(cfg):
+        def loss(weights):
+            carry = family.initial_carry(cfg, 4)
+            return family.loss(params | {"weights": weights}, cfg, carry, batch, noise, "stablemax")[0]
+
+        return official.export_state_dict({"weights": jax.jit(jax.grad(loss))(params["weights"])}, family=family)
+
+    kept = gradients(dataclasses.replace(cfg, remat="none", unroll="unroll"))
+    again = gradients(dataclasses.replace(cfg, remat="block", unroll="scan"))
+    for weight, wanted in kept.items():
+        assert np.abs(again[weight] - wanted).max() <= 1e-4 * np.abs(wanted).max() + 1e-12, weight
 
 
 def test_one_token_back():

@@ -221,10 +221,10 @@ def recurse(
         call = jax.checkpoint(call, prevent_cse=unroll, static_argnums=3)
 
     def one(layers, emb, z, number, unroll: bool, products: str):
-        def quantised(layers, h, injection):
+        def apply(layers, h, injection):
             return call(layers, h, injection, products)
 
-        return cycle(quantised, layers, cfg, emb, z, unroll, *((number,) if numbered else ()))
+        return cycle(apply, layers, cfg, emb, z, unroll, *((number,) if numbered else ()))
 
     z = lax.stop_gradient(z)
     if cfg.mlp_t:
