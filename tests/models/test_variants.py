@@ -207,6 +207,7 @@ def shape(name: str, vocab: int, seq: int, **changes):
 
 
 ATTENTION = {"mlp_t": False, "pos_encodings": "rope"}
+SMALL = {"hidden_size": 16, "num_heads": 2, "dtype": "float32", "L_layers": 1, "H_cycles": 2, "L_cycles": 2}
 SMALL_MAZE = ATTENTION | {"hidden_size": 128, "L_layers": 1, "L_cycles": 4}
 
 
@@ -288,7 +289,7 @@ def test_q_continue_of_trm_is_that_of_hrm():
 
 def test_eqr_draws_for_each_row_by_itself():
     """In evaluation by the puzzle and the seed, in training by keys of its own: its neighbours change nothing."""
-    family, cfg, _ = shape("eqr", 7, 16, hidden_size=16, num_heads=2, dtype="float32", halt_max_steps=2)
+    family, cfg, _ = shape("eqr", 7, 16, **SMALL, halt_max_steps=2)
     params = family.init(jax.random.key(0), cfg)
     rows = np.random.default_rng(0).integers(1, 7, (4, 16)).astype(np.int32)
     think = jax.jit(
@@ -326,8 +327,8 @@ def test_eqr_draws_for_each_row_by_itself():
 @pytest.mark.parametrize("name", ["hier6", "hrm", "urm", "eqr"])
 def test_how_it_is_computed_changes_nothing(name):
     """Loops or none, activations kept or computed again: gradients agree to 1e-4 of the largest, float32's rounding."""
-    family, cfg, _ = shape(name, 7, 16, hidden_size=16, num_heads=2, dtype="float32", L_layers=1, L_cycles=2)
-    cfg = cfg if name == "eqr" else dataclasses.replace(cfg, puzzle_emb_ndim=16)
+    sizes = SMALL | ({} if name == "eqr" else {"puzzle_emb_ndim": 16})
+    family, cfg, _ = shape(name, 7, 16, **sizes)
     params = family.init(jax.random.key(0), cfg)
     rows = np.random.default_rng(0).integers(1, 7, (4, 16)).astype(np.int32)
     batch = {"inputs": rows, "labels": rows, "puzzle_ids": np.zeros(4, np.int32)}
