@@ -1,6 +1,6 @@
 """Small runs for a laptop: the demo, one per smaller board, and one per other task. Puzzles but ARC's are generated."""
 
-from trm_jax.configs.registry import Experiment
+from trm_jax.configs.registry import Experiment, Group
 
 _SMALL = {
     "data.source": "generated",
@@ -32,24 +32,6 @@ EXPERIMENTS = [
         "demo",
         "learn 9x9 Sudoku with about 40 clues on a laptop in five minutes",
         {**_SMALL, "data.extra_clues": 16, "train.batch_size": 32, "train.steps": 700, "eval.every_steps": 350},
-    ),
-    Experiment(
-        "sudoku6",
-        "learn 6x6 Sudoku without a superfluous clue",
-        {**_SMALL, "data.size": 6, "train.batch_size": 64, "train.steps": 1500},
-    ),
-    Experiment(
-        "sudoku4",
-        "learn 4x4 Sudoku in a minute",
-        {
-            **_SMALL,
-            "data.size": 4,
-            "data.extra_clues": 4,  # there are only 36 classes of minimal 4x4 puzzles
-            "data.train_puzzles": 500,
-            "train.batch_size": 64,
-            "train.steps": 300,
-            "eval.every_steps": 150,
-        },
     ),
     Experiment(
         "arc_small",
@@ -93,5 +75,33 @@ EXPERIMENTS = [
             "train.steps": 3000,
             "eval.every_steps": 250,
         },
+    ),
+]
+
+GROUPS = [
+    Group(
+        "boards",
+        "Do small models learn smaller boards?",
+        ("data.size", "data.extra_clues", "data.train_puzzles", "train.steps", "eval.every_steps"),
+        (
+            Experiment(
+                "sudoku6",
+                "learn 6x6 Sudoku without a superfluous clue",
+                {**_SMALL, "data.size": 6, "train.batch_size": 64, "train.steps": 1500},
+            ),
+            Experiment(
+                "sudoku4",
+                "learn 4x4 Sudoku in a minute",
+                {
+                    **_SMALL,
+                    "data.size": 4,
+                    "data.extra_clues": 4,  # there are only 36 classes of minimal 4x4 puzzles
+                    "data.train_puzzles": 500,
+                    "train.batch_size": 64,
+                    "train.steps": 300,
+                    "eval.every_steps": 150,
+                },
+            ),
+        ),
     ),
 ]

@@ -54,7 +54,7 @@ def test_a_command_is_one(page, command):
     for config in [registry.get(name) for name in names] or [defaults()]:
         resolve.freeze(resolve.override(config, settings))
     if hasattr(args, "pattern"):
-        assert any(args.pattern.strip("*") in name for name in registry.catalogue())
+        assert any(args.pattern.strip("*") in name for name in [*registry.catalogue(), *registry.groups()])
 
 
 # What trains on GPUs looks for them even in a dry run; a job for SLURM does not.

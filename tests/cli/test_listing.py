@@ -58,6 +58,12 @@ def test_the_whole_catalogue_in_its_order(here):
     assert order == sorted(order)
 
 
+def test_a_group_whose_members_are_called_otherwise(here):
+    assert list(rows_of(here("list", "boards"))) == ["sudoku6", "sudoku4"]
+    rows = rows_of(here("list", "variants"))
+    assert "family=hrm" in rows["sudoku_hrm_small"] and rows["sudoku_urm"].split()[-3] == "390,625"
+
+
 @pytest.mark.parametrize(
     "name, differs, steps, flops",
     [

@@ -22,6 +22,7 @@ def test_every_experiment_can_be_built(name):
     assert experiment.summary and "\n" not in experiment.summary
     # Each change is one: an experiment says how it differs, not what it shares.
     base = registry.get(experiment.base) if experiment.base else defaults(page.data.task, page.model.family)
+    base = resolve.override(base, {"model.family": page.model.family})  # whose settings begin at their defaults
     assert resolve.diff(page, base).keys() <= experiment.changes.keys()
 
 

@@ -52,7 +52,8 @@ def run_export(args) -> int:
 
     check_free(args.file, args.force)
     opened = open_run(args)
-    state_dict = torch_format.export_state_dict(opened.params, args.prefix, ids=opened.cfg.model.num_puzzle_ids)
+    ids, family = opened.cfg.model.num_puzzle_ids, opened.cfg.family
+    state_dict = torch_format.export_state_dict(opened.params, args.prefix, ids=ids, family=family)
     torch_format.write(args.file, state_dict)
     print(f"wrote {len(state_dict)} arrays of step {opened.step} to {args.file}")
     name = opened.config.name
@@ -71,15 +72,16 @@ def run_import(args) -> int:
     from trm_jax.train.restore import save_imported
 
     config = resolve.override(registry.get(args.config), changes(args))
-    asked = resolve.freeze(config).model
+    run = resolve.freeze(config)
+    asked, family = run.model, run.family
     try:
-        state_dict, place = torch_format.unwrap(torch_format.read(args.file), args.key)
-        model = torch_format.infer_config(state_dict, asked)
+        state_dict, place = torch_format.unwrap(torch_format.read(args.file), args.key, family)
+        model = torch_format.infer_config(state_dict, asked, family)
         for name, what in _OF_THE_DATA.items():
             theirs, ours = getattr(model, name), getattr(asked, name)
             if theirs != ours:
                 raise InputError(f"{name} is {theirs} in the weights and {ours} in the data of {args.config}; {what}")
-        params = torch_format.import_state_dict(state_dict, model)
+        params = torch_format.import_state_dict(state_dict, model, family)
     except InputError as error:
         raise error if str(args.file) in str(error) else InputError(f"{args.file}: {error}") from None
     found = dataclasses.asdict(model)

@@ -54,6 +54,8 @@ def run_list(args) -> int:
         raise InputError("--set changes nothing in this table; give --names as well, or use trm show NAME --set ...")
     known, text = registry.catalogue(), args.pattern or "*"
     names = fnmatch.filter(known, text if any(c in text for c in "*?[") else f"*{text}*")
+    if not names and text in registry.groups():  # whose members are called otherwise
+        names = [experiment.name for experiment in registry.groups()[text].experiments]
     if not names:
         raise InputError(f"no experiment matches {text!r}.{resolve.nearest(text, known)}")
     runs = defaultdict(list)

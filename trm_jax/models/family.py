@@ -15,6 +15,12 @@ BUILT_IN = {
     "trm": "trm_jax.models:trm",
     "arc_transformer": "trm_jax.models:arc_transformer",
     "arc_transformer_each": "trm_jax.models:arc_transformer_each",
+    "hrm": "trm_jax.models.hrm:FAMILY",
+    "singlez": "trm_jax.models.singlez:FAMILY",
+    "hier6": "trm_jax.models.hier6:FAMILY",
+    "transformer": "trm_jax.models.transformer:FAMILY",
+    "urm": "trm_jax.models.urm:FAMILY",
+    "eqr": "trm_jax.models.eqr:FAMILY",
 }
 
 

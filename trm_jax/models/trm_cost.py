@@ -20,19 +20,21 @@ _FLOAT32 = 4  # bytes: of what a product gives before it is rounded
 def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
     """Analytic matmul FLOPs of one sequence in one supervision step: (forward, forward and backward).
 
-    A product of [m, k] and [k, n] counts 2mkn; the backward pass of the last cycle counts twice its forward.
-    Rematerialised work is not counted, so a utilisation from these figures is of useful work.
+    A product of [m, k] and [k, n] counts 2mkn; the backward pass of the calls with gradient counts twice its forward.
+    With `q_continue` a training step has a forward pass more. Rematerialised work is not counted, so a utilisation from
+    these figures is of useful work.
     """
     D, T, S = cfg.hidden_size, cfg.total_len, cfg.seq_len
     block = 2 * T * 3 * D * swiglu_width(D, cfg.expansion)
     if cfg.mlp_t:
         block += 2 * D * 3 * T * swiglu_width(T, cfg.expansion)
     else:
-        block += 2 * T * 4 * D * D + 2 * 2 * T * T * D
-    cycle = cfg.L_layers * (cfg.L_cycles + 1) * block
+        heads = cfg.num_heads * cfg.head_dim
+        block += 2 * T * 4 * D * heads + 2 * 2 * T * T * heads
+    frozen, differentiated = (sum(layers * calls[i] for layers, *calls in cfg.calls) * block for i in (0, 1))
     head = 2 * S * D * cfg.vocab_size + 2 * D * 2
-    forward_only = cfg.H_cycles * cycle + head
-    return forward_only, forward_only + 2 * (cycle + head)
+    forward_only = frozen + differentiated + head
+    return forward_only, (1 + cfg.q_continue) * forward_only + 2 * (differentiated + head)
 
 
 def flops(cfg: TRMConfig) -> tuple[int, int]:
@@ -105,9 +107,9 @@ def activation_bytes(cfg: TRMConfig, rows: int) -> int:
     wide = [T * swiglu_width(D, cfg.expansion)] + [D * swiglu_width(T, cfg.expansion)] * cfg.mlp_t
     # Attention keeps its input, q, k, v, output, and the weights; a SwiGLU its input, gate and up.
     attention = 0 if cfg.mlp_t else 5 * latent + scores
-    call = cfg.L_layers * (attention + sum(latent + 2 * inner for inner in wide)) * size
-    calls = cfg.L_cycles + 1
+    block = (attention + sum(latent + 2 * inner for inner in wide)) * size
     # With "block": the inputs of the calls, and one call computed again.
-    kept = calls * latent * size + call if cfg.remat == "block" else calls * call
+    again = sum(calls for _, _, calls in cfg.calls) * latent * size + max(layers for layers, *_ in cfg.calls) * block
+    kept = again if cfg.remat == "block" else sum(layers * calls for layers, _, calls in cfg.calls) * block
     # Of one SwiGLU on the way back: the gradient of its inner layer in float32; that layer, gate's and up's gradients.
     return rows * (kept + max(wide) * (_FLOAT32 + 3 * size) + 4 * latent * _FLOAT32)

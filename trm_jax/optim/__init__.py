@@ -9,6 +9,7 @@ from trm_jax.optim.clip import clip, norms, of_finite
 from trm_jax.optim.normuon import newton_schulz, scale_by_normuon
 from trm_jax.optim.rows import sparse_sign_sgd
 from trm_jax.optim.schedules import warmup_cosine, warmup_stable_decay
+from trm_jax.optim.urm_muon import scale_by_urm_adam, scale_by_urm_muon
 
 __all__ = [
     "OPTIMIZERS",
@@ -19,6 +20,8 @@ __all__ = [
     "of_finite",
     "scale_by_adam_atan2",
     "scale_by_normuon",
+    "scale_by_urm_adam",
+    "scale_by_urm_muon",
     "sparse_sign_sgd",
     "warmup_cosine",
     "warmup_stable_decay",

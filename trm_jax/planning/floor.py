@@ -40,20 +40,23 @@ def step_parts(cfg: RunConfig) -> dict[str, Part]:
     }
     weights, matrices = cfg.family.specs(cfg.model)["weights"], _orthogonalised(cfg)
     averages = bool(cfg.optim.ema_decay) + len(cfg.optim.other_decays)
-    # Gradients are read; weights, moments and averages are read and written. NorMuon's matrices have one moment.
+    # Gradients are read; weights, moments and averages are read and written. A Muon's matrices have one moment.
     values = params.count(weights) * (1 + 2 * (3 + averages)) - 2 * params.count(matrices)
     return found | {"optimiser": Part(optimiser_flops(cfg), step_bytes=values * _FLOAT32)}
 
 
 def _orthogonalised(cfg: RunConfig) -> list[params.ParamSpec]:
-    """The matrices that NorMuon trains."""
+    """The matrices that a Muon trains."""
     weights = jax.tree.leaves(cfg.family.specs(cfg.model)["weights"], is_leaf=params.is_spec)
-    return [spec for spec in weights if spec.kind == "matrix"] if cfg.optim.name == "normuon" else []
+    kinds = {"normuon": ("matrix",), "urm_muon": ("matrix", "embedding", "head")}.get(cfg.optim.name, ())
+    return [spec for spec in weights if spec.kind in kinds]
 
 
 def optimiser_flops(cfg: RunConfig) -> int:
     """FLOPs of the optimiser's products in a step."""
-    return sum(_newton_schulz_flops(*spec.shape) for spec in _orthogonalised(cfg))
+    one = cfg.optim.name == "urm_muon"  # takes [in, ...out] as one matrix
+    shapes = [spec.shape for spec in _orthogonalised(cfg)]
+    return sum(_newton_schulz_flops(*((s[0], math.prod(s[1:])) if one else s)) for s in shapes)
 
 
 def _newton_schulz_flops(*shape: int) -> int:

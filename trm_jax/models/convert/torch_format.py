@@ -1,7 +1,8 @@
 """The official PyTorch checkpoint format: names, shapes and layouts, there and back bit for bit.
 
 A state dict maps names such as `model.inner.L_level.layers.0.mlp.gate_up_proj.weight` to arrays; linears are stored
-[out, in]. Everything here is NumPy; only torch's own files need the torch extra, safetensors do not.
+[out, in]. Everything here is NumPy; only torch's own files need the torch extra, safetensors do not. `family` is TRM or
+another of deep supervision, whose LATENTS and STACKS say its names.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 
 from trm_jax.errors import InputError
 from trm_jax.models import params as P
+from trm_jax.models import trm
 from trm_jax.models.layers import swiglu_width
-from trm_jax.models.trm import TRMConfig, specs
+from trm_jax.models.trm import TRMConfig
 from trm_jax.storage.paths import AnyPath, local_copy, write_whole
 
 PREFIX = "model.inner."
@@ -28,8 +30,6 @@ _NAMES = {
     "weights/lm_head": "lm_head.weight",
     "weights/q_head/kernel": "q_head.weight",
     "weights/q_head/bias": "q_head.bias",
-    "buffers/H_init": "H_init",
-    "buffers/L_init": "L_init",
     "puzzle_emb": "puzzle_emb.weights",
 }
 _NAMES_IN_A_LAYER = {
@@ -39,42 +39,65 @@ _NAMES_IN_A_LAYER = {
     "mlp_t/down": "mlp_t.down_proj.weight",
     "attn/qkv": "self_attn.qkv_proj.weight",
     "attn/out": "self_attn.o_proj.weight",
+    "mlp/dwconv/kernel": "mlp.dwconv.weight",
+    "mlp/dwconv/bias": "mlp.dwconv.bias",
 }
 
 
-def _official(path) -> str:
+def _official(path, family=trm) -> str:
     """Our parameter path -> official name without prefix."""
     name = P.path_name(path)
     if name in _NAMES:
         return _NAMES[name]
-    _, _, layer, matrix = name.split("/", 3)
-    return f"L_level.layers.{layer}.{_NAMES_IN_A_LAYER[matrix]}"
+    section, net, *rest = name.split("/", 3)
+    if section == "buffers":
+        return net
+    layer, matrix = rest
+    return f"{family.STACKS[net][0]}.{layer}.{_NAMES_IN_A_LAYER[matrix]}"
 
 
-def _state_dicts(loaded: Mapping, where: str = "") -> Iterator[tuple[str, dict]]:
+def _layout(official: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The official shape of ours. Linears are [out, in] there; ours has the input axis first, and several of output."""
+    if not official.endswith(".weight"):
+        return shape
+    out = math.prod(shape[1:])
+    return (out, 1, shape[0]) if official.endswith("dwconv.weight") else (out, shape[0])
+
+
+def _mark(family) -> str:
+    """An entry by which a state dict of the family is known."""
+    return next(iter(family.LATENTS.values())) or _NAMES["weights/embed_tokens"]
+
+
+def _called(family) -> str:
+    return family.Config.__name__.removesuffix("Config")
+
+
+def _state_dicts(loaded: Mapping, mark: str, where: str = "") -> Iterator[tuple[str, dict]]:
     """(what stands before its names, bare name -> array) of each state dict in nested dicts."""
     arrays = {str(name): value for name, value in loaded.items() if hasattr(value, "shape")}
-    prefixes = tuple(n.removesuffix("H_init") for n in arrays if n == "H_init" or n.endswith(".H_init"))
+    prefixes = tuple(n.removesuffix(mark) for n in arrays if n == mark or n.endswith(f".{mark}"))
     others = {name: array for name, array in arrays.items() if not name.startswith(prefixes)}
     for prefix in prefixes:
         own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
         yield where + prefix, own | others  # others are unknown entries, and told as such
     for name, value in loaded.items():
         if isinstance(value, Mapping):
-            yield from _state_dicts(value, f"{where}{name}.")
+            yield from _state_dicts(value, mark, f"{where}{name}.")
 
 
-def unwrap(loaded: Mapping, key: str = "") -> tuple[dict[str, np.ndarray], str]:
+def unwrap(loaded: Mapping, key: str = "", family=trm) -> tuple[dict[str, np.ndarray], str]:
     """(bare official name -> array, what stood before the names) of the state dict in what a file holds.
 
     Found in dicts as training programs write them ({"model": ..., "step": ...}) and behind any prefix (`module.`,
     `_orig_mod.`). key: the place of the one that is meant, where there are several ("ema").
     Raises InputError, which names the places, when there is none or more than one.
     """
-    found = dict(_state_dicts(loaded))
+    mark = _mark(family)
+    found = dict(_state_dicts(loaded, mark))
     if not found:
         listed = ", ".join(map(str, list(loaded)[:5])) or "nothing"
-        raise InputError(f"not an official TRM state dict: no entry H_init; there are {listed}")
+        raise InputError(f"not an official {_called(family)} state dict: no entry {mark}; there are {listed}")
     meant = [place for place in found if not key or f"{place}.".startswith(f"{key}.")]
     if len(meant) == 1:
         return found[meant[0]], meant[0]
@@ -82,21 +105,20 @@ def unwrap(loaded: Mapping, key: str = "") -> tuple[dict[str, np.ndarray], str]:
     raise InputError(f"there are state dicts under {places}: choose one with --key (the beginning is enough)")
 
 
-def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
+def import_state_dict(state_dict: Mapping, cfg: TRMConfig, family=trm) -> dict:
     """Official state dict, wrapped or bare -> our params. Raises InputError naming missing, unknown and misshapen
     entries.
 
     So is one whose numbers the model cannot hold exactly (float64) or are not finite. Narrower ones (bfloat16) keep
     their values, and are exported in the model's float32.
     """
-    given, _ = unwrap(state_dict)
+    given, _ = unwrap(state_dict, family=family)
     problems, known = [], set()
 
     def one(path, spec):
-        official = _official(path)
+        official = _official(path, family)
         known.add(official)
-        linear = official.endswith(".weight")  # [out, in]; ours has the input axis first, and several of output
-        want = (math.prod(spec.shape[1:]), spec.shape[0]) if linear else tuple(spec.shape)
+        want = _layout(official, tuple(spec.shape))
         if spec.kind == "rows":  # ours is padded
             want = (cfg.num_puzzle_ids, *want[1:])
         array = given.get(official)
@@ -110,13 +132,13 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
         elif not np.isfinite(array).all():
             problems.append(f"{official} holds values that are not finite")
         else:
-            ours = array.T.reshape(spec.shape) if linear else array
+            ours = array.T.reshape(spec.shape) if official.endswith(".weight") else array
             if spec.kind == "rows":
                 ours = np.pad(ours, ((0, spec.shape[0] - len(ours)), (0, 0)))
             return np.ascontiguousarray(ours).astype(spec.dtype)
         return None
 
-    params = jax.tree_util.tree_map_with_path(one, specs(cfg), is_leaf=P.is_spec)
+    params = jax.tree_util.tree_map_with_path(one, family.specs(cfg), is_leaf=P.is_spec)
     problems += [f"unknown entry {name}" for name in sorted(set(given) - known)]
     if problems:
         more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
@@ -124,29 +146,34 @@ def import_state_dict(state_dict: Mapping, cfg: TRMConfig) -> dict:
     return params
 
 
-def export_state_dict(params: dict, prefix: str = PREFIX, *, ids: int | None = None) -> dict[str, np.ndarray]:
+def export_state_dict(
+    params: dict, prefix: str = PREFIX, *, ids: int | None = None, family=trm
+) -> dict[str, np.ndarray]:
     """Our params -> official state dict (NumPy arrays, linears [out, in]). ids: rows of the table, which is padded."""
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array, official = np.asarray(leaf), _official(path)
+        array, official = np.asarray(leaf), _official(path, family)
         theirs = array.reshape(len(array), -1).T if official.endswith(".weight") else array
+        theirs = theirs.reshape(_layout(official, array.shape))
         out[prefix + official] = np.ascontiguousarray(theirs[:ids] if official == _NAMES["puzzle_emb"] else theirs)
     return out
 
 
-def infer_config(state_dict: Mapping, cfg: TRMConfig) -> TRMConfig:
+def infer_config(state_dict: Mapping, cfg: TRMConfig, family=trm) -> TRMConfig:
     """`cfg` with every setting that the arrays themselves tell: sizes, depth, block kind, compute dtype.
 
     Cycles, heads and rotary or no positions leave no trace in a state dict and are taken from `cfg`.
     """
-    given, _ = unwrap(state_dict)
+    given, _ = unwrap(state_dict, family=family)
     embed, learned, table = "embed_tokens.embedding_weight", "embed_pos.embedding_weight", "puzzle_emb.weights"
-    mlp, mixer = (f"L_level.layers.0.{name}.gate_up_proj.weight" for name in ("mlp", "mlp_t"))
+    first, mark = next(iter(family.STACKS.values()))[0], _mark(family)
+    mlp, mixer = (f"{first}.0.{name}.gate_up_proj.weight" for name in ("mlp", "mlp_t"))
     shapes = {name: given[name].shape for name in (mixer, learned, table) if name in given}
     shapes |= {name: given[name].shape if name in given else () for name in (embed, mlp)}
     for name, shape in shapes.items():
         if len(shape) != 2:
-            raise InputError(f"not an official TRM state dict: {PREFIX}{name} is missing or has other than two axes")
+            said = f"{PREFIX}{name} is missing or has other than two axes"
+            raise InputError(f"not an official {_called(family)} state dict: {said}")
     mlp_t, total = mixer in given, cfg.total_len
     if mlp_t:
         total = shapes[mixer][1]
@@ -162,7 +189,10 @@ def infer_config(state_dict: Mapping, cfg: TRMConfig) -> TRMConfig:
     found = {
         "vocab_size": shapes[embed][0],
         "hidden_size": shapes[embed][1],
-        "L_layers": len({n.split(".")[2] for n in given if n.startswith("L_level.layers.")}),
+        **{
+            setting: len({n.removeprefix(f"{name}.").split(".")[0] for n in given if n.startswith(f"{name}.")})
+            for name, setting in family.STACKS.values()
+        },
         "mlp_t": mlp_t,
         "pos_encodings": "learned" if learned in given else positions,
         "num_puzzle_ids": ids,
@@ -170,10 +200,11 @@ def infer_config(state_dict: Mapping, cfg: TRMConfig) -> TRMConfig:
         "puzzle_emb_len": emb_len,
         "seq_len": total - emb_len,
         "expansion": expansion,
-        "dtype": str(given["H_init"].dtype),
+        "dtype": str(given[mark].dtype) if mark in family.LATENTS.values() else cfg.dtype,
     }
+    settings = {f.name for f in dataclasses.fields(cfg)}  # some families have constants in place of some
     try:
-        return dataclasses.replace(cfg, **found)
+        return dataclasses.replace(cfg, **{name: value for name, value in found.items() if name in settings})
     except ValueError as error:
         raise InputError(f"the state dict and the settings it does not hold make no model: {error}") from None
 
