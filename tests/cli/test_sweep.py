@@ -11,7 +11,7 @@ from trm_jax.storage.output import owned
 
 
 def test_a_dry_run_shows_the_runs_in_order_and_leaves_nothing(here, tmp_path):
-    result = here("sweep", "sudoku*", "demo", "--seeds", "0-1", "--set", "optim.lr=3e-4", "--local", "--dry-run")
+    result = here("sweep", "sudoku?", "demo", "--seeds", "0-1", "--set", "optim.lr=3e-4", "--local", "--dry-run")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     names = ["demo", "sudoku6", "sudoku4"]
@@ -19,7 +19,7 @@ def test_a_dry_run_shows_the_runs_in_order_and_leaves_nothing(here, tmp_path):
         f"{number} {name}_local-seed{number // 4}: waiting" for number, name in enumerate([*names, *names], 1)
     ]
     assert lines[1] == ("  trm train demo --local --set optim.lr=3e-4 seed=0 --workdir runs/demo_local-seed0")
-    assert lines[-1] == "next: trm sweep 'sudoku*' demo --seeds 0-1 --set optim.lr=3e-4 --local"
+    assert lines[-1] == "next: trm sweep 'sudoku?' demo --seeds 0-1 --set optim.lr=3e-4 --local"
     assert list(tmp_path.iterdir()) == []
 
 

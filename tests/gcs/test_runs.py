@@ -44,7 +44,7 @@ def files(gcs, prefix: str) -> set[str]:
 
 
 FILES = {
-    *("config.json", "run.json", "goodput.json", "metrics.jsonl", "curve.png"),
+    *("config.json", "run.json", "goodput.json", "costs.jsonl", "metrics.jsonl", "curve.png"),
     *("checkpoints", "tensorboard", ".owner"),
 }
 

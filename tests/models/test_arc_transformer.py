@@ -287,7 +287,7 @@ def test_parameters_of_the_published_model():
         kinds[spec.kind, spec.decay] = kinds.get((spec.kind, spec.decay), 0) + params.count([spec])
     assert kinds == {
         ("matrix", 1.0): 56_623_104, ("matrix", 0.1): 18_874_368, ("head", 1.0): 10_752,
-        ("embedding", 0.1): 10_752 + 1_009_920, ("vector", 0.0): 68_352,
+        ("embedding", 0.1): 10_752 + 6_144, ("id_embedding", 0.1): 1_003_776, ("vector", 0.0): 68_352,
     }  # fmt: skip
 
 
