@@ -212,20 +212,21 @@ def embed(weights: dict, cfg: ArcTransformerConfig, batch: Mapping) -> jax.Array
     return x
 
 
-def _layers(weights: dict, cfg: ArcTransformerConfig, x, places, attend: Callable, extra=None, keys=None):
-    """(x [B, S, D] behind the last layer, what `attend` left of each, stacked).
+def _layers(weights: dict, cfg: ArcTransformerConfig, x, places, attend: Callable, cache=None, keys=None):
+    """(x [B, S, D] behind the last layer, the cache, what `attend` left of each layer, stacked).
 
-    attend(q, k, v, place, extra) -> (heads [B, S, H, K], what is left); extra: a tree stacked over the layers.
+    attend(q, k, v, layer, cache) -> (heads [B, S, H, K], cache, what is left); layer: its number.
     """
     dtype = cfg.compute_dtype
     turns = position_turns(cfg, places)
 
-    def block(x, layer, place, extra):
+    def block(carry, layer, number):
+        (x, cache), place = carry, 1 + 3 * number  # of dropout
         with jax.named_scope("attention"):
             h = (rms_norm(x, -1, cfg.rms_eps) * layer["ln_1"]).astype(dtype)
             qkv = linear(h, layer["qkv"].T)
             q, k, v = einops.rearrange(qkv, "b s (three h k) -> three b s h k", three=3, h=cfg.num_heads)
-            heads, left = attend(*_placed(cfg, q, k, v, turns, layer), place, extra)
+            heads, cache, left = attend(*_placed(cfg, q, k, v, turns, layer), number, cache)
             heads = heads[..., : cfg.head_dim]
             x = x + linear(einops.rearrange(heads, "b s h k -> b s (h k)"), layer["out"].T)
         with jax.named_scope("mlp"):
@@ -234,12 +235,15 @@ def _layers(weights: dict, cfg: ArcTransformerConfig, x, places, attend: Callabl
             h = _drop(value * jax.nn.silu(gate), keys, place + 1, cfg.dropout)
             h = linear(h, layer["fc_out"].T) + layer["fc_out_bias"].astype(dtype)
             x = x + _drop(h, keys, place + 2, cfg.dropout)
-        return x, left
+        return (x, cache), left
 
     if cfg.remat == "block":
         block = jax.checkpoint(block, prevent_cse=False)
-    places_of = 1 + 3 * jnp.arange(cfg.layers)  # of dropout
-    return lax.scan(lambda x, of_layer: block(x, *of_layer), x, (weights["layers"], places_of, extra))
+    # In the carry the cache is written in place; handed from layer to layer it would be copied for every token.
+    (x, cache), left = lax.scan(
+        lambda carry, of_layer: block(carry, *of_layer), (x, cache), (weights["layers"], jnp.arange(cfg.layers))
+    )
+    return x, cache, left
 
 
 def _head(weights: dict, cfg: ArcTransformerConfig, x: jax.Array) -> jax.Array:
@@ -257,11 +261,11 @@ def forward(weights: dict, cfg: ArcTransformerConfig, batch: Mapping, keys: jax.
         x = _drop(embed(weights, cfg, batch), keys, 0, cfg.dropout)
     segments = batch["segments"]
 
-    def attend(q, k, v, place, _):
-        drops = {"dropout": cfg.attention_dropout, "keys": _keys_at(keys, place)}
-        return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl, **drops), None
+    def attend(q, k, v, layer, _):
+        drops = {"dropout": cfg.attention_dropout, "keys": _keys_at(keys, 1 + 3 * layer)}
+        return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl, **drops), None, None
 
-    x, _ = _layers(weights, cfg, x, batch["places"], attend, keys=keys)
+    x, *_ = _layers(weights, cfg, x, batch["places"], attend, keys=keys)
     return _head(weights, cfg, x)
 
 
@@ -281,11 +285,11 @@ def begin(params: dict, cfg: ArcTransformerConfig, batch: Mapping, room: int) ->
     """
     weights, size = params["weights"], batch["inputs"].shape[1]
 
-    def attend(q, k, v, place, _):
+    def attend(q, k, v, *_):
         heads = attention(q, k, v, causal=True, segments=batch["segments"], impl=cfg.attention_impl)
-        return heads, tuple(jnp.pad(x, ((0, 0), (0, room - size), (0, 0), (0, 0))) for x in (k, v))
+        return heads, None, tuple(jnp.pad(x, ((0, 0), (0, room - size), (0, 0), (0, 0))) for x in (k, v))
 
-    x, cache = _layers(weights, cfg, embed(weights, cfg, batch), batch["places"], attend)
+    x, _, cache = _layers(weights, cfg, embed(weights, cfg, batch), batch["places"], attend)
     real = batch["segments"] >= 0
     _, cursor = _place_of(batch["places"][:, -1, :2], batch["inputs"][:, -1])
     return {
@@ -309,17 +313,19 @@ def advance(params: dict, cfg: ArcTransformerConfig, state: dict, tokens: jax.Ar
     x = embed(weights, cfg, {**{name: x[:, None] for name, x in names.items()}, "places": places})
     mask = (state["seen"] & (jnp.arange(room) <= slot))[:, None, None]
 
-    def attend(q, k, v, _, cache):
-        keys, values = (
-            lax.dynamic_update_slice(old, new, (0, slot, 0, 0)) for old, new in zip(cache, (k, v), strict=True)
+    def attend(q, k, v, layer, cache):
+        cache = tuple(
+            lax.dynamic_update_slice(old, new[None], (layer, 0, slot, 0, 0))
+            for old, new in zip(cache, (k, v), strict=True)
         )
+        keys, values = (lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in cache)
         precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
         dot = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
         scores = jnp.where(mask, dot("bqhk,bshk->bhqs", q, keys), jnp.finfo(jnp.float32).min) * q.shape[-1] ** -0.5
         shares = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-        return dot("bhqs,bshk->bqhk", shares, values).astype(q.dtype), (keys, values)
+        return dot("bhqs,bshk->bqhk", shares, values).astype(q.dtype), cache, None
 
-    x, cache = _layers(weights, cfg, x, places, attend, state["cache"])
+    x, cache, _ = _layers(weights, cfg, x, places, attend, state["cache"])
     logits = _head(weights, cfg, x)[:, 0]
     return {
         **state,
