@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import einops
 import jax
@@ -311,7 +310,7 @@ def advance(params: dict, cfg: ArcTransformerConfig, state: dict, tokens: jax.Ar
     places = jnp.concatenate([place, state["number"][:, None]], -1)[:, None]
     names = {"inputs": tokens, "puzzle_ids": state["task"], "dihedrals": state["dihedral"]}
     x = embed(weights, cfg, {**{name: x[:, None] for name, x in names.items()}, "places": places})
-    mask = (state["seen"] & (jnp.arange(room) <= slot))[:, None, None]
+    mask = (state["seen"] & (jnp.arange(room) <= slot))[:, :, None]
 
     def attend(q, k, v, layer, cache):
         cache = tuple(
@@ -319,11 +318,11 @@ def advance(params: dict, cfg: ArcTransformerConfig, state: dict, tokens: jax.Ar
             for old, new in zip(cache, (k, v), strict=True)
         )
         keys, values = (lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in cache)
-        precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-        dot = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask, dot("bqhk,bshk->bhqs", q, keys), jnp.finfo(jnp.float32).min) * q.shape[-1] ** -0.5
-        shares = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-        return dot("bhqs,bshk->bqhk", shares, values).astype(q.dtype), cache, None
+        # One query: sums of products read the cache once as it lies, where products of matrices would turn it.
+        scores = jnp.sum(q.astype(jnp.float32) * keys, -1) * q.shape[-1] ** -0.5
+        shares = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=1).astype(q.dtype)
+        heads = jnp.sum(shares[..., None].astype(jnp.float32) * values, 1, keepdims=True)
+        return heads.astype(q.dtype), cache, None
 
     x, cache, _ = _layers(weights, cfg, x, places, attend, state["cache"])
     logits = _head(weights, cfg, x)[:, 0]
