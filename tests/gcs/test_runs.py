@@ -44,7 +44,7 @@ def files(gcs, prefix: str) -> set[str]:
 
 
 FILES = {
-    *("config.json", "run.json", "goodput.json", "costs.jsonl", "metrics.jsonl", "curve.png"),
+    *("config.json", "run.json", "goodput.json", "metrics.jsonl", "curve.png"),
     *("checkpoints", "tensorboard", ".owner"),
 }
 
@@ -53,7 +53,7 @@ def assert_like(reference: Path, gcs, prefix: str, folder: Path) -> None:
     copy = fetch(gcs, prefix, folder)
     tiny.assert_same_end(reference, copy)
     assert_same_figures(copy)
-    assert files(gcs, prefix) == FILES
+    assert files(gcs, prefix) - {"costs.jsonl"} == FILES  # of a life that was killed in its first minute it has no line
 
 
 def assert_one_line(result, code: int, *words: str) -> None:
