@@ -46,7 +46,7 @@ EXPERIMENTS = [
             "data.augmentations": 3,
             "model.mlp_t": False,
             "model.pos_encodings": "rope",
-            # Many visits of each example count for more here than much thinking about one.
+            # Little thinking about an example, and so many visits of it.
             "model.H_cycles": 1,
             "model.L_cycles": 2,
             "model.halt_max_steps": 2,

@@ -39,6 +39,7 @@ def test_list_shows_every_experiment(here):
     for name, experiment in registry.catalogue().items():
         assert re.search(rf"^\s*{re.escape(name)}\s", result.out, re.MULTILINE), name
         assert name in in_groups or experiment.summary.split()[0] in result.out
+    assert all(group.question in result.out for group in registry.groups().values())
     assert "next: trm show" in result.out
 
 

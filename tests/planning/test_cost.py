@@ -156,14 +156,14 @@ def test_an_evaluation_is_counted(tmp_path, monkeypatch):
 
     now = iter([0.0, 30.0, 61.0, 61.0, 70.0])
     monkeypatch.setattr(meter.time, "monotonic", lambda: next(now))
-    one = meter.Meter(tmp_path, "eval")
+    one = meter.Meter(tmp_path, "eval", devices=3)
     one.tick()
     assert not (tmp_path / meter.COSTS_FILE).exists()
     one.tick()
     one.close()
     lines = [json.loads(text) for text in (tmp_path / meter.COSTS_FILE).read_text().splitlines()]
     assert all("joules" not in line for line in lines), "it is no GPU that computes"
-    assert [line["seconds"] for line in lines] == [61.0, 9.0] and lines[0]["devices"] == 8
+    assert [line["seconds"] for line in lines] == [61.0, 9.0] and lines[0]["devices"] == 3
 
 
 def test_a_file_that_cannot_be_written_ends_nothing(tmp_path):

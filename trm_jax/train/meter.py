@@ -64,9 +64,12 @@ class Meter:
     A file that cannot be written ends nothing: it is said once.
     """
 
-    def __init__(self, folder: AnyPath, what: str, say: Callable[[str], None] = lambda line: None):
-        """what: "train", or what else is done with the run; say: takes a line that a person should see."""
-        self._file, self._what, self._say = folder / COSTS_FILE, what, say
+    def __init__(self, folder: AnyPath, what: str, say: Callable[[str], None] = lambda line: None, devices: int = 0):
+        """what: "train", or what else is done with the run; say: takes a line that a person should see.
+
+        devices: how many it takes; 0 for all.
+        """
+        self._file, self._what, self._say, self._devices = folder / COSTS_FILE, what, say, devices
         self._since, self._joules, self._failed = time.monotonic(), joules(), False
 
     def tick(self) -> None:
@@ -80,9 +83,10 @@ class Meter:
 
         now, counted = time.monotonic(), joules()
         line = {"what": self._what, "seconds": round(now - self._since, 3)}
-        line |= {"devices": jax.device_count(), "device_kind": jax.devices()[0].device_kind}
+        devices = self._devices or jax.device_count()
+        line |= {"devices": devices, "device_kind": jax.devices()[0].device_kind}
         # What other GPUs took is not this run's.
-        own = jax.default_backend() == "gpu" and jax.device_count() == len(jax.local_devices()) == len(_handles())
+        own = jax.default_backend() == "gpu" and devices == len(jax.local_devices()) == len(_handles())
         if own and counted is not None and self._joules is not None:
             line["joules"] = round(counted - self._joules, 1)
         self._since, self._joules = now, counted

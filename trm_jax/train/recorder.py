@@ -139,7 +139,7 @@ class Recorder:
         self.evaluated = {record["step"]: record for record in self._group.share(evaluations)}
         # A run that was done before does not go on.
         self._counts = self._group.first and not (step == facts["total_steps"] and step in self.evaluated)
-        self._meter = Meter(self._workdir, "train", self._say) if self._counts else None
+        self._meter = Meter(self._workdir, "train", self._say, facts["devices"]) if self._counts else None
         self.write_goodput()
 
     def take(self, step: int, sums: dict) -> None:
