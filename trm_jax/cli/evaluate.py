@@ -46,6 +46,7 @@ def run(args) -> int:
     from trm_jax import compiler
     from trm_jax.train.meter import Meter
 
+    searches = search.asked(args)
     compiler.use_cache()
     meter = Meter(args.run_dir, "eval", lambda line: print(line, file=sys.stderr))
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
@@ -55,10 +56,10 @@ def run(args) -> int:
     args.checkpoint = members[0]
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
     with closing(meter):
-        return _score(args, opened, members, meter)
+        return _score(args, opened, members, meter, searches)
 
 
-def _score(args, opened, members: list[str], meter) -> int:
+def _score(args, opened, members: list[str], meter, searches: bool) -> int:
     from trm_jax.evals.runner import Evaluator
     from trm_jax.train.progress import Progress
 
@@ -72,7 +73,7 @@ def _score(args, opened, members: list[str], meter) -> int:
     data = cfg.task.load_eval(cfg.data)
     for note in getattr(data, "notes", tuple)():
         print(f"note: {note}", file=sys.stderr)
-    if search.asked(args):
+    if searches:
         return search.score(args, opened, data, meter)
     writes = hasattr(cfg.family, "begin") and hasattr(data, "questions")
     if args.drafts and not writes:

@@ -160,6 +160,7 @@ def _draw(run_dir, rows: list[dict], selections: tuple[str, ...], headline: str)
         if len(points) == 1:
             continue
         x = [row[over] for row in points]
+        ticks = tuple((value, str(value)) for value in x)
         labels = {name: "any (upper bound)" if name == "any" else name for name in selections}
         if last["rollouts"] == 1:
             labels = {selections[0]: ""}
@@ -168,7 +169,7 @@ def _draw(run_dir, rows: list[dict], selections: tuple[str, ...], headline: str)
             for color, (name, label) in enumerate(labels.items())
         ]
         at = f"{last[fixed]} {'rollout' if fixed == 'rollouts' else 'step'}{'s' * (last[fixed] > 1)}"
-        panels.append(Panel(f"over {what}, {at}", what, headline.replace("_", " "), tuple(series), "log2"))
+        panels.append(Panel(f"over {what}, {at}", what, headline.replace("_", " "), tuple(series), "log2", ticks=ticks))
     if not panels:
         return None
     path = run_dir / "search.png"
