@@ -109,10 +109,11 @@ def test_noise_is_of_the_puzzle_and_the_number_not_of_the_place(models, batch):
 def test_a_quiet_last_step_is_that_of_the_largest_depth(models, batch):
     noisy = Search((2, 3), noise=0.7)
     found, quiet = (run(models, "trm", dataclasses.replace(noisy, last_quiet=last), batch) for last in (False, True))
-    np.testing.assert_array_equal(found.q_halt[0], quiet.q_halt[0])
-    assert (found.q_halt[1] != quiet.q_halt[1]).all()
-    np.testing.assert_array_equal(run(models, "trm", Search((1,), noise=0.7, last_quiet=True), batch).q_halt,
-                                  run(models, "trm", Search((1,)), batch).q_halt)  # fmt: skip
+    # Compiled apart, so rounded apart; noise before a step moves q by tenths.
+    np.testing.assert_allclose(found.q_halt[0], quiet.q_halt[0], atol=1e-3)
+    assert np.abs(found.q_halt[1] - quiet.q_halt[1]).max() > 0.01
+    alone, plain = (run(models, "trm", Search((1,), noise=noise, last_quiet=True), batch) for noise in (0.7, 0.0))
+    np.testing.assert_allclose(alone.q_halt, plain.q_halt, atol=1e-3)
 
 
 def test_every_rollout_of_eqr_has_starts_of_its_own(models, batch):
