@@ -15,6 +15,7 @@ from trm_jax.reports.statistics import (
     pareto_front,
     spread,
     welch,
+    wilson,
 )
 
 NUMBERS = st.floats(-1e6, 1e6)
@@ -129,3 +130,11 @@ def test_halting_of_counts(counts):
     found, values = halting(counts), np.repeat(np.arange(1, len(counts) + 1), counts)
     assert (found.mean, found.variance) == pytest.approx((values.mean(), values.var()), abs=1e-9)
     assert found.early == pytest.approx(np.mean(values < len(counts)))
+
+
+@few
+@given(st.integers(1, 500), st.data())
+def test_wilsons_interval_is_scipys(n, data):
+    right = data.draw(st.integers(0, n))
+    expected = scipy.stats.binomtest(right, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose(wilson(right / n, n), expected, atol=1e-7)  # z has seven digits

@@ -1,11 +1,14 @@
 """`trm eval`: score a run on held-out puzzles.
 
 Every puzzle thinks for exactly halt_max_steps supervision steps with the averaged weights. The figures are added to
-RUN/evals.jsonl.
+RUN/evals.jsonl. With several --steps, or with --rollouts, it is a search: one pass, a table of every depth, breadth and
+selection, and RUN/search.png (docs/search.md).
 
 examples:
   trm eval runs/demo
   trm eval runs/demo --checkpoint best --steps 32
+  trm eval runs/demo --steps 4,8,16,32
+  trm eval runs/demo --rollouts 16 --noise 0.3 --steps 16,64 --select q
   trm eval runs/arc1 --checkpoints 400000 450000 518226      their votes added up
   trm eval runs/base --set data.source=csv data.path=puzzles data.test_file=test.csv --max-examples 1000
 """
@@ -16,6 +19,7 @@ import json
 import sys
 from contextlib import closing
 
+from trm_jax.cli import search
 from trm_jax.cli.arguments import add_documented, add_set, changes, command, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
@@ -29,17 +33,20 @@ def add_parser(subparsers) -> None:
     add_set(parser)
     parser.add_argument("--max-examples", type=int, metavar="N", help="score only the first N puzzles (0 = all)")
     parser.add_argument("--batch-size", type=positive, metavar="N", help="puzzles at a time")
-    parser.add_argument("--steps", type=positive, metavar="N", help="supervision steps (default: halt_max_steps)")
-    text = "an ensemble: the votes of several checkpoints added up, for tasks whose answers are voted on"
+    text = "supervision steps (default: halt_max_steps); several: the scores after each of them"
+    parser.add_argument("--steps", type=search.depths, default=(), metavar="N[,N...]", help=text)
     said = "of a model that writes: an answer to one form of an input is the draft of those to its other forms"
     parser.add_argument("--drafts", action="store_true", help=said)
+    text = "an ensemble: the votes of several checkpoints added up, for tasks whose answers are voted on"
     parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help=text)
+    search.add_options(parser)
 
 
 def run(args) -> int:
     from trm_jax import compiler
     from trm_jax.train.meter import Meter
 
+    searches = search.asked(args)
     compiler.use_cache()
     meter = Meter(args.run_dir, "eval", lambda line: print(line, file=sys.stderr))
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
@@ -49,10 +56,10 @@ def run(args) -> int:
     args.checkpoint = members[0]
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
     with closing(meter):
-        return _score(args, opened, members, meter)
+        return _score(args, opened, members, meter, searches)
 
 
-def _score(args, opened, members: list[str], meter) -> int:
+def _score(args, opened, members: list[str], meter, searches: bool) -> int:
     from trm_jax.evals.runner import Evaluator
     from trm_jax.train.progress import Progress
 
@@ -64,16 +71,18 @@ def _score(args, opened, members: list[str], meter) -> int:
             raise InputError(f"{which} {said}; a score would be on what it was trained on")
         trained = trained.start() if trained.train.start_from else None
     data = cfg.task.load_eval(cfg.data)
+    for note in getattr(data, "notes", tuple)():
+        print(f"note: {note}", file=sys.stderr)
+    if searches:
+        return search.score(args, opened, data, meter)
     writes = hasattr(cfg.family, "begin") and hasattr(data, "questions")
     if args.drafts and not writes:
         raise InputError(
             f"--drafts: a {opened.config.model.family} does not write answers token by token; leave it out"
         )
-    evaluator = Evaluator(cfg, data, opened.mesh, args.steps or 0)
+    evaluator = Evaluator(cfg, data, opened.mesh, *args.steps)
     if args.checkpoints and not hasattr(cfg.task, "ballot"):
         raise InputError(f"--checkpoints: answers to {opened.config.data.task} are not voted on; give one --checkpoint")
-    for note in getattr(data, "notes", tuple)():
-        print(f"note: {note}", file=sys.stderr)
     steps_of: list[int] = []
     for number, member in enumerate(members):
         if number:

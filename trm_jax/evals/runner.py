@@ -56,7 +56,8 @@ def rows_of_batch(batch_size: int, puzzles: int, mesh) -> int:
 class Evaluator:
     """Scores parameters on a fixed set of puzzles, compiled once; cfg: a `RunConfig`, whose `eval` says how many."""
 
-    def __init__(self, cfg, data: EvalSource, mesh, num_steps: int = 0):
+    def __init__(self, cfg, data: EvalSource, mesh, num_steps: int = 0, step: Callable | None = None):
+        """step: another compiled one than `jit_eval_step`, for `sums`."""
         rules, size = sharding.Rules(), cfg.eval.batch_size
         sharding.check_batch(mesh, rules, size, "eval.batch_size")
         self._cfg, self._data = cfg, data
@@ -65,7 +66,7 @@ class Evaluator:
         self._batch_size = rows_of_batch(size, self.total, mesh)
         self._sharding = sharding.batch_sharding(mesh, rules)
         self._slots = sharding.local_slots(self._sharding, self._batch_size)
-        self._step = jit_eval_step(cfg, num_steps, mesh)
+        self._step = step or jit_eval_step(cfg, num_steps, mesh)
         self._ahead = int(sharding.may_queue(mesh))
         self._collects, self.ballot = hasattr(cfg.task, "ballot"), None  # of the last call
 
@@ -87,6 +88,16 @@ class Evaluator:
         """The scores, "count" among them; first: so many of the puzzles only, unless 0. `on_batch(done, total)` is
         called before each batch; when it returns True the evaluation is given up and the result is None. more: the
         answers go to the ballot of the last call, and its scores are of them all."""
+        totals = self.sums(params, on_batch, first, more=more)
+        if totals is None:
+            return None
+        voted = self.ballot.scores() if self.ballot else {}
+        return {**voted, **finish(self._cfg, totals), "count": int(totals["count"])}
+
+    def sums(
+        self, params: dict, on_batch: Callable[[int, int], bool] | None = None, first: int = 0, *, more: bool = False
+    ) -> dict | None:
+        """What the scores are made of, added up over the batches in float64."""
         total = min(first or self.total, self.total)
         if self._collects and not more:
             self.ballot = self._cfg.task.ballot(self._cfg.data, self._data)
@@ -104,9 +115,7 @@ class Evaluator:
             self._collect(*waiting.popleft(), total)
         # Sums of a batch are exact or rounded once in float32; those of all batches are made here, in float64.
         fetched = [{name: np.float64(value) for name, value in one.items()} for one in jax.device_get(sums)]
-        totals = {name: sum(one[name] for one in fetched) for name in fetched[0]}
-        voted = self.ballot.scores() if self.ballot else {}
-        return {**voted, **finish(self._cfg, totals), "count": int(totals["count"])}
+        return {name: sum(one[name] for one in fetched) for name in fetched[0]}
 
     def _collect(self, index: int, sums: dict, rows: dict, total: int) -> None:
         """Wait for batch number `index`; its answers go to the ballot, where there is one."""

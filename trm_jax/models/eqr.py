@@ -15,10 +15,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from trm_jax.models import params as P
+from trm_jax.models.row_keys import draw, fold, keys_of
 from trm_jax.models.trm import TRM, TRMConfig, recurse
 from trm_jax.settings import number
 
@@ -56,55 +56,47 @@ def cycle_with(draw: Callable) -> Callable:
     return cycle
 
 
-def _fold(keys: jax.Array, number) -> jax.Array:
-    """keys [B, 2] folded with one number, or with one for each row."""
-    numbers = jnp.broadcast_to(number, keys.shape[:1])
-    return jax.vmap(lambda k, n: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(k), n)))(keys, numbers)
-
-
-def _draw(draw: Callable, keys: jax.Array) -> jax.Array:
-    """draw(key) for each row by itself: [B, ...]."""
-    return jax.vmap(lambda key: draw(jax.random.wrap_key_data(key)))(keys)
-
-
-def keys_of(seed: int, inputs: jax.Array) -> jax.Array:
-    """Keys [B, 2] of puzzles [B, S], by their tokens alone: two sums with fixed random factors, modulo 2**32."""
-    factors = np.random.default_rng(seed).integers(2**32, size=(2, inputs.shape[1]), dtype=np.uint32) | np.uint32(1)
-    return jnp.sum((inputs[:, None].astype(jnp.uint32) + 1) * factors, axis=-1, dtype=jnp.uint32)
-
-
 class EqR(TRM):
     Config = EqRConfig
     LATENTS = {"z_H": "", "z_L": ""}
+    RANDOM = True
     LOCAL = {name: value for name, value in TRM.LOCAL.items() if name != "puzzle_emb_ndim"}
 
     def noise(self, cfg: EqRConfig, key, batch_size: int, exploration=None) -> dict:
         # 2: the exploration's own keys, which a split makes, are those of 0 and 1.
         rows = jnp.broadcast_to(jax.random.key_data(jax.random.fold_in(key, 2)), (batch_size, 2))
         min_steps = super().noise(cfg, key, batch_size, exploration)
-        return {"min_steps": min_steps, "keys": _fold(rows, jnp.arange(batch_size))}
+        return {"min_steps": min_steps, "keys": fold(rows, jnp.arange(batch_size))}
 
-    def step(self, params, cfg, carry, batch, noise=None, *, train=False) -> tuple:
-        """As `Supervision.step`; noise: None for that of evaluation."""
-        noise = noise or {"min_steps": 0, "keys": _fold(keys_of(cfg.eval_seed, batch["inputs"]), carry.steps)}
-        return super().step(params, cfg, carry, batch, noise["min_steps"], train=train, keys=noise["keys"])
+    def step(self, params, cfg, carry, batch, noise=None, *, train=False, rollout=0, disturb=None) -> tuple:
+        """As `Supervision.step`; noise: None for that of evaluation, of which every `rollout` has its own."""
+        noise = noise or {"min_steps": 0, "keys": self.evaluation_keys(cfg, carry, batch, rollout)}
+        how = {"train": train, "keys": noise["keys"], "disturb": disturb}
+        return super().step(params, cfg, carry, batch, noise["min_steps"], **how)
+
+    def evaluation_keys(self, cfg: EqRConfig, carry, batch, rollout=0) -> jax.Array:
+        """Keys [B, 2] of the coming step of an evaluation: of the puzzle that a row will work on, and its step."""
+        inputs = jnp.where(carry.halted[:, None], batch["inputs"], carry.inputs)
+        keys = keys_of(cfg.eval_seed, inputs)
+        keys = jnp.where(rollout == 0, keys, fold(keys, -1 - rollout))  # far from the numbers of steps
+        return fold(keys, jnp.where(carry.halted, 0, carry.steps))
 
     def starts(self, params, cfg: EqRConfig, keys) -> dict:
         shape = (cfg.total_len, cfg.hidden_size)
-        draw = P.truncated_normal(1.0)
+        normal = P.truncated_normal(1.0)
         return {
-            latent: _draw(lambda key: draw(key, shape, jnp.float32), _fold(keys, place))
+            latent: draw(lambda key: normal(key, shape, jnp.float32), fold(keys, place))
             for place, latent in enumerate(self.LATENTS)
         }
 
     def draws(self, cfg: EqRConfig, keys: jax.Array) -> Callable:
         """(number of a call) -> its noise [B, T, D]."""
         shape = (cfg.total_len, cfg.hidden_size)
-        return lambda call: _draw(lambda key: jax.random.normal(key, shape), _fold(keys, len(self.LATENTS) + call))
+        return lambda call: draw(lambda key: jax.random.normal(key, shape), fold(keys, len(self.LATENTS) + call))
 
     def recurse(self, weights, cfg: EqRConfig, emb, latents, keys=None) -> tuple:
-        draw = self.draws(cfg, keys)
-        lies = (lambda call: draw(call).swapaxes(0, 1)) if cfg.mlp_t else draw
+        drawn = self.draws(cfg, keys)
+        lies = (lambda call: drawn(call).swapaxes(0, 1)) if cfg.mlp_t else drawn
         return recurse(weights["layers"], cfg, emb, *latents, cycle=cycle_with(lies), numbered=True)
 
 

@@ -97,6 +97,7 @@ class Supervision:
     LATENTS: Mapping[str, str]  # latent -> its fixed start in "buffers", "" for none; the heads read the first
     STACKS: Mapping[str, tuple[str, str]]  # net -> (its name in official weights, the setting that says its layers)
     LOCAL: Mapping[str, Any]
+    RANDOM: bool = False  # evaluation draws numbers: then `step` takes rollout=, and each number draws others
 
     def nets(self, cfg: Any) -> dict:
         """The declarations of the nets, by the names of `STACKS`."""
@@ -188,17 +189,28 @@ class Supervision:
         return dict(zip(self.LATENTS, latents, strict=True)), out
 
     def step(
-        self, params: dict, cfg: Any, carry: Any, batch: dict, min_steps: jax.Array | int = 0, *, train=False, keys=None
+        self,
+        params: dict,
+        cfg: Any,
+        carry: Any,
+        batch: dict,
+        min_steps: jax.Array | int = 0,
+        *,
+        train: bool = False,
+        keys: jax.Array | None = None,
+        disturb: Callable | None = None,
     ) -> tuple[Any, Output]:
         """One supervision step: refill halted rows from `batch`, think, say, decide who has finished.
 
         batch: {"inputs" [B, S] int32, "labels" [B, S] int32, "puzzle_ids" [B] int32}. A loss takes its labels from
         the carry that comes back, not from `batch`: rows that had not halted kept their own. min_steps: of `noise`, in
-        training with exploration. keys [B, 2]: for a family that draws numbers.
+        training with exploration. keys [B, 2]: for a family that draws numbers. disturb(carry): the carry to think
+        with, once it is refilled.
         """
         chex.assert_shape([batch["inputs"], batch["labels"]], (carry.steps.shape[0], cfg.seq_len))
         with jax.named_scope("refill"):
             carry = refill(carry, batch, self.starts(params, cfg, keys))
+        carry = disturb(carry) if disturb else carry
         latents, out = self.say(params, cfg, carry, keys)
         return advance(cfg, carry, latents, self.margin(cfg, out), min_steps, train=train), out
 

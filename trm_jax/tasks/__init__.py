@@ -83,6 +83,10 @@ class Task(Protocol):
     # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
     # made_up(cfg) -> what `load` gives, of random puzzles that need no files: for a benchmark, which else takes random
     # tokens and puzzle ids in the shapes of `batch_spec`.
+    # For `trm eval --rollouts`:
+    # valid(cfg, answers [B, S], batch) -> [B] bool, on the device: answers that break no rule. Needs no label.
+    # symmetries(cfg, count, seed) -> (cells [count, S], tokens [count, V]), NumPy: cell i of form k of a puzzle or an
+    # answer is tokens[k, old[cells[k, i]]]; the first is the identity, and each is undone by its inverse.
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]

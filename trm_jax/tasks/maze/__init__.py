@@ -115,6 +115,21 @@ class MazeTask:
 
         return problems(*(x.reshape(cfg.height, cfg.width) for x in (inputs, answer)))
 
+    def valid(self, cfg: MazeConfig, answers, batch):
+        """Whether the path is one from start to goal, of any length: the puzzle alone does not tell the shortest."""
+        from trm_jax.tasks.maze.score import verdicts
+
+        answers, mazes = (x.reshape(-1, cfg.height, cfg.width) for x in (answers, batch["inputs"]))
+        return verdicts(answers, mazes, mazes)["simple"]  # which asks nothing of a label
+
+    def symmetries(self, cfg: MazeConfig, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        from trm_jax.tasks.dihedral import KEEPS_SHAPE, dihedral
+
+        places = np.arange(cfg.height * cfg.width).reshape(cfg.height, cfg.width)
+        forms = range(8) if cfg.height == cfg.width else KEEPS_SHAPE
+        cells = np.stack([dihedral(places, forms[k % len(forms)]).ravel() for k in range(count)])
+        return cells, np.tile(np.arange(grids.VOCAB_SIZE), (count, 1))
+
     def show(self, cfg: MazeConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
         return grids.text_of(*(x.reshape(cfg.height, cfg.width) for x in (inputs, answer)), color=color)
 

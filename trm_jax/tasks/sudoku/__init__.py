@@ -18,6 +18,8 @@ from trm_jax.tasks.tokens import finish_means, score_tokens
 
 HUB_REPO, HUB_TEST_PUZZLES = "sapientinc/sudoku-extreme", 422_786  # Sudoku-Extreme and the rows of its test file
 
+_BLANK = 1  # a digit d is the token d + _BLANK
+
 
 @dataclass(frozen=True)
 class SudokuConfig:
@@ -101,6 +103,19 @@ class SudokuTask:
 
     def check(self, cfg: SudokuConfig, inputs: np.ndarray, answer: np.ndarray) -> tuple[str, ...]:
         return boards.problems(_digits(inputs), _digits(answer), cfg.size)
+
+    def valid(self, cfg: SudokuConfig, answers, batch):
+        import jax.numpy as jnp
+
+        kept = ((batch["inputs"] <= _BLANK) | (answers == batch["inputs"])).all(-1)
+        units = jnp.sort(answers[:, boards.cells_of_units(cfg.size)], axis=-1)
+        return kept & (units == jnp.arange(1, cfg.size + 1) + _BLANK).all((1, 2))
+
+    def symmetries(self, cfg: SudokuConfig, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        from trm_jax.tasks.sudoku.symmetry import transformations
+
+        cells, digits = transformations(count, cfg.size, seed)
+        return cells, np.pad(digits + _BLANK, ((0, 0), (1, 0)))
 
     def show(self, cfg: SudokuConfig, inputs: np.ndarray, answer: np.ndarray, *, color: bool = False) -> str:
         return text.board_text(_digits(inputs), _digits(answer), color=color)

@@ -59,12 +59,18 @@ def units(size: int) -> np.ndarray:
     return table
 
 
+@functools.cache
+def cells_of_units(size: int) -> np.ndarray:
+    """[3*size, size]: the cells of every row, column and box."""
+    return np.stack([np.flatnonzero((units(size) == unit).any(axis=1)) for unit in range(3 * size)])
+
+
 def complete(boards: np.ndarray, size: int) -> np.ndarray:
     """[N] bool: is every cell of boards [N, size*size] filled and every rule kept?"""
     bits = np.left_shift(np.uint16(1), boards.astype(np.uint16))
     result = np.ones(len(boards), bool)
-    for unit in range(3 * size):
-        digits = np.bitwise_or.reduce(bits[:, (units(size) == unit).any(axis=1)], axis=1)
+    for cells in cells_of_units(size):
+        digits = np.bitwise_or.reduce(bits[:, cells], axis=1)
         result &= digits == 2 ** (size + 1) - 2
     return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from trm_jax.data.hashing import below, key_of, shuffle
+from trm_jax.data.hashing import below, key_of, shuffle, stream_key
 from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF
 
 
@@ -30,6 +30,18 @@ def _draw_lines(key, counter, per_group, order, groups, within):
 
 
 @njit(cache=True, nogil=True)
+def _draw(key, height, width, digit_map, row_perm, col_perm, scratch):
+    """Fill in the transformation of a key; returns whether it transposes. digit_map [size + 1]; the others [size]."""
+    for digit in range(digit_map.shape[0]):
+        digit_map[digit] = digit
+    counter = shuffle(key, 0, digit_map[1:])
+    transposed = height == width and below(key, counter, 2) == 1
+    counter = _draw_lines(key, counter + 1, height, row_perm, scratch[0], scratch[1])
+    _draw_lines(key, counter, width, col_perm, scratch[0], scratch[1])
+    return transposed
+
+
+@njit(cache=True, nogil=True)
 def _fill(questions, answers, groups, variants, seed, height, shift, out_questions, out_answers):
     cells = questions.shape[1]
     size = int(np.sqrt(cells) + 0.5)
@@ -45,13 +57,8 @@ def _fill(questions, answers, groups, variants, seed, height, shift, out_questio
                 out_answers[example, cell] = answers[row, cell] + shift
             continue
         key = key_of(seed, row, variants[example])
-        for digit in range(size + 1):
-            digit_map[digit] = digit
-        counter = shuffle(key, 0, digit_map[1:])
-        transposed = height == width and below(key, counter, 2) == 1
+        transposed = _draw(key, height, width, digit_map, row_perm, col_perm, scratch)
         row_step, col_step = (1, size) if transposed else (size, 1)
-        counter = _draw_lines(key, counter + 1, height, row_perm, scratch[0], scratch[1])
-        _draw_lines(key, counter, width, col_perm, scratch[0], scratch[1])
         cell = 0
         for i in range(size):
             start = row_perm[i] * row_step
@@ -75,3 +82,21 @@ def variants(
     groups, numbers = np.asarray(groups, np.int64), np.asarray(numbers, np.int64)
     _fill(questions, answers, groups, numbers, np.int64(seed), BOX_HEIGHT[SIZE_OF[cells]], shift, out[0], out[1])
     return out[0], out[1]
+
+
+def transformations(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of variants 0 to count - 1 of group 0: (cells [count, S], digits [count, size + 1]).
+
+    Cell i of variant k is digits[k][old[cells[k, i]]].
+    """
+    height = BOX_HEIGHT[size]
+    cells = np.tile(np.arange(size * size), (count, 1))
+    digits = np.tile(np.arange(size + 1), (count, 1))
+    rows, columns = np.empty((2, size), np.int64)
+    for k in range(1, count):
+        key, scratch = stream_key(seed, 0, k), np.empty((2, size), np.int64)
+        board = cells[0].reshape(size, size)
+        if _draw(key, height, size // height, digits[k], rows, columns, scratch):
+            board = board.T
+        cells[k] = board[rows][:, columns].ravel()
+    return cells, digits

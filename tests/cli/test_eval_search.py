@@ -1,0 +1,78 @@
+"""`trm eval` as a search: table, picture, record, and what is refused."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture
+def run(solver, tmp_path):
+    shutil.copytree(solver.workdir, tmp_path / "run", ignore=shutil.ignore_patterns("evals.jsonl"))
+    return tmp_path / "run"
+
+
+def record(run) -> dict:
+    (added,) = (json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines())
+    return added
+
+
+def test_several_depths_are_a_sweep_of_plain_inference(trm, run):
+    result = trm.run("eval", run, "--steps", "1,3,6")
+    assert result.code == 0, result.err
+    added, last = record(run), tiny.records(run, "eval")[-1]
+    assert [(row["steps"], row["rollouts"]) for row in added["table"]] == [(1, 1), (3, 1), (6, 1)]
+    assert added["table"][1]["q"] == added["table"][1]["vote"] == last["exact_accuracy"]  # 3 are its own
+    assert added["kind"] == "search" and added["count"] == last["count"] and added["eval_set"] == last["eval_set"]
+    assert last["exact_accuracy"] not in (0, added["table"][0]["q"])  # it learned, and to take more than one step
+    assert (run / "search.png").read_bytes().startswith(b"\x89PNG")
+    lines = [line.split() for line in result.out.splitlines()]
+    assert ["3", "1", f"{last['exact_accuracy']:.4f}"] in [line[:3] for line in lines]
+    assert re.search(rf"^exact accuracy +{added['score']:.4f}  \[.*\]  on 40 puzzles; 36 calls", result.out, re.M)
+
+
+def test_rollouts_and_their_selections(trm, run):
+    how = ["--rollouts", 3, "--noise", 0.5, "--noise-on", "both", "--last-quiet", "--symmetries", "--steps", "2"]
+    result = trm.run("eval", run, *how, "--select", "valid", "--batch-size", 16, "--max-examples", 37)
+    assert result.code == 0, result.err
+    added = record(run)
+    assert added["count"] == 37 and added["noise_on"] == ["z_H", "z_L"] and added["select"] == "valid"
+    assert [row["rollouts"] for row in added["table"]] == [1, 2, 3]
+    for row in added["table"]:
+        # A valid board of these is the right one: the puzzles have one solution.
+        assert row["valid"] == pytest.approx(1 - row["abstained"]) and row["where_valid"] == 1
+        assert max(row[rule] for rule in ("q", "vote", "residual")) <= row["valid"] + 1e-9
+    assert added["table"][-1]["any"] == pytest.approx(added["score"]) and added["score"] > 0.5
+    head = "3 rollouts of 2 supervision steps, noise 0.5 on z_H, z_L but before the last step, in different forms"
+    assert head in result.out.splitlines()[0]
+    assert re.search(rf"^exact accuracy +{added['score']:.4f} by valid", result.out, re.M)
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--steps", "0"], "argument --steps: '0' is not a whole number of at least 1"),
+        (["--steps", "4,2"], "argument --steps: '4,2' does not ascend"),
+        (["--steps", "4,x"], "argument --steps: 'x' is not a whole number"),
+        (["--rollouts", "0"], "argument --rollouts: '0' is not a whole number of at least 1"),
+        (["--noise", "-1"], "argument --noise: -1 is no standard deviation"),
+        (["--noise", "nan"], "argument --noise: nan is no standard deviation"),
+        (["--noise", "loud"], "argument --noise: invalid strength value: 'loud'"),
+        (["--select", "best"], "argument --select: invalid choice: 'best'"),
+        (["--noise-on", "z_H"], "--noise-on says where noise goes, and there is none"),
+        (["--select", "vote"], "--select vote chooses among rollouts; add --rollouts 8"),
+        (["--rollouts", 4, "--checkpoints", 1, 2], "--checkpoints does not go with --rollouts"),
+    ],
+)
+def test_options_that_are_wrong(refused, argv, words):
+    assert refused("eval", "nowhere", *argv).startswith(words)
+
+
+def test_rollouts_that_would_not_differ(trm, run):
+    result = trm.run("eval", run, "--rollouts", 4)
+    assert result.code == 2
+    assert result.err == "error: only 1 of 4 rollouts would differ; add --noise 0.3, or --symmetries\n"
+    assert not (run / "evals.jsonl").exists()
