@@ -30,6 +30,14 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)), n)
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's interval of 95% for the chance of which `share` of n tries succeeded."""
+    z = 1.959964
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)  # but for rounding they lie there anyway
+
+
 class TTest(NamedTuple):
     """A difference of two means and its two-sided p value; where p is None, `why` says so."""
 

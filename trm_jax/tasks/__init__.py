@@ -83,6 +83,8 @@ class Task(Protocol):
     # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
     # made_up(cfg) -> what `load` gives, of random puzzles that need no files: for a benchmark, which else takes random
     # tokens and puzzle ids in the shapes of `batch_spec`.
+    # strata(cfg, data) -> {name: values [N]}, NumPy: what makes the puzzles of an `EvalSource` hard or easy, by which
+    # `trm eval --diagnose` splits the score.
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]
