@@ -1,11 +1,14 @@
 """`trm eval`: score a run on held-out puzzles.
 
 Every puzzle thinks for exactly halt_max_steps supervision steps with the averaged weights. The figures are added to
-RUN/evals.jsonl.
+RUN/evals.jsonl. With --stop-at a puzzle leaves once it is done, which takes less time; --diagnose says what happens
+while a run thinks (docs/diagnostics.md).
 
 examples:
   trm eval runs/demo
   trm eval runs/demo --checkpoint best --steps 32
+  trm eval runs/demo --stop-at q --against-full
+  trm eval runs/demo --diagnose
   trm eval runs/arc1 --checkpoints 400000 450000 518226      their votes added up
   trm eval runs/base --set data.source=csv data.path=puzzles data.test_file=test.csv --max-examples 1000
 """
@@ -16,6 +19,7 @@ import json
 import sys
 from contextlib import closing
 
+from trm_jax.cli import thinking
 from trm_jax.cli.arguments import add_documented, add_set, changes, command, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
@@ -34,6 +38,7 @@ def add_parser(subparsers) -> None:
     said = "of a model that writes: an answer to one form of an input is the draft of those to its other forms"
     parser.add_argument("--drafts", action="store_true", help=said)
     parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help=text)
+    thinking.add_options(parser)
 
 
 def run(args) -> int:
@@ -47,6 +52,7 @@ def run(args) -> int:
     if len(set(members)) < len(members):
         raise InputError(f"--checkpoints {' '.join(members)}: name each once")
     args.checkpoint = members[0]
+    thinking.asked(args)
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
     with closing(meter):
         return _score(args, opened, members, meter)
@@ -64,6 +70,8 @@ def _score(args, opened, members: list[str], meter) -> int:
             raise InputError(f"{which} {said}; a score would be on what it was trained on")
         trained = trained.start() if trained.train.start_from else None
     data = cfg.task.load_eval(cfg.data)
+    if thinking.asked(args):
+        return thinking.run(args, opened, data, meter)
     writes = hasattr(cfg.family, "begin") and hasattr(data, "questions")
     if args.drafts and not writes:
         raise InputError(

@@ -27,11 +27,10 @@ BINS, STRATA = 10, 6
 
 @dataclass(frozen=True)
 class Originals:
-    """The originals of training puzzles as an `EvalSource`; pool: of a `PoolTrain`."""
+    """The originals of training puzzles, as rows to be scored; pool: of a `PoolTrain`."""
 
     info: DatasetInfo
     pool: Any
-    digest: str = ""
 
     def __len__(self) -> int:
         return self.info.groups
@@ -106,9 +105,16 @@ class Diagnosis:
         self._cfg, self._mesh, self._ahead = cfg, mesh, int(sharding.may_queue(mesh))
         self._diagnose = jit_diagnose(cfg, self.steps, mesh)
 
-    def measure(self, params: dict, data, on_batch: Callable[[int, int], Any] | None = None) -> tuple[dict, dict]:
-        """(sums by step, rows) of all puzzles of an `EvalSource`, those that are not scored left out, in float64."""
-        batches, waiting, found = Evaluator(self._cfg, data, self._mesh), deque(), []
+    def batches(self, data, most: int = 0) -> Evaluator:
+        """What cuts an `EvalSource` into batches; most: so many puzzles, 0: as many as the run's `eval` says."""
+        settings = dataclasses.replace(self._cfg.eval, max_examples=most or self._cfg.eval.max_examples)
+        return Evaluator(dataclasses.replace(self._cfg, eval=settings), data, self._mesh)
+
+    def measure(
+        self, params: dict, batches: Evaluator, on_batch: Callable[[int, int], Any] | None = None
+    ) -> tuple[dict, dict]:
+        """(sums by step {name: [T]}, rows {name: [N]}) of all puzzles of `batches`, in float64."""
+        waiting, found = deque(), []
         for index in range(batches.num_batches):
             if on_batch:
                 on_batch(index, batches.num_batches)
@@ -122,8 +128,9 @@ class Diagnosis:
         return sums, {name: x.astype(np.float64) for name, x in rows.items()}
 
     def __call__(self, params: dict, data, training=None, on_batch: Callable[[int, int], Any] | None = None) -> dict:
-        """The page of diagnostics.json; training: an `EvalSource` of training puzzles, at most as many are scored."""
-        sums, rows = self.measure(params, data, on_batch)
+        """The page of diagnostics.json; training: `Originals`, of which at most as many are scored."""
+        batches = self.batches(data)
+        sums, rows = self.measure(params, batches, on_batch)
         cfg, known = self._cfg, rows.pop("known") > 0
         strata = getattr(cfg.task, "strata", lambda cfg, data: {})(cfg.data, data)
         strata = {name: np.asarray(values)[: len(known)][known] for name, values in strata.items()}
@@ -131,7 +138,7 @@ class Diagnosis:
         page = {"score": headline(cfg.task), "supervision_steps": self.steps, **summary(sums, rows, self.steps)}
         page["strata"] = {name: by_stratum(values, rows["score"]) for name, values in strata.items()}
         if training is not None:
-            _, trained = self.measure(params, training)
+            _, trained = self.measure(params, self.batches(training, batches.total))
             page["training"] = interval(trained["score"][trained["known"] > 0])
         return page
 

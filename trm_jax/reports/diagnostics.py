@@ -17,8 +17,8 @@ from trm_jax.reports.units import compact, listed
 Page = Mapping[str, Any]  # of diagnostics.json; trm_jax.evals.diagnose makes it
 NOTE = (
     "Settled rows are those whose answer did not change in the last quarter of the steps. Calibration is of "
-    "sigmoid(q_halt) after the last step against answers right in every token, its error over ten bins of equal counts. "
-    "docs/diagnostics.md says what each figure means."
+    "sigmoid(q_halt) after the last step against answers right in every token. docs/diagnostics.md says what each "
+    "figure means."
 )
 
 
