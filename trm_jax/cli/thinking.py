@@ -102,16 +102,21 @@ def _stop(args, opened, data, meter) -> int:
 
 def _diagnose(args, opened, data, meter) -> int:
     """Print what happens while it thinks; write RUN/diagnostics.json and .png."""
-    from trm_jax.evals.diagnose import Diagnosis
+    from trm_jax.evals.diagnose import Diagnosis, headline
+    from trm_jax.reports.diagnosis import page as diagnosis_page
     from trm_jax.reports.diagnostics import panels
     from trm_jax.reports.pictures import panels_png
     from trm_jax.tasks.pictures import write_picture
     from trm_jax.train.writers import DIAGNOSTICS
 
-    cfg = opened.cfg
-    diagnosis = Diagnosis(cfg, opened.mesh, args.steps or 0)
-    with _progress(args, meter, diagnosis.batches(data).num_batches) as on_part:
-        page = _record(opened, data, **diagnosis(opened.params, data, _originals(opened), on_part))
+    cfg, diagnosis = opened.cfg, Diagnosis(opened.cfg, opened.mesh, args.steps or 0)
+    batches, training = diagnosis.batches(data), _originals(opened)
+    with _progress(args, meter, batches.num_batches) as on_part:
+        sums, rows = diagnosis.measure(opened.params, batches, on_part)
+    if training is not None:
+        _, training = diagnosis.measure(opened.params, diagnosis.batches(training, batches.total))
+    strata = cfg.task.strata(cfg.data, data) if hasattr(cfg.task, "strata") else {}
+    page = _record(opened, data, score=headline(cfg.task), **diagnosis_page(sums, rows, strata, training))
     if not page["held_out"]["n"]:
         raise InputError("the answers to these puzzles are not known, so there is nothing to hold q and steps against")
     file, picture = args.run_dir / DIAGNOSTICS, args.run_dir / "diagnostics.png"

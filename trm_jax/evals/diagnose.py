@@ -1,13 +1,13 @@
-"""What a model does while it thinks, and how good its q is: `trm eval --diagnose`, RUN/diagnostics.json.
+"""What a model does while it thinks, measured: the first half of `trm eval --diagnose`.
 
-For families built on `trm_jax.models.supervision.Supervision`. T = supervision steps, N = puzzles that are scored.
+For families built on `trm_jax.models.supervision.Supervision`. T = supervision steps, N = puzzles.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,6 @@ from trm_jax import compiler, sharding
 from trm_jax.data.dataset import IGNORED, Batch, DatasetInfo
 from trm_jax.evals.runner import Evaluator
 from trm_jax.evals.until_done import RULES
-from trm_jax.reports.statistics import wilson
-
-BINS, STRATA = 10, 6
 
 
 @dataclass(frozen=True)
@@ -126,84 +123,3 @@ class Diagnosis:
         sums = {name: np.sum([one[name] for one in sums], 0, np.float64) for name in sums[0]}
         rows = {name: np.concatenate([one[name] for one in rows])[: batches.total] for name in rows[0]}
         return sums, {name: x.astype(np.float64) for name, x in rows.items()}
-
-    def __call__(self, params: dict, data, training=None, on_batch: Callable[[int, int], Any] | None = None) -> dict:
-        """The page of diagnostics.json; training: `Originals`, of which at most as many are scored."""
-        batches = self.batches(data)
-        sums, rows = self.measure(params, batches, on_batch)
-        cfg, known = self._cfg, rows.pop("known") > 0
-        strata = getattr(cfg.task, "strata", lambda cfg, data: {})(cfg.data, data)
-        strata = {name: np.asarray(values)[: len(known)][known] for name, values in strata.items()}
-        rows = {name: x[known] for name, x in rows.items()}
-        page = {"score": headline(cfg.task), "supervision_steps": self.steps, **summary(sums, rows, self.steps)}
-        page["strata"] = {name: by_stratum(values, rows["score"]) for name, values in strata.items()}
-        if training is not None:
-            _, trained = self.measure(params, self.batches(training, batches.total))
-            page["training"] = interval(trained["score"][trained["known"] > 0])
-        return page
-
-
-def summary(sums: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], steps: int) -> dict:
-    """The figures of a page from sums [T] and rows [N] of what is scored; None where there is nothing to say."""
-    score, at = rows["score"], rows["settled_at"]
-    count = len(score)
-    by_step = {name: (total / max(count, 1)).tolist() for name, total in sums.items()}
-    for name in ("residual", "changed"):
-        by_step[name][0] = None  # before the first step there is no thought to compare with
-    quiet = at <= steps - -(-steps // 4)  # the answer did not change in the last quarter of the steps
-    return {
-        "held_out": interval(score),
-        "by_step": by_step,
-        "settling": {
-            "settled": _mean(quiet),
-            "score_settled": _mean(score[quiet]),
-            "score_wandering": _mean(score[~quiet]),
-            "settled_at": np.bincount(at.astype(int), minlength=steps + 1)[1:].tolist(),
-        },
-        "stopping": {
-            rule: {what: _mean(rows[f"{rule}_{what}"]) for what in ("score", "steps", "stopped")} for rule in RULES
-        },
-        "calibration": calibration(1 / (1 + np.exp(-rows["q_halt"])), rows["exact"]) if count else {},
-    }
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-def interval(scores: np.ndarray) -> dict:
-    """The mean of scores [n] with Wilson's interval."""
-    if not len(scores):
-        return {"n": 0, "score": None, "low": None, "high": None}
-    mean = float(np.mean(scores))
-    low, high = wilson(mean, len(scores))
-    return {"n": len(scores), "score": mean, "low": low, "high": high}
-
-
-def calibration(chance: np.ndarray, right: np.ndarray) -> dict:
-    """How well chances [N] say what is right [N]: bins of equal counts, expected calibration error over them, Brier
-    score, and the chance that a right one ranks above a wrong one (AUROC, ties count half; None without both)."""
-    from scipy.stats import rankdata
-
-    parts = np.array_split(np.argsort(chance, kind="stable"), min(BINS, len(chance)))
-    bins = [{"n": len(p), "q": _mean(chance[p]), "exact": _mean(right[p])} for p in parts]
-    positive, negative = int(np.sum(right > 0)), int(np.sum(right == 0))
-    wins = float(np.sum(rankdata(chance)[right > 0])) - positive * (positive + 1) / 2
-    return {
-        "bins": bins,
-        "ece": sum(one["n"] * abs(one["q"] - one["exact"]) for one in bins) / len(chance),
-        "brier": float(np.mean((chance - right) ** 2)),
-        "auroc": wins / (positive * negative) if positive and negative else None,
-    }
-
-
-def by_stratum(values: np.ndarray, scores: np.ndarray) -> list[dict]:
-    """Mean scores [N] with intervals by value [N], in at most six parts that are about as large as each other."""
-    if not len(values):
-        return []
-    starts = np.unique(values)
-    if len(starts) > STRATA:
-        starts = np.unique(np.quantile(values, np.arange(STRATA) / STRATA, method="lower"))
-    part = np.searchsorted(starts, values, side="right") - 1
-    here = [part == number for number in range(len(starts))]
-    return [{"from": values[p].min().item(), "to": values[p].max().item(), **interval(scores[p])} for p in here]

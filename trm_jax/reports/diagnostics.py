@@ -14,7 +14,7 @@ from trm_jax.reports.sections import distribution
 from trm_jax.reports.study import Study
 from trm_jax.reports.units import compact, listed
 
-Page = Mapping[str, Any]  # of diagnostics.json; trm_jax.evals.diagnose makes it
+Page = Mapping[str, Any]  # of diagnostics.json; trm_jax.reports.diagnosis makes it
 NOTE = (
     "Settled rows are those whose answer did not change in the last quarter of the steps. Calibration is of "
     "sigmoid(q_halt) after the last step against answers right in every token. docs/diagnostics.md says what each "
