@@ -86,7 +86,7 @@ def test_the_figures_of_each_step(how):
     np.testing.assert_allclose(steps["score"], hand["exact"][:, kept].mean(1), rtol=1e-12)
     np.testing.assert_allclose(steps["halts"], hand["halts"][:, kept].mean(1), rtol=1e-12)
     at = hand["settled_at"][kept]
-    assert len(set(at)) > 2, "or the test shows nothing"
+    assert 0 < (at <= 4).sum() < len(at), "or the test shows nothing"
     assert found["settling"]["settled_at"] == [(at == step).sum() for step in range(1, T + 1)]
     quiet = at <= 4  # of six steps the last two are the last quarter
     assert found["settling"]["settled"] == pytest.approx(quiet.mean())
