@@ -118,3 +118,10 @@ def test_a_split_table_goes_on_on_another_number_of_devices(tmp_path):
     untouched = np.abs(tiny.state(tmp_path, 12)["params/rows"]).max(1) == 0
     np.testing.assert_array_equal(before["params/rows"][untouched], 0.0)
     assert toy.ReversalConfig().ids == 300
+
+
+def test_a_family_that_answers_at_once_has_no_steps_to_stop_at(run, trm):
+    for how in (["--stop-at", "q"], ["--diagnose"]):
+        result = trm.run("eval", run, *how)
+        assert result.code == 2 and result.error_lines == [result.err.splitlines()[-1]], result.err
+        assert f"error: {how[0]}: a tests.seams.toy:mixer answers at once, in no steps; leave it out" in result.err

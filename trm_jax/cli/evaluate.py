@@ -2,13 +2,16 @@
 
 Every puzzle thinks for exactly halt_max_steps supervision steps with the averaged weights. The figures are added to
 RUN/evals.jsonl. With several --steps, or with --rollouts, it is a search: one pass, a table of every depth, breadth and
-selection, and RUN/search.png (docs/search.md).
+selection, and RUN/search.png (docs/search.md). With --stop-at a puzzle leaves once it is done, which takes less time;
+--diagnose says what happens while a run thinks (docs/diagnostics.md).
 
 examples:
   trm eval runs/demo
   trm eval runs/demo --checkpoint best --steps 32
   trm eval runs/demo --steps 4,8,16,32
   trm eval runs/demo --rollouts 16 --noise 0.3 --steps 16,64 --select q
+  trm eval runs/demo --stop-at q --against-full
+  trm eval runs/demo --diagnose
   trm eval runs/arc1 --checkpoints 400000 450000 518226      their votes added up
   trm eval runs/base --set data.source=csv data.path=puzzles data.test_file=test.csv --max-examples 1000
 """
@@ -17,9 +20,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import closing
 
-from trm_jax.cli import search
+from trm_jax.cli import search, thinking
 from trm_jax.cli.arguments import add_documented, add_set, changes, command, positive
 from trm_jax.cli.runs import add_run, open_run
 from trm_jax.errors import InputError
@@ -40,13 +44,18 @@ def add_parser(subparsers) -> None:
     text = "an ensemble: the votes of several checkpoints added up, for tasks whose answers are voted on"
     parser.add_argument("--checkpoints", nargs="+", metavar="STEP", help=text)
     search.add_options(parser)
+    thinking.add_options(parser)
 
 
 def run(args) -> int:
     from trm_jax import compiler
     from trm_jax.train.meter import Meter
 
-    searches = search.asked(args)
+    searches, watches = search.asked(args), thinking.asked(args)
+    if searches and watches:
+        raise InputError(
+            "a search does not go with --stop-at or --diagnose; give one number of --steps, and no rollouts"
+        )
     compiler.use_cache()
     meter = Meter(args.run_dir, "eval", lambda line: print(line, file=sys.stderr))
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}
@@ -56,10 +65,10 @@ def run(args) -> int:
     args.checkpoint = members[0]
     opened = open_run(args, changes(args) | {k: v for k, v in wanted.items() if v is not None})
     with closing(meter):
-        return _score(args, opened, members, meter, searches)
+        return _score(args, opened, members, meter, search.score if searches else thinking.run if watches else None)
 
 
-def _score(args, opened, members: list[str], meter, searches: bool) -> int:
+def _score(args, opened, members: list[str], meter, other: Callable | None) -> int:
     from trm_jax.evals.runner import Evaluator
     from trm_jax.train.progress import Progress
 
@@ -73,8 +82,8 @@ def _score(args, opened, members: list[str], meter, searches: bool) -> int:
     data = cfg.task.load_eval(cfg.data)
     for note in getattr(data, "notes", tuple)():
         print(f"note: {note}", file=sys.stderr)
-    if searches:
-        return search.score(args, opened, data, meter)
+    if other:  # than the plain score
+        return other(args, opened, data, meter)
     writes = hasattr(cfg.family, "begin") and hasattr(data, "questions")
     if args.drafts and not writes:
         raise InputError(

@@ -16,8 +16,9 @@ from trm_jax.errors import InputError
 from trm_jax.storage.bucket import NoAccess
 from trm_jax.storage.paths import AnyPath, folders_with
 from trm_jax.train.clock import GOODPUT_FILE, read_goodput
-from trm_jax.train.writers import METRICS_FILE, RUN_FILE, read_jsonl
+from trm_jax.train.writers import DIAGNOSTICS, METRICS_FILE, RUN_FILE, read_jsonl
 
+PARTS = ("held_out", "by_step", "settling", "stopping", "calibration", "strata")  # of diagnostics
 # These do not tell experiments apart: a seed is a repetition, other averages are only evaluated besides.
 OPEN = ("seed", "optim.ema_also", *FREE_TO_CHANGE)
 
@@ -101,6 +102,20 @@ class Run:
     def goodput(self) -> dict:
         """How its time was spent, {} where nobody counted. Raises InputError for a damaged file."""
         return read_goodput(self.path / GOODPUT_FILE)
+
+    @cached_property
+    def diagnostics(self) -> dict:
+        """What `trm eval --diagnose` wrote last, {} where nobody asked. Raises InputError for a damaged file."""
+        file = self.path / DIAGNOSTICS
+        try:
+            content = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise InputError(f"{file} is not JSON ({error}); trm eval --diagnose writes it again") from None
+        if isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in PARTS):
+            return content
+        raise InputError(f"{file} holds no diagnostics; trm eval --diagnose writes it again")
 
 
 def read_run_file(workdir: AnyPath) -> dict:

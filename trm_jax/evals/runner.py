@@ -74,7 +74,7 @@ class Evaluator:
     def num_batches(self) -> int:
         return -(-self.total // self._batch_size)
 
-    def _batch(self, index: int, total: int) -> tuple[dict, jax.Array]:
+    def batch(self, index: int, total: int) -> tuple[dict, jax.Array]:
         """Batch number `index`; rows past the end repeat the first puzzle and are not counted."""
         rows = index * self._batch_size + self._slots
         counted = rows < total
@@ -105,7 +105,7 @@ class Evaluator:
         for index in range(count):
             if on_batch and on_batch(index, count):
                 return None
-            done, rows = self._step(params, *self._batch(index, total))
+            done, rows = self._step(params, *self.batch(index, total))
             sums.append(done)
             waiting.append((index, done, rows))
             # The host makes one batch while the devices are at another, and is no further ahead of them.

@@ -5,6 +5,7 @@ from collections import defaultdict
 from trm_jax.configs.runs import Run
 from trm_jax.reports import measures as m
 from trm_jax.reports.content import Report
+from trm_jax.reports.diagnostics import diagnosed
 from trm_jax.reports.sections import curves
 from trm_jax.reports.statistics import ALPHA
 from trm_jax.reports.study import Study
@@ -13,7 +14,7 @@ from trm_jax.reports.units import listed, plain
 
 def build(study: Study, command: str) -> Report:
     """The report on a study. command: the command line that makes it."""
-    sections = [*study.report(study), curves(study)]
+    sections = [*study.report(study), *diagnosed(study), curves(study)]
     sections = [part._replace(panels=tuple(panel for panel in part.panels if panel.series)) for part in sections]
     notes = (*study.notes, *_hard_to_compare(study))
     csv = {f"{study.name}.csv": _csv(study)}

@@ -87,6 +87,8 @@ class Task(Protocol):
     # valid(cfg, answers [B, S], batch) -> [B] bool, on the device: answers that break no rule. Needs no label.
     # symmetries(cfg, count, seed) -> (cells [count, S], tokens [count, V]), NumPy: cell i of form k of a puzzle or an
     # answer is tokens[k, old[cells[k, i]]]; the first is the identity, and each is undone by its inverse.
+    # strata(cfg, data) -> {name: values [N]}, NumPy: what makes the puzzles of an `EvalSource` hard or easy, by which
+    # `trm eval --diagnose` splits the score.
     # A task without these draws nothing:
     # png(cfg, path, inputs, answer, *, caption="")                           one picture
     # gif(cfg, path, inputs, frames, q, *, halted_at=None)                    the answers of every step, [steps, S]

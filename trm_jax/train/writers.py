@@ -17,6 +17,7 @@ from trm_jax.storage.paths import AnyPath, BucketPath
 
 METRICS_FILE = "metrics.jsonl"
 PREDICTIONS = "predictions.jsonl"  # the answers of the last evaluation, where the task collects them
+DIAGNOSTICS = "diagnostics.json"  # of `trm eval --diagnose`
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"  # the folder of them; named here, where Orbax need not be imported for it
 

@@ -92,6 +92,9 @@ class MazeTask:
         found = finish_means(sums)
         return {**{name: float(np.float64(sums[name]) / sums["count"]) for name in VERDICTS}, **found} if found else {}
 
+    def strata(self, cfg: MazeConfig, data) -> dict[str, np.ndarray]:
+        return {"moves of a shortest path": (data.labels >= grids.START).sum(1) - 1}
+
     def local(self, cfg: MazeConfig) -> dict[str, int | str]:
         small = {"train_puzzles": 32, "test_puzzles": 32}
         return small | ({"source": "generated", "height": 8, "width": 8, "min_moves": 8} if cfg.source == "hub" else {})

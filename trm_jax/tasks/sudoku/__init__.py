@@ -85,6 +85,9 @@ class SudokuTask:
     def finish(self, sums) -> dict[str, float]:
         return finish_means(sums)
 
+    def strata(self, cfg: SudokuConfig, data) -> dict[str, np.ndarray]:
+        return {"rating": data.ratings, "clues": (data.inputs > 1).sum(1)}
+
     def local(self, cfg: SudokuConfig) -> dict[str, int | str]:
         small = {"train_puzzles": 64, "test_puzzles": 64}
         return small | ({"source": "generated"} if cfg.source == "hub" else {})

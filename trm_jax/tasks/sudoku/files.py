@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,8 +25,11 @@ from trm_jax.tasks.sudoku.verify import verify
 VERIFIED = "each with one solution, its answer"
 
 
+@dataclass(frozen=True)
 class BoardArrays(ArraySplit):
     """Official arrays of Sudoku boards."""
+
+    ratings: np.ndarray | None = None  # [N], as `Boards`
 
     @functools.cached_property
     def digest(self) -> str:
@@ -51,6 +55,7 @@ def board_arrays(boards: Boards, augmentations: int = 0, seed: int = 0) -> Array
         group_indices=np.arange(0, len(groups) + 1, augmentations + 1, dtype=np.int32),
         vocab_size=boards.size + 2,
         origin=boards.origin,
+        ratings=boards.ratings[groups],
     )
 
 
