@@ -364,3 +364,27 @@ def test_one_token_back():
         np.testing.assert_allclose(y[:, t], silu(mixed) @ p["down"], rtol=1e-4, atol=1e-5)
     moved = np.asarray(urm.conv_swiglu(p, x.at[:, 2].add(1.0))) - y
     assert (np.abs(moved).max((0, 2)) > 1e-6).tolist() == [False, False, True, True, False]
+
+
+def test_a_random_start_is_all_that_it_changes():
+    """EqR with damping 1 and no noise, given a start: TRM's supervision step from there.
+
+    0 z + 1 net is net; XLA fuses the two programs otherwise, which moves float32 by 3e-6.
+    """
+    sizes = {"hidden_size": 16, "num_heads": 2, "puzzle_emb_ndim": 16, "puzzle_emb_len": 1, "dtype": "float32"}
+    cfg = trm.TRMConfig(7, 16, num_puzzle_ids=3, **sizes)
+    family, other, _ = shape("eqr", 7, 16, num_puzzle_ids=3, damping=1.0, noise_scale=0.0, **sizes)
+    params = trm.init(jax.random.key(0), cfg)
+    rng = np.random.default_rng(0)
+    params["puzzle_emb"] = jnp.asarray(rng.normal(size=params["puzzle_emb"].shape), jnp.float32)
+    rows = rng.integers(1, 7, (4, 16)).astype(np.int32)
+    batch = {"inputs": rows, "labels": rows, "puzzle_ids": np.arange(4, dtype=np.int32) % 3}
+    noise = family.noise(other, jax.random.key(1), 4, 0.5)
+    starts = family.starts(params, other, noise["keys"])
+    given = trm.initial_carry(cfg, 4).replace(**starts, **batch, halted=jnp.zeros(4, bool))
+    wanted = jax.jit(lambda carry: trm.step(params, cfg, carry, batch, noise["min_steps"], train=True))(given)
+    step = jax.jit(lambda carry: family.step(params, other, carry, batch, noise, train=True))
+    found = step(family.initial_carry(other, 4))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=3e-5), found, wanted)
+    wanted, _ = wanted
+    assert np.abs(starts["z_H"] - np.asarray(wanted.z_H)).max() > 0.1

@@ -2,7 +2,8 @@
 
 Every call makes a latent `(1 - damping) z + damping net(z + x) + noise_scale n` with n ~ N(0, 1), in evaluation too. A
 row's numbers are drawn by keys of its own: in training those of the run's seed, the step and the row; in evaluation
-those of `eval_seed` and the puzzle itself. So neither its place in a batch nor the devices change them.
+those of `eval_seed` and the puzzle itself. So neither its place in a batch nor the devices change them. With damping 1
+and no noise it is TRM from random starts.
 
 This module's `FAMILY` is a `trm_jax.models.family.Family`; what it shares with TRM is in `trm` and `supervision`.
 """
@@ -43,8 +44,8 @@ def cycle_with(draw: Callable) -> Callable:
         injection, first = z_H + emb, number * (cfg.L_cycles + 1)
 
         def damped(z, injection, i):
-            noise = (cfg.noise_scale * draw(first + i)).astype(z.dtype)
-            return (1 - cfg.damping) * z + cfg.damping * call(layers, z, injection) + noise
+            z = (1 - cfg.damping) * z + cfg.damping * call(layers, z, injection)
+            return z + (cfg.noise_scale * draw(first + i)).astype(z.dtype) if cfg.noise_scale else z
 
         def think(z, i):
             return damped(z, injection, i), None
