@@ -275,7 +275,7 @@ def test_q_continue_of_trm_is_that_of_hrm():
 
     def loss(switch: bool):
         one = dataclasses.replace(cfg, q_continue=switch)
-        return jax.jit(lambda p: trm.loss(p, one, trm.initial_carry(one, 4), batch, 0, "softmax"))(params)
+        return jax.jit(lambda p: trm.loss(p, one, trm.initial_carry(one, 4), batch, {}, "softmax"))(params)
 
     found = {switch: loss(switch) for switch in (False, True)}
     assert found[False][1].halted.all() and not found[True][1].halted.any()
@@ -383,8 +383,93 @@ def test_a_random_start_is_all_that_it_changes():
     starts = family.starts(params, other, noise["keys"])
     given = trm.initial_carry(cfg, 4).replace(**starts, **batch, halted=jnp.zeros(4, bool))
     wanted = jax.jit(lambda carry: trm.step(params, cfg, carry, batch, noise["min_steps"], train=True))(given)
-    step = jax.jit(lambda carry: family.step(params, other, carry, batch, noise, train=True))
+    step = jax.jit(lambda carry: family.step(params, other, carry, batch, train=True, **noise))
     found = step(family.initial_carry(other, 4))
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=3e-5), found, wanted)
     wanted, _ = wanted
     assert np.abs(starts["z_H"] - np.asarray(wanted.z_H)).max() > 0.1
+
+
+LATE = {"late_start_prob": 0.4, "late_start_steps": 32}
+
+
+def small_run(name: str, **changes):
+    """(family, its config, parameters, a carry in the middle of its work, a batch): four rows, one of them halted."""
+    family, cfg, _ = shape(name, 7, 16, **SMALL, halt_max_steps=4, **changes)
+    params = family.init(jax.random.key(0), cfg)
+    rng = np.random.default_rng(0)
+    first, second = (
+        {"inputs": rows, "labels": rows[:, ::-1].copy(), "puzzle_ids": np.zeros(4, np.int32)}
+        for rows in rng.integers(1, 7, (2, 4, 16)).astype(np.int32)
+    )
+    carry, _ = jax.jit(lambda carry: family.step(params, cfg, carry, first, train=True))(family.initial_carry(cfg, 4))
+    return family, cfg, params, carry.replace(halted=np.array([True, False, False, False])), second
+
+
+def test_a_late_start_is_steps_of_thought_and_then_the_usual_one():
+    """By hand: refill, two supervision steps whose latents are kept, then the ordinary loss from there.
+
+    The loss, its gradient and the carry are equal up to float32's rounding, 1e-5 of the largest, so none of the gradient
+    is of the steps before.
+    """
+    family, cfg, params, carry, batch = small_run("trm", puzzle_emb_ndim=16, puzzle_emb_len=1)
+    late = {"min_steps": np.array([0, 3, 0, 2]), "late_steps": np.full(4, 2)}
+
+    @jax.jit
+    def loss(weights, carry, noise):
+        return family.loss(params | {"weights": weights}, cfg, carry, batch, noise, "stablemax")[:2]
+
+    found = jax.jit(jax.grad(loss, has_aux=True))(params["weights"], carry, late)
+    by_hand = trm.refill(params["buffers"], carry, batch)
+    rows = jnp.zeros((4, 16))
+    for _ in range(2):
+        z_H, z_L, _ = trm.forward(params["weights"], rows, cfg, by_hand.inputs, by_hand.z_H, by_hand.z_L)
+        by_hand = by_hand.replace(z_H=z_H, z_L=z_L)
+    by_hand = by_hand.replace(halted=jnp.zeros(4, bool))
+    usual = late | {"late_steps": np.zeros(4, np.int64)}
+    wanted = jax.jit(jax.grad(loss, has_aux=True))(params["weights"], by_hand, usual)
+    assert found[1].steps.tolist() == [1, 2, 2, 2] and found[1].halted.tolist() == wanted[1].halted.tolist()
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert relative(ours, theirs) <= 1e-5
+    values = [loss(params["weights"], *start)[0] for start in ((carry, late), (by_hand, usual))]
+    np.testing.assert_allclose(*values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["trm", "eqr"])
+def test_the_late_starts_of_a_run(name):
+    """One draw for a batch, from {2, 4, 8, 16, 32}, at 0.4 of 500 steps (five deviations are 0.11); a part is as in the
+    whole, up to the rounding of products of other shapes."""
+    sizes = {} if name == "eqr" else {"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}
+    family, cfg, params, carry, batch = small_run(name, **sizes, **LATE)
+    keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.key(1), t))(np.arange(500))
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: family.noise(cfg, key, 4)["late_steps"]))(keys))
+    assert (drawn == drawn[:, :1]).all() and set(drawn[:, 0]) == {0, 2, 4, 8, 16, 32}
+    assert abs((drawn[:, 0] > 0).mean() - 0.4) < 0.11
+    assert "late_steps" not in family.noise(dataclasses.replace(cfg, late_start_prob=0.0), keys[0], 4)
+    noise = next(noise for noise in (family.noise(cfg, key, 4) for key in keys) if noise["late_steps"][0] == 2)
+    step = jax.jit(lambda carry, batch, noise: family.step(params, cfg, carry, batch, train=True, **noise)[0].z_H)
+    whole = carry, batch, noise
+    part = step(*jax.tree.map(lambda x: x[1::2], whole))
+    np.testing.assert_allclose(part, step(*whole)[1::2], atol=1e-4)
+    usual = noise | {"late_steps": 0 * noise["late_steps"]}
+    assert np.abs(step(carry, batch, usual) - step(*whole)).max() > 1e-2
+
+
+def test_weights_of_supervision_steps():
+    """lambda 0.5, four steps: 1, 1/2, 1/4, 1/8 over their mean 15/32, times each row's whole loss, q_continue's too."""
+    family, cfg, params, carry, batch = small_run("trm", puzzle_emb_ndim=16, puzzle_emb_len=1, q_continue=True)
+    carry = carry.replace(steps=np.array([3, 1, 2, 3]))  # the first one is halted, and begins anew
+    weighted = dataclasses.replace(cfg, step_weight=0.5)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def loss(cfg, *of_rows):
+        return family.loss(params, cfg, *of_rows, {}, "stablemax")[0]
+
+    rows = [jax.tree.map(lambda x: x[i : i + 1], (carry, batch)) for i in range(4)]  # noqa: B023
+    alone = np.array([loss(cfg, *row) for row in rows])
+    wanted = np.dot(alone, np.array([1, 1 / 2, 1 / 4, 1 / 8]) / (15 / 32))
+    np.testing.assert_allclose(loss(weighted, carry, batch), wanted, rtol=1e-5)
+    with pytest.raises(InputError, match="step_weight is 0; it must be positive"):
+        dataclasses.replace(cfg, step_weight=0)
+    with pytest.raises(InputError, match="late_start_steps is 15; it must be at least 16"):
+        dataclasses.replace(cfg, late_start_steps=15)

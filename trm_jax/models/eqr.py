@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from trm_jax.models import params as P
+from trm_jax.models.supervision import fold
 from trm_jax.models.trm import TRM, TRMConfig, recurse
 from trm_jax.settings import number
 
@@ -57,12 +58,6 @@ def cycle_with(draw: Callable) -> Callable:
     return cycle
 
 
-def _fold(keys: jax.Array, number) -> jax.Array:
-    """keys [B, 2] folded with one number, or with one for each row."""
-    numbers = jnp.broadcast_to(number, keys.shape[:1])
-    return jax.vmap(lambda k, n: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(k), n)))(keys, numbers)
-
-
 def _draw(draw: Callable, keys: jax.Array) -> jax.Array:
     """draw(key) for each row by itself: [B, ...]."""
     return jax.vmap(lambda key: draw(jax.random.wrap_key_data(key)))(keys)
@@ -82,26 +77,25 @@ class EqR(TRM):
     def noise(self, cfg: EqRConfig, key, batch_size: int, exploration=None) -> dict:
         # 2: the exploration's own keys, which a split makes, are those of 0 and 1.
         rows = jnp.broadcast_to(jax.random.key_data(jax.random.fold_in(key, 2)), (batch_size, 2))
-        min_steps = super().noise(cfg, key, batch_size, exploration)
-        return {"min_steps": min_steps, "keys": _fold(rows, jnp.arange(batch_size))}
+        return super().noise(cfg, key, batch_size, exploration) | {"keys": fold(rows, jnp.arange(batch_size))}
 
-    def step(self, params, cfg, carry, batch, noise=None, *, train=False) -> tuple:
-        """As `Supervision.step`; noise: None for that of evaluation."""
-        noise = noise or {"min_steps": 0, "keys": _fold(keys_of(cfg.eval_seed, batch["inputs"]), carry.steps)}
-        return super().step(params, cfg, carry, batch, noise["min_steps"], train=train, keys=noise["keys"])
+    def step(self, params, cfg, carry, batch, min_steps=0, *, train=False, keys=None, late_steps=None) -> tuple:
+        """As `Supervision.step`; keys: None for those of evaluation."""
+        keys = fold(keys_of(cfg.eval_seed, batch["inputs"]), carry.steps) if keys is None else keys
+        return super().step(params, cfg, carry, batch, min_steps, train=train, keys=keys, late_steps=late_steps)
 
     def starts(self, params, cfg: EqRConfig, keys) -> dict:
         shape = (cfg.total_len, cfg.hidden_size)
         draw = P.truncated_normal(1.0)
         return {
-            latent: _draw(lambda key: draw(key, shape, jnp.float32), _fold(keys, place))
+            latent: _draw(lambda key: draw(key, shape, jnp.float32), fold(keys, place))
             for place, latent in enumerate(self.LATENTS)
         }
 
     def draws(self, cfg: EqRConfig, keys: jax.Array) -> Callable:
         """(number of a call) -> its noise [B, T, D]."""
         shape = (cfg.total_len, cfg.hidden_size)
-        return lambda call: _draw(lambda key: jax.random.normal(key, shape), _fold(keys, len(self.LATENTS) + call))
+        return lambda call: _draw(lambda key: jax.random.normal(key, shape), fold(keys, len(self.LATENTS) + call))
 
     def recurse(self, weights, cfg: EqRConfig, emb, latents, keys=None) -> tuple:
         draw = self.draws(cfg, keys)
