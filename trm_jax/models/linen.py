@@ -40,11 +40,7 @@ class TRM(nn.Module):
         """As `trm.step`: refill halted rows from `batch`, think, say, decide who has finished."""
         explores = self.cfg.halt_exploration_prob > 0 and self.cfg.halt_max_steps > 1
         draws = train and (explores or self.cfg.late_start_prob > 0)
-        noise = (
-            trm.noise(self.cfg, self.make_rng("halt"), carry.steps.size)
-            if train and (explores or self.cfg.late_start_prob)
-            else {}
-        )
+        noise = trm.noise(self.cfg, self.make_rng("halt"), carry.steps.size) if draws else {}
         params = {"weights": self.weights, "buffers": self.buffers, **self.tables}
         return trm.step(params, self.cfg, carry, batch, train=train, **noise)
 
