@@ -469,7 +469,10 @@ def test_the_late_starts_of_a_run(name):
     drawn = np.asarray(jax.jit(jax.vmap(lambda key: family.noise(cfg, key, 4)["late_steps"]))(keys))
     assert (drawn == drawn[:, :1]).all() and set(drawn[:, 0]) == {0, 2, 4, 8, 16, 32}
     assert abs((drawn[:, 0] > 0).mean() - 0.4) < 0.11
-    assert "late_steps" not in family.noise(dataclasses.replace(cfg, late_start_prob=0.0), keys[0], 4)
+    without = dataclasses.replace(cfg, late_start_prob=0.0)
+    assert "late_steps" not in family.noise(without, keys[0], 4)
+    (forward, more), (_, usually) = trm.matmul_flops(cfg), trm.matmul_flops(without)
+    assert more - usually == round(0.4 * 12.4 * forward)  # 12.4: the mean of the five
     noise = next(noise for noise in (family.noise(cfg, key, 4) for key in keys) if noise["late_steps"][0] == 2)
     step = jax.jit(lambda carry, batch, noise: family.step(params, cfg, carry, batch, train=True, **noise)[0].z_H)
     whole = carry, batch, noise
