@@ -34,14 +34,21 @@ def token_cross_entropy(logits: jax.Array, labels: jax.Array, kind: str = "stabl
     return jnp.where(valid, -picked, 0.0)
 
 
-def act_loss(logits, q_halt, labels, kind: str = "stablemax") -> tuple[jax.Array, dict]:
+def act_loss(
+    logits, q_halt, labels, kind: str = "stablemax", weights: jax.Array | None = None
+) -> tuple[jax.Array, dict]:
     """Loss of one supervision step, summed over the sequences (divide by the global batch), and its parts.
 
     sum over sequences of the mean token loss, plus half the halting loss: binary cross-entropy of q_halt [B]
-    against "every valid token is right". Returns (loss, {"lm_loss", "q_loss"}), float32 scalars.
+    against "every valid token is right". weights [B]: a factor of each sequence's losses. Returns (loss, {"lm_loss",
+    "q_loss"}), float32 scalars.
     """
+
+    def total(losses):  # [B, ...]
+        return jnp.sum(losses if weights is None else (losses.T * weights).T)
+
     valid = labels != IGNORE
-    lm_loss = jnp.sum(token_cross_entropy(logits, labels, kind) / jnp.maximum(valid.sum(-1, keepdims=True), 1))
+    lm_loss = total(token_cross_entropy(logits, labels, kind) / jnp.maximum(valid.sum(-1, keepdims=True), 1))
     right = jnp.all((jnp.argmax(logits, -1) == labels) | ~valid, axis=-1)
-    q_loss = jnp.sum(optax.sigmoid_binary_cross_entropy(q_halt, right.astype(q_halt.dtype)))
+    q_loss = total(optax.sigmoid_binary_cross_entropy(q_halt, right.astype(q_halt.dtype)))
     return lm_loss + 0.5 * q_loss, {"lm_loss": lm_loss, "q_loss": q_loss}

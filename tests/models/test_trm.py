@@ -331,7 +331,7 @@ def run_until(cfg, q_bias, key, steps: int, train: bool = True):
     q_halt = jnp.full(10_000, q_bias)
     flags = []
     for t in range(steps):
-        least = trm.noise(cfg, jax.random.fold_in(key, t), 10_000) if train else 0
+        least = trm.noise(cfg, jax.random.fold_in(key, t), 10_000)["min_steps"] if train else 0
         carry = trm.advance(cfg, carry, carry.z_H, carry.z_L, q_halt, least, train=train)
         flags.append(np.asarray(carry.halted))
     return np.stack(flags)

@@ -15,14 +15,16 @@ import pytest
 
 from tests.models.test_golden import relative, worst
 from trm_jax import sharding
+from trm_jax.configs import registry
 from trm_jax.configs.defaults import defaults
 from trm_jax.configs.resolve import freeze
 from trm_jax.errors import InputError
-from trm_jax.models import eqr, trm, urm
 from trm_jax.models import family as families
 from trm_jax.models import params as P
+from trm_jax.models import trm, urm
 from trm_jax.models.convert import torch_format as official
 from trm_jax.models.eqr import EqR
+from trm_jax.models.row_keys import keys_of
 from trm_jax.train.state import initial_state
 from trm_jax.train.step import hparams_of, make_train_step
 
@@ -233,6 +235,24 @@ def test_parameter_counts(name, changes, counts):
             assert shape(name, vocab, seq, **changes)[2] == count
 
 
+@pytest.mark.parametrize(
+    ("family", "counts"),
+    [
+        ("hrm", (27_275_266, 27_270_146, 27_276_290)),
+        ("singlez", (5_028_866, 6_822_914, 6_829_058)),
+        ("hier6", (5_028_866, 6_822_914, 6_829_058)),
+        ("transformer", (27_144_194, 27_139_074, 27_145_218)),
+        ("urm", (13_662_210, 13_657_090, 13_663_234, 13_663_234)),
+        ("eqr", (4_855_298, 263_938)),
+    ],
+)
+def test_parameter_counts_of_the_catalogue(family, counts):
+    """The same of `sudoku_hrm`, `maze_hrm`, `arc1_hrm`, `arc2_urm` and so on."""
+    for task, count in zip(("sudoku", "maze", "arc1", "arc2"), counts, strict=False):
+        cfg = freeze(registry.get(f"{task}_{family}"))
+        assert P.count(cfg.family.specs(cfg.model)["weights"]) == count
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_state_dicts_come_back_bit_for_bit(name):
     """Under the official names, with a table that is padded here."""
@@ -275,7 +295,7 @@ def test_q_continue_of_trm_is_that_of_hrm():
 
     def loss(switch: bool):
         one = dataclasses.replace(cfg, q_continue=switch)
-        return jax.jit(lambda p: trm.loss(p, one, trm.initial_carry(one, 4), batch, 0, "softmax"))(params)
+        return jax.jit(lambda p: trm.loss(p, one, trm.initial_carry(one, 4), batch, {}, "softmax"))(params)
 
     found = {switch: loss(switch) for switch in (False, True)}
     assert found[False][1].halted.all() and not found[True][1].halted.any()
@@ -298,7 +318,7 @@ def test_eqr_draws_for_each_row_by_itself():
         ),
         static_argnums=0,
     )
-    starts = jax.jit(lambda rows, seed: family.starts(params, cfg, eqr.keys_of(seed, rows)), static_argnums=1)
+    starts = jax.jit(lambda rows, seed: family.starts(params, cfg, keys_of(seed, rows)), static_argnums=1)
     answers, q = think(cfg, rows)
     turned, q_turned = think(cfg, rows[::-1])
     np.testing.assert_array_equal(turned[:, ::-1], answers)
@@ -364,3 +384,119 @@ def test_one_token_back():
         np.testing.assert_allclose(y[:, t], silu(mixed) @ p["down"], rtol=1e-4, atol=1e-5)
     moved = np.asarray(urm.conv_swiglu(p, x.at[:, 2].add(1.0))) - y
     assert (np.abs(moved).max((0, 2)) > 1e-6).tolist() == [False, False, True, True, False]
+
+
+def test_a_random_start_is_all_that_it_changes():
+    """EqR with damping 1 and no noise, given a start: TRM's supervision step from there.
+
+    0 z + 1 net is net; XLA fuses the two programs otherwise, which moves float32 by 3e-6.
+    """
+    sizes = {"hidden_size": 16, "num_heads": 2, "puzzle_emb_ndim": 16, "puzzle_emb_len": 1, "dtype": "float32"}
+    cfg = trm.TRMConfig(7, 16, num_puzzle_ids=3, **sizes)
+    family, other, _ = shape("eqr", 7, 16, num_puzzle_ids=3, damping=1.0, noise_scale=0.0, **sizes)
+    params = trm.init(jax.random.key(0), cfg)
+    rng = np.random.default_rng(0)
+    params["puzzle_emb"] = jnp.asarray(rng.normal(size=params["puzzle_emb"].shape), jnp.float32)
+    rows = rng.integers(1, 7, (4, 16)).astype(np.int32)
+    batch = {"inputs": rows, "labels": rows, "puzzle_ids": np.arange(4, dtype=np.int32) % 3}
+    noise = family.noise(other, jax.random.key(1), 4, 0.5)
+    starts = family.starts(params, other, noise["keys"])
+    given = trm.initial_carry(cfg, 4).replace(**starts, **batch, halted=jnp.zeros(4, bool))
+    wanted = jax.jit(lambda carry: trm.step(params, cfg, carry, batch, noise["min_steps"], train=True))(given)
+    step = jax.jit(lambda carry: family.step(params, other, carry, batch, train=True, **noise))
+    found = step(family.initial_carry(other, 4))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=3e-5), found, wanted)
+    wanted, _ = wanted
+    assert np.abs(starts["z_H"] - np.asarray(wanted.z_H)).max() > 0.1
+
+
+LATE = {"late_start_prob": 0.4, "late_start_steps": 32}
+
+
+def small_run(name: str, **changes):
+    """(family, its config, parameters, a carry in the middle of its work, a batch): four rows, one of them halted."""
+    family, cfg, _ = shape(name, 7, 16, **SMALL, halt_max_steps=4, unroll="scan", **changes)
+    params = jax.jit(lambda: family.init(jax.random.key(0), cfg))()
+    rng = np.random.default_rng(0)
+    first, second = (
+        {"inputs": rows, "labels": rows[:, ::-1].copy(), "puzzle_ids": np.zeros(4, np.int32)}
+        for rows in rng.integers(1, 7, (2, 4, 16)).astype(np.int32)
+    )
+    carry = family.initial_carry(cfg, 4).replace(
+        **{name: rng.normal(size=(4, cfg.total_len, 16)).astype(np.float32) for name in family.LATENTS},
+        **first,
+        steps=np.array([3, 1, 2, 3], np.int32),
+        halted=np.array([True, False, False, False]),
+    )
+    return family, cfg, params, jax.tree.map(jnp.asarray, carry), second
+
+
+def test_a_late_start_is_steps_of_thought_and_then_the_usual_one():
+    """By hand: refill, two supervision steps whose latents are kept, then the ordinary loss from there.
+
+    The loss, its gradient and the carry are equal up to float32's rounding, 1e-5 of the largest, so nothing of the
+    gradient is of the steps before.
+    """
+    family, cfg, params, carry, batch = small_run("trm", puzzle_emb_ndim=16, puzzle_emb_len=1)
+    late = {"min_steps": np.array([0, 3, 0, 2]), "late_steps": np.full(4, 2)}
+
+    @jax.jit
+    def loss(weights, carry, noise):
+        return family.loss(params | {"weights": weights}, cfg, carry, batch, noise, "stablemax")[:2]
+
+    found = jax.jit(jax.grad(loss, has_aux=True))(params["weights"], carry, late)
+    by_hand = trm.refill(params["buffers"], carry, batch)
+    rows = jnp.zeros((4, 16))
+    for _ in range(2):
+        z_H, z_L, _ = trm.forward(params["weights"], rows, cfg, by_hand.inputs, by_hand.z_H, by_hand.z_L)
+        by_hand = by_hand.replace(z_H=z_H, z_L=z_L)
+    by_hand = by_hand.replace(halted=jnp.zeros(4, bool))
+    usual = late | {"late_steps": np.zeros(4, np.int64)}
+    wanted = jax.jit(jax.grad(loss, has_aux=True))(params["weights"], by_hand, usual)
+    assert found[1].steps.tolist() == [1, 2, 3, 4] and found[1].halted.tolist() == wanted[1].halted.tolist()
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+    values = [loss(params["weights"], *start)[0] for start in ((carry, late), (by_hand, usual))]
+    np.testing.assert_allclose(*values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["trm", "eqr"])
+def test_the_late_starts_of_a_run(name):
+    """One draw for a batch, from {2, 4, 8, 16, 32}, at 0.4 of 500 steps (five deviations are 0.11); a part is as in the
+    whole, up to the rounding of products of other shapes."""
+    sizes = {} if name == "eqr" else {"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}
+    family, cfg, params, carry, batch = small_run(name, **sizes, **LATE)
+    keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.key(1), t))(np.arange(500))
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: family.noise(cfg, key, 4)["late_steps"]))(keys))
+    assert (drawn == drawn[:, :1]).all() and set(drawn[:, 0]) == {0, 2, 4, 8, 16, 32}
+    assert abs((drawn[:, 0] > 0).mean() - 0.4) < 0.11
+    without = dataclasses.replace(cfg, late_start_prob=0.0)
+    assert "late_steps" not in family.noise(without, keys[0], 4)
+    (forward, more), (_, usually) = trm.matmul_flops(cfg), trm.matmul_flops(without)
+    assert more - usually == round(0.4 * 12.4 * forward)  # 12.4: the mean of the five
+    noise = next(noise for noise in (family.noise(cfg, key, 4) for key in keys) if noise["late_steps"][0] == 2)
+    step = jax.jit(lambda carry, batch, noise: family.step(params, cfg, carry, batch, train=True, **noise)[0].z_H)
+    whole = carry, batch, noise
+    part = step(*jax.tree.map(lambda x: x[1::2], whole))
+    np.testing.assert_allclose(part, step(*whole)[1::2], atol=1e-4)
+    usual = noise | {"late_steps": 0 * noise["late_steps"]}
+    assert np.abs(step(carry, batch, usual) - step(*whole)).max() > 1e-2
+
+
+def test_weights_of_supervision_steps():
+    """lambda 0.5, four steps: 1, 1/2, 1/4, 1/8 over their mean 15/32, times each row's whole loss, q_continue's too."""
+    family, cfg, params, carry, batch = small_run("trm", puzzle_emb_ndim=16, puzzle_emb_len=1, q_continue=True)
+    weighted = dataclasses.replace(cfg, step_weight=0.5)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def loss(cfg, *of_rows):
+        return family.loss(params, cfg, *of_rows, {}, "stablemax")[0]
+
+    rows = [jax.tree.map(lambda x: x[i : i + 1], (carry, batch)) for i in range(4)]  # noqa: B023
+    alone = np.array([loss(cfg, *row) for row in rows])
+    wanted = np.dot(alone, np.array([1, 1 / 2, 1 / 4, 1 / 8]) / (15 / 32))
+    np.testing.assert_allclose(loss(weighted, carry, batch), wanted, rtol=1e-5)
+    with pytest.raises(InputError, match="step_weight is 0; it must be positive"):
+        dataclasses.replace(cfg, step_weight=0)
+    with pytest.raises(InputError, match="late_start_steps is 15; it must be at least 16"):
+        dataclasses.replace(cfg, late_start_steps=15)

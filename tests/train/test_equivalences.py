@@ -286,3 +286,15 @@ def test_settings_that_make_no_sense(setting, value, line):
 
 def _flat(tree) -> dict:
     return {tiny.path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_late_starts_in_parts_on_eight_devices_and_resumed(tmp_path):
+    """Half of the steps begin late; each step draws what it would in one go."""
+    switches = {"model.late_start_prob": 0.5, "model.step_weight": 0.7}
+    changes = {**SLOWLY, **switches, "train.batch_size": 16, "train.steps": 6}
+    parts = {**changes, "train.accumulation": 2}
+    tiny.train_here(tmp_path / "whole", changes)
+    stopped = tiny.train_here(tmp_path / "parts", parts, devices=8, stop=tiny.StopAfter(tmp_path / "parts", 1))
+    assert stopped.step < 6
+    assert tiny.train_here(tmp_path / "parts", parts, devices=8).step == 6
+    assert_near(tiny.state(tmp_path / "whole", 6), tiny.state(tmp_path / "parts", 6))

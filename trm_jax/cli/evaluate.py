@@ -53,9 +53,7 @@ def run(args) -> int:
 
     searches, watches = search.asked(args), thinking.asked(args)
     if searches and watches:
-        raise InputError(
-            "a search does not go with --stop-at or --diagnose; give one number of --steps, and no rollouts"
-        )
+        raise InputError("a search does not go with --stop-at or --diagnose; give one of --steps and no rollouts")
     compiler.use_cache()
     meter = Meter(args.run_dir, "eval", lambda line: print(line, file=sys.stderr))
     wanted = {"eval.max_examples": args.max_examples, "eval.batch_size": args.batch_size}

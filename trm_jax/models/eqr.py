@@ -2,7 +2,8 @@
 
 Every call makes a latent `(1 - damping) z + damping net(z + x) + noise_scale n` with n ~ N(0, 1), in evaluation too. A
 row's numbers are drawn by keys of its own: in training those of the run's seed, the step and the row; in evaluation
-those of `eval_seed` and the puzzle itself. So neither its place in a batch nor the devices change them.
+those of `eval_seed` and the puzzle itself. So neither its place in a batch nor the devices change them. With damping 1
+and no noise it is TRM from random starts.
 
 This module's `FAMILY` is a `trm_jax.models.family.Family`; what it shares with TRM is in `trm` and `supervision`.
 """
@@ -43,8 +44,8 @@ def cycle_with(draw: Callable) -> Callable:
         injection, first = z_H + emb, number * (cfg.L_cycles + 1)
 
         def damped(z, injection, i):
-            noise = (cfg.noise_scale * draw(first + i)).astype(z.dtype)
-            return (1 - cfg.damping) * z + cfg.damping * call(layers, z, injection) + noise
+            z = (1 - cfg.damping) * z + cfg.damping * call(layers, z, injection)
+            return z + (cfg.noise_scale * draw(first + i)).astype(z.dtype) if cfg.noise_scale else z
 
         def think(z, i):
             return damped(z, injection, i), None
@@ -65,14 +66,12 @@ class EqR(TRM):
     def noise(self, cfg: EqRConfig, key, batch_size: int, exploration=None) -> dict:
         # 2: the exploration's own keys, which a split makes, are those of 0 and 1.
         rows = jnp.broadcast_to(jax.random.key_data(jax.random.fold_in(key, 2)), (batch_size, 2))
-        min_steps = super().noise(cfg, key, batch_size, exploration)
-        return {"min_steps": min_steps, "keys": fold(rows, jnp.arange(batch_size))}
+        return super().noise(cfg, key, batch_size, exploration) | {"keys": fold(rows, jnp.arange(batch_size))}
 
-    def step(self, params, cfg, carry, batch, noise=None, *, train=False, rollout=0, disturb=None) -> tuple:
-        """As `Supervision.step`; noise: None for that of evaluation, of which every `rollout` has its own."""
-        noise = noise or {"min_steps": 0, "keys": self.evaluation_keys(cfg, carry, batch, rollout)}
-        how = {"train": train, "keys": noise["keys"], "disturb": disturb}
-        return super().step(params, cfg, carry, batch, noise["min_steps"], **how)
+    def step(self, params, cfg, carry, batch, min_steps=0, *, keys=None, rollout=0, **how) -> tuple:
+        """As `Supervision.step`; keys: None for those of evaluation, of which every `rollout` has its own."""
+        keys = self.evaluation_keys(cfg, carry, batch, rollout) if keys is None else keys
+        return super().step(params, cfg, carry, batch, min_steps, keys=keys, **how)
 
     def evaluation_keys(self, cfg: EqRConfig, carry, batch, rollout=0) -> jax.Array:
         """Keys [B, 2] of the coming step of an evaluation: of the puzzle that a row will work on, and its step."""

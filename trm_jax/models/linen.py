@@ -22,7 +22,7 @@ class TRM(nn.Module):
 
     Collections: "params" (the trained weights), "buffers" (the fixed initial latents), "puzzle_emb" (the puzzle
     table, to be trained by an optimiser of its own). The random stream "halt" is drawn from only in training with
-    exploration. Everything is created in `setup`, so after `init` a call may stand inside `lax.scan`.
+    exploration or late starts. Everything is created in `setup`, so after `init` a call may stand inside `lax.scan`.
     """
 
     cfg: trm.TRMConfig
@@ -38,10 +38,11 @@ class TRM(nn.Module):
 
     def __call__(self, carry: trm.Carry, batch: dict, *, train: bool = False) -> tuple[trm.Carry, trm.Output]:
         """As `trm.step`: refill halted rows from `batch`, think, say, decide who has finished."""
-        explores = train and self.cfg.halt_exploration_prob > 0 and self.cfg.halt_max_steps > 1
-        min_steps = trm.noise(self.cfg, self.make_rng("halt"), carry.steps.size) if explores else 0
+        explores = self.cfg.halt_exploration_prob > 0 and self.cfg.halt_max_steps > 1
+        draws = train and (explores or self.cfg.late_start_prob > 0)
+        noise = trm.noise(self.cfg, self.make_rng("halt"), carry.steps.size) if draws else {}
         params = {"weights": self.weights, "buffers": self.buffers, **self.tables}
-        return trm.step(params, self.cfg, carry, batch, min_steps, train=train)
+        return trm.step(params, self.cfg, carry, batch, train=train, **noise)
 
     @nn.nowrap
     def initial_carry(self, batch_size: int) -> trm.Carry:

@@ -16,6 +16,7 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import lax
@@ -25,6 +26,7 @@ from trm_jax.models import params as P
 from trm_jax.models import trm_cost
 from trm_jax.models.family import Rows
 from trm_jax.models.layers import embed_tokens, inverse_sqrt, linear
+from trm_jax.models.row_keys import fold
 
 
 @struct.dataclass
@@ -84,6 +86,12 @@ def advance(cfg: Any, carry: Any, latents: Mapping[str, jax.Array], q, min_steps
     if train and cfg.halt_max_steps > 1:
         halted = (halted | (q > 0)) & (steps >= min_steps)
     return carry.replace(**lax.stop_gradient(dict(latents)), steps=steps, halted=halted)
+
+
+def step_weights(cfg: Any) -> jax.Array:
+    """w_t of supervision steps t = 1, 2, ...: proportional to step_weight^(t - 1), 1 on average; [halt_max_steps]."""
+    weights = cfg.step_weight ** np.arange(cfg.halt_max_steps)
+    return jnp.asarray(weights / weights.mean(), jnp.float32)
 
 
 class Supervision:
@@ -169,17 +177,25 @@ class Supervision:
             q = linear(answer[:, 0].astype(jnp.float32), weights["q_head"]["kernel"]) + weights["q_head"]["bias"]
         return *latents, Output(logits, q[:, 0], q[:, 1])
 
-    def noise(self, cfg: Any, key: jax.Array, batch_size: int, exploration: float | jax.Array | None = None) -> Any:
-        """The random part of a training step: the least number of supervision steps of each row, [B] int32.
+    def noise(self, cfg: Any, key: jax.Array, batch_size: int, exploration: float | jax.Array | None = None) -> dict:
+        """The random part of a training step, as `step` takes it.
 
-        With probability `exploration` (default: the config's) it is drawn from [2, halt_max_steps], else it is 0. A
-        row's draw does not depend on the other rows, so a batch can be computed in parts.
+        min_steps [B] int32: the least number of supervision steps of each row, with probability `exploration` (default:
+        the config's) drawn from [2, halt_max_steps], else 0. A row's draw does not depend on the other rows, so a batch
+        can be computed in parts. late_steps [B] int32, with late starts only: one draw for the whole batch.
         """
         exploration = cfg.halt_exploration_prob if exploration is None else exploration
         explore_key, length_key = jax.random.split(key)
         explore = jax.random.uniform(explore_key, (batch_size,)) < exploration
         at_least = jax.random.randint(length_key, (batch_size,), 2, max(cfg.halt_max_steps, 2) + 1)
-        return jnp.where(explore, at_least, 0)
+        noise = {"min_steps": jnp.where(explore, at_least, 0)}
+        if cfg.late_start_prob:
+            # 3: the keys above are those of 0 and 1, and EqR has 2.
+            late_key, length_key = jax.random.split(jax.random.fold_in(key, 3))
+            length = jax.random.choice(length_key, jnp.array(cfg.late_starts))
+            late = jnp.where(jax.random.uniform(late_key) < cfg.late_start_prob, length, 0)
+            noise["late_steps"] = jnp.broadcast_to(late, batch_size)
+        return noise
 
     def say(self, params: dict, cfg: Any, carry: Any, keys: jax.Array | None = None) -> tuple[dict, Output]:
         """(latents by name, Output) of one supervision step on the rows of the carry."""
@@ -187,6 +203,19 @@ class Supervision:
         latents = (getattr(carry, name) for name in self.LATENTS)
         *latents, out = self.forward(params["weights"], rows, cfg, carry.inputs, *latents, keys=keys)
         return dict(zip(self.LATENTS, latents, strict=True)), out
+
+    def think_ahead(self, params: dict, cfg: Any, carry: Any, late_steps: jax.Array, keys: jax.Array | None) -> Any:
+        """The carry with its latents so many supervision steps on, without gradient; late_steps [B]: all the same."""
+        frozen = lax.stop_gradient(params)
+
+        def one(so_far):
+            number, latents = so_far
+            of_step = keys if keys is None else fold(keys, 2**16 + number)  # no call has that number
+            return number + 1, self.say(frozen, cfg, carry.replace(**latents), of_step)[0]
+
+        latents = {name: getattr(carry, name) for name in self.LATENTS}
+        _, latents = lax.while_loop(lambda so_far: so_far[0] < late_steps[0], one, (0, latents))
+        return carry.replace(**latents)
 
     def step(
         self,
@@ -198,19 +227,23 @@ class Supervision:
         *,
         train: bool = False,
         keys: jax.Array | None = None,
+        late_steps: jax.Array | None = None,
         disturb: Callable | None = None,
     ) -> tuple[Any, Output]:
         """One supervision step: refill halted rows from `batch`, think, say, decide who has finished.
 
         batch: {"inputs" [B, S] int32, "labels" [B, S] int32, "puzzle_ids" [B] int32}. A loss takes its labels from
         the carry that comes back, not from `batch`: rows that had not halted kept their own. min_steps: of `noise`, in
-        training with exploration. keys [B, 2]: for a family that draws numbers. disturb(carry): the carry to think
-        with, once it is refilled.
+        training with exploration. keys [B, 2]: for a family that draws numbers. late_steps: of `noise`, the steps that
+        the rows think ahead of this one, uncounted. disturb(carry): the carry to think with, once it is refilled.
         """
         chex.assert_shape([batch["inputs"], batch["labels"]], (carry.steps.shape[0], cfg.seq_len))
         with jax.named_scope("refill"):
             carry = refill(carry, batch, self.starts(params, cfg, keys))
-        carry = disturb(carry) if disturb else carry
+        if late_steps is not None:
+            carry = self.think_ahead(params, cfg, carry, late_steps, keys)
+        if disturb:
+            carry = disturb(carry)
         latents, out = self.say(params, cfg, carry, keys)
         return advance(cfg, carry, latents, self.margin(cfg, out), min_steps, train=train), out
 
@@ -219,11 +252,13 @@ class Supervision:
 
         The loss is summed over the sequences; the sums are over the sequences that ended with this step.
         """
-        carry, out = self.step(params, cfg, carry, batch, noise, train=True)
-        total, parts = act_loss(out.logits, out.q_halt, carry.labels, token_loss)
+        carry, out = self.step(params, cfg, carry, batch, train=True, **noise)
+        weights = None if cfg.step_weight == 1 else step_weights(cfg)[carry.steps - 1]
+        total, parts = act_loss(out.logits, out.q_halt, carry.labels, token_loss, weights)
         if cfg.q_continue:
             target = self.continue_target(params, cfg, carry)
-            parts["q_continue_loss"] = jnp.sum(optax.sigmoid_binary_cross_entropy(out.q_continue, target))
+            losses = optax.sigmoid_binary_cross_entropy(out.q_continue, target)
+            parts["q_continue_loss"] = jnp.sum(losses if weights is None else losses * weights)
             total += 0.5 * parts["q_continue_loss"]
         answers = jnp.argmax(out.logits, -1)
         sums = {

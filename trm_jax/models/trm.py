@@ -72,6 +72,9 @@ class TRMConfig:
     q_continue: bool = (
         False  # HRM's rule: rows end where q_halt > q_continue, which learns what the next step would say
     )
+    late_start_prob: float = number(0.0, high=1)  # in training: of a step that first thinks without a gradient
+    late_start_steps: int = number(16, low=16)  # the most supervision steps that it thinks so
+    step_weight: float = positive(1.0)  # of a row's loss at a supervision step, as a multiple of that at the one before
     dtype: str = option("bfloat16", "float32", "bfloat16", "float16")  # of activations; weights are float32
     frozen_products: str = option("exact", *PRODUCTS)  # of the cycles without gradient
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
@@ -111,6 +114,11 @@ class TRMConfig:
     @property
     def compute_dtype(self):
         return jnp.dtype(self.dtype)
+
+    @property
+    def late_starts(self) -> tuple[int, ...]:
+        """The supervision steps without gradient of a late start, all as likely (Sotaku's 32 to 512 iterations)."""
+        return tuple(self.late_start_steps // 2**i for i in range(5))
 
     @property
     def calls(self) -> tuple[tuple[int, int, int], ...]:

@@ -21,8 +21,8 @@ def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
     """Analytic matmul FLOPs of one sequence in one supervision step: (forward, forward and backward).
 
     A product of [m, k] and [k, n] counts 2mkn; the backward pass of the calls with gradient counts twice its forward.
-    With `q_continue` a training step has a forward pass more. Rematerialised work is not counted, so a utilisation from
-    these figures is of useful work.
+    With `q_continue` a training step has a forward pass more, with late starts the mean of theirs. Rematerialised work
+    is not counted, so a utilisation from these figures is of useful work.
     """
     D, T, S = cfg.hidden_size, cfg.total_len, cfg.seq_len
     block = 2 * T * 3 * D * swiglu_width(D, cfg.expansion)
@@ -34,7 +34,8 @@ def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
     frozen, differentiated = (sum(layers * calls[i] for layers, *calls in cfg.calls) * block for i in (0, 1))
     head = 2 * S * D * cfg.vocab_size + 2 * D * 2
     forward_only = frozen + differentiated + head
-    return forward_only, (1 + cfg.q_continue) * forward_only + 2 * (differentiated + head)
+    late = round(cfg.late_start_prob * sum(cfg.late_starts) / len(cfg.late_starts) * forward_only)
+    return forward_only, (1 + cfg.q_continue) * forward_only + late + 2 * (differentiated + head)
 
 
 def flops(cfg: TRMConfig) -> tuple[int, int]:
