@@ -1,7 +1,7 @@
 """TRM, its ablations and its rivals at equal compute: two layers of width 64 in every net, and steps for one budget.
 
-All train on the same 200 puzzles with 1.64 TFLOP. Nets with attention learn at 1e-3, the others at 3e-3, as in the small
-presets of the families.
+All train on the same 200 puzzles with 1.64 TFLOP. Nets with attention learn at 1e-3, the others at 3e-3, as in the
+small presets of the families.
 """
 
 from trm_jax.configs.registry import Experiment, Group
