@@ -133,3 +133,24 @@ def test_what_cannot_be_compared(refused, tmp_path):
     assert "nothing is not a run" in refused("compare", "a", "nothing")
     assert "'new' has no figures yet" in refused("compare", "a", "new")
     assert "let the name end in .png" in refused("compare", "a", "--output", "a.gif")
+
+
+def test_families_are_compared_at_equal_cost(here, tmp_path):
+    """Runs of one experiment are one arm, and the budget is what the unfinished ones have spent."""
+    for seed in (0, 1):
+        write_run(tmp_path / f"trm{seed}", "rivals_trm", seed=seed, accuracy=0.8 + seed / 100)
+        write_run(tmp_path / f"hrm{seed}", "rivals_hrm", seed=seed, accuracy=0.9 + seed / 100, evaluations=5)
+    result = here("compare", "trm0", "trm1", "hrm0", "hrm1")
+    assert result.code == 0, result.err
+    words = " ".join(result.out.split())
+    assert "At equal training compute. With 822.2 GFLOP each, as much as rivals_hrm takes: " in words
+    assert "At equal time." in words and "At equal size." in words and words.count("(n = 2)") >= 6
+    assert "as coarse as the evaluations" in result.err
+    assert "At equal" not in here("compare", "trm0", "trm1").out
+
+
+def test_families_that_were_scored_on_different_examples_are_not_compared(here, tmp_path):
+    write_run(tmp_path / "trm", "rivals_trm")
+    write_run(tmp_path / "hrm", "rivals_hrm", eval_set="other")
+    result = here("compare", "trm", "hrm")
+    assert "scored on different examples" in result.err and "At equal" not in result.out

@@ -95,7 +95,7 @@ def _facts(cfg, total_steps: int, groups: int) -> dict:
         "total_steps": total_steps,
         "batch_size": cfg.train.batch_size,
         "parameters": params.count(specs["weights"]),
-        "puzzle_table": params.count(specs["puzzle_emb"]),
+        "puzzle_table": params.count(specs.get("puzzle_emb", [])),
         "groups": groups,
         "train_flops": train_flops(cfg, total_steps, groups),
         "eval_flops": 500 * eval_flops,

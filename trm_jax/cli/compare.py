@@ -13,8 +13,11 @@ def add_parser(subparsers) -> None:
         "compare",
         "curves of several runs in one picture",
         "Overlay the curves of runs (loss, headline score, supervision steps) and print their last figures with what\n"
-        "differs between their settings. Runs may be unfinished.",
-        "  trm compare runs/demo runs/demo_2\n  trm compare runs/exp02a_0* --output cycles.png\n",
+        "differs between their settings. Runs may be unfinished. Runs of different families or sizes are also held\n"
+        "against the first one at equal training compute, time and size; those with the same settings but the seed\n"
+        "are tested together.",
+        "  trm compare runs/demo runs/demo_2\n  trm compare runs/exp02a_0* --output cycles.png\n"
+        "  trm compare runs/rivals_*\n",
         run,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", type=any_path, help="workdirs of runs")
@@ -22,13 +25,12 @@ def add_parser(subparsers) -> None:
 
 
 def run(args) -> int:
-    from rich import box
-    from rich.table import Table
-
     from trm_jax.configs.resolve import FREE_TO_CHANGE
     from trm_jax.configs.runs import open_run
+    from trm_jax.reports.content import Table
     from trm_jax.reports.curves import curve_png
-    from trm_jax.reports.gather import setting_notes
+    from trm_jax.reports.equal import at_equal_cost
+    from trm_jax.reports.gather import selected, setting_notes
     from trm_jax.reports.units import SECONDS, plain, scale_for, setting_name
 
     if len(set(args.runs)) < len(args.runs):
@@ -41,11 +43,8 @@ def run(args) -> int:
     seconds = {name: run.records[-1].get("clock", {}).get("elapsed_s") for name, run in runs.items()}
     clock = scale_for(SECONDS, filter(None, seconds.values()))
     score = " or ".join(headlines).replace("_", " ")
-    table = Table(box=box.SIMPLE_HEAD, caption=f"{score}: of the last evaluation; loss: of the last log line")
-    for column in ("run", score, "loss", "step", f"time ({clock.label})", "what differs"):
-        table.add_column(column, overflow="fold")
-    for name, run in runs.items():
-        table.add_row(
+    rows = [
+        (
             name,
             f"{run.final[run.headline]:.4f}" if run.evaluations else "",
             f"{run.training[-1]['loss']:.4f}" if run.training else "",
@@ -53,15 +52,39 @@ def run(args) -> int:
             clock.number(seconds[name]) if seconds[name] else "",
             ", ".join(f"{setting_name(key)} {plain(run.settings.get(key))}" for key in differing),
         )
-    console().print(table)
+        for name, run in runs.items()
+    ]
+    columns = ("run", score, "loss", "step", f"time ({clock.label})", "what differs")
+    _print(Table(columns, rows, f"{score}: of the last evaluation; loss: of the last log line"))
     scored = {name: run.scored_on for name, run in runs.items() if run.evaluations}
     done = [name for name in scored if runs[name].done]
     notes = setting_notes(runs.values(), differing)
+    sections = []
     if len(set(scored.values())) > 1:
         notes.append("these runs were scored on different examples, so their scores do not compare")
+    elif scored:
+        sections = at_equal_cost(selected([runs[name] for name in scored], notes))
+    for part in sections:
+        print(f"{part.title}. {part.sentence}")
+        if part.table:
+            _print(part.table)
+    notes += dict.fromkeys(note for part in sections for note in part.notes)
     for note in notes:
         print(f"mind: {note}", file=sys.stderr)
     print(f"curves: {args.output}")
     if together := [name for name in done if scored[name] == scored[done[0]]]:
         print(f"next: {command('report', *together)}")
     return 0
+
+
+def _print(table) -> None:
+    """A report's table on the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(*table.columns, box=box.SIMPLE_HEAD, caption=table.caption)
+    for column in shown.columns:
+        column.overflow = "fold"
+    for row in table.rows:
+        shown.add_row(*row)
+    console().print(shown)

@@ -76,21 +76,28 @@ def selection_study(names: list[str], folders: list[AnyPath], root: AnyPath) -> 
     if not runs:
         where = f"of {', '.join(wanted)} in {root}" if names else f"in {listed(map(str, folders))}"
         raise _nothing(where, notes or ["nothing is there"], _what_makes(names or ["NAME"], root))
+    study = selected(runs, notes)
+    if absent := [name for name in wanted if not _runs_of([name], runs)]:
+        notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
+    require_comparable("the selection", study.runs, [key for run in study.runs for key in run.changed])
+    return replace(study, notes=(*notes, *setting_notes(study.runs, study.varied)))
+
+
+def selected(runs: list[Run], notes: list[str]) -> Study:
+    """Any runs by arm: those with the same settings but the seed are one. What is left out is added to `notes`."""
     by_settings = defaultdict(list)
     for run in runs:
         by_settings[tuple(sorted(run.deciding.items()))].append(run)
     families = [_one_a_seed(family, notes) for family in by_settings.values()]
     pages = [family[0].deciding for family in families]
-    varied = tuple(key for key in pages[0] if len({repr(page.get(key)) for page in pages}) > 1)
+    differing = [key for key in pages[0] if len({repr(page.get(key)) for page in pages}) > 1]
+    # What another family has no setting for is told by the family.
+    varied = tuple(key for key in differing if all(key in page for page in pages))
     names = [family[0].name for family in families]
     # Runs of one experiment with different settings go by their folders.
     labels = [str(runs[0].path) if names.count(name) > 1 else name for name, runs in zip(names, families, strict=True)]
     arms = [Arm(label, runs[0].settings, tuple(runs), varied) for label, runs in zip(labels, families, strict=True)]
-    if absent := [name for name in wanted if not _runs_of([name], runs)]:
-        notes.insert(0, f"not run (or not finished): {', '.join(absent)}; {_what_makes(absent, root)} runs them")
-    require_comparable("the selection", runs, [key for run in runs for key in run.changed])
-    notes += setting_notes(runs, varied)
-    return Study("selection", "How do these runs compare?", varied, tuple(arms), general, tuple(notes))
+    return Study("selection", "How do these runs compare?", varied, tuple(arms), general)
 
 
 def _runs_of(stands: list[str], pool: list[Run]) -> list[Run]:

@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trm_jax.configs.resolve import freeze
 from trm_jax.configs.runs import Run
 from trm_jax.errors import InputError
 from trm_jax.reports import units
 from trm_jax.reports.statistics import Halting, detrended_variance, halting
 from trm_jax.reports.units import Unit
 from trm_jax.train import clock
+from trm_jax.train.curriculum import train_flops
 
 LOWER_IS_BETTER = ("loss",)  # of the scores that judge a task
 LATE = 0.8  # "late" in a run is its last fifth
+OVER = 0.02  # costs that exceed a budget by no more than this share of it lie within
 
 
 class Measure(NamedTuple):
@@ -190,14 +193,46 @@ def epochs_at(run: Run, step: int) -> float:
     return step * run.settings["train.batch_size"] / run.facts["groups"]
 
 
-_REACHED: dict[str, tuple[Unit, Callable[[Run, Any], float]]] = {
+def flops_at(run: Run, record: dict) -> float:
+    """Analytic FLOPs of the updates up to a record, those of evaluations not counted."""
+    if run.settings["train.curriculum_epochs"]:  # early updates are cheap
+        return train_flops(freeze(run.config), record["step"], run.facts["groups"])
+    return run.facts["train_flops"] * record["step"] / run.total_steps
+
+
+# What a run spends until a record: its unit, and how much.
+COSTS: dict[str, tuple[Unit, Callable[[Run, Any], float]]] = {
     "time": (units.SECONDS, lambda run, record: seconds_at(record)),
     "epochs": (units.EPOCHS, lambda run, record: epochs_at(run, record["step"])),
     "updates": (units.UPDATES, lambda run, record: record["step"]),
+    "training compute": (units.FLOPS, flops_at),
 }
 
 
 def until(what: str, level: float) -> Measure:
-    """Time, epochs or updates (`what`) until the first evaluation that reaches `level`."""
-    unit, of = _REACHED[what]
+    """What one of the COSTS is at the first evaluation that reaches `level`."""
+    unit, of = COSTS[what]
     return _lower(f"{what}_to_{level:g}", f"{what} to {level:g}", unit, lambda run: of(run, first_at(run, level)))
+
+
+def spent(what: str, budget: float = math.inf) -> Measure:
+    """What one of the COSTS is at the last evaluation, or at the last one within the budget."""
+    unit, of = COSTS[what]
+    take = lambda run: of(run, last_within(run, what, budget))  # noqa: E731
+    return _lower(f"{what}_spent", f"{what} until then", unit, take, computed=what != "time")
+
+
+def score_within(score: Measure, what: str, budget: float) -> Measure:
+    """The score, by its key in the records, of the last evaluation within a budget of one of the COSTS."""
+    scale = units.scale_for(COSTS[what][0], [budget])
+    name = f"{score.name} within {scale.number(budget)} {scale.label}"
+    take = lambda run: last_within(run, what, budget)[score.key]  # noqa: E731
+    return score._replace(key=f"{score.key}_within_{what}", name=name, take=take)
+
+
+def last_within(run: Run, what: str, budget: float) -> dict:
+    """The last evaluation of all the examples that were scored at the end, among those whose cost lies within the
+    budget; LookupError when there is none."""
+    of = COSTS[what][1]
+    whole = [record for record in run.evaluations if record["count"] == run.final["count"]]
+    return [record for record in whole if of(run, record) <= (1 + OVER) * budget][-1]

@@ -1,15 +1,20 @@
 """What sections are made of: tables with a row for each arm, axes, points with their spread."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from trm_jax.reports.content import Panel, Series, Table
-from trm_jax.reports.measures import PARAMETERS, Measure
+from trm_jax.reports.measures import COSTS, PARAMETERS, Measure, spent
 from trm_jax.reports.statistics import TTest
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import Scale, compact, digits, headed, plain, scale_for, setting_name
 from trm_jax.reports.words import Pair, pair_tests, verdict
 
+SPEED_NOTE = (
+    "Speed, time and memory are of the program as it ran: they compare only between runs on the same device with "
+    "nothing else on it. Memory is that of accelerators; on a CPU it would be that of the whole process."
+)
 SPREADS = "mean ± standard deviation (n seeds)"
 Column = tuple[str, Mapping[str, str]]  # of a table of arms: its header, its cells by the names of the arms
 
@@ -136,3 +141,17 @@ def panel(title: str, axis: Axis, *lines: Line, y_label: str = "") -> Panel:
 def arm_panel(study: Study, measure: Measure, axis: Axis = BY_NAME) -> Panel:
     """One measure of all arms along an axis."""
     return panel(measure.name[:1].upper() + measure.name[1:], axis, Line(study.ran, measure))
+
+
+def score_while_training(study: Study, title: str, over: str) -> Panel:
+    """Held-out scores over one of the COSTS, the mean over seeds of each arm whose runs recorded it."""
+    unit, of = COSTS[over]
+    known = [arm for arm in study.ran if len(arm.values(spent(over))) == len(arm.runs)]
+    scale, series = common_scale(known, spent(over)), []
+    for number, arm in enumerate(study.ran):
+        seen = [{record["step"]: (run, record) for record in run.evaluations} for run in arm.runs if arm in known]
+        steps = sorted(set.intersection(*map(set, seen))) if seen else []
+        x = [fmean(of(*run[step]) for run in seen) / scale.factor for step in steps]
+        y = [fmean(run[step][1][study.score.key] for run in seen) for step in steps]
+        series += [Series(arm.name, x, y, style="joined", color=number)] * bool(steps)
+    return Panel(title, headed(over, scale), f"{study.score.name}, mean of the seeds", tuple(series))

@@ -1,25 +1,32 @@
 """Sections that the pages of several groups have: each function makes one from a study."""
 
 from collections.abc import Iterable
-from statistics import fmean
 
 import numpy as np
 
 from trm_jax.reports import measures as m
 from trm_jax.reports import parts as p
 from trm_jax.reports.content import Panel, Section, Series, unanswered
+from trm_jax.reports.equal import at_equal_cost
 from trm_jax.reports.fits import CONFIDENCE, PowerFit, fit_power
 from trm_jax.reports.measures import Measure
-from trm_jax.reports.parts import BY_NAME, SPREADS, Axis, Column, arm_panel, arm_table, expected, measured, tested
+from trm_jax.reports.parts import (
+    BY_NAME,
+    SPEED_NOTE,
+    SPREADS,
+    Axis,
+    Column,
+    arm_panel,
+    arm_table,
+    expected,
+    measured,
+    tested,
+)
 from trm_jax.reports.statistics import added
 from trm_jax.reports.study import Arm, Study
 from trm_jax.reports.units import digits, headed, listed
 from trm_jax.reports.words import best, best_sentence
 
-SPEED_NOTE = (
-    "Speed, time and memory are of the program as it ran: they compare only between runs on the same device with "
-    "nothing else on it. Memory is that of accelerators; on a CPU it would be that of the whole process."
-)
 EVAL_NOTE = (
     "In evaluation every puzzle thinks for all its steps; a row's halt step is the first at which its q_halt is "
     "positive. Rows that never halt count at the last step."
@@ -37,7 +44,7 @@ EXPECTED["inference"] = EXPECTED["accuracy"]
 
 def general(study: Study) -> list[Section]:
     """What is said of any runs."""
-    return [accuracy(study, BY_NAME, m.PARAMETERS, m.TRAIN_FLOPS), costs(study)]
+    return [accuracy(study, BY_NAME, m.PARAMETERS, m.TRAIN_FLOPS), *at_equal_cost(study), costs(study)]
 
 
 def accuracy(study: Study, axis: Axis = BY_NAME, *extra: Measure, optimum: bool = False) -> Section:
@@ -222,14 +229,7 @@ def early_words(study: Study) -> str:
 
 def curves(study: Study) -> Section:
     """Held-out scores while training, the mean over seeds of each arm."""
-    over_epochs, series = all("groups" in run.facts for run in study.runs), []
-    for number, arm in enumerate(study.ran):
-        seen = [{record["step"]: record[study.score.key] for record in run.evaluations} for run in arm.runs]
-        steps = sorted(set.intersection(*map(set, seen)))
-        x = [m.epochs_at(arm.runs[0], step) for step in steps] if over_epochs else steps
-        means = [fmean(run[step] for run in seen) for step in steps]
-        series.append(Series(arm.name, x, means, style="joined", color=number))
-    title, what = f"Held-out {study.score.name} while training", f"{study.score.name}, mean of the seeds"
-    panel = Panel(title, "epochs" if over_epochs else "updates", what, tuple(series))
+    over = "epochs" if all("groups" in run.facts for run in study.runs) else "updates"
+    panel = p.score_while_training(study, f"Held-out {study.score.name} while training", over)
     said = "The curves behind the figures; nothing above is taken from a curve's best point."
     return Section("While training", said, name="curves", panels=(panel,))
