@@ -3,8 +3,9 @@
 A walk starts from a random filled grid, blanked to a minimal puzzle. Without a rating bound that puzzle is
 kept. With one, the walk goes on by neighbour search: drop one clue, add another, keep the solution unique,
 and accept when the rating does not move away from the wanted range; inside the range every few accepted steps
-give a puzzle. Of 16x16 a minimal puzzle takes seconds; there a clue goes only where singles alone, without a guess,
-prove it superfluous, which leaves a clue or two more, and there are no rating bounds. The puzzles of walk w are a pure function of (seed, size, bounds, extra clues, w).
+give a puzzle. Of 16x16 a minimal puzzle takes seconds; there a clue goes only where singles alone, without a
+guess, prove it superfluous, which leaves a clue or two more, and there are no rating bounds. The puzzles of
+walk w are a pure function of (seed, size, bounds, extra clues, w).
 """
 
 from __future__ import annotations

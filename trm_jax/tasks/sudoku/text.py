@@ -115,8 +115,10 @@ def _cells(number: int, line: str) -> str:
     cells = "".join(_BAR.sub("", line).split())
     strange = next((letter for letter in cells if not _is_cell(letter)), None)
     if strange:
-        raise InputError(f"line {number}: {strange!r} is no cell of a board: write 1..9 (16x16: and A..G), "
-                         "and . 0 _ * or x for a blank")
+        raise InputError(
+            f"line {number}: {strange!r} is no cell of a board: write 1..9 (16x16: and A..G), "
+            "and . 0 _ * or x for a blank"
+        )
     return cells
 
 
