@@ -1,4 +1,4 @@
-"""Sudoku of 4x4, 6x6, 9x9 and 16x16 cells. Importing this is cheap: what compiles or draws is imported when it is needed.
+"""Sudoku of 4x4, 6x6, 9x9 and 16x16 cells. Importing this is cheap: what compiles or draws is imported when needed.
 
 Tokens: PAD 0, blank 1, digit d is d + 1; vocab size + 2; every cell is supervised; the puzzle id is always 0.
 """

@@ -129,8 +129,8 @@ def search(board, table, limit, avoid, key, solution, tally, work, patience):
 
     `tally` [S, size + 1] counts for every cell the digits of the solutions found ([0, ...]: nothing is
     counted); `avoid` = cell * 32 + digit that must not stand there, or NOTHING. Returns (number of solutions
-    found, guesses made); the number is -1 where more than `patience` guesses were needed. A guess is a digit tried while its cell still has another one; the last one left is
-    forced.
+    found, guesses made); the number is -1 where more than `patience` guesses were needed. A guess is a digit
+    tried while its cell still has another one; the last one left is forced.
     """
     cells = table.shape[0]
     n_units = work.shape[1] - 2 * cells - 3
