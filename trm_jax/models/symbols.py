@@ -49,7 +49,7 @@ class SymbolsConfig(TRMConfig):
 
 
 def seen_by_symbols(cfg: SymbolsConfig, inputs: jax.Array) -> jax.Array:
-    """Tokens [B, S] as each symbol sees them, [B, N, S]: `first_symbol` where it stands, the next where another does."""
+    """Tokens [B, S] as each symbol sees them, [B, N, S]: `first_symbol` where it stands, one more for another."""
     own = inputs[:, None] == cfg.first_symbol + jnp.arange(cfg.symbols)[:, None]
     another = jnp.where(inputs < cfg.first_symbol, inputs, cfg.first_symbol + 1)
     return jnp.where(own, cfg.first_symbol, another[:, None])
