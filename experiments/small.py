@@ -81,7 +81,7 @@ EXPERIMENTS = [
 GROUPS = [
     Group(
         "boards",
-        "Do small models learn smaller and larger boards?",
+        "Do small models learn smaller boards?",
         ("data.size", "data.extra_clues", "data.train_puzzles", "train.steps", "eval.every_steps"),
         (
             Experiment(
@@ -100,22 +100,6 @@ GROUPS = [
                     "train.batch_size": 64,
                     "train.steps": 300,
                     "eval.every_steps": 150,
-                },
-            ),
-            Experiment(
-                "sudoku16",
-                "learn 16x16 Sudoku with about 217 clues in minutes",
-                {
-                    **_SMALL,
-                    "data.size": 16,
-                    "data.extra_clues": 120,
-                    "data.train_puzzles": 500,
-                    "data.test_puzzles": 200,
-                    "model.L_cycles": 2,
-                    "model.halt_max_steps": 4,
-                    "train.batch_size": 16,
-                    "train.steps": 400,
-                    "eval.every_steps": 200,
                 },
             ),
         ),

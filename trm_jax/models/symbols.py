@@ -1,4 +1,4 @@
-"""Symbol-equivariant TRM, after the idea of arXiv 2603.02193: a latent for each cell and symbol, weights for none.
+"""Symbol-equivariant TRM, after the idea of arXiv 2603.02193: a latent for each cell and symbol, shared weights.
 
 The tokens from `first_symbol` on are symbols that mean the same but for their names, as digits of a Sudoku do. Each
 has latents of its own, [B, N, T, D], and sees the puzzle from where it stands: a cell holds it, holds another one, or
