@@ -34,7 +34,8 @@ _ABSENT = {"transformer": ("H_cycles", "L_cycles")}
 
 
 def _small(family: str, changes: dict) -> dict:
-    sizes = _SIZES | ({} if family == "eqr" else {"puzzle_emb_ndim": 64, "puzzle_emb_len": 1}) | {"dtype": "float32"}
+    table = {} if family in ("eqr", "symbols") else {"puzzle_emb_ndim": 64, "puzzle_emb_len": 1}
+    sizes = _SIZES | table | {"dtype": "float32"}
     kept = {f"model.{name}": value for name, value in sizes.items() if name not in _ABSENT.get(family, ())}
     return {"model.family": family, **kept, "train.batch_size": 32, **changes}
 
@@ -47,11 +48,17 @@ _SMALL = [
     Experiment(f"sudoku_{family}_small", f"{about.split(',')[0]}: small", _small(family, changes), "sudoku4")
     for family, (about, _, changes) in _FAMILIES.items()
 ]
+_OURS = Experiment(
+    "sudoku_symbols_small",
+    "TRM that cannot tell digits apart, after SE-RRM: small",
+    _small("symbols", {"model.hidden_size": 32}),
+    "sudoku4",
+)
 GROUPS = [
     Group(
         "variants",
         "What do TRM's ablations and successors reach, on Sudoku-Extreme and, small, on 4x4 boards?",
         ("model.family",),
-        (*_FULL, *_SMALL),
+        (*_FULL, *_SMALL, _OURS),
     )
 ]

@@ -72,6 +72,20 @@ def test_a_trained_run_goes_out_and_comes_back(trm, solver, tmp_path):
     assert scores(back.out) == scores(original.out) and len(scores(back.out)) == 3
 
 
+def test_a_family_without_an_official_format_is_not_exported(trm, refused, tmp_path):
+    """Of `symbols`, which learns, evaluates and solves as any other."""
+    run = tmp_path / "run"
+    changes = {name: value for name, value in tiny.SETTINGS.items() if not name.startswith("model.")}
+    changes |= {"model.family": "symbols", "model.hidden_size": 16, "model.H_cycles": 1, "model.L_cycles": 1}
+    changes |= {"model.halt_max_steps": 2, "model.dtype": "float32", "train.steps": 6}
+    result = trm.run("train", "demo", "--workdir", run, "--set", *(f"{key}={value}" for key, value in changes.items()))
+    assert result.code == 0, result.err
+    assert trm.run("solve", run, "1" + "." * 15).code == 1  # after six steps it solves nothing
+    said = refused("export", run, tmp_path / "run.safetensors")
+    assert said == "a model of the family Symbols has no official format: import and export need one"
+    assert not (tmp_path / "run.safetensors").exists()
+
+
 @pytest.mark.slow
 def test_an_imported_run_can_be_trained_further(trm, solver, tmp_path):
     out = trm.run("export", solver.workdir, tmp_path / "run.safetensors").out

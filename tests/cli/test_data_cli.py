@@ -39,6 +39,21 @@ def test_build_verify_stats_show(trm, puzzles):
     assert question in out and "next: trm solve" in err
 
 
+def test_boards_of_16x16(trm, tmp_path):
+    """Built, checked, shown in letters, and the same puzzles from arrays with variants."""
+    folder, arrays = tmp_path / "csv", tmp_path / "arrays"
+    code, out, err = trm(f"build --output-dir {folder} --size 16 --extra-clues 30 --subsample-size 6 --test 4")
+    assert code == 0 and "train: 6 puzzles of 16x16" in out and "data.size=16" in err
+    assert trm(f"export {folder} --format arrays --num-aug 3 --output-dir {arrays}")[0] == 0
+    for place in (folder, arrays):
+        code, out, _ = trm(f"verify {place}")
+        assert code == 0 and "share no puzzle" in out
+    code, out, _ = trm(f"show {arrays} --row 2")
+    assert code == 0 and (folder / "train.csv").read_text().splitlines()[2].split(",")[1] in out
+    assert "┼────────────┼" in out and " G " in out
+    assert trm(f"build --output-dir {tmp_path / 'c'} --size 16 --min-rating 1")[0] == 2
+
+
 def test_build_says_how_to_train_on_it_and_is_repeatable(trm, puzzles, tmp_path):
     code, out, err = trm(f"build --output-dir {tmp_path / 'b'} --size 6 --subsample-size 30 --test 20 --seed 5")
     assert code == 0 and f"next: trm train demo --set data.source=csv data.path={tmp_path / 'b'}" in err

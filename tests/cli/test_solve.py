@@ -109,7 +109,7 @@ def test_the_example_is_the_first_held_out_puzzle(trm, solver):
     "puzzle, words",
     [
         ("." * 81, "line 1: a board of 9x9, where 4x4 is asked for"),
-        ("x" * 300, "is no file, and as a puzzle: line 1: a board has 16, 36 or 81 cells, this one has 300"),
+        ("x" * 300, "is no file, and as a puzzle: line 1: a board has 16, 36, 81 or 256 cells, this one has 300"),
         (b"................\n12345...........\n", "puzzles line 2: 5 stands on a board of 4x4"),
         (b"\n\n", "puzzles holds no puzzle"),
         (b"\xff" + b"." * 15 + b"\n", "puzzles is not text in UTF-8"),
@@ -130,7 +130,7 @@ def test_standard_input_that_is_wrong(trm, solver):
     result = trm.run("solve", solver.workdir, "-", stdin=f"{solver.puzzles[0]}\n12\n")
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
-    assert line.startswith("error: standard input line 2: a board has 16, 36 or 81 cells, this one has 2")
+    assert line.startswith("error: standard input line 2: a board has 16, 36, 81 or 256 cells, this one has 2")
 
 
 def test_pictures_of_another_kind(refused, solver):

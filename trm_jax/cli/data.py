@@ -21,7 +21,7 @@ def add_parser(subparsers) -> None:
     data = subparsers.add_parser("data", help="make, check, describe and convert data sets")
     kinds = data.add_subparsers(title="kinds of data", metavar="KIND", required=True)
     for kind, help_, make, flags in (
-        ("sudoku", "Sudoku puzzles of 4x4, 6x6 and 9x9", _build_sudoku, _add_sudoku_flags),
+        ("sudoku", "Sudoku puzzles of 4x4, 6x6, 9x9 and 16x16", _build_sudoku, _add_sudoku_flags),
         ("maze", "mazes with a start, a goal and a shortest path", _build_maze, _add_maze_flags),
     ):
         parser = kinds.add_parser(kind, help=help_)
@@ -45,7 +45,7 @@ def add_parser(subparsers) -> None:
 def _add_sudoku_flags(build: argparse.ArgumentParser) -> None:
     build.add_argument("--source", choices=("generated", "csv", "hub"), default="generated")
     build.add_argument("--hub-repo", default="sapientinc/sudoku-extreme", help="source hub: the data set")
-    build.add_argument("--size", type=whole, default=9, help="4, 6 or 9 (9)")
+    build.add_argument("--size", type=whole, default=9, help="4, 6, 9 or 16 (9)")
     build.add_argument("--min-rating", type=whole, default=0, help="generator: least guesses of the solver (0)")
     build.add_argument("--max-rating", type=whole, default=-1, help="generator: most guesses; -1 = no bound")
     build.add_argument("--extra-clues", type=whole, default=0, help="generator: clues added to a minimal puzzle (0)")

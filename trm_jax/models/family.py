@@ -21,6 +21,7 @@ BUILT_IN = {
     "transformer": "trm_jax.models.transformer:FAMILY",
     "urm": "trm_jax.models.urm:FAMILY",
     "eqr": "trm_jax.models.eqr:FAMILY",
+    "symbols": "trm_jax.models.symbols:FAMILY",
 }
 
 

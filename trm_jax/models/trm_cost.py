@@ -17,25 +17,35 @@ if TYPE_CHECKING:
 _FLOAT32 = 4  # bytes: of what a product gives before it is rounded
 
 
-def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
-    """Analytic matmul FLOPs of one sequence in one supervision step: (forward, forward and backward).
-
-    A product of [m, k] and [k, n] counts 2mkn; the backward pass of the calls with gradient counts twice its forward.
-    With `q_continue` a training step has a forward pass more, with late starts the mean of theirs. Rematerialised work
-    is not counted, so a utilisation from these figures is of useful work.
-    """
-    D, T, S = cfg.hidden_size, cfg.total_len, cfg.seq_len
+def block_flops(cfg: TRMConfig) -> int:
+    """Analytic matmul FLOPs of one block on one sequence, forward: a product of [m, k] and [k, n] counts 2mkn."""
+    D, T = cfg.hidden_size, cfg.total_len
     block = 2 * T * 3 * D * swiglu_width(D, cfg.expansion)
     if cfg.mlp_t:
         block += 2 * D * 3 * T * swiglu_width(T, cfg.expansion)
     else:
         heads = cfg.num_heads * cfg.head_dim
         block += 2 * T * 4 * D * heads + 2 * 2 * T * T * heads
+    return block
+
+
+def step_flops(cfg: TRMConfig, block: int, head: int) -> tuple[int, int]:
+    """FLOPs of one sequence in one supervision step, by those of a block and of the head: as `matmul_flops`."""
     frozen, differentiated = (sum(layers * calls[i] for layers, *calls in cfg.calls) * block for i in (0, 1))
-    head = 2 * S * D * cfg.vocab_size + 2 * D * 2
     forward_only = frozen + differentiated + head
     late = round(cfg.late_start_prob * sum(cfg.late_starts) / len(cfg.late_starts) * forward_only)
     return forward_only, (1 + cfg.q_continue) * forward_only + late + 2 * (differentiated + head)
+
+
+def matmul_flops(cfg: TRMConfig) -> tuple[int, int]:
+    """Analytic matmul FLOPs of one sequence in one supervision step: (forward, forward and backward).
+
+    The backward pass of the calls with gradient counts twice its forward. With `q_continue` a training step has a
+    forward pass more, with late starts the mean of theirs. Rematerialised work is not counted, so a utilisation from
+    these figures is of useful work.
+    """
+    head = 2 * cfg.seq_len * cfg.hidden_size * cfg.vocab_size + 2 * cfg.hidden_size * 2
+    return step_flops(cfg, block_flops(cfg), head)
 
 
 def flops(cfg: TRMConfig) -> tuple[int, int]:

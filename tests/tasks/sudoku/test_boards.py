@@ -11,11 +11,15 @@ SOLVED = {
     4: "1234341221434321",
     6: "123456456123231564564231312645645312",
     9: "769341852142895367538267194273689541954123678681574923316452789495738216827916435",
+    16: "123456789ABCDEFG56789ABCDEFG12349ABCDEFG12345678DEFG123456789ABC"
+    "23456789ABCDEFG16789ABCDEFG12345ABCDEFG123456789EFG123456789ABCD"
+    "3456789ABCDEFG12789ABCDEFG123456BCDEFG123456789AFG123456789ABCDE"
+    "456789ABCDEFG12389ABCDEFG1234567CDEFG123456789ABG123456789ABCDEF",
 }
 
 
 def board(text: str) -> np.ndarray:
-    return np.array([int(digit) for digit in text.replace(".", "0")])
+    return np.array([int(digit, 17) for digit in text.replace(".", "0")])
 
 
 def rule_conflicts(cells: np.ndarray, size: int) -> np.ndarray:
@@ -35,7 +39,7 @@ def rule_conflicts(cells: np.ndarray, size: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("size, shape", [(4, (2, 2)), (6, (2, 3)), (9, (3, 3))])
+@pytest.mark.parametrize("size, shape", [(4, (2, 2)), (6, (2, 3)), (9, (3, 3)), (16, (4, 4))])
 def test_units_partition_the_board(size, shape):
     table = units(size)
     for unit in range(3 * size):
@@ -45,7 +49,7 @@ def test_units_partition_the_board(size, shape):
     assert grid[shape[0], 0] != 2 * size and grid[0, shape[1]] != 2 * size
 
 
-@pytest.mark.parametrize("size", [4, 6, 9])
+@pytest.mark.parametrize("size", [4, 6, 9, 16])
 def test_a_solved_board_has_no_problems_and_one_wrong_digit_breaks_it(size):
     answer = board(SOLVED[size])
     question = np.where(np.arange(size * size) % 3 == 0, answer, 0)
@@ -60,7 +64,12 @@ def test_a_solved_board_has_no_problems_and_one_wrong_digit_breaks_it(size):
 
 @pytest.mark.parametrize(
     ("size", "same_row", "same_column", "same_box"),
-    [(4, (0, 3), (0, 12), (0, 5)), (6, (0, 5), (0, 30), (0, 8)), (9, (0, 8), (0, 72), (0, 20))],
+    [
+        (4, (0, 3), (0, 12), (0, 5)),
+        (6, (0, 5), (0, 30), (0, 8)),
+        (9, (0, 8), (0, 72), (0, 20)),
+        (16, (0, 15), (0, 240), (0, 51)),
+    ],
 )
 def test_each_rule_marks_both_cells_and_names_the_place(size, same_row, same_column, same_box):
     blank = np.zeros(size * size, int)
@@ -84,12 +93,16 @@ def test_everything_that_is_wrong_is_named():
     )
     other = np.where(question == 1, 2, np.where(question == 2, 1, question))  # valid, of another question
     assert len(problems(other, question, 4)) == 8
+    question, answer = board(SOLVED[16]), board(SOLVED[16])
+    answer[14] = 16  # in letters: as boards are written
+    assert problems(question, answer, 16)[0] == "row 1 holds G twice"
+    assert problems(question, answer, 16)[-1] == "the clue F at row 1 column 15 became G"
     question = board("1...............")
     assert problems(question, question, 4) == ("15 cells are blank, the first at row 1 column 2",)
 
 
 @settings(max_examples=30)
-@given(st.sampled_from([4, 6, 9]), st.integers(0, 2**32 - 1), st.integers(0, 100))
+@given(st.sampled_from([4, 6, 9, 16]), st.integers(0, 2**32 - 1), st.integers(0, 100))
 def test_conflicts_follow_the_rules(size, seed, blanks_percent):
     rng = np.random.default_rng(seed)
     answer = rng.integers(1, size + 1, size * size)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from trm_jax.errors import InputError
 from trm_jax.tasks.sudoku.boards import Boards, complete
-from trm_jax.tasks.sudoku.canonical import canonical_forms, invariants
+from trm_jax.tasks.sudoku.canonical import canonical_forms, class_keys, invariants
 from trm_jax.tasks.sudoku.solver import solve
 from trm_jax.tasks.sudoku.symmetry import variants
 from trm_jax.tasks.sudoku.verify import require_disjoint
@@ -19,13 +19,13 @@ def transformed(boards, seed, number):
     return tuple(x.astype(np.uint8) for x in pair)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, 16])
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32), number=st.integers(1, 1000))
 def test_form_and_invariant_do_not_change_under_symmetry(boards_of, size, seed, number):
     boards = boards_of(size)
     other = transformed(boards, seed, number)
-    for law in (canonical_forms, invariants):
+    for law in (canonical_forms, invariants) if size <= 9 else (invariants,):
         np.testing.assert_array_equal(law(boards.questions, boards.answers, size), law(*other, size))
 
 
@@ -81,13 +81,26 @@ def test_there_are_36_classes_of_minimal_4x4_puzzles():
         distinct_puzzles((37,), size=4, seed=0)
 
 
-def test_a_disguised_test_puzzle_is_found_and_named(boards_of):
-    boards = boards_of(9)
+def test_keys_of_16x16_tell_puzzles_apart(boards_of):
+    """Sixty puzzles, and a dozen that differ from one of them by one clue more."""
+    boards = boards_of(16)
+    question, answer = boards.questions[0], boards.answers[0]
+    more = np.repeat(question[None], 12, axis=0)
+    blanks = np.flatnonzero(question == 0)[:12]
+    more[np.arange(12), blanks] = answer[blanks]
+    keys = class_keys(boards.questions, boards.answers, 16)
+    keys += class_keys(more, np.repeat(answer[None], 12, axis=0), 16)
+    assert len(set(keys)) == 72
+
+
+@pytest.mark.parametrize("size", [9, 16])
+def test_a_disguised_test_puzzle_is_found_and_named(boards_of, size):
+    boards = boards_of(size)
     train, test = boards.take(np.arange(30)), boards.take(np.arange(30, 60))
     require_disjoint(train, test)
     questions, answers = transformed(train, 11, 5)
     hidden = Boards(
-        9,
+        size,
         np.concatenate([test.questions, questions[7:8]]),
         np.concatenate([test.answers, answers[7:8]]),
         np.zeros(31, np.int32),

@@ -25,7 +25,7 @@ def save(tmp_path, rows, header=HEADER):
     return path
 
 
-@pytest.mark.parametrize("size", [4, 6, 9])
+@pytest.mark.parametrize("size", [4, 6, 9, 16])
 def test_round_trip(tmp_path, boards_of, size):
     boards = boards_of(size)
     write_csv(tmp_path / "a.csv", boards)
@@ -35,6 +35,30 @@ def test_round_trip(tmp_path, boards_of, size):
         np.testing.assert_array_equal(getattr(back, name), getattr(boards, name))
     assert back.rows.tolist() == list(range(2, 62))
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_letters_of_16x16_written_by_hand(tmp_path):
+    """Of either case, with any blank: what `1..9A..G` is in other tools' files."""
+    answer = (
+        "123456789ABCDEFG" "56789ABCDEFG1234" "9ABCDEFG12345678" "DEFG123456789ABC"
+        "23456789ABCDEFG1" "6789ABCDEFG12345" "ABCDEFG123456789" "EFG123456789ABCD"
+        "3456789ABCDEFG12" "789ABCDEFG123456" "BCDEFG123456789A" "FG123456789ABCDE"
+        "456789ABCDEFG123" "89ABCDEFG1234567" "CDEFG123456789AB" "G123456789ABCDEF"
+    )  # fmt: skip
+    question = (
+        "................" "56789abcdefg1234" "9abcdefg12345678" "DEFG123456789ABC"
+        "0345678_ABCDEFG1" "6789ABCDEFG12345" "ABCDEFG123456789" "EFG123456789ABCD"
+        "3456789ABCDEFG12" "789ABCDEFG12345*" "BCDEFG123456789A" "FG123456789ABCDE"
+        "456789ABCDEFG123" "89ABCDEFG1234567" "CDEFG123456789AB" "x123456789ABCDEf"
+    )  # fmt: skip
+    (tmp_path / "a.csv").write_text(f"puzzle,solution\n{question},{answer.lower()}\n")
+    boards = read_csv(tmp_path / "a.csv")
+    assert boards.size == 16 and boards.clues.tolist() == [256 - 16 - 4]
+    assert boards.answers[0, :16].tolist() == list(range(1, 17)) and boards.answers[0, -1] == 15
+    assert boards.questions[0, -16] == 0 and boards.questions[0, 64:73].tolist() == [0, 3, 4, 5, 6, 7, 8, 0, 10]
+    (tmp_path / "b.csv").write_text(f"puzzle,solution\n{question},{answer.replace('G', 'H', 1)}\n")
+    with pytest.raises(InputError, match="line 2: character 16 of answer is 'H': write 1..9 and A..G"):
+        read_csv(tmp_path / "b.csv")
 
 
 def others(rows, kind, header=HEADER):
@@ -203,7 +227,7 @@ def test_the_line_is_the_editors_even_after_empty_lines_and_quoted_newlines(tmp_
         ("", "line 1: no column question"),
         ("source,question,rating\n", "line 1: no column answer"),
         (HEADER + "\n", "holds no puzzle"),
-        (HEADER + "\ns,123,123,1\n", "line 2: question has 3 characters, a board has 16, 36 or 81"),
+        (HEADER + "\ns,123,123,1\n", "line 2: question has 3 characters, a board has 16, 36, 81 or 256"),
         (b"\xff\xfe\x00", "not a CSV text file"),
     ],
 )

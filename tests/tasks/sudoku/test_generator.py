@@ -32,6 +32,20 @@ def test_every_puzzle_has_one_solution_is_minimal_and_rated(size, bounds):
     assert ratings.min() >= bounds.get("low", 0) and ratings.max() <= bounds.get("high", 10**6)
 
 
+def test_of_16x16_no_clue_is_left_that_singles_prove_superfluous():
+    questions, answers, ratings = generate(5, 0, 16)
+    solutions, counts, guesses = solve(questions, 16)
+    assert len(questions) == 32 and (counts == 1).all() and complete(answers, 16).all()
+    np.testing.assert_array_equal(solutions, answers)
+    np.testing.assert_array_equal(guesses, ratings)
+    clues = np.flatnonzero(questions[0])
+    assert len(clues) < 115  # a minimal one has about 95
+    weaker = np.repeat(questions[:1], len(clues), axis=0)
+    weaker[np.arange(len(clues)), clues] = 0
+    _, counts, guesses = solve(weaker, 16)
+    assert ((counts == 2) | (guesses > 0)).all()
+
+
 def test_extra_clues_are_added_from_the_solution():
     plain, more = generate(5, 0, 9), generate(5, 0, 9, extra_clues=6)
     np.testing.assert_array_equal(plain[1], more[1])

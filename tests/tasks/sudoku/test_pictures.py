@@ -24,6 +24,7 @@ ANSWER = {
     4: np.array([int(digit) for digit in "1234341221434321"]),
     6: np.array([int(digit) for digit in "123456456123231564564231312645645312"]),
     9: np.array([int(d) for d in "769341852142895367538267194273689541954123678681574923316452789495738216827916435"]),
+    16: np.array([(4 * (row % 4) + row // 4 + col) % 16 + 1 for row in range(16) for col in range(16)]),
 }
 PNG_CELL, PNG_MARGIN = 64, 28
 
@@ -87,7 +88,7 @@ def test_text_shows_blanks_as_dots():
     assert text.splitlines()[1] == "│ 1  . │ .  4 │" and "!" not in text
 
 
-@pytest.mark.parametrize("size", [4, 6, 9])
+@pytest.mark.parametrize("size", [4, 6, 9, 16])
 def test_color_changes_no_column(size):
     answer = ANSWER[size].copy()
     answer[1] = answer[0]
@@ -109,7 +110,7 @@ def test_color_is_bold_for_clues_and_red_for_wrong_cells():
 # PNG
 
 
-@pytest.mark.parametrize("size", [4, 6, 9])
+@pytest.mark.parametrize("size", [4, 6, 9, 16])
 def test_png_paints_clues_and_the_models_digits(tmp_path, size):
     path = tmp_path / "board.png"
     question = question_of(size)
@@ -180,7 +181,7 @@ def thinking(size: int = 9, steps: int = 4):
     return question, frames
 
 
-@pytest.mark.parametrize("size", [4, 6, 9])
+@pytest.mark.parametrize("size", [4, 6, 9, 16])
 def test_gif_has_the_question_and_every_step_and_holds_the_last(tmp_path, size):
     path = tmp_path / "thinking.gif"
     question, frames = thinking(size, steps=5)

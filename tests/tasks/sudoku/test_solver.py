@@ -40,6 +40,20 @@ def test_counts_agree_with_brute_force_on_random_4x4(seed):
     np.testing.assert_array_equal(np.where(clues > 0, clues, solutions[found]), solutions[found])
 
 
+@pytest.mark.parametrize("digits", [(1, 16), (15, 16), (3, 8)])
+def test_counts_agree_with_brute_force_on_16x16_with_two_digits_blanked(boards_of, digits):
+    """As many solutions as ways to give the 32 cells their two digits again; one where a few clues settle it."""
+    answer = boards_of(16).answers[0]
+    question = np.where(np.isin(answer, digits), 0, answer)
+    settled = np.where(np.isin(answer, digits[:1]), 0, answer)
+    boards = np.stack([question, settled])
+    expected = [brute_force_count(board, 16, 300) for board in boards]
+    solutions, counts, _ = solve(boards, 16, limit=300)
+    assert counts.tolist() == expected and expected[0] > 1 and expected[1] == 1
+    assert complete(solutions, 16).all()
+    np.testing.assert_array_equal(solutions[1], answer)
+
+
 def test_all_288_grids_of_4x4():
     assert solve(np.zeros((1, 16), np.uint8), 4, limit=1000)[1] == [288]
 

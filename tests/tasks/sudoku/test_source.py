@@ -21,7 +21,7 @@ def folder(tmp_path, boards_of):
     return tmp_path
 
 
-@pytest.mark.parametrize("size", [4, 6, 9])
+@pytest.mark.parametrize("size", [4, 6, 9, 16])
 def test_tokens(size):
     extra = 3 if size == 4 else 0
     train, test = load(dataclasses.replace(GENERATED, size=size, extra_clues=extra))

@@ -7,7 +7,7 @@ from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, complete
 from trm_jax.tasks.sudoku.solver import solve
 from trm_jax.tasks.sudoku.symmetry import variants
 
-SIZES = (4, 6, 9)
+SIZES = (4, 6, 9, 16)
 
 
 def original_cells(size, seed, number):

@@ -85,7 +85,8 @@ def test_boards_are_read_checked_and_shown(tmp_path):
     [({"source": "web"}, "data.source is 'web'"), ({"size": 8}, "data.size is 8"), ({"seed": -1}, "data.seed is -1"),
      ({"augmentations": -1}, "augmentations is -1"), ({"train_puzzles": -1}, "train_puzzles is -1"),
      ({"min_rating": 5, "max_rating": 4}, "no rating lies in"), ({"extra_clues": 82}, "a board has 81 cells"),
-     ({"extra_clues": 1, "min_rating": 1}, "exclude each other")],
+     ({"extra_clues": 1, "min_rating": 1}, "exclude each other"),
+     ({"size": 16, "max_rating": 9}, "puzzles of 16x16 are not made by rating")],
 )  # fmt: skip
 def test_settings_that_are_none(change, words):
     with pytest.raises(InputError, match=words):

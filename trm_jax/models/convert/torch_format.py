@@ -44,6 +44,11 @@ _NAMES_IN_A_LAYER = {
 }
 
 
+def _check_known(family) -> None:
+    if not getattr(family, "STACKS", {}):
+        raise InputError(f"a model of the family {_called(family)} has no official format: import and export need one")
+
+
 def _official(path, family=trm) -> str:
     """Our parameter path -> official name without prefix."""
     name = P.path_name(path)
@@ -93,6 +98,7 @@ def unwrap(loaded: Mapping, key: str = "", family=trm) -> tuple[dict[str, np.nda
     `_orig_mod.`). key: the place of the one that is meant, where there are several ("ema").
     Raises InputError, which names the places, when there is none or more than one.
     """
+    _check_known(family)
     mark = _mark(family)
     found = dict(_state_dicts(loaded, mark))
     if not found:
@@ -150,6 +156,7 @@ def export_state_dict(
     params: dict, prefix: str = PREFIX, *, ids: int | None = None, family=trm
 ) -> dict[str, np.ndarray]:
     """Our params -> official state dict (NumPy arrays, linears [out, in]). ids: rows of the table, which is padded."""
+    _check_known(family)
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array, official = np.asarray(leaf), _official(path, family)

@@ -1,4 +1,4 @@
-"""Sudoku of 4x4, 6x6 and 9x9 cells. Importing this is cheap: what compiles or draws is imported when it is needed.
+"""Sudoku of 4x4, 6x6, 9x9 and 16x16 cells. Importing this is cheap: what compiles or draws is imported when needed.
 
 Tokens: PAD 0, blank 1, digit d is d + 1; vocab size + 2; every cell is supervised; the puzzle id is always 0.
 """
@@ -36,7 +36,7 @@ class SudokuConfig:
     augmentations: int = number(1000)  # variants of a puzzle besides the original, computed on the fly
     min_rating: int = number(0)  # generator: guesses of our solver
     max_rating: int = number(-1, low=-1)  # generator: -1 = no bound
-    extra_clues: int = number(0)  # generator: clues added back to a minimal puzzle
+    extra_clues: int = number(0)  # generator: clues added back to a minimal puzzle (16x16: a nearly minimal one)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +46,8 @@ class SudokuConfig:
             raise InputError(f"no rating lies in data.min_rating={self.min_rating}..data.max_rating={self.max_rating}")
         if self.extra_clues > self.size**2:
             raise InputError(f"data.extra_clues is {self.extra_clues}; a board has {self.size**2} cells")
+        if self.size > 9 and (self.min_rating > 0 or self.max_rating >= 0):
+            raise InputError(f"puzzles of {self.size}x{self.size} are not made by rating: leave out the rating bounds")
         if self.extra_clues and (self.min_rating > 0 or self.max_rating >= 0):
             raise InputError(
                 "data.extra_clues and a rating bound exclude each other: more clues lower the rating again"
@@ -94,7 +96,7 @@ class SudokuTask:
 
     def read(self, cfg: SudokuConfig, written: str) -> np.ndarray:
         """Boards in any usual form (see `text`) as inputs [N, S]."""
-        found = text.read_boards(written)
+        found = text.read_boards(written, cfg.size)
         for line, board in found:
             if len(board) != cfg.size**2:
                 size = boards.SIZE_OF[len(board)]

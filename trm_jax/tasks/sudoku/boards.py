@@ -1,7 +1,7 @@
-"""Sudoku boards of three sizes: their geometry and the rules.
+"""Sudoku boards of four sizes: their geometry and the rules.
 
 A board is a flat [size*size] uint8 array, row by row, 0 = blank, 1..size = digit. Boxes are 2x2 cells (size
-4), 2 rows x 3 columns (size 6) and 3x3 (size 9).
+4), 2 rows x 3 columns (size 6), 3x3 (size 9) and 4x4 (size 16).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BOX_HEIGHT = {4: 2, 6: 2, 9: 3}
+BOX_HEIGHT = {4: 2, 6: 2, 9: 3, 16: 4}
 SIZE_OF = {size * size: size for size in BOX_HEIGHT}  # number of cells -> size
+SYMBOLS = ".123456789ABCDEFG"  # of a blank and of each digit
 
 
 @dataclass(frozen=True)
 class Boards:
     """One split of Sudoku puzzles."""
 
-    size: int  # 4, 6 or 9
+    size: int  # of `BOX_HEIGHT`
     questions: np.ndarray  # [N, size*size] uint8, 0 = blank, 1..size
     answers: np.ndarray  # [N, size*size] uint8
     ratings: np.ndarray  # [N] int32: guesses of our solver, or the file's column
@@ -67,11 +68,10 @@ def cells_of_units(size: int) -> np.ndarray:
 
 def complete(boards: np.ndarray, size: int) -> np.ndarray:
     """[N] bool: is every cell of boards [N, size*size] filled and every rule kept?"""
-    bits = np.left_shift(np.uint16(1), boards.astype(np.uint16))
     result = np.ones(len(boards), bool)
     for cells in cells_of_units(size):
-        digits = np.bitwise_or.reduce(bits[:, cells], axis=1)
-        result &= digits == 2 ** (size + 1) - 2
+        bits = np.left_shift(np.uint32(1), boards[:, cells])
+        result &= np.bitwise_or.reduce(bits, axis=1) == 2 ** (size + 1) - 2
     return result
 
 
@@ -101,13 +101,14 @@ def problems(question: np.ndarray, answer: np.ndarray, size: int) -> tuple[str, 
     for unit, digit in np.argwhere(counts > 1):
         if digit:
             times = "twice" if counts[unit, digit] == 2 else f"{counts[unit, digit]} times"
-            lines.append(f"{('row', 'column', 'box')[unit // size]} {unit % size + 1} holds {digit} {times}")
+            lines.append(f"{('row', 'column', 'box')[unit // size]} {unit % size + 1} holds {SYMBOLS[digit]} {times}")
     blank = np.flatnonzero(answer == 0)
     if len(blank):
         cells = "1 cell is" if len(blank) == 1 else f"{len(blank)} cells are"
         lines.append(f"{cells} blank, the first at {_place(blank[0], size)}")
     for cell in np.flatnonzero((question > 0) & (answer != question)):
-        lines.append(f"the clue {question[cell]} at {_place(cell, size)} became {answer[cell] or 'blank'}")
+        became = SYMBOLS[answer[cell]] if answer[cell] else "blank"
+        lines.append(f"the clue {SYMBOLS[question[cell]]} at {_place(cell, size)} became {became}")
     return tuple(lines)
 
 

@@ -20,18 +20,25 @@ from trm_jax.data.text_files import COLUMNS, Fields, open_text, readable, table
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, cache_folder, local_copy, replacement
 from trm_jax.tasks import Progress
-from trm_jax.tasks.sudoku.boards import SIZE_OF, Boards
+from trm_jax.tasks.sudoku.boards import SIZE_OF, SYMBOLS, Boards
 
 BAD = 255  # what `DIGIT_OF_BYTE` holds for a character that is neither a blank nor a digit
 DIGIT_OF_BYTE = np.full(256, BAD, np.uint8)
 DIGIT_OF_BYTE[list(b".0_*xX")] = 0
-DIGIT_OF_BYTE[ord("1") : ord("9") + 1] = np.arange(1, 10)
+for _letters in (SYMBOLS, SYMBOLS.lower()):
+    DIGIT_OF_BYTE[list(_letters.encode())] = np.arange(len(SYMBOLS))
+CELLS = "16, 36, 81 or 256"  # of a board, for messages
 
 _BLOCK = 65_536  # rows held as text at a time: the hub's training file has 3.8 million
 _VERIFIED_WHOLE = 500_000  # rows; of a longer file only those in use are solved
 _WORTH_KEEPING = 20_000  # rows; a shorter file is read and verified in about a second
 _FORMAT = 1  # of what is kept
 _UNRATED = -1
+
+
+def digits_of(size: int) -> str:
+    """How the digits of a board are written, for messages."""
+    return f"1..{size}" if size <= 9 else f"1..9 and A..{SYMBOLS[size]}"
 
 
 def rows_of(table: Iterator[tuple[int, Fields]]) -> Iterator[tuple[int, Fields]]:
@@ -110,7 +117,7 @@ def _read(path: AnyPath, copy: Path, progress: Progress | None) -> np.ndarray:
             sources, questions, answers, ratings = zip(*fields, strict=True)
             size = size or SIZE_OF.get(len(answers[0])) or SIZE_OF.get(len(questions[0]))
             if not size:
-                said = f"question has {len(questions[0])} characters, a board has 16, 36 or 81"
+                said = f"question has {len(questions[0])} characters, a board has {CELLS}"
                 raise InputError(f"{path} line {lines[0]}: {said}")
             names = np.char.encode(np.array(sources), "utf-8")
             kinds = [("question", "u1", size**2), ("answer", "u1", size**2), ("rating", "i4"), ("line", "i8"),
@@ -140,7 +147,7 @@ def _cells(texts: tuple[str, ...], size: int, path: AnyPath, lines: tuple[int, .
     if bad.any():
         row, place = np.argwhere(bad)[0]
         said = f"character {place + 1} of {column} is {texts[row][place]!r}"
-        raise InputError(f"{path} line {lines[row]}: {said}: write 1..{size}, and . or 0 for a blank")
+        raise InputError(f"{path} line {lines[row]}: {said}: write {digits_of(size)}, and . or 0 for a blank")
     return cells
 
 
@@ -153,7 +160,7 @@ def _ratings(texts: tuple[str, ...], path: AnyPath, lines: tuple[int, ...]) -> l
 
 def write_csv(path: str | AnyPath, boards: Boards) -> None:
     """Write boards as `source,question,answer,rating`, in one step."""
-    digits = np.frombuffer(b".123456789", "S1")
+    digits = np.frombuffer(SYMBOLS.encode(), "S1")
     lines = (digits[cells].view(f"S{boards.size**2}")[:, 0] for cells in (boards.questions, boards.answers))
     with replacement(as_path(path)) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

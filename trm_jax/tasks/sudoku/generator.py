@@ -3,7 +3,9 @@
 A walk starts from a random filled grid, blanked to a minimal puzzle. Without a rating bound that puzzle is
 kept. With one, the walk goes on by neighbour search: drop one clue, add another, keep the solution unique,
 and accept when the rating does not move away from the wanted range; inside the range every few accepted steps
-give a puzzle. The puzzles of walk w are a pure function of (seed, size, bounds, extra clues, w).
+give a puzzle. Of 16x16 a minimal puzzle takes seconds; there a clue goes only where singles alone, without a
+guess, prove it superfluous, which leaves a clue or two more, and there are no rating bounds. The puzzles of
+walk w are a pure function of (seed, size, bounds, extra clues, w).
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from trm_jax.data.hashing import below, key_of, shuffle
 from trm_jax.errors import InputError
 from trm_jax.tasks import Progress
 from trm_jax.tasks.sudoku.boards import Boards, complete, units
-from trm_jax.tasks.sudoku.canonical import canonical_forms
-from trm_jax.tasks.sudoku.solver import BOTH, FIRST, NO_KEY, NOTHING, search, solve, workspace
+from trm_jax.tasks.sudoku.canonical import class_keys
+from trm_jax.tasks.sudoku.solver import BOTH, ENDLESS, FIRST, NO_KEY, NOTHING, search, solve, workspace
 
 _WALK = 32  # puzzles that one walk gives; walks never serve two splits
 _STEPS = 5_000  # neighbours that a walk tries before it is given up
 _QUIET = 400  # neighbours without a better rating before a walk starts afresh
 _APART = 2  # accepted steps between two puzzles of a walk
 _RATED = 16  # of the neighbours that a dropped clue gives, how many are rated: the best is taken
+_LOST = np.int64(10_000)  # guesses after which a random filled grid is begun anew
+_SINGLES = np.int64(0)  # guesses that may prove a clue of a 16x16 board superfluous
 _LISTED = np.int64(64)  # solutions listed of a puzzle with one clue dropped
 _PATIENCE = 50  # give up after 1,000 + this many puzzles per class found without a new class
 
@@ -39,15 +43,15 @@ def _copy(source, target):
 
 
 @njit(cache=True, nogil=True)
-def _minimise(board, table, cells, solution, nothing, work):
-    """Blank every clue of `board`, in the order of `cells`, that uniqueness does not need."""
+def _minimise(board, table, cells, solution, nothing, work, patience):
+    """Blank every clue of `board`, in the order of `cells`, of which `patience` guesses prove it superfluous."""
     for cell in cells:
         digit = board[cell]
         if digit == 0:
             continue
         board[cell] = 0
-        found, _ = search(board, table, FIRST, cell * 16 + digit, NO_KEY, solution, nothing, work)
-        if found > 0:
+        found, _ = search(board, table, FIRST, cell * 32 + digit, NO_KEY, solution, nothing, work, patience)
+        if found != 0:
             board[cell] = digit
 
 
@@ -71,7 +75,7 @@ def _step(board, farthest, low, high, key, counter, table, trial, order, solutio
         gone = (gone + 1) % cells
     trial[gone] = 0
     tally.fill(0)
-    found, _ = search(trial, table, _LISTED, NOTHING, NO_KEY, solution, tally, work)
+    found, _ = search(trial, table, _LISTED, NOTHING, NO_KEY, solution, tally, work, ENDLESS)
     if found == _LISTED:
         return -1, counter + 1
     place = below(key, counter + 1, cells * size)
@@ -83,7 +87,7 @@ def _step(board, farthest, low, high, key, counter, table, trial, order, solutio
         if tally[new, digit] != 1 or (new == gone and digit == board[gone]):
             continue
         trial[new] = digit
-        _, rating = search(trial, table, BOTH, NOTHING, NO_KEY, solution, tally[:0], work)
+        _, rating = search(trial, table, BOTH, NOTHING, NO_KEY, solution, tally[:0], work, ENDLESS)
         trial[new] = 0
         rated += 1
         if _distance(rating, low, high) < best:
@@ -94,8 +98,8 @@ def _step(board, farthest, low, high, key, counter, table, trial, order, solutio
         return -1, counter
     trial[best_place // size] = best_place % size + 1
     counter = shuffle(key, counter, order)
-    _minimise(trial, table, order, solution, tally[:0], work)
-    _, rating = search(trial, table, BOTH, NOTHING, NO_KEY, solution, tally[:0], work)
+    _minimise(trial, table, order, solution, tally[:0], work, ENDLESS)
+    _, rating = search(trial, table, BOTH, NOTHING, NO_KEY, solution, tally[:0], work, ENDLESS)
     return (rating if _distance(rating, low, high) <= farthest else -1), counter
 
 
@@ -107,29 +111,35 @@ def _walk(seed, walk, low, high, extra, table, work, questions, answers, ratings
     board, trial = np.empty(cells, np.uint8), np.empty(cells, np.uint8)
     tally = np.empty((cells, int(np.sqrt(cells) + 0.5) + 1), np.int64)
     bounded = low > 0 or high >= 0
+    patience = ENDLESS if cells <= 81 else _SINGLES
     key = key_of(seed, cells, walk)
     counter = np.int64(0)
     made, steps, quiet, accepted, rating, fresh = 0, 0, 0, 0, -1, True
     while made < questions.shape[0] and steps < _STEPS:
         if fresh:  # a random minimal puzzle
             board.fill(0)
-            search(board, table, FIRST, NOTHING, key_of(key, 0, counter), answers[made], tally[:0], work)
+            filling = np.int64(-1)
+            while filling < 0:
+                filling, _ = search(
+                    board, table, FIRST, NOTHING, key_of(key, 0, counter), answers[made], tally[:0], work, _LOST
+                )
+                counter += 1
             _copy(answers[made], board)
-            counter = shuffle(key, counter + 1, order)
-            _minimise(board, table, order, answers[made], tally[:0], work)
-            _, rating = search(board, table, BOTH, NOTHING, NO_KEY, answers[made], tally[:0], work)
+            counter = shuffle(key, counter, order)
+            _minimise(board, table, order, answers[made], tally[:0], work, patience)
+            _, rating = search(board, table, BOTH, NOTHING, NO_KEY, answers[made], tally[:0], work, ENDLESS)
             fresh, quiet, accepted = False, 0, _APART
         distance = _distance(rating, low, high)
         if distance == 0 and accepted >= _APART:
             _copy(board, questions[made])
             counter = shuffle(key, counter, order)
-            search(board, table, FIRST, NOTHING, NO_KEY, answers[made], tally[:0], work)
+            search(board, table, FIRST, NOTHING, NO_KEY, answers[made], tally[:0], work, ENDLESS)
             left = extra
             for cell in order:
                 if left > 0 and board[cell] == 0:
                     questions[made, cell] = answers[made, cell]
                     left -= 1
-            _, ratings[made] = search(questions[made], table, BOTH, NOTHING, NO_KEY, trial, tally[:0], work)
+            _, ratings[made] = search(questions[made], table, BOTH, NOTHING, NO_KEY, trial, tally[:0], work, ENDLESS)
             made += 1
             accepted, quiet, fresh = 0, 0, not bounded
             continue
@@ -183,7 +193,7 @@ def distinct_puzzles(
         solutions, found, _ = solve(questions, size)
         if not (((found == 1) & complete(answers, size)).all() and (solutions == answers).all()):
             raise AssertionError(f"the generator made a wrong puzzle: seed {seed}, walk {walk}")
-        return questions, answers, ratings, canonical_forms(questions, answers, size)
+        return questions, answers, ratings, class_keys(questions, answers, size)
 
     def walks() -> Iterator[tuple]:
         for start in itertools.count(0, 2 * threads):
@@ -198,9 +208,9 @@ def distinct_puzzles(
             while len(rows) < count:
                 walk, found = next(made)
                 quiet += _WALK
-                for i, (*row, form) in enumerate(zip(*found, strict=True)):
-                    if len(rows) < count and form.tobytes() not in seen:
-                        seen.add(form.tobytes())
+                for i, (*row, key) in enumerate(zip(*found, strict=True)):
+                    if len(rows) < count and key not in seen:
+                        seen.add(key)
                         rows.append((*row, walk * _WALK + i))
                         quiet = 0
                 if progress is not None:

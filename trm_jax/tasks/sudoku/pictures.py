@@ -24,7 +24,7 @@ from trm_jax.tasks.pictures import (
     save_thinking,
     sized_font,
 )
-from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, wrong_cells
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, SYMBOLS, wrong_cells
 
 HAIRLINE: Color = (200, 206, 213)
 CLUE_FILL: Color = (236, 239, 242)
@@ -86,10 +86,10 @@ def _draw_board(
             # The font's own middle includes descenders; a digit is centred on its body.
             _, up, _, down = font.getbbox("0", anchor="ls")
             middle = (x + cell / 2, y + cell / 2 - (up + down) / 2)
-            draw.text(middle, str(answer[index]), fill=ink, font=font, anchor="ms", **stroke)
+            draw.text(middle, SYMBOLS[answer[index]], fill=ink, font=font, anchor="ms", **stroke)
         if changed_clues[index]:
             corner, small = (x + cell * 0.16, y + cell * 0.2), sized_font(max(8, cell // 4))
-            draw.text(corner, str(question[index]), fill=MUTED, font=small, anchor="mm")
+            draw.text(corner, SYMBOLS[question[index]], fill=MUTED, font=small, anchor="mm")
     rows, columns, extent = BOX_HEIGHT[size], size // BOX_HEIGHT[size], size * cell + THICK
     # Thin lines first, so that no hairline crosses a box border.
     for heavy in (False, True):

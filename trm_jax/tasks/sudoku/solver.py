@@ -18,6 +18,7 @@ NO_KEY = np.uint64(0)  # guess digits in rising order
 # NumPy's numbers: `search` would be compiled anew for each number of Python's.
 NOTHING = np.int64(-1)  # no (cell, digit) is avoided
 FIRST, BOTH = np.int64(1), np.int64(2)  # limits: any solution; is it the only one?
+ENDLESS = np.int64(2**62)  # no number of guesses ends the search
 
 
 def workspace(size: int) -> np.ndarray:
@@ -123,13 +124,13 @@ def _digit(bit):
 
 
 @njit(cache=True, nogil=True)
-def search(board, table, limit, avoid, key, solution, tally, work):
+def search(board, table, limit, avoid, key, solution, tally, work, patience):
     """Look for up to `limit` solutions of `board` [S]; the first is written to `solution` [S].
 
     `tally` [S, size + 1] counts for every cell the digits of the solutions found ([0, ...]: nothing is
-    counted); `avoid` = cell * 16 + digit that must not stand there, or NOTHING. Returns (number of solutions
-    found, guesses made). A guess is a digit tried while its cell still has another one; the last one left is
-    forced.
+    counted); `avoid` = cell * 32 + digit that must not stand there, or NOTHING. Returns (number of solutions
+    found, guesses made); the number is -1 where more than `patience` guesses were needed. A guess is a digit
+    tried while its cell still has another one; the last one left is forced.
     """
     cells = table.shape[0]
     n_units = work.shape[1] - 2 * cells - 3
@@ -138,7 +139,7 @@ def search(board, table, limit, avoid, key, solution, tally, work):
     candidates = np.empty(cells, np.int32)
     avoid_cell, avoid_bit = -1, np.int32(0)
     if avoid >= 0:
-        avoid_cell, avoid_bit = avoid // 16, np.int32(1 << (avoid % 16 - 1))
+        avoid_cell, avoid_bit = avoid // 32, np.int32(1 << (avoid % 32 - 1))
 
     for place in range(work.shape[1]):
         work[0, place] = 0
@@ -183,6 +184,8 @@ def search(board, table, limit, avoid, key, solution, tally, work):
         work[depth, empty + 2] = untried
         if untried != 0:
             guesses += 1
+            if guesses > patience:
+                return -1, guesses
         for place in range(work.shape[1]):
             work[depth + 1, place] = work[depth, place]
         slot = work[depth, empty + 1]
@@ -194,7 +197,9 @@ def search(board, table, limit, avoid, key, solution, tally, work):
 def _solve_rows(questions, table, limit, work, solutions, counts, ratings):
     nothing = np.empty((0, 1), np.int64)
     for row in range(questions.shape[0]):
-        counts[row], ratings[row] = search(questions[row], table, limit, NOTHING, NO_KEY, solutions[row], nothing, work)
+        counts[row], ratings[row] = search(
+            questions[row], table, limit, NOTHING, NO_KEY, solutions[row], nothing, work, ENDLESS
+        )
 
 
 def solve(questions: np.ndarray, size: int, limit: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

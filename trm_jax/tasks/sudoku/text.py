@@ -1,7 +1,7 @@
 """Boards as text: printed, and read as people write them (a line, several lines, grid lines, a CSV file).
 
-A blank is one of `. 0 _ * x`, or a space where rows are as wide as the board. Spaces and bars between cells, lines of a
-drawn grid and blank lines are passed over.
+A cell is one character: 1..9, then A..G or a..g. A blank is one of `. 0 _ * x`, or a space where rows are as wide as
+the board. Spaces and bars between cells, lines of a drawn grid and blank lines are passed over.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from trm_jax.data.text_files import is_table, table
 from trm_jax.errors import InputError
-from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, wrong_cells
-from trm_jax.tasks.sudoku.csv_files import BAD, DIGIT_OF_BYTE, rows_of
+from trm_jax.tasks.sudoku.boards import BOX_HEIGHT, SIZE_OF, SYMBOLS, wrong_cells
+from trm_jax.tasks.sudoku.csv_files import BAD, CELLS, DIGIT_OF_BYTE, digits_of, rows_of
 
 _BARS = "|¦│┃║┆┇┊┋"
 _BAR = re.compile(f"[{_BARS}]")
@@ -24,18 +24,22 @@ _BOLD, _RED, _RESET = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 Row = tuple[int, str]  # line number, what it says without line end
 
 
-def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
-    """(line, board [size*size] uint8) of every board in `text`. Raises `InputError` naming the line."""
+def read_boards(text: str, size: int = 9) -> list[tuple[int, np.ndarray]]:
+    """(line, board [size*size] uint8) of every board in `text`. Raises `InputError` naming the line.
+
+    size: of the boards that are asked for. Others are read as well, but 16 cells on a line are a row if it is 16, and
+    else a board of 4x4.
+    """
     if is_table(text):
         rows = rows_of(table(io.StringIO(text), "", need=("question",)))
         return [(line, _board(line, question)) for line, (_, question, *_) in rows]
     found: list[tuple[int, np.ndarray]] = []
     begun: list[Row] = []  # rows of a board whose other rows are still to come
-    for number, line in enumerate(map(_first_long_field, _dotted(text.strip("\n").splitlines())), 1):
+    for number, line in enumerate(map(_first_long_field, _dotted(text.strip("\n").splitlines(), size)), 1):
         if _RULE.fullmatch(line):
             continue
         cells = _cells(number, line)
-        if len(cells) in SIZE_OF and not begun:
+        if len(cells) in SIZE_OF and len(cells) != size and not begun:
             found.append((number, _board(number, cells)))
         elif len(cells) in BOX_HEIGHT and (not begun or len(cells) == len(begun[0][1])):
             begun.append((number, cells))
@@ -45,14 +49,14 @@ def read_boards(text: str) -> list[tuple[int, np.ndarray]]:
         elif cells:
             raise _no_board(number, cells)
     if begun:
-        size = len(begun[0][1])
-        raise InputError(f"line {begun[0][0]}: a board of {size}x{size} begins here and has {len(begun)} rows")
+        width = len(begun[0][1])
+        raise InputError(f"line {begun[0][0]}: a board of {width}x{width} begins here and has {len(begun)} rows")
     return found
 
 
 def format_line(board: np.ndarray) -> str:
     """A board [size*size] on a line: digits, '.' for a blank."""
-    return "".join(map(str, board)).replace("0", ".")
+    return "".join(SYMBOLS[digit] for digit in board)
 
 
 def board_text(question: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
@@ -66,7 +70,7 @@ def board_text(question: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
     wrong, _ = wrong_cells(question, answer, size)
 
     def cell(index: int) -> str:
-        digit = str(answer[index] or ".")
+        digit = SYMBOLS[answer[index]]
         if not color:
             return f" {digit}{'!' if wrong[index] else ' '}"
         style = (_BOLD if question[index] else "") + (_RED if wrong[index] else "")
@@ -85,11 +89,12 @@ def board_text(question: np.ndarray, answer: np.ndarray, *, color: bool) -> str:
     return "\n".join([*lines, border("└", "┴", "┘")])
 
 
-def _dotted(lines: list[str]) -> list[str]:
+def _dotted(lines: list[str], size: int) -> list[str]:
     """The rows of one board whose blanks are spaces, with dots for them; any other lines as they are."""
-    size = len(lines)
-    spaced = size in BOX_HEIGHT and max(map(len, lines)) == size and " " in "".join(lines)
-    return [line.ljust(size).replace(" ", ".") for line in lines] if spaced else lines
+    rows = len(lines)
+    asked = rows in BOX_HEIGHT and (rows <= 9 or rows == size)  # 16 lines of 16 letters may be two drawings
+    spaced = asked and max(map(len, lines)) == rows and " " in "".join(lines)
+    return [line.ljust(rows).replace(" ", ".") for line in lines] if spaced else lines
 
 
 def _is_cell(letter: str) -> bool:
@@ -110,14 +115,17 @@ def _cells(number: int, line: str) -> str:
     cells = "".join(_BAR.sub("", line).split())
     strange = next((letter for letter in cells if not _is_cell(letter)), None)
     if strange:
-        raise InputError(f"line {number}: {strange!r} is no cell of a board: write 1..9, and . 0 _ * or x for a blank")
+        raise InputError(
+            f"line {number}: {strange!r} is no cell of a board: write 1..9 (16x16: and A..G), "
+            "and . 0 _ * or x for a blank"
+        )
     return cells
 
 
 def _no_board(number: int, cells: str) -> InputError:
     lost = "0" in cells and cells.isdigit() and len(cells) > 9
     hint = f"{' (a spreadsheet drops zeros at the start of a number)' * lost}: write blanks as dots"
-    return InputError(f"line {number}: a board has 16, 36 or 81 cells, this one has {len(cells)}{hint}")
+    return InputError(f"line {number}: a board has {CELLS} cells, this one has {len(cells)}{hint}")
 
 
 def _board(number: int, cells: str) -> np.ndarray:
@@ -126,5 +134,6 @@ def _board(number: int, cells: str) -> np.ndarray:
         raise _no_board(number, cells)
     board, size = DIGIT_OF_BYTE[np.frombuffer(cells.encode(), np.uint8)], SIZE_OF[len(cells)]
     if board.max() > size:
-        raise InputError(f"line {number}: {board.max()} stands on a board of {size}x{size}, where digits are 1..{size}")
+        said = f"{SYMBOLS[board[board.argmax()]]} stands on a board of {size}x{size}"
+        raise InputError(f"line {number}: {said}, where digits are {digits_of(size)}")
     return board
