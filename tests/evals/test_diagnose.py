@@ -103,8 +103,8 @@ def test_the_figures_of_each_step(how):
 
 def test_the_latents_of_a_row_are_all_that_it_has():
     """Those of `symbols` have an axis more."""
-    small = {"model.hidden_size": 8, "model.mlp_t": True, "model.pos_encodings": "none", "model.H_cycles": 1}
-    small |= {"model.family": "symbols", "model.L_cycles": 1, "model.puzzle_emb_ndim": 0, "model.puzzle_emb_len": 0}
+    small = {"model.hidden_size": 8, "model.mlp_t": True, "model.pos_encodings": "none", "model.dtype": "float32"}
+    small |= {"model.family": "symbols", "model.L_layers": 1, "model.H_cycles": 1, "model.L_cycles": 1}
     cfg, data = tiny.config(small), tiny.data(small)[1]
     params = cfg.family.init(jax.random.key(0), cfg.model)
     diagnosis = Diagnosis(cfg, sharding.make_mesh(devices=jax.devices()[:1]), 2)
@@ -114,7 +114,7 @@ def test_the_latents_of_a_row_are_all_that_it_has():
         carry, _ = step(params, cfg.model, carry, data.rows(np.arange(N)))
         latents.append(np.stack([carry.z_H, carry.z_L], 1, dtype=np.float64).reshape(N, -1))
     moved = np.linalg.norm(latents[1] - latents[0], axis=-1)
-    assert sums["residual"][1] == pytest.approx(moved.sum(), rel=1e-4)  # float32 of two programs
+    assert sums["residual"][1] == pytest.approx(moved.sum(), rel=1e-3)  # roundings, as above
 
 
 def test_training_puzzles_are_as_many_originals():
