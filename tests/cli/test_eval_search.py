@@ -51,6 +51,14 @@ def test_rollouts_and_their_selections(trm, run):
     assert re.search(rf"^exact accuracy +{added['score']:.4f} by valid", result.out, re.M)
 
 
+def test_a_note_on_bfloat16_beyond_the_trained_depth(trm, run):
+    """Of a plain evaluation too, and with another dtype than that of training."""
+    result = trm.run("eval", run, "--steps", 4, "--max-examples", 8, "--set", "model.dtype=bfloat16")
+    assert result.code == 0, result.err
+    assert "note: 4 steps in bfloat16, and it was trained with 3: roundings may add up" in result.err
+    assert record(run)["exact_accuracy"] > 0.5  # it is the trained model
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [

@@ -101,6 +101,22 @@ def test_the_figures_of_each_step(how):
         assert found["stopping"][rule] == pytest.approx(wanted)
 
 
+def test_the_latents_of_a_row_are_all_that_it_has():
+    """Those of `symbols` have an axis more."""
+    small = {"model.hidden_size": 8, "model.mlp_t": True, "model.pos_encodings": "none", "model.dtype": "float32"}
+    small |= {"model.family": "symbols", "model.L_layers": 1, "model.H_cycles": 1, "model.L_cycles": 1}
+    cfg, data = tiny.config(small), tiny.data(small)[1]
+    params = cfg.family.init(jax.random.key(0), cfg.model)
+    diagnosis = Diagnosis(cfg, sharding.make_mesh(devices=jax.devices()[:1]), 2)
+    sums, _ = diagnosis.measure(params, diagnosis.batches(data))
+    step, carry, latents = jax.jit(cfg.family.step, static_argnums=1), cfg.family.initial_carry(cfg.model, N), []
+    for _ in range(2):
+        carry, _ = step(params, cfg.model, carry, data.rows(np.arange(N)))
+        latents.append(np.stack([carry.z_H, carry.z_L], 1, dtype=np.float64).reshape(N, -1))
+    moved = np.linalg.norm(latents[1] - latents[0], axis=-1)
+    assert sums["residual"][1] == pytest.approx(moved.sum(), rel=1e-3)  # roundings, as above
+
+
 def test_training_puzzles_are_as_many_originals():
     found = page()["training"]
     cfg, params, *_ = model(NAME)

@@ -58,7 +58,7 @@ def test_means_over_seeds_by_arm(tmp_path):
     assert list(panels["Calibration of q"].series[1].y) == pytest.approx([0.7])
 
 
-@pytest.mark.parametrize("change", [{"step": 1}, {"weights": "live"}, {"eval_set": "another"}])
+@pytest.mark.parametrize("change", [{"step": 1}, {"weights": "live"}, {"eval_set": "another"}, {"held_out": {"n": 10}}])
 def test_of_the_evaluation_of_record_only(tmp_path, change):
     one, other = (write_run(tmp_path / str(seed), "exp07a", seed=seed) for seed in (0, 1))
     diagnose(other, 0.5, **change)

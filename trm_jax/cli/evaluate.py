@@ -80,6 +80,11 @@ def _score(args, opened, members: list[str], meter, other: Callable | None) -> i
     data = cfg.task.load_eval(cfg.data)
     for note in getattr(data, "notes", tuple)():
         print(f"note: {note}", file=sys.stderr)
+    learned, asked = (getattr(c.model, "halt_max_steps", 1) for c in (opened.trained, cfg))
+    deepest = max(args.steps, default=asked)
+    if hasattr(cfg.family, "LATENTS") and cfg.model.dtype == "bfloat16" and deepest > learned:
+        said = f"{deepest} steps in bfloat16, and it was trained with {learned}: roundings may add up"
+        print(f"note: {said}; --set model.dtype=float32 is the check", file=sys.stderr)
     if other:  # than the plain score
         return other(args, opened, data, meter)
     writes = hasattr(cfg.family, "begin") and hasattr(data, "questions")

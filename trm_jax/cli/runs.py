@@ -33,6 +33,8 @@ class Run:
 
 def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     """Load the run that `args` names. `devices` limits the mesh (default: all)."""
+    import jax
+
     from trm_jax import sharding
     from trm_jax.configs import resolve, workdir
     from trm_jax.models import params
@@ -41,7 +43,9 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     saved = workdir.load_config(args.run_dir)
     config = resolve.override(saved, changes or {})
     cfg, trained = resolve.freeze(config), resolve.freeze(saved)
+    # Shapes alone: where a row begins is kept in the dtype of the run's activations, and cast to that of others.
     ours, theirs = (params.abstract(c.family.specs(c.model)) for c in (cfg, trained))
+    ours, theirs = (jax.tree.map(lambda x: x.shape, tree) for tree in (ours, theirs))
     if ours != theirs and cfg.embeds_ids and cfg.model.num_puzzle_ids != trained.model.num_puzzle_ids:
         there, here = trained.model.num_puzzle_ids, cfg.model.num_puzzle_ids
         said = f"{args.run_dir} has rows for {there:,} tasks, and these are {here:,}"

@@ -82,10 +82,6 @@ def score(args, opened, data, meter) -> int:
     if chosen not in search.selections(cfg):
         raise InputError(f"--select {chosen}: this task does not tell a valid answer without its label")
     evaluator = Evaluator(cfg, data, opened.mesh, step=search.jit_search_step(cfg, plan, opened.mesh))
-    trained = opened.trained.model.halt_max_steps
-    if cfg.model.dtype == "bfloat16" and steps[-1] > trained:
-        said = f"{steps[-1]} steps in bfloat16, and it was trained with {trained}: roundings may add up"
-        print(f"note: {said}; --set model.dtype=float32 is the check", file=sys.stderr)
     began = time.monotonic()
     with closing(Progress(f"search {args.run_dir.name}", evaluator.num_batches)) as progress:
 

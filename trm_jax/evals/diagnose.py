@@ -67,7 +67,7 @@ def jit_diagnose(cfg, num_steps: int, mesh) -> Callable[[dict, dict, jax.Array],
             carry, out = family.step(params, model, before, batch)
             answers = jnp.argmax(out.logits, -1).astype(jnp.int32)
             moved = (jnp.float32(getattr(carry, name)) - jnp.float32(getattr(before, name)) for name in family.LATENTS)
-            residual = jnp.sqrt(sum(jnp.sum(x * x, (1, 2)) for x in moved))
+            residual = jnp.sqrt(sum(jnp.sum(x * x, tuple(range(1, x.ndim))) for x in moved))
             changed = jnp.sum(answers != answered, -1)
             score, known = jax.vmap(one_row)(answers, batch)
             known &= counted

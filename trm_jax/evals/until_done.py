@@ -70,8 +70,7 @@ def _think(family, cfg, rule: str, most: int, params: dict, puzzles: dict, count
         place = jnp.where(fresh, state.next + jnp.cumsum(fresh, dtype=jnp.int32) - 1, state.place)
         idle = place >= count  # no puzzle is left for the row
         batch = {name: x[jnp.minimum(place, size - 1)] for name, x in puzzles.items()}
-        carry = state.carry.replace(steps=jnp.where(fresh, 0, state.carry.steps))
-        carry, out = family.step(params, cfg, carry, batch)
+        carry, out = family.step(params, cfg, state.carry, batch)
         answers = jnp.argmax(out.logits, -1).astype(jnp.int32)
         same = (answers == jnp.where(fresh[:, None], -1, state.before)).all(-1)
         stops = RULES[rule](out.q_halt, same)

@@ -26,7 +26,8 @@ def of_record(run: Run) -> Page:
     """A run's diagnostics where they are of its evaluation of record, else {}."""
     weights = "ema" if run.settings["optim.ema_decay"] else "live"
     wanted = {"step": run.final["step"], "eval_set": run.final.get("eval_set"), "weights": weights}
-    return run.diagnostics if wanted.items() <= run.diagnostics.items() else {}
+    whole = run.diagnostics and run.diagnostics["held_out"]["n"] == run.final["count"]
+    return run.diagnostics if whole and wanted.items() <= run.diagnostics.items() else {}
 
 
 def _measure(key: str, name: str, *path: str, unit=units.FRACTION) -> Measure:
