@@ -32,9 +32,11 @@ def groups_like(groups: dict[str, Group]) -> list[Group]:
             "Which switches of training help TRM, on Sudoku-Extreme and on smaller boards?",
             ("model.family", "model.halt_max_steps", "model.late_start_prob", "model.step_weight", "train.loss"),
             (
+                Experiment("sudoku_no_switch", "what the others are held against", base="baseline"),
                 *members("sudoku", _BASELINE, "baseline"),
                 Experiment("sudoku_steps32", "32 supervision steps", base="exp05_f"),
                 Experiment("sudoku_steps64", "64 supervision steps", {"model.halt_max_steps": 64}, "baseline"),
+                Experiment("sudoku6_no_switch", "what the others are held against", base="sudoku6"),
                 *members("sudoku6", small, "sudoku6"),
                 Experiment("sudoku6_steps16", "16 supervision steps", {"model.halt_max_steps": 16}, "sudoku6"),
                 *members("demo", small, "demo", ["random_start"]),

@@ -72,6 +72,15 @@ def test_a_trained_run_goes_out_and_comes_back(trm, solver, tmp_path):
     assert scores(back.out) == scores(original.out) and len(scores(back.out)) == 3
 
 
+NO_FORMAT = "a model of the family Symbols has no official format: import and export need one"
+
+
+def test_a_family_without_an_official_format_is_not_imported(refused, file, tmp_path):
+    said = refused("import", file, "--config", "sudoku_symbols_small", "--workdir", tmp_path / "run")
+    assert said == f"{file}: {NO_FORMAT}" and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_a_family_without_an_official_format_is_not_exported(trm, refused, tmp_path):
     """Of `symbols`, which learns, evaluates and solves as any other."""
     run = tmp_path / "run"
@@ -81,8 +90,7 @@ def test_a_family_without_an_official_format_is_not_exported(trm, refused, tmp_p
     result = trm.run("train", "demo", "--workdir", run, "--set", *(f"{key}={value}" for key, value in changes.items()))
     assert result.code == 0, result.err
     assert trm.run("solve", run, "1" + "." * 15).code == 1  # after six steps it solves nothing
-    said = refused("export", run, tmp_path / "run.safetensors")
-    assert said == "a model of the family Symbols has no official format: import and export need one"
+    assert refused("export", run, tmp_path / "run.safetensors") == NO_FORMAT
     assert not (tmp_path / "run.safetensors").exists()
 
 

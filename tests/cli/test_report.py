@@ -149,6 +149,14 @@ def test_families_are_compared_at_equal_cost(here, tmp_path):
     assert "At equal" not in here("compare", "trm0", "trm1").out
 
 
+def test_the_same_run_twice_is_one_seed_where_there_is_a_test(here, tmp_path):
+    for folder in ("a", "b"):
+        write_run(tmp_path / folder, "rivals_trm")
+    assert "left out" not in here("compare", "a", "b").err
+    write_run(tmp_path / "hrm", "rivals_hrm")
+    assert "mind: left out: b has the settings and the seed 0 of a" in here("compare", "a", "b", "hrm").err
+
+
 def test_families_that_were_scored_on_different_examples_are_not_compared(here, tmp_path):
     write_run(tmp_path / "trm", "rivals_trm")
     write_run(tmp_path / "hrm", "rivals_hrm", eval_set="other")

@@ -95,6 +95,8 @@ def test_parameters_do_not_know_how_many_symbols_there_are():
     assert jax.tree.map(lambda a: a.shape, few) == jax.tree.map(lambda a: a.shape, many)
     with pytest.raises(ValueError, match="first_symbol is 6, which leaves 1 of 7 tokens"):
         config("attention", first_symbol=6)
+    with pytest.raises(ValueError, match="first_symbol is 0; it must be at least 1"):
+        config("attention", first_symbol=0)
 
 
 def products(jaxpr) -> int:

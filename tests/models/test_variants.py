@@ -440,11 +440,11 @@ def test_a_late_start_is_steps_of_thought_and_then_the_usual_one():
     family, cfg, params, carry, batch = small_run("trm", puzzle_emb_ndim=16, puzzle_emb_len=1)
     late = {"min_steps": np.array([0, 3, 0, 2]), "late_steps": np.full(4, 2)}
 
-    @jax.jit
     def loss(weights, carry, noise):
         return family.loss(params | {"weights": weights}, cfg, carry, batch, noise, "stablemax")[:2]
 
-    found = jax.jit(jax.grad(loss, has_aux=True))(params["weights"], carry, late)
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    found = step(params["weights"], carry, late)
     by_hand = trm.refill(params["buffers"], carry, batch)
     rows = jnp.zeros((4, 16))
     for _ in range(2):
@@ -452,12 +452,11 @@ def test_a_late_start_is_steps_of_thought_and_then_the_usual_one():
         by_hand = by_hand.replace(z_H=z_H, z_L=z_L)
     by_hand = by_hand.replace(halted=jnp.zeros(4, bool))
     usual = late | {"late_steps": np.zeros(4, np.int64)}
-    wanted = jax.jit(jax.grad(loss, has_aux=True))(params["weights"], by_hand, usual)
-    assert found[1].steps.tolist() == [1, 2, 3, 4] and found[1].halted.tolist() == wanted[1].halted.tolist()
+    wanted = step(params["weights"], by_hand, usual)
+    ((_, carry), _), ((_, carry_by_hand), _) = found, wanted
+    assert carry.steps.tolist() == [1, 2, 3, 4] and carry.halted.tolist() == carry_by_hand.halted.tolist()
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
-    values = [loss(params["weights"], *start)[0] for start in ((carry, late), (by_hand, usual))]
-    np.testing.assert_allclose(*values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["trm", "eqr"])
@@ -474,7 +473,7 @@ def test_the_late_starts_of_a_run(name):
     assert "late_steps" not in family.noise(without, keys[0], 4)
     (forward, more), (_, usually) = trm.matmul_flops(cfg), trm.matmul_flops(without)
     assert more - usually == round(0.4 * 12.4 * forward)  # 12.4: the mean of the five
-    noise = next(noise for noise in (family.noise(cfg, key, 4) for key in keys) if noise["late_steps"][0] == 2)
+    noise = family.noise(cfg, keys[np.argmax(drawn[:, 0] == 2)], 4)
     step = jax.jit(lambda carry, batch, noise: family.step(params, cfg, carry, batch, train=True, **noise)[0].z_H)
     whole = carry, batch, noise
     part = step(*jax.tree.map(lambda x: x[1::2], whole))

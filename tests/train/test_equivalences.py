@@ -288,6 +288,7 @@ def _flat(tree) -> dict:
     return {tiny.path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+@pytest.mark.slow
 def test_late_starts_in_parts_on_eight_devices_and_resumed(tmp_path):
     """Half of the steps begin late; each step draws what it would in one go."""
     switches = {"model.late_start_prob": 0.5, "model.step_weight": 0.7}

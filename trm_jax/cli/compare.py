@@ -63,7 +63,9 @@ def run(args) -> int:
     if len(set(scored.values())) > 1:
         notes.append("these runs were scored on different examples, so their scores do not compare")
     elif scored:
-        sections = at_equal_cost(selected([runs[name] for name in scored], notes))
+        left_out: list[str] = []
+        sections = at_equal_cost(selected([runs[name] for name in scored], left_out))
+        notes += left_out * bool(sections)  # nothing is left out of the table above
     for part in sections:
         print(f"{part.title}. {part.sentence}")
         if part.table:

@@ -34,7 +34,7 @@ class SymbolsConfig(TRMConfig):
     hidden_size: int = number(128, low=1)
     puzzle_emb_ndim: int = number(0)
     puzzle_emb_len: int = number(0)
-    first_symbol: int = number(2)  # the tokens before it are none: padding and blank
+    first_symbol: int = number(2, low=1)  # the tokens before it are none: padding and blank
 
     def __post_init__(self):
         super().__post_init__()

@@ -68,8 +68,9 @@ class Part(NamedTuple):
 
 
 def parts(cfg: TRMConfig) -> dict[str, Part]:
-    """A training step by part: analytic matmul FLOPs, whose sum is `matmul_flops(cfg)[1]`, and bytes.
+    """A training step by part: analytic matmul FLOPs and bytes.
 
+    The FLOPs add up to `matmul_flops(cfg)[1]` but for the forward passes of `q_continue` and of late starts.
     Each kernel (a product, a norm with its residual, the gate of a SwiGLU, attention with its scores on the chip) reads
     what it needs once and writes its result once. A product's backward pass is two of its size.
     """
