@@ -98,7 +98,7 @@ def interleaved(cfg: decoder.Config, layers: dict) -> dict:
 
 
 MISTAKES = {  # the README's name -> what it changes of config and layers
-    "rope_theta_1e4": ({"rope_theta": 1e4}, None),
+    "rope_theta_1e4": ({"rope_theta": 1e4, "rope_scaling": None}, None),
     "rope_theta_1e6": ({"rope_theta": 1e6}, None),
     "rope_no_scaling": ({"rope_scaling": None}, None),
     "rope_theta_1e6_no_scaling": ({"rope_theta": 1e6, "rope_scaling": None}, None),
