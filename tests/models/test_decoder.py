@@ -135,7 +135,7 @@ def small(**changes) -> decoder.Config:
     }
     base |= {
         "rope_theta": 1e4,
-        "rope_scaling": decoder.Llama3Scaling(8.0, original=16),
+        "rope_scaling": decoder.Llama3Scaling(8.0, original=32),
         "qkv_bias": True,
         "qk_norm": True,
     }
