@@ -64,6 +64,7 @@ class Config:
     qkv_bias: bool = False
     qk_norm: bool = False  # a norm of each head of queries and of keys, before they are turned
     dtype: str = option("float32", "float32", "bfloat16", "float16")  # of weights and products
+    context: int = number(0)  # tokens that the model was made for; 0: unknown
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
     prefill: int = number(0)  # tokens of a prompt that `begin` reads at a time; 0: all
 
