@@ -1,6 +1,7 @@
 """Reading weights: single and sharded files, parts of them, and files that are not as they should be."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -110,7 +111,7 @@ NORM, GATE = "model.norm.weight", "model.layers.1.mlp.gate_proj.weight"
         (lambda t: t.update({"model.extra": t[NORM]}), "tensors have no place in the model: model.extra"),
         (lambda t: t.update({GATE: t[GATE].T.copy()}), rf"{GATE} is \[32, 48\], but the config makes it \[48, 32\]"),
         (lambda t: t.update({NORM: t[NORM].view(np.int16)}), f"{NORM} is I16; supported are F64, F32, F16, BF16"),
-        (lambda t: t.update({"lm_head.weight": -t["lm_head.weight"]}), "lm_head.weight differs from model.embed_tokens"),
+        (lambda t: t.update({"lm_head.weight": -t["lm_head.weight"]}), "lm_head.weight differs from model.embed"),
     ],
 )  # fmt: skip
 def test_tensors_that_are_not_as_the_config_says(copy, change, message):
@@ -133,7 +134,7 @@ def test_files_that_are_cut_off(tmp_path, sharded):
     shard = tmp_path / "model-00003-of-00004.safetensors"
     whole = shard.read_bytes()
     for size, message in (
-        (len(whole) - 1, rf"{shard} is cut off: model\.\S+ ends at byte {len(whole)} of {len(whole) - 1}; copy it again"),
+        (len(whole) - 1, rf"{shard} is cut off: model\.\S+ ends at byte {len(whole)} of {len(whole) - 1}; copy"),
         (100, f"{shard} is cut off in its header"),
         (0, f"{shard} is cut off in its header"),
     ):  # fmt: skip
@@ -155,3 +156,16 @@ def test_files_that_are_cut_off(tmp_path, sharded):
     (tmp_path / SHARDS).unlink()
     with pytest.raises(InputError, match="has neither model.safetensors nor model.safetensors.index.json"):
         load(tmp_path)
+
+
+def test_the_page_s_example_runs(golden_folder, monkeypatch):
+    """It writes what the decoder foretells of what it wrote."""
+    root = golden_folder.parents[1]
+    monkeypatch.chdir(root)
+    (example,) = re.findall(r"^```python\n(.*?)^```", (root / "docs/language.md").read_text(), re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(compile(example, "docs/language.md", "exec"), names)
+    written = np.concatenate([names["tokens"][0], names["answer"].tokens])
+    foretold = decoder.forward(names["params"], names["cfg"], written[None, :-1]).argmax(-1)[0]
+    np.testing.assert_array_equal(written[3:], foretold[2:])
+    assert names["hidden"].shape == (4, 1, 3, 32)

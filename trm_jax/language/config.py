@@ -7,7 +7,7 @@ others' numbers. So both are read, and what stands in neither is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,17 @@ class _Said:
     def refuse(self, what: str) -> InputError:
         return InputError(f"{self.path}: {what}")
 
-    def get(self, name: str, kind: type | tuple, right: Callable = lambda x: x > 0) -> Any:
+    def get(self, name: str, kind: type | tuple) -> Any:
         """A field that must be there."""
         value = self.fields.get(name)
         if value is None:
             raise self.refuse(f"{name} is missing; is it the config of a whole model?")
-        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or not right(value):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or not (kind is bool or value > 0):
             raise self.refuse(f"{name} is {json.dumps(value)}; it should be {_KINDS[kind]}")
         return value
 
     def optional(self, name: str, default: Any, kind: type | tuple = int) -> Any:
-        return default if self.fields.get(name) is None else self.get(name, kind, lambda x: kind is bool or x > 0)
+        return default if self.fields.get(name) is None else self.get(name, kind)
 
     def one_of(self, *names: str) -> Any:
         """The value of a field with several names, or None. Raises InputError where they differ."""
@@ -70,7 +70,7 @@ class _Said:
 
 
 _NUMBER = (int, float)
-_KINDS = {int: "a positive whole number", _NUMBER: "a positive number", bool: "true or false", dict: "an object"}
+_KINDS = {int: "a positive whole number", _NUMBER: "a positive number", bool: "true or false"}
 
 
 def _json(path: Path) -> _Said:

@@ -194,8 +194,8 @@ def _head(params: dict, cfg: Config, x: jax.Array) -> jax.Array:
         return _product(head, "head", x, params.get("lora", NO_ADAPTER)).astype(jnp.float32)
 
 
-def _layers(params: dict, cfg: Config, x: jax.Array, positions: jax.Array, attend: Callable, cache=None):
-    """(x [B, T, D] behind the last layer, the cache, what `attend` left of each layer and its output, stacked).
+def _layers(params: dict, cfg: Config, x: jax.Array, positions: jax.Array, attend: Callable, cache=None, hidden=False):
+    """(x [B, T, D] behind the last layer, the cache, of each layer, stacked: what `attend` left, its output if hidden).
 
     attend(q [B, T, H, h], k, v [B, T, K, h], layer, cache) -> (heads [B, T, H, h], cache, what is left); layer: its
     number.
@@ -220,7 +220,7 @@ def _layers(params: dict, cfg: Config, x: jax.Array, positions: jax.Array, atten
         with jax.named_scope("mlp"):
             n = _norm(x, layer["mlp_norm"], cfg)
             x = x + product("down", jax.nn.silu(product("gate", n)) * product("up", n))
-        return (x, cache), (left, x)
+        return (x, cache), (left, x if hidden else None)
 
     # In the carry the cache is written in place; handed from layer to layer it would be copied for every token.
     (x, cache), (left, outputs) = lax.scan(block, (x, cache), (params["layers"], tree, jnp.arange(cfg.layers)))
@@ -246,7 +246,7 @@ def forward(
     def attend(q, k, v, *_):
         return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl), None, None
 
-    x, _, _, outputs = _layers(params, cfg, x, positions_of(own), attend)
+    x, _, _, outputs = _layers(params, cfg, x, positions_of(own), attend, hidden=hidden)
     x = _norm(x, params["norm"], cfg)
     logits = _head(params, cfg, x)
     return (logits, jnp.concatenate([embedded[None], outputs[:-1], x[None]])) if hidden else logits
@@ -269,6 +269,7 @@ def begin(params: dict, cfg: Config, batch: Mapping, room: int) -> dict:
     tokens, segments = batch["inputs"], batch["segments"]
     rows, size = tokens.shape
     real = segments >= 0
+    seen = jnp.pad(real, ((0, 0), (0, room - size)), constant_values=True)
     if not 0 < cfg.prefill < size:
 
         def attend(q, k, v, *_):
@@ -276,26 +277,21 @@ def begin(params: dict, cfg: Config, batch: Mapping, room: int) -> dict:
             return heads, None, tuple(jnp.pad(x, ((0, 0), (0, room - size), (0, 0), (0, 0))) for x in (k, v))
 
         x, _, cache, _ = _layers(params, cfg, _embed(params, cfg, tokens), positions_of(segments), attend)
-        return {
-            "logits": _head(params, cfg, _norm(x[:, -1:], params["norm"], cfg))[:, 0],
-            "cache": cache,
-            "seen": jnp.pad(real, ((0, 0), (0, room - size)), constant_values=True),
-            "slot": jnp.int32(size),
-            "number": real.sum(1, dtype=jnp.int32),
-        }
+        return _state(params, cfg, x, cache, seen, jnp.int32(size), real.sum(1, dtype=jnp.int32))
+
     blank = jnp.zeros((cfg.layers, rows, room, cfg.kv_heads, cfg.head_dim), cfg.compute_dtype)
-    state = {
-        "logits": jnp.zeros((rows, cfg.vocab_size), jnp.float32),
-        "cache": (blank, blank),
-        "seen": jnp.pad(real, ((0, 0), (0, room - size)), constant_values=True),
-        "slot": jnp.int32(0),
-        "number": jnp.zeros(rows, jnp.int32),
-    }
-    first = size % cfg.prefill  # what is over comes first, and then chunks of one size
-    if first:
-        state = extend(params, cfg, state, tokens[:, :first])
+    first = size % cfg.prefill or cfg.prefill  # what is over comes first, then chunks of one size
+    state = {"cache": (blank, blank), "seen": seen, "slot": jnp.int32(0), "number": jnp.zeros(rows, jnp.int32)}
+    state = extend(params, cfg, state, tokens[:, :first])
     chunks = einops.rearrange(tokens[:, first:], "b (n c) -> n b c", c=cfg.prefill)
     return lax.scan(lambda state, chunk: (extend(params, cfg, state, chunk), None), state, chunks)[0]
+
+
+def _state(params: dict, cfg: Config, x: jax.Array, cache, seen: jax.Array, slot: jax.Array, number: jax.Array) -> dict:
+    """The state behind x [B, C, D], the last layer's output. slot: where the next token goes in the cache; number [B]:
+    its position."""
+    logits = _head(params, cfg, _norm(x[:, -1:], params["norm"], cfg))[:, 0]
+    return {"logits": logits, "cache": cache, "seen": seen, "slot": slot, "number": number}
 
 
 def advance(params: dict, cfg: Config, state: dict, tokens: jax.Array) -> dict:
@@ -305,11 +301,11 @@ def advance(params: dict, cfg: Config, state: dict, tokens: jax.Array) -> dict:
 
 def extend(params: dict, cfg: Config, state: dict, tokens: jax.Array) -> dict:
     """The state behind more tokens of each row, tokens [B, C]; those that "seen" calls padding count for nothing."""
-    slot, size, room = state["slot"], tokens.shape[1], state["seen"].shape[1]
-    real = lax.dynamic_slice_in_dim(state["seen"], slot, size, axis=1)
+    seen, slot, size = state["seen"], state["slot"], tokens.shape[1]
+    real = lax.dynamic_slice_in_dim(seen, slot, size, axis=1)
     positions = state["number"][:, None] + jnp.cumsum(real, 1, dtype=jnp.int32) - real
-    upto = slot + jnp.arange(size)[:, None] >= jnp.arange(room)
-    mask = (state["seen"][:, None] & upto)[:, None, None]  # [B, 1, 1, C, room]
+    upto = slot + jnp.arange(size)[:, None] >= jnp.arange(seen.shape[1])
+    mask = (seen[:, None] & upto)[:, None, None]  # [B, 1, 1, C, room]
     precision = lax.Precision.HIGHEST if cfg.dtype == "float32" else None
 
     def attend(q, k, v, layer, cache):
@@ -327,10 +323,5 @@ def extend(params: dict, cfg: Config, state: dict, tokens: jax.Array) -> dict:
         return einops.rearrange(heads, "b c k g h -> b c (k g) h"), cache, None
 
     x, cache, _, _ = _layers(params, cfg, _embed(params, cfg, tokens), positions, attend, state["cache"])
-    return {
-        **state,
-        "logits": _head(params, cfg, _norm(x[:, -1:], params["norm"], cfg))[:, 0],
-        "cache": cache,
-        "slot": slot + size,
-        "number": state["number"] + real.sum(1, dtype=jnp.int32),
-    }
+    number = state["number"] + real.sum(1, dtype=jnp.int32)
+    return _state(params, cfg, x, cache, seen, slot + size, number)
