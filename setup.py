@@ -37,8 +37,8 @@ INSTALL_REQUIRES = [
 ]
 
 HUB = ["huggingface_hub"]
-LANGUAGE = ["tokenizers>=0.21", "jinja2>=3.1"]
-GGUF = ["gguf>=0.17"]
+LANGUAGE = ["tokenizers>=0.23", "jinja2>=3.1"]
+GGUF = ["gguf>=0.19"]
 
 EXTRAS_REQUIRE = {
     # CUDA 13 is what JAX recommends and what new GPUs need; its driver must be 580 or newer.
