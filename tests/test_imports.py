@@ -19,6 +19,7 @@ LAYERS = (
     ("tasks",),
     ("distributed",),
     ("evals",),  # scores models, whoever trained them; the training loop calls it
+    ("language",),  # files and text of language models, how their answers are scored
     ("train",),
     ("configs",),
     ("planning",),
