@@ -219,11 +219,11 @@ def rope_tables(length: int, head_dim: int, theta: float) -> tuple[np.ndarray, n
 
 
 def apply_rope(x: jax.Array, cos, sin) -> jax.Array:
-    """Rotate x [B, T, H, K] (non-interleaved halves) in float32; x's dtype back."""
+    """Rotate x [B, T, H, K] (non-interleaved halves) in float32; x's dtype back. cos, sin: [T, K] or [B, T, K]."""
     x32 = x.astype(jnp.float32)
     first, second = jnp.split(x32, 2, axis=-1)
     rotated = jnp.concatenate([-second, first], axis=-1)
-    return (x32 * cos[:, None, :] + rotated * sin[:, None, :]).astype(x.dtype)
+    return (x32 * cos[..., None, :] + rotated * sin[..., None, :]).astype(x.dtype)
 
 
 # Above so many tokens a one-hot product costs more than a scatter.

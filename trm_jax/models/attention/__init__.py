@@ -44,7 +44,8 @@ def attention(
     dropout: float = 0.0,
     keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention of q, k, v [B, T, H, K] -> [B, T, H, K] in q's dtype, softmax in float32.
+    """Attention of q, k, v [B, T, H, K] -> [B, T, H, K] in q's dtype, softmax in float32; k and v may have fewer heads,
+    each of which then serves as many heads of q, those that stand together.
 
     causal: token t sees 0..t only. segments [B, T] int32: tokens see those of their own segment only. scale: of the
     scores, by default K**-0.5. impl: "dense" is plain XLA and materialises the [B, H, T, T] scores; "flash" and "cudnn"
@@ -64,6 +65,8 @@ def attention(
     if dropping and impl not in DROPPING:
         raise InputError(f"attention_impl {impl} drops no weights; choose auto, {' or '.join(DROPPING)}, or no dropout")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if (served := q.shape[2] // k.shape[2]) > 1:
+        k, v = (jnp.repeat(x, served, axis=2) for x in (k, v))
     attend = partial(IMPLEMENTATIONS[impl], causal=causal, scale=scale)
     optional = {} if segments is None else {"segments": segments}
     if dropping:
