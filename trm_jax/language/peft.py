@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from trm_jax.errors import InputError
-from trm_jax.models import decoder
-from trm_jax.models.convert import torch_format
-from trm_jax.models.lora import Lora
+from trm_jax.language import weights
+from trm_jax.models import decoder, quant
+from trm_jax.models.lora import TARGETS, Lora
 from trm_jax.models.lora import specs as lora_specs
 from trm_jax.storage.paths import write_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-MODULES = {
-    **{name: f"self_attn.{name}_proj" for name in "qkvo"},
-    **{name: f"mlp.{name}_proj" for name in ("gate", "up", "down")},
-    "embed": "model.embed_tokens",
-    "head": "lm_head",
-}
 # Settings under which an adapter means something else than W + scale B A on the given base.
 REFUSED = (
     "use_dora rank_pattern alpha_pattern modules_to_save fan_in_fan_out lora_bias use_qalora use_bdlora "
@@ -40,15 +34,13 @@ _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+?)\.(?:lora_(?:embedding_)?(?P<half>[AB])(?:\.weight)?|(?P<base>base_layer)\.weight)")
 
 
-def modules(lora: Lora, layers: int) -> dict[str, tuple[str, int | None]]:
-    """Name of each module that an adapter changes, as Hugging Face has it -> (our name, its layer or None)."""
-    found = {}
-    for name in lora.targets:
-        if name in ("embed", "head"):
-            found[MODULES[name]] = (name, None)
-        else:
-            found |= {f"model.layers.{i}.{MODULES[name]}": (name, i) for i in range(layers)}
-    return found
+def modules(targets: Iterable[str], layers: int) -> dict[str, tuple[str, int]]:
+    """Name of each module that an adapter changes, as Hugging Face has it -> (our name, its layer)."""
+    return {
+        module.removesuffix(".weight"): (name, i)
+        for name in targets
+        for i, module in enumerate(weights.names_of(name, layers))
+    }
 
 
 def _key(module: str, half: str) -> str:
@@ -94,10 +86,9 @@ def read(folder: Path, cfg: decoder.Config, params: dict) -> tuple[dict, Lora]:
     """
     settings, path = _settings(folder), folder / WEIGHTS
     rank = settings["r"]
-    every = Lora(rank, settings["lora_alpha"], tuple(MODULES), bool(settings.get("use_rslora")))
-    known = modules(every, cfg.layers)
-    pairs: dict[str, dict[str, np.ndarray]] = {}
-    for key, tensor in torch_format.read(path).items():
+    known = modules(TARGETS, cfg.layers)
+    pairs: dict[str, dict[str, weights.Tensor]] = {}
+    for key, tensor in weights.header(path).items():
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
         if not key.startswith(_PREFIX) or not match or match["module"] not in known:
             raise InputError(f"{path}: {key} belongs to no module of the base; is the adapter of another model?")
@@ -116,7 +107,8 @@ def read(folder: Path, cfg: decoder.Config, params: dict) -> tuple[dict, Lora]:
         raise InputError(f"{path} holds no adapter")
 
     found = {known[module][0] for module in pairs}
-    lora = Lora(rank, every.alpha, tuple(name for name in MODULES if name in found), every.rslora)
+    targets = tuple(name for name in TARGETS if name in found)
+    lora = Lora(rank, settings["lora_alpha"], targets, bool(settings.get("use_rslora")))
     declared = lora_specs(decoder.specs(cfg), lora)
 
     def half(module: str, which: str) -> np.ndarray:
@@ -124,24 +116,27 @@ def read(folder: Path, cfg: decoder.Config, params: dict) -> tuple[dict, Lora]:
         if module not in pairs:
             return np.zeros(shape[::-1], np.float32)
         tensor = pairs[module][which]
-        if tensor.shape != shape:
-            raise InputError(f"{path}: {_key(module, which)} is {list(tensor.shape)}; the base wants {list(shape)}")
-        return tensor.astype(np.float32).T
+        if tensor.shape != shape or tensor.dtype not in weights.DTYPES:
+            said = f"{tensor.dtype} {list(tensor.shape)}"
+            raise InputError(f"{path}: {tensor.name} is {said}; base and rank want floats {list(shape)}")
+        return tensor.open().astype(np.float32).T
 
     tree: dict = {name: {"a": [], "b": []} for name in lora.targets}
-    for module, (name, _) in modules(lora, cfg.layers).items():
+    for module, (name, _) in modules(targets, cfg.layers).items():
         for which in "AB":
             tree[name][which.lower()].append(half(module, which))
-    of_layers = tree.keys() - {"embed", "head"}
-    return {
-        name: {which: jnp.asarray(np.stack(x) if name in of_layers else x[0]) for which, x in pair.items()}
+    adapter = {
+        name: {which: jnp.asarray(np.stack(x) if name in quant.LINEARS else x[0]) for which, x in pair.items()}
         for name, pair in tree.items()
-    }, lora
+    }
+    return adapter, lora
 
 
-def _require_copy(path: Path, key: str, tensor: np.ndarray, params: dict, name: str) -> None:
+def _require_copy(path: Path, key: str, tensor: weights.Tensor, params: dict, name: str) -> None:
+    if name not in ("embed", "head"):
+        raise InputError(f"{path}: {key} is a weight of the base; keep the adapter's tensors alone")
     base = params["embed"] if name == "embed" or "head" not in params else params["head"].T
-    if not np.array_equal(np.asarray(base), tensor.astype(base.dtype)):
+    if tensor.dtype not in weights.DTYPES or not np.array_equal(np.asarray(base), tensor.open().astype(base.dtype)):
         raise InputError(f"{path}: {key} differs from the base's; the adapter is of another base, or trained it whole")
 
 
@@ -153,12 +148,13 @@ def write(folder: Path, adapter: dict, lora: Lora, base: str = "") -> None:
     from safetensors.numpy import save
 
     tensors = {}
-    layers = max((len(pair["a"]) for name, pair in adapter.items() if name not in ("embed", "head")), default=0)
-    for module, (name, layer) in modules(lora, layers).items():
-        pair = {which: np.asarray(x if layer is None else x[layer]) for which, x in adapter[name].items()}
+    layers = max((len(pair["a"]) for name, pair in adapter.items() if name in quant.LINEARS), default=0)
+    for module, (name, layer) in modules(lora.targets, layers).items():
+        of_layer = name in quant.LINEARS
+        pair = {which: np.asarray(x[layer] if of_layer else x) for which, x in adapter[name].items()}
         if any(x.any() for x in pair.values()):
             tensors |= {_key(module, which.upper()): np.ascontiguousarray(x.T) for which, x in pair.items()}
-    whole = len(tensors) == 2 * len(modules(lora, layers))
+    whole = len(tensors) == 2 * len(modules(lora.targets, layers))
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -166,7 +162,7 @@ def write(folder: Path, adapter: dict, lora: Lora, base: str = "") -> None:
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "use_rslora": lora.rslora,
-        "target_modules": sorted(MODULES[name].rpartition(".")[2] for name in lora.targets)
+        "target_modules": sorted({module.rpartition(".")[2] for module in modules(lora.targets, 1)})
         if whole
         else "|".join(sorted({re.escape(key.removeprefix(_PREFIX).split(".lora_")[0]) for key in tensors})),
         "lora_dropout": 0.0,

@@ -178,12 +178,6 @@ def quantise(w: jax.Array, how: str, group: int | None = None, dtype: Any = None
     return Int4(_pack(codes.reshape(rows.shape)), scale, minimum)
 
 
-def quantise_linears(params: dict, how: str, group: int | None = None) -> dict:
-    """A decoder's parameters with the kernels of its layers quantised, one at a time."""
-    kernels = {name: quantise(params["layers"][name], how, group) for name in LINEARS}
-    return {**params, "layers": {**params["layers"], **kernels}}
-
-
 def dequantise(leaf: Leaf) -> jax.Array:
     """The kernel [..., in, out] in float32 that a leaf stands for."""
     return jnp.swapaxes(leaf.rows(), -1, -2)
