@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from trm_jax.errors import InputError
 from trm_jax.language import config, peft, weights
+from trm_jax.losses import IGNORE, token_cross_entropy
 from trm_jax.models import decoder, params, quant
 from trm_jax.models.lora import TARGETS, Lora, merge, specs
 
@@ -70,9 +71,8 @@ def as_peft(tree: dict, lora: Lora, cfg: decoder.Config) -> dict:
 def step(adapter, state, base, ids, segments, labels, scale, *, cfg, optimiser):
     def loss(adapter):
         logits = decoder.forward(base, cfg, ids, segments, lora=(adapter, scale))
-        counted = labels[:, 1:] != -100
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], jnp.maximum(labels[:, 1:], 0))
-        return jnp.sum(losses * counted) / jnp.sum(counted), logits
+        losses = token_cross_entropy(logits[:, :-1], labels[:, 1:], "softmax")
+        return jnp.sum(losses) / jnp.sum(labels[:, 1:] != IGNORE), logits
 
     (value, logits), gradients = jax.value_and_grad(loss, has_aux=True)(adapter)
     updates, state = optimiser.update(gradients, state, adapter)

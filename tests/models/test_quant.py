@@ -28,11 +28,11 @@ def blocks(golden_folder):
 
 @pytest.mark.parametrize("how", EXACT)
 def test_codes_scales_and_products_are_the_golden_ones(golden, how):
-    leaf = quant.quantise(golden["w"].T, how, EXACT[how][1], jnp.float32)
+    leaf = jax.jit(quant.quantise, static_argnums=(1, 2, 3))(golden["w"].T, how, EXACT[how][1], jnp.float32)
     stored = leaf.codes if how == "int8" else leaf.packed
     np.testing.assert_array_equal(stored, golden["int8_codes" if how == "int8" else "int4_packed"])
-    # A division is within two units of the last place of float32; the sums of 128 products within 1e-6 of their size.
-    np.testing.assert_allclose(leaf.scale, golden[f"{how}_scale"], rtol=3e-7)
+    np.testing.assert_array_equal(leaf.scale, golden[f"{how}_scale"])
+    # Sums of 128 products in another order.
     np.testing.assert_allclose(quant.linear(jnp.asarray(golden["x"]), leaf), golden[f"{how}_y"], rtol=1e-5, atol=1e-5)
 
 
@@ -48,13 +48,14 @@ def test_blocks_of_a_gguf_file_are_read_bit_for_bit(blocks, kind):
 
 
 def test_a_scale_and_a_minimum_lose_nothing_of_a_four_bit_file(blocks):
-    """Q4_1's own grid: the values of a file come back, whose groups use both of its ends."""
+    """Q4_1's own grid: groups as files have them come back, with a scale above 0 and both ends of it in use."""
     values = np.concatenate([blocks["Q4_1/values"], np.zeros((1, 512), np.float32)])
-    raw = blocks["Q4_1/raw"].reshape(3, 16, 20)[..., 4:]
-    codes = np.concatenate([raw & 15, raw >> 4], -1)
-    whole = np.concatenate([(codes.min(-1) == 0) & (codes.max(-1) == 15), np.ones((1, 16), bool)])
+    raw = blocks["Q4_1/raw"].reshape(3, 16, 20)
+    codes = np.concatenate([raw[..., 4:] & 15, raw[..., 4:] >> 4], -1)
+    usual = (raw[..., :2].copy().view(np.float16)[..., 0] > 0) & (codes.min(-1) == 0) & (codes.max(-1) == 15)
+    whole = np.concatenate([usual, np.ones((1, 16), bool)])
     assert whole.sum() > 16
-    again = np.asarray(quant.dequantise(quant.quantise(values.T, "int4-min", dtype=jnp.float16))).T
+    again = np.asarray(quant.dequantise(quant.quantise(values.T, "int4-min"))).T
     np.testing.assert_array_equal(again.reshape(4, 16, 32)[whole], values.reshape(4, 16, 32)[whole])
 
 
@@ -64,7 +65,7 @@ weights = hnp.arrays(
 
 
 @pytest.mark.parametrize("how", quant.KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(w=weights)
 def test_every_weight_is_within_half_a_step(how, w):
     leaf = jax.jit(quant.quantise, static_argnums=1)(w, how)
