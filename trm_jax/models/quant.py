@@ -131,8 +131,7 @@ def is_quantised(w) -> bool:
 
 def _stored(span: jax.Array, steps: int, dtype) -> tuple[jax.Array, jax.Array]:
     """(span / steps as stored, the same in float32): codes are counted in steps of what is stored, and none is 0."""
-    # Hidden from the compiler, which would multiply by the inverse of a constant and be off by one unit.
-    stored = (span / lax.optimization_barrier(jnp.float32(steps))).astype(dtype)
+    stored = (span / steps).astype(dtype)
     stored = jnp.where(stored == 0, jnp.ones_like(stored), stored)
     return stored, stored.astype(jnp.float32)
 
