@@ -129,9 +129,9 @@ def is_quantised(w) -> bool:
     return isinstance(w, Leaf)
 
 
-def _stored(scale: jax.Array, dtype) -> tuple[jax.Array, jax.Array]:
-    """(the scale as stored, the same in float32): codes are counted in steps of what is stored, and none is 0."""
-    stored = scale.astype(dtype)
+def _stored(span: jax.Array, steps: int, dtype) -> tuple[jax.Array, jax.Array]:
+    """(span / steps as stored, the same in float32): codes are counted in steps of what is stored, and none is 0."""
+    stored = (span / steps).astype(dtype)
     stored = jnp.where(stored == 0, jnp.ones_like(stored), stored)
     return stored, stored.astype(jnp.float32)
 
@@ -159,11 +159,11 @@ def quantise(w: jax.Array, how: str, group: int | None = None, dtype: Any = None
         raise InputError(f"{how}: a group of {group} does not divide {size} inputs into even parts; choose another")
     rows = jnp.swapaxes(w, -1, -2).astype(jnp.float32)
     if how == "int8":
-        scale, step = _stored(jnp.max(jnp.abs(rows), -1) / 127, dtype)
+        scale, step = _stored(jnp.max(jnp.abs(rows), -1), 127, dtype)
         return Int8(jnp.clip(jnp.round(rows / step[..., None]), -127, 127).astype(jnp.int8), scale)
     groups = rows.reshape(*rows.shape[:-1], -1, group)
     if how == "int4":
-        scale, step = _stored(jnp.max(jnp.abs(groups), -1) / 7, dtype)
+        scale, step = _stored(jnp.max(jnp.abs(groups), -1), 7, dtype)
         codes, minimum = jnp.clip(jnp.round(groups / step[..., None]), -7, 7).astype(jnp.int8), None
     else:
         # Rounded down, so that no weight lies below it by more than a step may hide.
@@ -173,15 +173,9 @@ def quantise(w: jax.Array, how: str, group: int | None = None, dtype: Any = None
             minimum.astype(jnp.float32) > least, lax.nextafter(minimum, jnp.full_like(minimum, -jnp.inf)), minimum
         )
         low = minimum.astype(jnp.float32)
-        scale, step = _stored((jnp.max(groups, -1) - low) / 15, dtype)
+        scale, step = _stored(jnp.max(groups, -1) - low, 15, dtype)
         codes = jnp.clip(jnp.round((groups - low[..., None]) / step[..., None]), 0, 15)
     return Int4(_pack(codes.reshape(rows.shape)), scale, minimum)
-
-
-def quantise_linears(params: dict, how: str, group: int | None = None) -> dict:
-    """A decoder's parameters with the kernels of its layers quantised, one at a time."""
-    kernels = {name: quantise(params["layers"][name], how, group) for name in LINEARS}
-    return {**params, "layers": {**params["layers"], **kernels}}
 
 
 def dequantise(leaf: Leaf) -> jax.Array:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from trm_jax.language.metrics import auroc
 from trm_jax.reports.statistics import wilson
 
 BINS, STRATA = 10, 6
@@ -71,17 +72,13 @@ def interval(scores: np.ndarray) -> dict:
 def calibration(chance: np.ndarray, right: np.ndarray) -> dict:
     """How well chances [N] say what is right [N]: bins of equal counts, expected calibration error over them, Brier
     score, and the chance that a right one ranks above a wrong one (AUROC, ties count half; None without both)."""
-    from scipy.stats import rankdata
-
     parts = np.array_split(np.argsort(chance, kind="stable"), min(BINS, len(chance)))
     bins = [{"n": len(p), "q": _mean(chance[p]), "exact": _mean(right[p])} for p in parts]
-    positive, negative = int(np.sum(right > 0)), int(np.sum(right == 0))
-    wins = float(np.sum(rankdata(chance)[right > 0])) - positive * (positive + 1) / 2
     return {
         "bins": bins,
         "ece": sum(one["n"] * abs(one["q"] - one["exact"]) for one in bins) / len(chance),
         "brier": float(np.mean((chance - right) ** 2)),
-        "auroc": wins / (positive * negative) if positive and negative else None,
+        "auroc": auroc(chance, right),
     }
 
 
