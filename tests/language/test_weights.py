@@ -93,7 +93,8 @@ def test_devices_read_their_own_parts(sharded, shape, monkeypatch):
     places = sharding.shardings(mesh, sharding.Rules(), decoder.specs(cfg))
     tree = weights.load(sharded, cfg, places)
     assert sum(x.size for x in read) == params.count(decoder.specs(cfg))
-    assert max(x.size for x in read) < tree["layers"]["gate"].size
+    parts = [x.size for x in read if x.size != tree["embed"].size]  # which only fsdp cuts
+    assert max(parts) < tree["layers"]["gate"].size
     monkeypatch.undo()
     for one, other, place in zip(*map(jax.tree.leaves, (tree, weights.load(sharded, cfg), places)), strict=True):
         assert one.sharding == place
@@ -162,7 +163,9 @@ def test_the_page_s_example_runs(golden_folder, monkeypatch):
     """It writes what the decoder foretells of what it wrote."""
     root = golden_folder.parents[1]
     monkeypatch.chdir(root)
-    (example,) = re.findall(r"^```python\n(.*?)^```", (root / "docs/language.md").read_text(), re.MULTILINE | re.DOTALL)
+    example, *_ = re.findall(
+        r"^```python\n(.*?)^```", (root / "docs/language.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     names: dict = {}
     exec(compile(example, "docs/language.md", "exec"), names)
     written = np.concatenate([names["tokens"][0], names["answer"].tokens])
