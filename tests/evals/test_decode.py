@@ -55,7 +55,7 @@ def places_of(tokens: np.ndarray) -> np.ndarray:
     return tok.encode(grid.astype(np.uint8), np.zeros((1, 1), np.uint8))[1][: len(tokens)]
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("rows", [3, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (1, 8))])
 def test_answers_are_the_authors(golden, model, rows):
     """Of seven prompts, some unseen, one that never ends; log-probabilities to 2e-5, over 931 tokens."""
     cfg, params = model

@@ -17,7 +17,11 @@ from trm_jax.losses import IGNORE, token_cross_entropy
 from trm_jax.models import decoder, params, quant
 from trm_jax.models.lora import TARGETS, Lora, merge, specs
 
-ADAPTERS = ("lora_llama_plain", "lora_qwen3_plain", "lora_llama_rs_all", "lora_qwen3_rs_embed")
+LESS = ("lora_qwen3_plain", "lora_llama_plain")  # the other two have all that they have and embeddings
+ADAPTERS = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in LESS))
+    for name in ("lora_llama_plain", "lora_qwen3_plain", "lora_llama_rs_all", "lora_qwen3_rs_embed")
+]
 EMBED = "base_model.model.model.embed_tokens"
 TINY = decoder.Config(
     vocab_size=11, hidden_size=8, layers=3, heads=2, kv_heads=1, head_dim=6, inner_size=12, rope_theta=1e4, tied=True

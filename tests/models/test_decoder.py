@@ -216,7 +216,14 @@ def test_kernels_of_attention_serve_heads_alike():
     np.testing.assert_allclose(flash[real], dense[real], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("mesh", [{"data": 2, "tensor": 4}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2, "tensor": 4},
+        pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_are_one(mesh):
     """Weights and rows shared out: logits at once and written are those of one device, to sums in another order."""
     cfg = small(prefill=6)

@@ -39,7 +39,7 @@ def test_metadata(metadata, files, root):
     assert (metadata["Name"], metadata["Version"]) == ("trm_jax", version)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"gpu", "gpu-cuda12", "tpu", "hub", "arc", "wandb", "torch", "dev"} == set(
+    assert {"gpu", "gpu-cuda12", "tpu", "hub", "arc", "language", "gguf", "wandb", "torch", "dev"} == set(
         metadata.get_all("Provides-Extra")
     )
     assert any(name.endswith("/licenses/LICENSE") for name in files)
