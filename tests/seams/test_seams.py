@@ -124,4 +124,5 @@ def test_a_family_that_answers_at_once_has_no_steps_to_stop_at(run, trm):
     for how in (["--stop-at", "q"], ["--diagnose"]):
         result = trm.run("eval", run, *how)
         assert result.code == 2 and result.error_lines == [result.err.splitlines()[-1]], result.err
-        assert f"error: {how[0]}: model.family=tests.seams.toy:mixer answers at once, in no steps; leave it out" in result.err
+        said = "model.family=tests.seams.toy:mixer answers at once, in no steps; leave it out"
+        assert f"error: {how[0]}: {said}" in result.err

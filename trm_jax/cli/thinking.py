@@ -37,7 +37,8 @@ def run(args, opened, data, meter) -> int:
     """Do it with an opened run on a task's `EvalSource`."""
     if not hasattr(opened.cfg.family, "LATENTS"):
         flag = "--diagnose" if args.diagnose else "--stop-at"
-        raise InputError(f"{flag}: model.family={opened.config.model.family} answers at once, in no steps; leave it out")
+        family = opened.config.model.family
+        raise InputError(f"{flag}: model.family={family} answers at once, in no steps; leave it out")
     return (_diagnose if args.diagnose else _stop)(args, opened, data, meter)
 
 
