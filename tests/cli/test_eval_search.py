@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 
 import pytest
 
@@ -49,6 +50,24 @@ def test_rollouts_and_their_selections(trm, run):
     head = "3 rollouts of 2 supervision steps, noise 0.5 on z_H, z_L but before the last step, in different forms"
     assert head in result.out.splitlines()[0]
     assert re.search(rf"^exact accuracy +{added['score']:.4f} by valid", result.out, re.M)
+
+
+def test_a_search_that_was_interrupted_goes_on(trm, run):
+    """A batch is over in a second; a signal during the second one loses no more than that."""
+    how = "eval", run, "--rollouts", 4, "--symmetries", "--steps", "2,96", "--batch-size", 8
+    assert trm.run(*how).code == 0
+    whole = record(run)
+    (run / "evals.jsonl").unlink()
+    process = trm.start(*how)
+    process.until(lambda: any(run.glob("search-*.jsonl")))
+    process.signal(signal.SIGINT)
+    stopped = process.wait()
+    assert stopped.code == 130 and stopped.err.endswith("interrupted\n"), stopped.err
+    (kept,) = run.glob("search-*.jsonl")
+    result = trm.run(*how)
+    assert result.code == 0 and f"of 5 batches are in {kept}" in result.err, result.err
+    assert record(run)["table"] == whole["table"]  # bit for bit
+    assert not kept.exists()
 
 
 def test_a_note_on_bfloat16_beyond_the_trained_depth(trm, run):

@@ -16,8 +16,8 @@ from tests import tiny
 from trm_jax import sharding
 from trm_jax.configs import registry, resolve
 from trm_jax.errors import InputError
-from trm_jax.evals.runner import Evaluator
-from trm_jax.evals.search import Found, Search, forms, jit_search_step, pass_at, rollout, select, table
+from trm_jax.evals.runner import added
+from trm_jax.evals.search import Found, Search, Searcher, forms, pass_at, rollout, select, table
 
 FAMILIES = ("trm", "eqr")
 
@@ -190,9 +190,9 @@ def known(models, batch):
 
 def sums_of(models, known, devices: int, batch_size: int, first: int = 0) -> dict:
     cfg, params = models["trm"]
-    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=batch_size))
-    mesh = sharding.make_mesh(devices=jax.devices()[:devices])
-    return Evaluator(cfg, known[1], mesh, step=jit_search_step(cfg, known[0], mesh)).sums(params, first=first)
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=batch_size, max_examples=first))
+    searcher = Searcher(cfg, known[1], sharding.make_mesh(devices=jax.devices()[:devices]), known[0])
+    return added([searcher.batch(params, index) for index in range(searcher.batches)])
 
 
 @pytest.fixture(scope="module")

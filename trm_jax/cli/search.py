@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
+
+import numpy as np
 
 from trm_jax.cli.arguments import command, positive
 from trm_jax.cli.plan import print_table
 from trm_jax.errors import InputError
-from trm_jax.storage.paths import append_line
+from trm_jax.storage.paths import AnyPath, append_line, json_lines
 
 
 def depths(text: str) -> tuple[int, ...]:
@@ -69,7 +73,7 @@ def asked(args) -> bool:
 def score(args, opened, data, meter) -> int:
     """Search with an opened run on a task's `EvalSource`; print, draw and record what each selection scores."""
     from trm_jax.evals import search
-    from trm_jax.evals.runner import Evaluator
+    from trm_jax.evals.runner import added
     from trm_jax.reports.statistics import wilson
     from trm_jax.train.progress import Progress, duration
 
@@ -81,17 +85,22 @@ def score(args, opened, data, meter) -> int:
     chosen = args.select or search.usual(cfg)
     if chosen not in search.selections(cfg):
         raise InputError(f"--select {chosen}: this task does not tell a valid answer without its label")
-    evaluator = Evaluator(cfg, data, opened.mesh, step=search.jit_search_step(cfg, plan, opened.mesh))
-    began = time.monotonic()
-    with closing(Progress(f"search {args.run_dir.name}", evaluator.num_batches)) as progress:
+    searcher = search.Searcher(cfg, data, opened.mesh, plan)
+    began, kept = time.monotonic(), _Kept(args.run_dir, opened, data.digest, plan)
+    if kept.batches:
+        print(f"going on: {len(kept.batches):,} of {searcher.batches:,} batches are in {kept.file}", file=sys.stderr)
+    with closing(Progress(f"search {args.run_dir.name}", searcher.batches * searcher.pieces)) as progress:
+        progress.start(len(kept.batches) * searcher.pieces)
 
-        def on_batch(done: int, total: int) -> bool | None:
+        def on_piece(done: int) -> None:
             meter.tick()
-            return progress.step(done)
+            progress.step(len(kept.batches) * searcher.pieces + done)
 
-        sums = evaluator.sums(opened.params, on_batch)
-        progress.step(evaluator.num_batches)
-    seconds = time.monotonic() - began
+        for index in range(searcher.batches):
+            if index not in kept.batches:
+                kept.add(index, searcher.batch(opened.params, index, on_piece))
+        progress.step(searcher.batches * searcher.pieces)
+    sums, seconds = added([kept.batches[index] for index in range(searcher.batches)]), time.monotonic() - began
     if not sums["count"]:
         raise InputError("the answers to these puzzles are not known, so no selection has a score")
     rows, count = search.table(cfg, plan, sums), int(sums["count"])
@@ -107,12 +116,27 @@ def score(args, opened, data, meter) -> int:
     record |= {"noise_on": search.noisy(cfg.family, plan.noise_on) if args.noise else [], "count": count}
     record |= {"headline": headline, "select": chosen, "score": last[chosen], "seconds": round(seconds, 3)}
     append_line(args.run_dir / "evals.jsonl", json.dumps(record | {"table": rows}))
+    kept.file.unlink(missing_ok=True)
     bound = " (upper bound: any rollout right)" if chosen == "any" else f" by {chosen}" * (plan.rollouts > 1)
     low, high = last["interval"]
     print(f"{headline.replace('_', ' '):<17}{last[chosen]:.4f}{bound}  [{low:.4f}, {high:.4f}]  on {count} puzzles; "
           f"{last['calls']:,} calls of nets a puzzle, {duration(seconds)} in all")  # fmt: skip
     print(f"next: {command('solve', args.run_dir, 'PUZZLE', '--steps', steps[-1])}", file=sys.stderr)
     return 0
+
+
+class _Kept:
+    """Sums of the batches that were searched, kept in RUN/search-*.jsonl: a search that was stopped goes on there."""
+
+    def __init__(self, run_dir: AnyPath, opened, digest: str, plan):
+        cfg = opened.cfg
+        how = f"{opened.weights} {digest} {plan} {cfg.model} {cfg.eval} {sorted(opened.mesh.shape.items())}"
+        self.file = run_dir / f"search-{opened.step}-{hashlib.sha256(how.encode()).hexdigest()[:8]}.jsonl"
+        self.batches: dict[int, dict] = {one["batch"]: one["sums"] for _, one in json_lines(self.file)}
+
+    def add(self, index: int, sums: Mapping) -> None:
+        self.batches[index] = {name: np.float64(value).tolist() for name, value in sums.items()}
+        append_line(self.file, json.dumps({"batch": index, "sums": self.batches[index]}))
 
 
 def _made(cfg, plan) -> str:

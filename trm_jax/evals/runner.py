@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -53,33 +53,37 @@ def rows_of_batch(batch_size: int, puzzles: int, mesh) -> int:
     return min(batch_size, round_up(puzzles, mesh.size))
 
 
+def added(sums: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    """The fetched sums of several batches, each exact or rounded once in float32, added up in float64."""
+    return {name: sum(np.float64(one[name]) for one in sums) for name in sums[0]}
+
+
 class Evaluator:
     """Scores parameters on a fixed set of puzzles, compiled once; cfg: a `RunConfig`, whose `eval` says how many."""
 
-    def __init__(self, cfg, data: EvalSource, mesh, num_steps: int = 0, step: Callable | None = None):
-        """step: another compiled one than `jit_eval_step`, for `sums`."""
+    def __init__(self, cfg, data: EvalSource, mesh, num_steps: int = 0):
         rules, size = sharding.Rules(), cfg.eval.batch_size
         sharding.check_batch(mesh, rules, size, "eval.batch_size")
         self._cfg, self._data = cfg, data
         self.steps = num_steps or getattr(cfg.model, "halt_max_steps", 1)
         self.total = min(cfg.eval.max_examples or len(data), len(data))
-        self._batch_size = rows_of_batch(size, self.total, mesh)
+        self.rows = rows_of_batch(size, self.total, mesh)  # of a batch
         self._sharding = sharding.batch_sharding(mesh, rules)
-        self._slots = sharding.local_slots(self._sharding, self._batch_size)
-        self._step = step or jit_eval_step(cfg, num_steps, mesh)
+        self._slots = sharding.local_slots(self._sharding, self.rows)
+        self._step = jit_eval_step(cfg, num_steps, mesh)
         self._ahead = int(sharding.may_queue(mesh))
         self._collects, self.ballot = hasattr(cfg.task, "ballot"), None  # of the last call
 
     @property
     def num_batches(self) -> int:
-        return -(-self.total // self._batch_size)
+        return -(-self.total // self.rows)
 
     def batch(self, index: int, total: int) -> tuple[dict, jax.Array]:
         """Batch number `index`; rows past the end repeat the first puzzle and are not counted."""
-        rows = index * self._batch_size + self._slots
+        rows = index * self.rows + self._slots
         counted = rows < total
         local = {**self._data.rows(np.where(counted, rows, 0)), "counted": counted}
-        batch = sharding.put_batch(self._sharding, local, self._batch_size)
+        batch = sharding.put_batch(self._sharding, local, self.rows)
         return batch, batch.pop("counted")
 
     def __call__(
@@ -97,11 +101,11 @@ class Evaluator:
     def sums(
         self, params: dict, on_batch: Callable[[int, int], bool] | None = None, first: int = 0, *, more: bool = False
     ) -> dict | None:
-        """What the scores are made of, added up over the batches in float64."""
+        """What the scores are made of: see `added`."""
         total = min(first or self.total, self.total)
         if self._collects and not more:
             self.ballot = self._cfg.task.ballot(self._cfg.data, self._data)
-        count, sums, waiting = -(-total // self._batch_size), [], deque()
+        count, sums, waiting = -(-total // self.rows), [], deque()
         for index in range(count):
             if on_batch and on_batch(index, count):
                 return None
@@ -113,14 +117,12 @@ class Evaluator:
                 self._collect(*waiting.popleft(), total)
         while waiting:
             self._collect(*waiting.popleft(), total)
-        # Sums of a batch are exact or rounded once in float32; those of all batches are made here, in float64.
-        fetched = [{name: np.float64(value) for name, value in one.items()} for one in jax.device_get(sums)]
-        return {name: sum(one[name] for one in fetched) for name in fetched[0]}
+        return added(jax.device_get(sums))
 
     def _collect(self, index: int, sums: dict, rows: dict, total: int) -> None:
         """Wait for batch number `index`; its answers go to the ballot, where there is one."""
         jax.block_until_ready(sums)
         if self.ballot:
             fetched = jax.device_get(rows)
-            indices = np.arange(index * self._batch_size, min((index + 1) * self._batch_size, total))
+            indices = np.arange(index * self.rows, min((index + 1) * self.rows, total))
             self.ballot.add(indices, fetched["answers"][: len(indices)], fetched["q_halt"][: len(indices)])

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from trm_jax import compiler, sharding
+from trm_jax.data.dataset import EvalSource
 from trm_jax.errors import InputError
+from trm_jax.evals.runner import Evaluator
 from trm_jax.models.row_keys import draw, fold, keys_of
 
 SELECTIONS = ("q", "vote", "residual", "valid", "any")
@@ -111,16 +115,27 @@ def forms(cfg: Any, search: Search) -> tuple[np.ndarray, np.ndarray] | None:
     return made
 
 
-def rollout(params: dict, cfg: Any, search: Search, batch: Mapping, number: Any, form: tuple | None = None) -> Found:
-    """Rollout `number` of a batch: [K, B, ...]. form: (cells [S], tokens [V]), see `trm_jax.tasks.Task`.
+@struct.dataclass
+class _State:
+    """A rollout on its way."""
 
-    The noise of a row is a function of the seed, its puzzle, the rollout, the step and the latent. The residual of a
-    row at a depth is the mean over its last three transitions and all tokens of |logits_t - logits_{t-1}| over the
-    vocabulary, in float32; after one step there is none, and it is 0.
-    """
+    carry: Any
+    logits: jax.Array  # [B, S, V] float32, of the last step
+    moves: jax.Array  # [TRANSITIONS, B] float32
+    found: Found  # [K, B, ...], of the depths that were reached
+
+
+def _begin(cfg: Any, search: Search, rows: int) -> _State:
+    per_row = jnp.zeros((len(search.depths), rows), jnp.float32)
+    found = Found(jnp.zeros((*per_row.shape, cfg.model.seq_len), jnp.int32), per_row, per_row)
+    logits = jnp.zeros((rows, cfg.model.seq_len, cfg.model.vocab_size))
+    return _State(cfg.family.initial_carry(cfg.model, rows), logits, jnp.zeros((TRANSITIONS, rows)), found)
+
+
+def _think(params: dict, cfg: Any, search: Search, batch: Mapping, number: Any, form: Any, state: _State, steps: tuple):
+    """The state after the supervision steps from steps[0] to before steps[1]; the other arguments: as of `rollout`."""
     deepest, depths = search.depths[-1], jnp.array(search.depths)
     model = dataclasses.replace(cfg.model, halt_max_steps=deepest)  # no row ends before
-    rows = batch["inputs"].shape[0]
     keys = fold(keys_of(search.seed, batch["inputs"]), number)
     own = {"rollout": number} if random(cfg.family) else {}
     if form:
@@ -136,28 +151,40 @@ def rollout(params: dict, cfg: Any, search: Search, batch: Mapping, number: Any,
             latents[name] = z + jnp.where(quiet, 0, search.noise * drawn).astype(z.dtype)
         return carry.replace(**latents)
 
-    def step(state, t):
-        carry, before, moves, found = state
+    def step(t, state):
         noise = {"disturb": lambda carry: disturb(carry, t)} if search.noise else {}
-        carry, out = cfg.family.step(params, model, carry, batch, **noise, **own)
+        carry, out = cfg.family.step(params, model, state.carry, batch, **noise, **own)
         logits = out.logits.astype(jnp.float32)
-        moved = jnp.linalg.norm(logits - before, axis=-1).mean(-1)
-        moves = jnp.where(t > 0, jnp.concatenate([moves[1:], moved[None]]), moves)
+        moved = jnp.linalg.norm(logits - state.logits, axis=-1).mean(-1)
+        moves = jnp.where(t > 0, jnp.concatenate([state.moves[1:], moved[None]]), state.moves)
         residual = moves.sum(0) / jnp.clip(t, 1, TRANSITIONS)
         says = Found(jnp.argmax(out.logits, -1).astype(jnp.int32), out.q_halt, residual)
         # Where the next depth asked for is kept: its own step is the last that writes there.
         place = (depths < t + 1).sum()
-        found = jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, place, 0), found, says)
-        return (carry, logits, moves, found), None
+        kept = jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, place, 0), state.found, says)
+        return _State(carry, logits, moves, kept)
 
-    per_row = jnp.zeros((len(search.depths), rows), jnp.float32)
-    found = Found(jnp.zeros((*per_row.shape, model.seq_len), jnp.int32), per_row, per_row)
-    logits, moves = jnp.zeros((rows, model.seq_len, model.vocab_size)), jnp.zeros((TRANSITIONS, rows))
-    start = cfg.family.initial_carry(model, rows), logits, moves, found
-    (*_, found), _ = lax.scan(step, start, jnp.arange(deepest))
-    if form:
-        found = found.replace(answers=jnp.argsort(tokens)[found.answers[..., jnp.argsort(cells)]].astype(jnp.int32))
-    return found
+    return lax.fori_loop(*steps, step, state)
+
+
+def _turned_back(found: Found, form: tuple | None) -> Found:
+    """Answers as to the puzzle itself of those to its form."""
+    if not form:
+        return found
+    cells, tokens = map(jnp.asarray, form)
+    return found.replace(answers=jnp.argsort(tokens)[found.answers[..., jnp.argsort(cells)]].astype(jnp.int32))
+
+
+def rollout(params: dict, cfg: Any, search: Search, batch: Mapping, number: Any, form: tuple | None = None) -> Found:
+    """Rollout `number` of a batch: [K, B, ...]. form: (cells [S], tokens [V]), see `trm_jax.tasks.Task`.
+
+    The noise of a row is a function of the seed, its puzzle, the rollout, the step and the latent. The residual of a
+    row at a depth is the mean over its last three transitions and all tokens of |logits_t - logits_{t-1}| over the
+    vocabulary, in float32; after one step there is none, and it is 0.
+    """
+    state = _begin(cfg, search, batch["inputs"].shape[0])
+    state = _think(params, cfg, search, batch, number, form, state, (0, search.depths[-1]))
+    return _turned_back(state.found, form)
 
 
 def select(numbers: jax.Array, found: Found, valid: jax.Array | None, breadths: Sequence[int]) -> dict[str, jax.Array]:
@@ -196,49 +223,81 @@ def pass_at(breadths: Sequence[int], rollouts: int) -> np.ndarray:
     )
 
 
-def jit_search_step(cfg: Any, search: Search, mesh):
-    """The compiled `step(params, batch, counted) -> (sums, {})` of a search, as `runner.Evaluator` takes it.
-
-    Sums over the rows that count: "count"; a rule of `SELECTIONS` -> [J, K] of the task's headline (any: at least one
-    right, its unbiased estimate from all rollouts); with `Task.valid`, "found" [J, K]: rows with a valid answer, and
-    "found_right" [J, K]: the headline of the first of them. Raises InputError for a search that the run cannot make.
-    """
-    shown, numbers = forms(cfg, search), np.arange(search.rollouts, dtype=np.int32)
-    chances, breadths = pass_at(search.breadths, search.rollouts), search.breadths
+def _judge(cfg: Any, search: Search, batch: Mapping, counted: jax.Array, each: Sequence[Found], shown: tuple | None):
+    """The sums of `Searcher` from the rollouts of a batch."""
+    found = jax.tree.map(lambda *of: jnp.stack(of), *each)
+    if shown:
+        found = lax.map(lambda one: _turned_back(*one), (found, shown))
+    checks, breadths = hasattr(cfg.task, "valid"), search.breadths
 
     def score(answer, row, counts):
         one = jax.tree.map(lambda x: x[None], (answer, row, counts))
         sums = cfg.task.score(cfg.data, *one)
         return sums[cfg.task.headline], sums["count"]
 
-    score_rows = jax.vmap(jax.vmap(score), (0, None, None))  # of all depths
+    def of_rollout(answers):
+        right, counts = jax.vmap(jax.vmap(score), (0, None, None))(answers, batch, counted)
+        return right, counts[0], jax.vmap(lambda a: cfg.task.valid(cfg.data, a, batch))(answers) if checks else None
 
-    @sharding.traced_on(mesh, sharding.Rules())
-    def step(params, batch, counted):
-        def one(of_rollout):
-            found = rollout(params, cfg, search, batch, *of_rollout)
-            right, counts = score_rows(found.answers, batch, counted)
-            valid = jax.vmap(lambda a: cfg.task.valid(cfg.data, a, batch))(found.answers) if checks else None
-            return found, right, counts[0], valid
+    right, counts, valid = lax.map(of_rollout, found.answers)
+    chosen = select(np.arange(search.rollouts, dtype=np.int32), found, valid, breadths)
+    rights = {rule: jnp.take_along_axis(right, places, axis=0) for rule, places in chosen.items()}
+    rights["any"] = jnp.array(pass_at(breadths, search.rollouts))[:, right.sum(0).round().astype(jnp.int32)]
+    if checks:
+        some = jnp.stack([valid[:breadth].any(0) for breadth in breadths])
+        rights |= {"found": some * counts[0], "found_right": rights["valid"] * some}
+    return {**{name: x.sum(-1, dtype=jnp.float32) for name, x in rights.items()}, "count": counts[0].sum()}
 
-        checks = hasattr(cfg.task, "valid")
-        found, right, counts, valid = lax.map(one, (numbers, shown) if shown else (numbers,))
-        chosen = select(numbers, found, valid, breadths)
-        rights = {rule: jnp.take_along_axis(right, places, axis=0) for rule, places in chosen.items()}
-        rights["any"] = jnp.array(chances)[:, right.sum(0).round().astype(jnp.int32)]
-        if checks:
-            some = jnp.stack([valid[:breadth].any(0) for breadth in breadths])
-            rights |= {"found": some * counts[0], "found_right": rights["valid"] * some}
-        sums = {name: x.sum(-1, dtype=jnp.float32) for name, x in rights.items()}
-        return {**sums, "count": counts[0].sum()}, {}
 
-    return jax.jit(
-        step, out_shardings=sharding.replicated(mesh), compiler_options=compiler.options(cfg.train.deterministic)
-    )
+class Searcher:
+    """Searches a fixed set of puzzles with a run; compiled once. cfg: a `RunConfig`, whose `eval` says how many.
+
+    The device is given a piece of a rollout at a time, as long as a plain evaluation of its batch, so that a search
+    can be stopped between any two. Raises InputError for a search that the run cannot make.
+    """
+
+    def __init__(self, cfg: Any, data: EvalSource, mesh, search: Search):
+        self._shown, self._search = forms(cfg, search), search
+        self._of = Evaluator(cfg, data, mesh)
+        self._piece = min(cfg.model.halt_max_steps, search.depths[-1])
+        self._ahead = int(sharding.may_queue(mesh))
+        self.batches = self._of.num_batches
+        self.pieces = search.rollouts * math.ceil(search.depths[-1] / self._piece)  # of a batch
+        rows, traced = self._of.rows, sharding.traced_on(mesh, sharding.Rules())
+        shared = sharding.batch_sharding(mesh, sharding.Rules())
+        second = NamedSharding(mesh, PartitionSpec(None, *shared.spec))  # where the batch is the second axis
+        how = {"compiler_options": compiler.options(cfg.train.deterministic)}
+        state = {"out_shardings": _State(shared, shared, second, second), **how}
+        self._begin = jax.jit(traced(lambda: _begin(cfg, search, rows)), **state)
+        self._think = jax.jit(traced(lambda params, *rest: _think(params, cfg, search, *rest)), **state)
+        judge = traced(lambda *rest: _judge(cfg, search, *rest, self._shown))
+        self._judge = jax.jit(judge, out_shardings=sharding.replicated(mesh), **how)
+
+    def batch(self, params: dict, index: int, on_piece: Callable[[int], Any] | None = None) -> dict[str, np.ndarray]:
+        """Sums over the rows of batch `index` that count. on_piece(done) is called before each piece of the batch.
+
+        "count"; a rule of `SELECTIONS` -> [J, K] of the task's headline (any: at least one right, its unbiased
+        estimate from all rollouts); with `Task.valid`, "found" [J, K]: rows with a valid answer, and "found_right"
+        [J, K]: the headline of the first of them.
+        """
+        batch, counted = self._of.batch(index, self._of.total)
+        deepest, begun, each, waiting, done = self._search.depths[-1], self._begin(), [], deque(), 0
+        for number in range(self._search.rollouts):
+            state, form = begun, self._shown and tuple(part[number] for part in self._shown)
+            for first in range(0, deepest, self._piece):
+                if on_piece:
+                    on_piece(done)
+                steps = np.int32(first), np.int32(min(first + self._piece, deepest))
+                state, done = self._think(params, batch, np.int32(number), form, state, steps), done + 1
+                waiting.append(state.moves)
+                while len(waiting) > self._ahead:  # the host is no further ahead than one piece
+                    jax.block_until_ready(waiting.popleft())
+            each.append(state.found)
+        return jax.device_get(self._judge(batch, counted, each))
 
 
 def table(cfg: Any, search: Search, sums: Mapping) -> list[dict]:
-    """Fetched sums as rows {"steps", "rollouts", "calls", each selection: its score}, the deepest and broadest last.
+    """Added sums as rows {"steps", "rollouts", "calls", each selection: its score}, the deepest and broadest last.
 
     calls: of nets, for a puzzle. With `Task.valid` also "abstained", the share of puzzles without a valid answer, and
     "where_valid", the score of the others (None where there are none).
