@@ -3,10 +3,10 @@
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.chat_server import Server, completion
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.language import remote
 
@@ -14,47 +14,6 @@ SECRET = 'sk-"/\\top-secret'
 KEY = remote.Key("TRM_JUDGE_KEY", SECRET)
 HELLO = [{"role": "user", "content": "Is it?"}]
 FIRST = [{"token": "Yes", "logprob": -0.25}, {"token": "No", "logprob": -1.5}]
-
-
-def completion(text, first=None):
-    told = {"content": [{"token": "x", "logprob": 0.0, "top_logprobs": first}]} if first else None
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop", "logprobs": told}
-    return 200, json.dumps({"object": "chat.completion", "choices": [choice]}), {}
-
-
-class Server(ThreadingHTTPServer):
-    """Gives `answers` (code, content, headers), the last one for ever; an answer may be a function of the handler."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers, self.requests = [], []
-        self.address = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def handle_error(self, request, client_address):
-        """Clients leave, which needs no traceback."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        asked = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append((self.path, dict(self.headers), json.loads(asked)))
-        answers = self.server.answers
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if callable(answer):
-            answer(self)
-            return
-        code, content, headers = answer
-        self.send_response(code)
-        for name, value in {"Content-Length": str(len(content.encode())), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content.encode())
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
