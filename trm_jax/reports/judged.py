@@ -199,11 +199,16 @@ def _answers(answers: Records, judged: Records) -> Section:
         row.append("" if answer["nll"] is None else f"{answer['nll']:.2f}")
         if "verdict" in record:
             row += [record["verdict"], "" if record["p_yes"] is None else f"{record['p_yes']:.2f}"]
-        rows.append(tuple(" ".join(cell.split()) for cell in row))
+        rows.append(tuple(map(_line, row)))
     wrong = sum(record["f1"] < CORRECT_F1 for record in scored)
     caption = f"All {len(rows):,}." if len(rows) == len(answers) else f"The first {SHOWN}; all are in the CSV file."
     table = Table((*columns, "verdict", "P(yes)")[: len(rows[0])], tuple(rows), caption)
     return Section("The answers", f"{wrong:,} of {len(answers):,} have an F1 below {CORRECT_F1}.", table)
+
+
+def _line(text: str) -> str:
+    """A text in one line, without what does something to a page."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _rows(answers: Records, judged: Records) -> Iterator[dict[str, object]]:
