@@ -84,11 +84,11 @@ def auroc(confidence: Sequence[float], correct: Sequence[float]) -> float | None
 
     Whatever is greater than 0 is correct, and what equals 0 is wrong.
     """
-    from scipy.stats import rankdata
-
     right = np.asarray(correct) > 0
     positive, negative = int(right.sum()), int(np.sum(np.asarray(correct) == 0))
-    wins = float(np.sum(rankdata(confidence)[right])) - positive * (positive + 1) / 2
+    _, place, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # the mean of those that equal values share
+    wins = float(np.sum(ranks[right])) - positive * (positive + 1) / 2
     return wins / (positive * negative) if positive and negative else None
 
 
