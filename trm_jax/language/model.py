@@ -84,9 +84,9 @@ def digest(
     Raises InputError where there is no such file or folder.
     """
     known = hashlib.sha256(repr((dtype, quantise, rope_theta)).encode())
-    for place in (path, tokenizer, adapter):
+    for what, place in (("model", path), ("tokenizer", tokenizer), ("adapter", adapter)):
         if place is not None:
-            known.update(_sampled(Path(place)))
+            known.update(what.encode() + _sampled(Path(place)))
     return known.hexdigest()[:16]
 
 
