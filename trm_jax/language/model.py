@@ -67,7 +67,7 @@ def load(
     if adapter:
         tree, lora = peft.read(Path(adapter), cfg, params)
         params = {**params, "lora": (tree, lora.scale)}
-    return Model(path.name, cfg, params, words, tuple(dict.fromkeys(eos or named)), asked)
+    return Model(path.absolute().name, cfg, params, words, tuple(dict.fromkeys(eos or named)), asked)
 
 
 def digest(
