@@ -15,7 +15,7 @@ from trm_jax.errors import InputError
 from trm_jax.language import gguf
 from trm_jax.language import tokenizer as T
 from trm_jax.models import decoder, quant
-from trm_jax.models.params import count, is_spec
+from trm_jax.models.params import is_spec
 
 library = pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
