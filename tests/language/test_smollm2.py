@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from trm_jax.language import gguf, weights
+from trm_jax.language import generate, model, weights
+from trm_jax.language.metrics import exact_match, f1
 from trm_jax.models import decoder, quant
 from trm_jax.models.params import count
 
@@ -22,13 +23,14 @@ def golden(golden_folder) -> dict:
 
 @pytest.fixture(scope="module")
 def loaded(smollm2):
-    """(config, parameters, tokenizer, what was said); kernels stay the file's blocks."""
+    """(the model, what was said); kernels stay the file's blocks."""
     said = []
-    return *gguf.load(smollm2, say=said.append), said
+    return model.load(smollm2, say=said.append), said
 
 
 def test_its_tokenizer(loaded, golden):
-    _, _, tokenizer, said = loaded
+    (found, said), tokenizer = loaded, loaded[0].words
+    assert found.eos == (tokenizer.special["<|im_end|>"],)
     assert len(said) == 1 and "lacks 21 of 256 bytes" in said[0]
     for case in golden["tokenizer"]:
         assert tokenizer.encode(case["text"]) == case["ids"]
@@ -41,7 +43,7 @@ def test_its_tokenizer(loaded, golden):
 
 def test_its_weights(loaded, golden):
     """Shapes, sums and samples of twenty tensors, kernels out of blocks of four bits."""
-    cfg, params, *_ = loaded
+    cfg, params = loaded[0].cfg, loaded[0].params
     assert count(decoder.specs(cfg)) == golden["parameters"]
     assert sum(leaf is quant.Q4_1 for leaf in map(type, params["layers"].values())) == len(quant.LINEARS)
     arrays = {"embed": params["embed"], "norm": params["norm"], **params["layers"]}
@@ -63,7 +65,7 @@ def test_its_weights(loaded, golden):
 
 def test_its_numbers(loaded, golden):
     """Eight prompts with the 24 tokens that follow and two texts, in one batch: logits, hidden states, likelihoods."""
-    cfg, params, *_ = loaded
+    cfg, params = loaded[0].cfg, loaded[0].params
     items, texts = golden["items"], golden["nll"]
     rows = [[*item["ids"], *item["greedy24"]] for item in items] + [text["ids"] for text in texts]
     size = max(map(len, rows))
@@ -95,3 +97,26 @@ def test_its_numbers(loaded, golden):
         np.testing.assert_allclose(nll[:5], text["first5"], rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(nll.mean(), text["mean_nll"], rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(nll.sum(), text["sum_nll"], rtol=0, atol=TOLERANCE * len(nll))
+
+
+@pytest.mark.slow
+def test_its_answers(loaded, golden_folder):
+    """The forty built-in questions behind five shots: what transformers writes, token by token."""
+    golden = json.loads((golden_folder / "llm" / "smollm2_qa.json").read_text())
+    questions, shots = generate.read_questions(generate.QUESTIONS), generate.read_questions(generate.SHOTS)
+    settings = generate.Settings(max_new_tokens=golden["max_new_tokens"], stops=tuple(golden["stops"]))
+    prompts = [generate.prompt(one, shots, settings.brief) for one in questions]
+    assert golden["brief"].rstrip("\n") == settings.brief and golden["prompt_example"] in prompts
+    found = {
+        one["id"]: one for batch in generate.answers(loaded[0], questions, shots, settings, rows=8) for one in batch
+    }
+    for question, text, item in zip(questions, prompts, golden["items"], strict=True):
+        one = found[item["id"]]
+        assert question.id == item["id"] and len(loaded[0].words.encode(text)) == item["n_prompt_tokens"]
+        assert (one["response"], one["tokens"]) == (item["response"], item["token_ids"])
+        np.testing.assert_allclose(one["log_probs"], item["token_logprobs"], rtol=0, atol=TOLERANCE)
+        assert one["nll"] == pytest.approx(item["nll"], abs=TOLERANCE * len(one["tokens"]))
+        assert item["stop_reason"] == "stop" and one["stop"] in ("blank line", *settings.stops[1:])
+        assert exact_match(one["response"], question.answers) == item["em"]
+        assert f1(one["response"], question.answers) == pytest.approx(item["f1"])
+    assert len(found) == len(questions)
