@@ -252,6 +252,15 @@ def test_copies_of_the_base_must_equal_it(tiny, tmp_path):
             peft.read(tmp_path, TINY, tiny)
 
 
+def test_a_copy_of_a_head_is_not_held_against_blocks(tiny, tmp_path):
+    """GGUF files may have the head in blocks."""
+    base = {**tiny, "head": quant.quantise(tiny["embed"].T, "int8")}
+    key = "base_model.model.lm_head.base_layer.weight"
+    saved(tmp_path, None, lambda tensors: tensors.update({key: np.asarray(tiny["embed"])}))
+    with pytest.raises(InputError, match=f"{key} cannot be held against quantised weights"):
+        peft.read(tmp_path, TINY, base)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
