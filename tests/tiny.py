@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -230,3 +231,13 @@ def warm_compilations(folder: Path):
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+def language_model(folder: Path, name: str = "llama", context: int = 4096) -> Path:
+    """A copy of a golden GGUF file, of random weights, that was made for as many tokens as tests ask it for."""
+    import gguf
+
+    copy = folder / f"{name}.gguf"
+    shutil.copy(Path(__file__).with_name("golden") / "llm" / "gguf" / f"{name}_mixed.gguf", copy)
+    gguf.GGUFReader(copy, "r+").fields[f"{name}.context_length"].parts[-1][0] = context
+    return copy

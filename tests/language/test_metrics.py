@@ -40,20 +40,6 @@ def test_likelihoods(golden):
     assert metrics.likelihood([-1e6]).perplexity == math.inf
 
 
-def test_auroc(golden):
-    for case in golden["auroc"]:
-        found = metrics.auroc(case["confidence"], case["correct"])
-        assert found == (None if case["auroc"] is None else pytest.approx(case["auroc"], abs=1e-12)), case
-
-
-@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), max_size=12))
-def test_auroc_is_the_share_of_pairs_in_order(items):
-    right, wrong = ([score for score, correct in items if correct is kind] for kind in (True, False))
-    pairs = [(a > b) + (a == b) / 2 for a in right for b in wrong]
-    found = metrics.auroc([score for score, _ in items], [correct for _, correct in items])
-    assert found == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
-
-
 @given(st.text(), st.text())
 def test_f1_is_symmetric_and_one_for_equal_bags(a, b):
     assert metrics.f1(a, [b]) == metrics.f1(b, [a]) <= 1

@@ -1,5 +1,7 @@
 """Means, tests and fronts: laws that hold for any numbers, and known values."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from trm_jax.reports.statistics import (
     TTest,
     adjusted,
+    auroc,
     detrended_variance,
     halting,
     paired,
@@ -138,3 +141,17 @@ def test_wilsons_interval_is_scipys(n, data):
     right = data.draw(st.integers(0, n))
     expected = scipy.stats.binomtest(right, n).proportion_ci(method="wilson")
     np.testing.assert_allclose(wilson(right / n, n), expected, atol=1e-7)  # z has seven digits
+
+
+def test_auroc(golden_folder):
+    for case in json.loads((golden_folder / "llm" / "metrics.json").read_text())["auroc"]:
+        found = auroc(case["confidence"], case["correct"])
+        assert found == (None if case["auroc"] is None else pytest.approx(case["auroc"], abs=1e-12)), case
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), max_size=12))
+def test_auroc_is_the_share_of_pairs_in_order(items):
+    right, wrong = ([score for score, correct in items if correct is kind] for kind in (True, False))
+    pairs = [(a > b) + (a == b) / 2 for a in right for b in wrong]
+    found = auroc([score for score, _ in items], [correct for _, correct in items])
+    assert found == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from trm_jax.cli.arguments import local_path
+from trm_jax.cli.arguments import local_path, positive
 
-PARTS = ("lm_generate",)
+PARTS = ("lm_run", "lm_generate", "lm_judge")
 
 
 def add_parser(subparsers) -> None:
@@ -17,20 +17,25 @@ def add_parser(subparsers) -> None:
         importlib.import_module(f"trm_jax.cli.{name}").add_parser(commands)
 
 
-def add_loading(parser) -> None:
-    """The options that say how a model is loaded."""
-    group = parser.add_argument_group("the model")
-    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of weights and products (file's)")
-    group.add_argument("--quantise", choices=("int8", "int4", "int4-min"), help="the kernels of the layers")
-    group.add_argument("--adapter", type=model_path, metavar="FOLDER", help="LoRA adapter as PEFT writes it")
-    group.add_argument("--rope-theta", type=float, metavar="X", help="for files without one (10000: Llama 1 and 2)")
-    text = "with the tokenizer.json to take instead of the model's own"
-    group.add_argument("--tokenizer", type=model_path, metavar="FOLDER", help=text)
+def add_loading(parser, whose: str = "the model", prefix: str = "") -> None:
+    """The options that say how a model is loaded and used; prefix: of their names, for a second model."""
+    group = parser.add_argument_group(f"how {whose} is loaded")
+
+    def add(name: str, text: str, **how) -> None:
+        group.add_argument(f"--{prefix}{name}", help=text, **how)
+
+    add("dtype", "of weights and products (the file's)", choices=("float32", "bfloat16", "float16"))
+    add("quantise", "the kernels of the layers", choices=("int8", "int4", "int4-min"))
+    add("adapter", "LoRA adapter as PEFT writes it", type=model_path, metavar="FOLDER")
+    add("rope-theta", "for files without one (10000: Llama 1 and 2)", type=float, metavar="X")
+    add("tokenizer", "with a tokenizer.json to take instead of the model's own", type=model_path, metavar="FOLDER")
+    add("batch", "prompts at a time (8)", type=positive, default=8, metavar="N")
 
 
-def loading(args) -> dict:
+def loading(args, prefix: str = "") -> dict:
     """Arguments of `language.model.load` and `digest`, as `add_loading` reads them."""
-    return {name: getattr(args, name) for name in ("dtype", "quantise", "rope_theta", "tokenizer", "adapter")}
+    names = ("dtype", "quantise", "rope_theta", "tokenizer", "adapter")
+    return {name: getattr(args, prefix.replace("-", "_") + name) for name in names}
 
 
 def model_path(text: str) -> Path:

@@ -49,7 +49,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--chat", action="store_true", help="ask by the model's chat template")
     text = "of a prompt that is too long, leave the beginning away, and count that"
     group.add_argument("--truncate-left", action="store_true", help=text)
-    group.add_argument("--batch", type=positive, default=8, metavar="N", help="questions at a time (8)")
 
 
 def run(args) -> int:
@@ -69,8 +68,9 @@ def generate(model: Path, how: dict, args, output: AnyPath, force: bool = False)
     args: what `add_options` reads. What is there already, under the same settings, is not written again.
     """
     from trm_jax.language import generate as g
-    from trm_jax.language import lines
+    from trm_jax.language import judge, lines
     from trm_jax.language.model import digest
+    from trm_jax.reports import judged
 
     source = args.questions or g.QUESTIONS
     questions, shots, settings = g.read_questions(source), _shots(args.shots), _settings(args)
@@ -81,8 +81,9 @@ def generate(model: Path, how: dict, args, output: AnyPath, force: bool = False)
             print(f"going on: {len(done):,} of {len(questions):,} answers are there", file=sys.stderr)
         if not _write(model, how, questions, shots, settings, args.batch, output, done):
             return False
-    lines.finish(output, header, [done[one.id] for one in questions])
-    tell(list(done.values()))
+    records = [done[one.id] for one in questions]
+    lines.finish(output, header, records)
+    print("\n".join(judged.tell(judged.figures(records, judge.rulings(records)))))
     print(f"answers: {output}")
     return True
 
@@ -136,26 +137,3 @@ def _write(model: Path, how: dict, questions, shots, settings, rows: int, output
         print("next: the same command goes on from there", file=sys.stderr)
         return False
     return True
-
-
-def tell(records: list[dict]) -> None:
-    """Print how answers score."""
-    from trm_jax.language.metrics import CORRECT_F1, auroc, exact_match, f1
-
-    n = len(records)
-    exact = [exact_match(one["response"], one["answers"]) for one in records]
-    overlap = [f1(one["response"], one["answers"]) for one in records]
-    told = [one["nll"] is not None for one in records]
-    cut = sum("truncated" in one for one in records)
-    print(
-        f"answers          {n:,}; without a token {n - sum(told):,}"
-        + f", behind a truncated prompt {cut:,}" * (cut > 0)
-    )
-    print(f"exact match      {sum(exact) / n:.4f}  ({sum(exact):,} of {n:,})")
-    print(f"mean F1          {sum(overlap) / n:.4f}")
-    confidence = [-one["nll"] for one in records if one["nll"] is not None]
-    found = []
-    for name, right in (("exact", exact), (f"F1 >= {CORRECT_F1}", [x >= CORRECT_F1 for x in overlap])):
-        area = auroc(confidence, [float(x) for x, some in zip(right, told, strict=True) if some])
-        found.append(f"{name} " + ("unknown, all are alike" if area is None else f"{area:.4f}"))
-    print(f"AUROC of -NLL    {'  '.join(found)}")

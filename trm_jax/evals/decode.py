@@ -13,9 +13,10 @@ answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ class Written:
     tokens: np.ndarray  # [n] int32, the end among them
     log_probs: np.ndarray  # [n] float32
     ended: bool  # else it was cut
+    seen: np.ndarray | None = None  # what `look` of the decoder makes of the logits behind the prompt
 
 
 def collate(prompts: Sequence[Prompt], size: int) -> dict[str, np.ndarray]:
@@ -71,14 +73,24 @@ class Decoder:
     """Decoding with one model, compiled once for each size of the cache. It keeps no parameters."""
 
     def __init__(
-        self, family, cfg, rows: int, end: int | Sequence[int], *, chunk: int = CHUNK, temperature: float = 0.0
+        self,
+        family,
+        cfg,
+        rows: int,
+        end: int | Sequence[int],
+        *,
+        chunk: int = CHUNK,
+        temperature: float = 0.0,
+        look: Callable[[jax.Array], jax.Array] | None = None,
     ):
         """rows: prompts at a time; end: the token that ends an answer, or several; chunk: tokens between two looks at
-        what has ended; temperature: 0 writes the likeliest token, 1 draws it by its probability."""
+        what has ended; temperature: 0 writes the likeliest token, 1 draws it by its probability; look: makes of the
+        logits [B, V] behind the prompts what is to be known of them [B, ...]."""
         self._cfg, self._family, self._rows = cfg, family, rows
         self._ends = tuple(np.atleast_1d(np.asarray(end, np.int32)).tolist())
         self._size, self._temperature = chunk, temperature
         how = {"compiler_options": compiler.options()}
+        self._look = jax.jit(look, **how) if look else None
         self._begin = jax.jit(self._first, static_argnames="room", **how)
         self._write = jax.jit(self._chunk, donate_argnums=1, **how)
         self._grow = jax.jit(self._grown, static_argnames="room", **how)
@@ -117,9 +129,7 @@ class Decoder:
             tokens = tokens.at[:, at].set(jnp.where(ended, -1, token))
             log_probs = log_probs.at[:, at].set(jnp.take_along_axis(log_p, token[:, None], -1)[:, 0])
             state = self._family.advance(params, self._cfg, state, token)
-            for end in self._ends:
-                ended |= token == end
-            return at + 1, state, ended, tokens, log_probs
+            return at + 1, state, reduce(or_, (token == end for end in self._ends), ended), tokens, log_probs
 
         blank = jnp.full((rows, size), -1, jnp.int32), jnp.zeros((rows, size), jnp.float32)
         _, state, ended, *said = lax.while_loop(go_on, one, (jnp.int32(0), state, ended, *blank))
@@ -145,13 +155,15 @@ class Decoder:
         draft: Callable[[int], Prompt | None] | None = None,
         stop: Callable[[int, np.ndarray], bool] | None = None,
         seeds: np.ndarray | None = None,
+        written: Collection[int] = (),
     ) -> Iterator[list[Written]]:
         """The answers, a list for each batch: prompts of about one length together, the short ones first.
 
         prompt: gives one by its number; sizes [N]: their tokens; most: tokens of an answer. on_batch(done, total) is
         called before each batch; True ends it all. draft: gives a prompt with a draft of its answer behind it, or None;
         asked when its batch is due. stop(number of a prompt, tokens of its answer so far) is asked after every chunk;
-        True leaves it at that. seeds [N] uint32: of the prompts, where tokens are drawn.
+        True leaves it at that. seeds [N] uint32: of the prompts, where tokens are drawn. written: prompts that
+        have their answer; a batch of them alone is left out, so that the others are what they would have been.
         """
         seeds = np.arange(len(sizes), dtype=np.uint32) if seeds is None else seeds
         order, waiting, done = np.argsort(sizes, kind="stable"), [], 0
@@ -159,6 +171,8 @@ class Decoder:
             if on_batch and on_batch(done, len(order)):
                 return
             numbers = order[first : first + self._rows].tolist()
+            if written and {*written} >= {*numbers}:
+                continue
             begun = [_Begun(number, prompt(number), seed=int(seeds[number])) for number in numbers]
             if draft:
                 begun = self._checked(params, begun, [draft(number) for number in numbers], most)
@@ -197,6 +211,7 @@ class Decoder:
         prompts, rows = [one.prompt for one in begun], range(len(begun))
         size, room = round_up(max(len(prompt["inputs"]) for prompt in prompts), CHUNK), CHUNK
         state = self._begin(params, collate(self._filled(prompts), size), room=size + room)
+        seen = jax.device_get(self._look(state["logits"])) if self._look else [None] * self._rows
         said = [(one.tokens, one.log_probs) for one in begun]
         filled = self._filled(begun)
         there = np.array([len(one.tokens) for one in filled], np.int32)  # of those that are there already
@@ -220,6 +235,7 @@ class Decoder:
             if ended.all():
                 break
         found = []
-        for one, (tokens, log_probs) in zip(begun, said, strict=True):
-            found.append(Written(one.number, tokens, log_probs, bool(len(tokens) and tokens[-1] in self._ends)))
+        for row, (one, (tokens, log_probs)) in enumerate(zip(begun, said, strict=True)):
+            ends = bool(len(tokens) and tokens[-1] in self._ends)
+            found.append(Written(one.number, tokens, log_probs, ends, seen[row]))
         return found

@@ -201,9 +201,7 @@ def answers(
     """
     encoded = [encode(model.words, model.cfg.context, one, shots, settings) for one in questions]
     sizes = np.array([len(ids) for ids, _ in encoded])
-    order = np.argsort(sizes, kind="stable")
-    groups = [order[i : i + rows] for i in range(0, len(order), rows)]
-    left = np.array(sorted(n for group in groups if {questions[n].id for n in group} - {*done} for n in group), int)
+    there = [number for number, one in enumerate(questions) if one.id in done]
     seeds = np.array([_seed(settings.seed, one.id) for one in questions], np.uint32)
     write = Decoder(decoder, model.cfg, rows, model.eos, chunk=chunk, temperature=settings.temperature)
 
@@ -214,14 +212,14 @@ def answers(
         return any(one in text for one in settings.stops)
 
     def ids_of(n: int) -> dict[str, np.ndarray]:
-        return {"inputs": np.array(encoded[left[n]][0], np.int32)}
+        return {"inputs": np.array(encoded[n][0], np.int32)}
 
-    batches = write(model.params, ids_of, sizes[left], settings.max_new_tokens, stop=stop, seeds=seeds[left])
+    batches = write(model.params, ids_of, sizes, settings.max_new_tokens, stop=stop, seeds=seeds, written=there)
     try:
         for batch in batches:
             found = []
             for one in sorted(batch, key=lambda one: one.prompt):
-                question, truncated = questions[left[one.prompt]], encoded[left[one.prompt]][1]
+                question, truncated = questions[one.prompt], encoded[one.prompt][1]
                 asked = {"id": question.id, "question": question.question, "answers": list(question.answers)}
                 cut = {"truncated": truncated} if truncated else {}
                 found.append(asked | finish(model.words, one, settings.stops) | cut)

@@ -1,4 +1,4 @@
-"""How answers are scored: SQuAD's exact match and F1, a judge's reply, likelihoods of what was written, AUROC."""
+"""How answers are scored: SQuAD's exact match and F1, a judge's reply, likelihoods of what was written."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
-
-import numpy as np
 
 CORRECT_F1 = 0.5  # from which F1 on an answer counts as correct
 LARGEST_LOG = math.log(sys.float_info.max)
@@ -64,16 +62,3 @@ def likelihood(log_probs: Sequence[float]) -> Likelihood:
         return Likelihood(nll, 1.0, None, None)
     mean = nll / len(log_probs)
     return Likelihood(nll, math.exp(-nll), mean, math.exp(mean) if mean < LARGEST_LOG else math.inf)
-
-
-def auroc(confidence: Sequence[float], correct: Sequence[float]) -> float | None:
-    """The chance that a correct one [N] has a higher confidence [N] than a wrong one, ties one half; None without both.
-
-    Whatever is greater than 0 is correct, and what equals 0 is wrong.
-    """
-    from scipy.stats import rankdata
-
-    right = np.asarray(correct) > 0
-    positive, negative = int(right.sum()), int(np.sum(np.asarray(correct) == 0))
-    wins = float(np.sum(rankdata(confidence)[right])) - positive * (positive + 1) / 2
-    return wins / (positive * negative) if positive and negative else None

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trm_jax.language.metrics import auroc
-from trm_jax.reports.statistics import wilson
+from trm_jax.reports.statistics import auroc, wilson
 
 BINS, STRATA = 10, 6
 Arrays = Mapping[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""Means with their spread, t-tests, Holm's correction, Pareto fronts: pure functions on numbers."""
+"""Means with their spread, t-tests, Holm's correction, AUROC, Pareto fronts: pure functions on numbers."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -77,6 +77,19 @@ def adjusted(tests: Sequence[TTest]) -> list[TTest]:
         running = max(running, min(1.0, (len(order) - rank) * tests[i].p))
         found[i] = tests[i]._replace(p=running)
     return found
+
+
+def auroc(confidence: Sequence[float], correct: Sequence[float]) -> float | None:
+    """The chance that a correct one [N] has a higher confidence [N] than a wrong one, ties one half; None without both.
+
+    Whatever is greater than 0 is correct, and what equals 0 is wrong.
+    """
+    right = np.asarray(correct) > 0
+    positive, negative = int(right.sum()), int(np.sum(np.asarray(correct) == 0))
+    _, place, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # the mean of those that equal values share
+    wins = float(np.sum(ranks[right])) - positive * (positive + 1) / 2
+    return wins / (positive * negative) if positive and negative else None
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
