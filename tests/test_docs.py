@@ -113,8 +113,11 @@ def test_every_experiment_that_the_guide_names_exists():
         registry.select([name])
 
 
-def test_the_readme_s_example_runs_and_prints_what_it_says(capsys):
-    [example] = re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["trm", "decoder"])
+def test_the_readme_s_examples_run_and_print_what_they_say(example, capsys):
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == re.search(r"print\(.*\)  # (.*)", example)[1]
 

@@ -92,11 +92,12 @@ def test_how_jax_starts():
 
 
 def test_packages_that_are_missing(monkeypatch):
-    monkeypatch.setattr(machine, "installed_version", lambda name: None if name in ("grain", "wandb") else "1")
+    monkeypatch.setattr(machine, "installed_version", lambda name: None if name in ("grain", "gguf", "wandb") else "1")
     first, *missing = machine.packages()
     assert "grain" not in first.detail
-    assert [(check.name, check.status) for check in missing] == [("grain", "fail"), ("wandb", "warn")]
-    assert missing[0].remedy == f"{sys.executable} -m pip install grain"
+    assert [(check.name, check.status) for check in missing] == [("grain", "fail"), ("gguf", "warn"), ("wandb", "warn")]
+    wanted = [f"{sys.executable} -m pip install {one}" for one in ("grain", "'trm_jax[gguf]'")]
+    assert [check.remedy for check in missing[:2]] == wanted
 
 
 def test_a_workdir_that_cannot_be_written(doctor, tmp_path):

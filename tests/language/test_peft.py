@@ -16,6 +16,7 @@ from trm_jax.language import config, peft, weights
 from trm_jax.losses import IGNORE, token_cross_entropy
 from trm_jax.models import decoder, params, quant
 from trm_jax.models.lora import TARGETS, Lora, merge, specs
+from trm_jax.optim import scale_by_adam
 
 LESS = ("lora_qwen3_plain", "lora_llama_plain")  # the other two have all that they have and embeddings
 ADAPTERS = [
@@ -59,19 +60,6 @@ def under(golden: dict, name: str) -> dict:
     return {key.removeprefix(f"{name}/"): x for key, x in golden.items() if key.startswith(f"{name}/")}
 
 
-def as_tree(tensors: dict, lora: Lora, cfg: decoder.Config) -> dict:
-    """What `as_peft` is of."""
-    found = {}
-    for module, (name, _) in peft.modules(lora.targets, cfg.layers).items():
-        for half in "ab":
-            kind = f"lora_embedding_{half.upper()}" if name == "embed" else f"lora_{half.upper()}.weight"
-            found.setdefault(name, {}).setdefault(half, []).append(tensors[f"base_model.model.{module}.{kind}"].T)
-    return {
-        name: {half: jnp.asarray(np.stack(x) if name in quant.LINEARS else x[0]) for half, x in pair.items()}
-        for name, pair in found.items()
-    }
-
-
 def as_peft(tree: dict, lora: Lora, cfg: decoder.Config) -> dict:
     """A tree of an adapter's shape under PEFT's names, as `peft.write` turns it."""
     found = {}
@@ -97,13 +85,17 @@ def step(adapter, state, base, ids, segments, labels, scale, *, cfg, optimiser):
 
 
 def test_outputs_and_three_steps_of_training_are_pefts(case):
-    """Each step is taken from PEFT's adapter before it, with our own moments; tolerances of the golden README.
+    """Four losses, three steps between them; tolerances of the golden README, but losses 5e-6 where it allows 1e-5.
 
-    In Adam a gradient near 0 that rounding turns moves an element by up to a part of lr, which later losses feel.
+    In Adam a gradient near 0 that rounding turns moves an element by up to a part of lr.
     """
     assert case.lora.scale == pytest.approx(case.train["scale"])
-    how, (b1, b2) = case.train, case.train["betas"]
-    optimiser = optax.adamw(how["lr"], b1, b2, how["eps"], weight_decay=how["weight_decay"])
+    how = case.train
+    optimiser = optax.chain(
+        scale_by_adam(*how["betas"], how["eps"]),
+        optax.add_decayed_weights(how["weight_decay"]),
+        optax.scale_by_learning_rate(how["lr"]),
+    )
     adapter, state = case.adapter, optimiser.init(case.adapter)
     real = case.segments >= 0
     given = (case.base, case.ids, case.segments, case.golden["labels"], case.lora.scale)
@@ -119,13 +111,12 @@ def test_outputs_and_three_steps_of_training_are_pefts(case):
                 np.testing.assert_allclose(found[key], gradient, rtol=0, atol=1e-5, err_msg=key)
         if number < 4:
             after = under(case.golden, f"step{number}")
-            assert float(loss) == pytest.approx(how["losses"][number - 1], abs=1e-5)
+            assert float(loss) == pytest.approx(how["losses"][number - 1], abs=5e-6)
             found, off, total = as_peft(adapter, case.lora, case.cfg), 0, 0
             for key, expected in after.items():
                 np.testing.assert_allclose(found[key], expected, rtol=0, atol=1e-4, err_msg=key)
                 off, total = off + np.sum(np.abs(found[key] - expected) > 2e-6), total + expected.size
             assert off <= max(8, 2e-3 * total)
-            adapter = as_tree(after, case.lora, case.cfg)
 
 
 def test_a_folder_comes_back_as_it_was(case, tmp_path):
@@ -259,6 +250,15 @@ def test_copies_of_the_base_must_equal_it(tiny, tmp_path):
         saved(tmp_path, None, lambda tensors, key=key: tensors.update({key: table + 1}))
         with pytest.raises(InputError, match=f"{key} differs from the base's"):
             peft.read(tmp_path, TINY, tiny)
+
+
+def test_a_copy_of_a_head_is_not_held_against_blocks(tiny, tmp_path):
+    """GGUF files may have the head in blocks."""
+    base = {**tiny, "head": quant.quantise(tiny["embed"].T, "int8")}
+    key = "base_model.model.lm_head.base_layer.weight"
+    saved(tmp_path, None, lambda tensors: tensors.update({key: np.asarray(tiny["embed"])}))
+    with pytest.raises(InputError, match=f"{key} cannot be held against quantised weights"):
+        peft.read(tmp_path, TINY, base)
 
 
 @pytest.mark.parametrize(

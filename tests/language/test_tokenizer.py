@@ -94,6 +94,43 @@ def test_a_text_is_never_cut_or_filled_up(folder):
     assert len(T.load(folder).encode("12345")) == 6 and len(T.load(folder).encode("1")) == 2
 
 
+ENTRY = {"content": "<|im_end|>", "lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    ("flag", "told", "skipped"),
+    [
+        (None, {}, False),
+        (False, {}, False),
+        (False, {"eos_token": "<|im_end|>"}, True),
+        (None, {"eos_token": {"content": "<|im_end|>"}}, True),
+        (False, {"extra_special_tokens": {"eot_token": "<|im_end|>"}}, True),
+        (False, {"added_tokens_decoder": {"4": {**ENTRY, "special": True}}}, True),
+        (None, {"added_tokens_decoder": {"4": {**ENTRY, "special": False}}}, False),
+        (None, {"additional_special_tokens": ["<|im_end|>"]}, True),
+        (None, {"extra_special_tokens": ["<|im_end|>"]}, True),
+        (False, {"extra_special_tokens": ["<|im_end|>"]}, False),
+    ],
+)
+def test_either_file_may_say_that_a_token_is_special(folder, flag, told, skipped):
+    """flag: what tokenizer.json says of the token, which the model has in any case. So skips transformers 5.24."""
+    said = json.loads((folder / "tokenizer.json").read_text())
+    entry = next(token for token in said["added_tokens"] if token["content"] == "<|im_end|>")
+    if flag is None:
+        said["added_tokens"].remove(entry)
+        said["model"]["vocab"]["<|im_end|>"] = entry["id"]
+    else:
+        entry["special"] = flag
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]", **told}))
+    tokenizer = T.load(folder)
+    assert tokenizer.decode([entry["id"]]) == ("" if skipped else "<|im_end|>")
+    assert ("<|im_end|>" in tokenizer.special) == skipped
+    assert (entry["id"] in tokenizer.encode("a<|im_end|>b")) == (skipped or flag is not None)
+    assert not set(tokenizer.encode("a<|im_end|>b", literal=True)) & set(tokenizer.special.values()) - {1}
+    assert tokenizer.id("pad_token") is None  # which no model has a row for
+
+
 def test_a_vocabulary_without_a_byte_is_noted_once(folder):
     said = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = said["model"]["vocab"]

@@ -130,6 +130,15 @@ def test_what_may_be_there_or_not(copy, half):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_tensor_is_read_from_the_shard_that_the_index_names(tmp_path, sharded):
+    """Another may hold an older one of the same name."""
+    shutil.copytree(sharded, tmp_path, dirs_exist_ok=True)
+    listed = json.loads((tmp_path / SHARDS).read_text())["weight_map"]
+    for shard in sorted({*listed.values()} - {listed[NORM]}):
+        save_file(load_file(tmp_path / shard) | {NORM: np.zeros(32, np.float32)}, tmp_path / shard)
+    np.testing.assert_array_equal(load(str(tmp_path))["norm"], load(sharded)["norm"])
+
+
 def test_files_that_are_cut_off(tmp_path, sharded):
     shutil.copytree(sharded, tmp_path, dirs_exist_ok=True)
     shard = tmp_path / "model-00003-of-00004.safetensors"

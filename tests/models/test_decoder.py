@@ -60,8 +60,8 @@ forward = jax.jit(decoder.forward, static_argnames=("cfg", "hidden"))
 def test_logits_and_hidden_states_are_transformers(checkpoint):
     """In both spellings of the config, which are one `Config`."""
     golden, real = checkpoint.golden, checkpoint.real
-    # Each of a power, a division and a blend is rounded to float32: a few units of the last place.
-    np.testing.assert_allclose(decoder.inverse_frequencies(checkpoint.cfg), golden["inv_freq"], rtol=4e-7)
+    # A power that is rounded the other way is a unit of the last place, and a blend may double it.
+    np.testing.assert_allclose(decoder.inverse_frequencies(checkpoint.cfg), golden["inv_freq"], rtol=2.4e-7)
     np.testing.assert_array_equal(
         np.asarray(decoder.positions_of(checkpoint.segments))[real], golden["position_ids"][real]
     )

@@ -83,6 +83,7 @@ def _each_text(tree: Any, change: Callable[[str], str]) -> Any:
 def _compiled(template: str):
     try:
         import jinja2
+        from jinja2.ext import Extension
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
         raise InputError("chat templates need jinja2: pip install 'trm_jax[language]'") from None
@@ -94,8 +95,17 @@ def _compiled(template: str):
         """Without jinja's own escapes for HTML, which no model was trained on."""
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
+    class Generation(Extension):
+        """{% generation %}: marks for training what an assistant says; a block like any other."""
+
+        tags = {"generation"}  # noqa: RUF012 - read by jinja2
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            return jinja2.nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.filters["tojson"] = tojson
     environment.globals |= {

@@ -19,7 +19,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 # Settings that change the arithmetic, and the values under which they do not.
 NEUTRAL = {
-    "hidden_act": ("silu",),
+    "hidden_act": ("silu", "swish"),
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "use_sliding_window": (False,),
@@ -85,13 +85,14 @@ def _json(path: Path) -> _Said:
     return _Said(path, found)
 
 
-def read(folder: Path, *, rope_theta: float | None = None, dtype: str | None = None) -> decoder.Config:
+def read(folder: str | Path, *, rope_theta: float | None = None, dtype: str | None = None) -> decoder.Config:
     """The `decoder.Config` of a folder, or of a file that is a config.json by another name.
 
     rope_theta: for a file without one, as those of Llama 1 and 2 may be (10000). dtype: of weights and products, by
     default the file's. Raises InputError for what the decoder does not do, by its name.
     """
-    said = _json(folder / CONFIG if folder.is_dir() else folder)
+    path = Path(folder)
+    said = _json(path / CONFIG if path.is_dir() else path)
     model = said.fields.get("model_type")
     if model not in ("llama", "qwen2", "qwen3"):
         raise said.refuse(f"model_type is {json.dumps(model)}; supported are llama, qwen2 and qwen3")
@@ -163,7 +164,7 @@ def _rope(said: _Said, given: float | None) -> tuple[float, float | decoder.Llam
 def _scaling(said: _Said, rope: Mapping) -> float | decoder.Llama3Scaling | None:
     here = _Said(said.path, rope)
     kind = here.one_of("rope_type", "type") or "default"
-    if rope.get("partial_rotary_factor", 1) != 1:
+    if rope.get("partial_rotary_factor") not in (None, 1):
         raise said.refuse(f"partial_rotary_factor {_short(rope['partial_rotary_factor'])} is not supported; only 1 is")
     if kind == "default":
         return None
@@ -180,16 +181,16 @@ def _scaling(said: _Said, rope: Mapping) -> float | decoder.Llama3Scaling | None
         raise said.refuse(str(error)) from None
 
 
-def ids(folder: Path) -> Ids:
+def ids(folder: str | Path) -> Ids:
     """The special tokens of a folder: generation_config.json's where it is there and names them, else config.json's."""
-    said = [_json(folder / CONFIG)]
-    if (folder / GENERATION).is_file():
-        said.insert(0, _json(folder / GENERATION))
+    said = [_json(Path(folder, CONFIG))]
+    if (path := Path(folder, GENERATION)).is_file():
+        said.insert(0, _json(path))
 
     def first(name: str) -> tuple[int, ...]:
         for one in said:
             value = one.fields.get(f"{name}_token_id")
-            if value is not None:
+            if value not in (None, -1):  # Llama 1 has -1 for none
                 found = value if isinstance(value, list) else [value]
                 if not all(isinstance(x, int) and x >= 0 for x in found):
                     raise one.refuse(f"{name}_token_id is {_short(value)}; it should be a token's number, or several")

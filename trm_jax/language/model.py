@@ -10,6 +10,7 @@ from pathlib import Path
 from trm_jax.errors import InputError
 from trm_jax.language import config, gguf, peft, weights
 from trm_jax.language import tokenizer as tokenizers
+from trm_jax.language.packaged import located
 from trm_jax.language.tokenizer import Tokenizer
 from trm_jax.models import decoder, quant
 
@@ -40,14 +41,14 @@ def load(
     say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
-    """The model at `path`, a folder with config.json or a .gguf file, on the first device.
+    """The model at `path`, a folder with config.json, a .gguf file or a name of `packaged`, on the first device.
 
     dtype: of weights and products; by default the folder's, and float32 of a GGUF file. quantise: of
     `trm_jax.models.quant.KINDS`. rope_theta: for files that do not tell it. tokenizer: a folder whose tokenizer.json
     is taken instead of the model's own. adapter: a folder of PEFT. say: told what is worth a note. progress is called
     with what has been read and all there is. Raises InputError for what is missing, broken or not supported.
     """
-    path, asked = Path(path), digest(path, dtype, quantise, rope_theta, tokenizer, adapter)
+    path, asked = located(path), digest(path, dtype, quantise, rope_theta, tokenizer, adapter)
     words = tokenizers.load(tokenizer, say) if tokenizer else None
     if path.is_dir():
         words = words or tokenizers.load(path, say)
@@ -84,7 +85,7 @@ def digest(
     Raises InputError where there is no such file or folder.
     """
     known = hashlib.sha256(repr((dtype, quantise, rope_theta)).encode())
-    for what, place in (("model", path), ("tokenizer", tokenizer), ("adapter", adapter)):
+    for what, place in (("model", located(path)), ("tokenizer", tokenizer), ("adapter", adapter)):
         if place is not None:
             known.update(what.encode() + _sampled(Path(place)))
     return known.hexdigest()[:16]

@@ -77,14 +77,14 @@ def _expected(settings: Mapping, known: Mapping) -> set[str]:
     return {module for module in known if any(f".{module}".endswith(f".{one}") for one in targets)}
 
 
-def read(folder: Path, cfg: decoder.Config, params: dict) -> tuple[dict, Lora]:
+def read(folder: str | Path, cfg: decoder.Config, params: dict) -> tuple[dict, Lora]:
     """(adapter in float32, what it is) of a PEFT folder; cfg, params: the base that it is for.
 
     Modules of layers that the file leaves out are zeros, which change nothing. Copies of the base's embedding and head
     that PEFT adds must equal the base's. Raises InputError for settings that are not supported, and for tensors
     missing, unknown, of another shape, or cut off.
     """
-    settings, path = _settings(folder), folder / WEIGHTS
+    settings, path = _settings(Path(folder)), Path(folder, WEIGHTS)
     rank = settings["r"]
     known = modules(TARGETS, cfg.layers)
     pairs: dict[str, dict[str, weights.Tensor]] = {}
@@ -135,12 +135,14 @@ def read(folder: Path, cfg: decoder.Config, params: dict) -> tuple[dict, Lora]:
 def _require_copy(path: Path, key: str, tensor: weights.Tensor, params: dict, name: str) -> None:
     if name not in ("embed", "head"):
         raise InputError(f"{path}: {key} is a weight of the base; keep the adapter's tensors alone")
+    if name == "head" and quant.is_quantised(params.get("head")):
+        raise InputError(f"{path}: {key} cannot be held against quantised weights; keep the adapter's tensors alone")
     base = params["embed"] if name == "embed" or "head" not in params else params["head"].T
     if tensor.dtype not in weights.DTYPES or not np.array_equal(np.asarray(base), tensor.open().astype(base.dtype)):
         raise InputError(f"{path}: {key} differs from the base's; the adapter is of another base, or trained it whole")
 
 
-def write(folder: Path, adapter: dict, lora: Lora, base: str = "") -> None:
+def write(folder: str | Path, adapter: dict, lora: Lora, base: str = "") -> None:
     """Write an adapter as a folder that PEFT loads; base: name or path of the model that it is for.
 
     Modules that are all zeros, as `read` makes of those that a file leaves out, are left out.
@@ -171,6 +173,7 @@ def write(folder: Path, adapter: dict, lora: Lora, base: str = "") -> None:
         "init_lora_weights": True,
         "inference_mode": True,
     }
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(folder / CONFIG, (json.dumps(settings, indent=1) + "\n").encode())

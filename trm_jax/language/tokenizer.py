@@ -115,8 +115,9 @@ def note_absent_bytes(tokenizer: Tokenizer, say: Callable[[str], None]) -> None:
 def load(folder: str | AnyPath, say: Callable[[str], None] = lambda line: None) -> Tokenizer:
     """The tokenizer of a Hugging Face folder: tokenizer.json, and what of the other files is there.
 
-    The chat template is chat_template.jinja, or in tokenizer_config.json as a text or a list of named ones. Raises
-    InputError for a folder without tokenizer.json and for files that cannot be read.
+    The chat template is chat_template.jinja, with others in additional_chat_templates, or in tokenizer_config.json as a
+    text or a list of named ones. Raises InputError for a folder without tokenizer.json and for files that cannot be
+    read.
     """
     library = require_tokenizers()
     folder = as_path(folder)
@@ -134,7 +135,9 @@ def load(folder: str | AnyPath, say: Callable[[str], None] = lambda line: None) 
     backend.no_padding()
     path = folder / "tokenizer_config.json"
     said = _json_object(path) if path.is_file() else {}
-    tokenizer = Tokenizer(backend, _named_tokens(said), _templates(folder, said))
+    named = _named_tokens(said)
+    _mark_special(backend, named, said)
+    tokenizer = Tokenizer(backend, named, _templates(folder, said))
     note_absent_bytes(tokenizer, say)
     return tokenizer
 
@@ -149,11 +152,32 @@ def _json_object(path: AnyPath) -> dict:
     return said
 
 
+def _text(token: Any) -> Any:
+    """Of a token that is spelled as a text or as {"content": text, ...}."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
 def _named_tokens(said: dict) -> dict[str, str]:
-    """Every NAME_token of tokenizer_config.json, a text or {"content": text, ...}."""
-    tokens = {name: value for name, value in said.items() if name.endswith("_token")}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in tokens.items()}
+    """Every NAME_token of tokenizer_config.json."""
+    extra = said.get("extra_special_tokens")
+    tokens = {**(extra if isinstance(extra, dict) else {}), **said}
+    texts = {name: _text(value) for name, value in tokens.items() if name.endswith("_token")}
     return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _mark_special(backend: Any, named: Mapping[str, str], said: dict) -> None:
+    """Make special what tokenizer_config.json calls so and tokenizer.json does not, as transformers does.
+
+    Its lists count for tokens only of which tokenizer.json says nothing. What has no id is left out: no model has its
+    row.
+    """
+    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    lists = [said.get(f"{kind}_special_tokens") for kind in ("additional", "extra")]
+    listed = {_text(token) for one in lists if isinstance(one, list) for token in one}
+    entries = (said.get("added_tokens_decoder") or {}).values()
+    told = {*named.values(), *(listed - added.keys()), *(one["content"] for one in entries if one.get("special"))}
+    fresh = [text for text in sorted(told) if not added.get(text) and backend.token_to_id(text) is not None]
+    backend.add_special_tokens(fresh)
 
 
 def _templates(folder: AnyPath, said: dict) -> dict[str, str]:
@@ -162,5 +186,6 @@ def _templates(folder: AnyPath, said: dict) -> dict[str, str]:
         found = {"default": found}
     elif isinstance(found, list):
         found = {entry.get("name"): entry.get("template") for entry in found}
-    path = folder / "chat_template.jinja"
-    return {**found, "default": path.read_text(encoding="utf-8")} if path.is_file() else found
+    files = {path.stem: path for path in (folder / "additional_chat_templates").glob("*.jinja")}
+    files["default"] = folder / "chat_template.jinja"
+    return {**found, **{name: path.read_text(encoding="utf-8") for name, path in files.items() if path.is_file()}}

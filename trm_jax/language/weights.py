@@ -103,7 +103,7 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
         if not (folder / file).is_file():
             some = next(name for name, where in listed.items() if where == file)
             raise InputError(f"{folder / file} is not there, but {INDEX} lists it, for {some} and others; fetch it")
-        found |= header(folder / file)
+        found |= {name: one for name, one in header(folder / file).items() if listed.get(name, file) == file}
     for name, file in listed.items():
         if name not in found:
             raise InputError(f"{folder / file} has no tensor {name}, but {INDEX} says so; fetch both again")
@@ -115,7 +115,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _check(folder: Path, cfg: decoder.Config, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple]) -> None:
+def _check(folder: str | Path, cfg: decoder.Config, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple]) -> None:
     """Raise InputError unless the folder has the wanted tensors (name -> shape) and no others."""
     extra = {name for name in tensors.keys() - wanted.keys() if not name.endswith(".rotary_emb.inv_freq")}
     head, embedding = (f"{TOP[name]}.weight" for name in ("head", "embed"))
@@ -159,7 +159,7 @@ def _part(tensors: list[Tensor], spec: Any, stacked: bool, index: tuple[slice, .
 
 
 def load(
-    folder: Path,
+    folder: str | Path,
     cfg: decoder.Config,
     shardings: Any = None,
     *,
@@ -178,7 +178,7 @@ def load(
     places = [jax.sharding.SingleDeviceSharding(jax.devices()[0])] * len(flat)
     places = places if shardings is None else jax.tree.leaves(shardings)
     names = [names_of(path[-1].key, cfg.layers) for path, _ in flat]
-    tensors = tensors_of(folder)
+    tensors = tensors_of(Path(folder))
     wanted = {}
     for (path, spec), some in zip(flat, names, strict=True):
         shape = spec.shape[len(path) - 1 :]

@@ -130,7 +130,9 @@ def init(key: jax.Array, cfg: Config) -> dict:
 
 def inverse_frequencies(cfg: Config) -> np.ndarray:
     """Radians [h / 2] float32 by which the pairs (i, i + h / 2) of a head turn from token to token."""
-    frequencies = 1 / np.float32(cfg.rope_theta) ** (np.arange(0, cfg.head_dim, 2, dtype=np.float32) / cfg.head_dim)
+    exponents = np.arange(0, cfg.head_dim, 2, dtype=np.float32) / cfg.head_dim
+    # NumPy's own power in float32 is a last place off for one pair of six.
+    frequencies = 1 / (cfg.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
     scaling = cfg.rope_scaling
     if scaling is None:
         return frequencies

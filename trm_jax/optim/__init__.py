@@ -3,6 +3,7 @@
 Learning rates follow the reference's counting: update number t starts at 1 and warms up with t / warmup.
 """
 
+from trm_jax.optim.adam import scale_by_adam
 from trm_jax.optim.adam_atan2 import scale_by_adam_atan2
 from trm_jax.optim.build import OPTIMIZERS, build
 from trm_jax.optim.clip import clip, norms, of_finite
@@ -18,6 +19,7 @@ __all__ = [
     "newton_schulz",
     "norms",
     "of_finite",
+    "scale_by_adam",
     "scale_by_adam_atan2",
     "scale_by_normuon",
     "scale_by_urm_adam",

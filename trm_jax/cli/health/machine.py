@@ -21,6 +21,9 @@ REQUIRED = tuple(
 )
 OPTIONAL = {
     "huggingface_hub": ("puzzles from the Hugging Face hub", "huggingface_hub"),
+    "tokenizers": ("text of language models", "'trm_jax[language]'"),
+    "jinja2": ("chats with language models", "'trm_jax[language]'"),
+    "gguf": ("language models in GGUF files", "'trm_jax[gguf]'"),
     "wandb": ("metrics to Weights & Biases", "wandb"),
     "torch": ("official checkpoints", "torch --index-url https://download.pytorch.org/whl/cpu"),
 }
