@@ -194,7 +194,7 @@ def load(
         read = _once(partial(_part, [tensors[name] for name in some], spec, len(path) > 1))
         leaf = jax.make_array_from_callback(spec.shape, quant.of_kernel(lies), read)
         if quant.is_quantised(lies):
-            leaf = _quantised(quantise, lies)(leaf)
+            leaf = quantised(leaf, quantise, lies)
         found.append(leaf)
         done += math.prod(spec.shape)
         if progress:
@@ -215,7 +215,12 @@ def _once(read: Callable) -> Callable:
     return of
 
 
+def quantised(kernels: jax.Array, how: str, lies: quant.Leaf | None = None) -> quant.Leaf:
+    """Kernels [L, in, out] as a leaf of `trm_jax.models.quant`; lies: the shardings of its arrays."""
+    return _quantising(how, lies)(kernels)
+
+
 @functools.cache
-def _quantised(how: str, lies: quant.Leaf) -> Callable[[jax.Array], quant.Leaf]:
+def _quantising(how: str, lies: quant.Leaf | None) -> Callable[[jax.Array], quant.Leaf]:
     # Layer by layer: numbers in between are float32, of all layers at once they would be larger than the model.
     return jax.jit(lambda kernels: jax.lax.map(partial(quant.quantise, how=how), kernels), out_shardings=lies)
