@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trm_jax.cli.arguments import local_path
 
-PARTS = ("lm_generate",)
+PARTS = ("lm_generate", "lm_plan")
 
 
 def add_parser(subparsers) -> None:

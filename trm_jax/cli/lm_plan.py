@@ -110,6 +110,7 @@ def _compiled(args, asked: Asked) -> str:
     from trm_jax.aot.compile import versions
     from trm_jax.cli.health import pip_install
     from trm_jax.planning import hardware
+    from trm_jax.planning import language as plan
 
     topology = hardware.find_slice(args.device or "h100")
     if args.train:
@@ -128,31 +129,31 @@ def _compiled(args, asked: Asked) -> str:
             print(f"note: {why}")
             continue
         sent = sum(one["sent_bytes"] for one in found["collectives_by_kind"].values())
-        limits = (
-            found["traffic_bytes"] / topology.bandwidth_tb_s / 1e12,
-            sent / topology.links / topology.link_gb_s / 1e9,
+        tokens = asked.rows * (asked.context if kind == decoder.KINDS[0] else 1)
+        seconds = max(
+            found["traffic_bytes"] / (topology.bandwidth_tb_s * 1e12),
+            sent / (topology.links * topology.link_gb_s * 1e9),
+            tokens * plan.flops(asked) / (topology.chips * topology.peak_tflops * 1e12),
         )
-        rate = asked.rows / max(limits) * (asked.context if kind == decoder.KINDS[0] else 1)
         sizes = (found["memory_bytes"]["total"], found["traffic_bytes"], sent)
-        rows.append([kind, *(f"{size / 1e9:.3f}" for size in sizes), f"{1e3 * max(limits):.2f}", f"{rate:,.0f}"])
-    headings = ("", "GB of\na chip", "GB\nmoved", "GB\nsent", "ms at best by\nmemory and links", "tokens\na second")
-    print_table(headings, rows)
-    usable = topology.usable_bytes / 1e9
-    print(
-        f"compiled for {topology.name} by libtpu {versions()['libtpu']}; a program has {usable:.1f} GB; FLOPs, latency of links not counted"
-    )
+        rows.append(
+            [kind, *(f"{size / 1e9:.3f}" for size in sizes), f"{1e3 * seconds:.2f}", f"{tokens / seconds:,.0f}"]
+        )
+    print_table(("", "GB of\na chip", "GB\nmoved", "GB\nsent", "ms,\nat best", "tokens\na second"), rows)
+    by = f"{topology.name} by libtpu {versions()['libtpu']}, which gives a program {topology.usable_bytes / 1e9:.1f} GB"
+    print(f"compiled for {by} of a chip; at best: data sheets' rates, no latency")
     return why
 
 
 def _speed(asked: Asked, device: Device, found: Needs) -> None:
     """What the data sheet allows, and what it costs."""
     from trm_jax.planning.hardware import SOURCE
-    from trm_jax.planning.language import trained_flops
+    from trm_jax.planning.language import flops
 
     if not device.peak_tflops:
         return
     if asked.train:
-        rate = UTILISATION * device.chips * device.peak_tflops * 1e12 / trained_flops(asked)
+        rate = UTILISATION * device.chips * device.peak_tflops * 1e12 / flops(asked)
         how = f"trains {rate:,.0f} tokens a second at {UTILISATION:.0%} of the peak"
     else:
         rate = asked.rows * device.bandwidth_tb_s * 1e12 / found.read

@@ -241,13 +241,15 @@ def _kept(cfg: decoder.Config, specs: dict, adapter: dict, rows: int, context: i
     return there + rows * context * cfg.vocab_size * 4
 
 
-def trained_flops(asked: Asked) -> int:
-    """FLOPs of a trained token: products with the weights, forward and back and for gradients, attention."""
+def flops(asked: Asked) -> int:
+    """FLOPs of a token: products with the weights and attention over half of the context; trained, back as well."""
     cfg, adapter = asked.cfg, params.count(asked.adapter())
     specs = decoder.specs(cfg)
     base = params.count([specs["layers"], specs["embed"] if cfg.tied else specs["head"]])
-    attention = 6 * cfg.layers * cfg.heads * cfg.head_dim * asked.context  # half of it is masked
-    return attention + (4 * base + 6 * adapter if adapter else 6 * base)
+    attention = 2 * cfg.layers * cfg.heads * cfg.head_dim * asked.context
+    if not asked.train:
+        return 2 * base + attention
+    return 3 * attention + (4 * base + 6 * adapter if adapter else 6 * base)
 
 
 # Where a model goes that a device has no room for, the smallest first.
