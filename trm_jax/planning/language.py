@@ -106,13 +106,13 @@ class Asked:
         return self.declared(self.how)
 
     def adapter(self) -> dict:
-        """The declaration of what is trained beside the weights. Raises InputError for a rank that a kernel has not."""
+        """The declaration of what is trained beside the weights. Raises InputError for a rank beyond a kernel's sides."""
         if not isinstance(self.train, lora.Lora):
             return {}
         found = lora.specs(decoder.specs(self.cfg), self.train)
         for name, pair in found.items():
             inner, out = pair["a"].shape[-2], pair["b"].shape[-1]
-            if self.train.rank > min(inner, out):
+            if self.train.rank > max(inner, out):
                 raise InputError(f"rank {self.train.rank} is larger than the kernel {name} [{inner}, {out}]; give less")
         return found
 
