@@ -12,7 +12,7 @@ import pytest
 from trm_jax import sharding
 from trm_jax.evals.decode import Decoder
 from trm_jax.language import config, weights
-from trm_jax.models import decoder, params, quant
+from trm_jax.models import decoder, lora, params, quant
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("llama2_mha", "llama31_gqa", "qwen2_bias", "qwen3_tied", "llama32_sharded", "llama_bf16_file")
@@ -244,6 +244,26 @@ def test_eight_devices_are_one(mesh):
     real = np.asarray(batch["segments"]) == 0
     np.testing.assert_allclose(np.asarray(logits)[real], np.asarray(wanted)[real], rtol=0, atol=2e-5)
     np.testing.assert_allclose(state["logits"], said["logits"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_layers_that_lie_apart(tied):
+    """The same memory and the same numbers, written with a cache, with hidden states and an adapter."""
+    cfg = small(tied=tied)
+    tree = random(cfg)
+    views = decoder.apart(tree)
+    first, stack = views["layers"][1]["gate"], tree["layers"]["gate"]
+    assert first.unsafe_buffer_pointer() == stack.unsafe_buffer_pointer() + stack.nbytes // 2
+    adapter = (params.init(lora.specs(decoder.specs(cfg), lora.Lora(2, 1.0, lora.TARGETS)), jax.random.key(0)), 0.5)
+    adapter = (jax.tree.map(lambda x: x + 0.1, adapter[0]), 0.5)
+
+    @jax.jit
+    def said(tree):
+        state = decoder.advance(tree, cfg, decoder.begin(tree, cfg, padded((3, 16, 9), 16), 18), TOKENS[:, 0])
+        return *decoder.forward(tree, cfg, TOKENS, lora=adapter, hidden=True), state["logits"]
+
+    for one, other in zip(said(tree), said(views), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(

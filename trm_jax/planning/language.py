@@ -106,7 +106,7 @@ class Asked:
         return self.declared(self.how)
 
     def adapter(self) -> dict:
-        """The declaration of what is trained beside the weights. Raises InputError for a rank beyond a kernel's sides."""
+        """The declaration of what is trained beside the weights. Raises InputError for a rank too large."""
         if not isinstance(self.train, lora.Lora):
             return {}
         found = lora.specs(decoder.specs(self.cfg), self.train)
