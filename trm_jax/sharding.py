@@ -73,15 +73,16 @@ def shardings(mesh: Mesh, rules: Rules, specs):
     """
 
     def one(path, spec: ParamSpec) -> NamedSharding:
-        cut = []
-        for name, size in zip(spec.axes, spec.shape, strict=True):
+        cut, units = [], (*(1,) * (len(spec.shape) - 1), spec.unit)
+        for name, size, unit in zip(spec.axes, spec.shape, units, strict=True):
             axes = getattr(rules, name) if name else None
             small = name == "puzzles" and size < TABLE_ROWS
             ways = 1 if small else _axis_size(mesh, axes)
-            if size % ways:
+            if size % (ways * unit):
+                blocks = f" in blocks of {unit}" if unit > 1 else ""
                 raise InputError(
                     f"{path_name(path)} {list(spec.shape)} cannot be shared by {ways} devices along its axis of "
-                    f"{size}; change mesh.fsdp or mesh.tensor, or the model's sizes"
+                    f"{size}{blocks}; change mesh.fsdp or mesh.tensor, or the model's sizes"
                 )
             cut.append(axes if ways > 1 else None)
         return NamedSharding(mesh, PartitionSpec(*cut))

@@ -136,6 +136,20 @@ MEMORY = """HloModule jit_memory, is_scheduled=true
   ROOT %d = f32[16,16]{1,0} multiply(%square.1, %by)
 }
 
+%tile (stack.4: f32[6,16,16]) -> f32[6,16,16] {
+  %stack.4 = f32[6,16,16]{2,1,0} parameter(0)
+  ROOT %tiled = f32[6,16,16]{2,1,0:T(8,128)} copy(%stack.4)
+}
+
+%tile_and_cut (stack.5: f32[6,16,16], at.5: s32[]) -> f32[16,16] {
+  %stack.5 = f32[6,16,16]{2,1,0} parameter(0)
+  %at.5 = s32[] parameter(1)
+  %other = f32[6,16,16]{2,1,0} fusion(%stack.5), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tile
+  %zero.5 = s32[] constant(0)
+  %one.5 = f32[1,16,16]{2,1,0} dynamic-slice(%other, %at.5, %zero.5, %zero.5), dynamic_slice_sizes={1,16,16}
+  ROOT %square.5 = f32[16,16]{1,0} bitcast(%one.5)
+}
+
 %store_inside (stack.3: f32[6,16,16], new.1: f32[16,16], at.3: s32[]) -> f32[6,16,16] {
   %stack.3 = f32[6,16,16]{2,1,0} parameter(0)
   %new.1 = f32[16,16]{1,0} parameter(1)

@@ -85,6 +85,7 @@ ARRAY = 16 * 16 * 4
         ("%f = f32[16,16]{1,0} fusion(%x, %y), kind=kLoop, calls=%product", 3 * ARRAY),
         ("%f = f32[16,16]{1,0:S(1)} fusion(%x, %y), kind=kLoop, calls=%product", 2 * ARRAY),
         ("%f = f32[16,16]{1,0} fusion(%residuals, %index), kind=kLoop, calls=%cut", 2 * ARRAY + 4),
+        ("%f = f32[16,16]{1,0} fusion(%residuals, %index), kind=kLoop, calls=%tile_and_cut", 2 * ARRAY + 4),
         ("%f = f32[6,16,16]{2,1,0} fusion(%residuals, %x, %index), kind=kLoop, calls=%store", 2 * ARRAY + 4),
         ("%f = f32[16,16]{1,0} fusion(%residuals, %index, %x), kind=kOutput, calls=%cut_and_multiply", 3 * ARRAY + 4),
         ("%f = f32[6,16,16]{2,1,0} fusion(%residuals, %x, %index), kind=kLoop, calls=%store_inside", 2 * ARRAY + 4),

@@ -10,8 +10,9 @@ import pytest
 from tests import tiny
 from tests.aot.conftest import pretend_libtpu
 from trm_jax.aot import compile as aot
+from trm_jax.aot import decoder
 from trm_jax.configs import registry, resolve
-from trm_jax.planning import hardware
+from trm_jax.planning import hardware, language
 
 try:
     VERSION = importlib.metadata.version("libtpu")
@@ -30,7 +31,7 @@ def versions(monkeypatch):
 def test_libtpu_shows_as_many_devices_as_a_slice_has_chips():
     names = ["v4-8", "v4-16", "v4-64", "v4-128", "v5e-1", "v5e-8", "v5e-16", "v5p-64", "v6e-4", "v6e-256"]
     script = (
-        "import json\nfrom trm_jax.aot import programs\nfrom trm_jax.planning import hardware\n"
+        "import json\nfrom trm_jax.aot import programs\nfrom trm_jax.planning import hardware, language\n"
         f"found = [programs.devices(hardware.find_slice(name)) for name in {names}]\n"
         "print(json.dumps([[len(devices), devices[0].device_kind] for devices in found]))"
     )
@@ -86,3 +87,20 @@ def test_the_gradient_is_reduced_once(tmp_path, changes):
     found = aot.compile_program(config, topology, 0, tmp_path)
     assert not found["crash"] and not found["unknown_loops"]
     assert found["collectives_by_kind"]["all-reduce"]["bytes_in_loops"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "most"), [("", 1.1), ("int8", 1.1), ("int4", 1.8)])
+def test_a_language_model_fits_a_v4_8_and_reads_little_more_than_it_must(how, most, tmp_path):
+    """Llama-3-8B, tensor 4: its arrays are the plan's; a token moves its weights and its cache, not much besides."""
+    topology = hardware.find_slice("v4-8")
+    words = {"model": "llama-3-8b", "dtype": None, "rope_theta": None, "how": how, "context": 2048, "rows": 1}
+    found = decoder.compile_kind(words, decoder.KINDS[1], topology, tmp_path)
+    assert not found["crash"] and found["collectives_by_kind"].keys() == {"all-reduce"}
+    _, cfg, declared = language.find("llama-3-8b")
+    planned = language.needs(language.Asked(cfg, declared, how, 2048, 1), topology)
+    memory = found["memory_bytes"]
+    assert memory["total"] < planned.total and memory["arguments"] == pytest.approx(
+        sum(planned.parts.values()), rel=1e-3
+    )
+    assert 1 < found["traffic_bytes"] / planned.read < most

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.language import gguf
 from trm_jax.language import tokenizer as T
@@ -89,6 +91,28 @@ def test_kept_blocks_are_the_plain_weights(path, loaded):
     specs = decoder.specs(cfg)
     assert jax.tree.map(jnp.shape, plain) == jax.tree.map(lambda spec: spec.shape, specs, is_leaf=is_spec)
     assert quant.bytes_of(kept) < quant.bytes_of(plain)
+
+
+def test_devices_share_a_file(path, loaded):
+    """Blocks and plain arrays on a mesh are those of one device, bit for bit."""
+    place = partial(sharding.shardings, sharding.make_mesh(data=4, fsdp=2), sharding.Rules())
+    cfg, shared, _ = gguf.load(path, place=place)
+    places = place(gguf.specs(path, cfg, gguf.read(path)[1]))
+    for one, other, lies in zip(*map(jax.tree.leaves, (shared, loaded[1], places)), strict=True):
+        assert one.sharding == lies
+        np.testing.assert_array_equal(one, other)
+    assert any(
+        one.addressable_shards[0].data.size < one.size for one in jax.tree.leaves(shared) if one.dtype == "uint8"
+    )
+
+
+def test_devices_cut_between_blocks(files):
+    """Three blocks of 18 bytes: two devices could halve the bytes."""
+    with pytest.raises(
+        InputError, match=r"layers/down/raw \[2, 64, 54\] cannot be shared by 2 devices .* blocks of 18"
+    ):
+        mesh = sharding.make_mesh(data=4, tensor=2)
+        gguf.load(files / "llama_mixed.gguf", place=partial(sharding.shardings, mesh, sharding.Rules()))
 
 
 def test_weights_are_cast_while_they_are_read(path):

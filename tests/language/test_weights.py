@@ -1,8 +1,10 @@
 """Reading weights: single and sharded files, parts of them, and files that are not as they should be."""
 
+import dataclasses
 import json
 import re
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -90,8 +92,9 @@ def test_devices_read_their_own_parts(sharded, shape, monkeypatch):
     part = weights._part
     monkeypatch.setattr(weights, "_part", lambda *args: read.append(part(*args)) or read[-1])
     mesh = sharding.make_mesh(**shape)
-    places = sharding.shardings(mesh, sharding.Rules(), decoder.specs(cfg))
-    tree = weights.load(sharded, cfg, places)
+    place = partial(sharding.shardings, mesh, sharding.Rules())
+    places = place(decoder.specs(cfg))
+    tree = weights.load(sharded, cfg, place)
     assert sum(x.size for x in read) == params.count(decoder.specs(cfg))
     parts = [x.size for x in read if x.size != tree["embed"].size]  # which only fsdp cuts
     assert max(parts) < tree["layers"]["gate"].size
@@ -99,6 +102,54 @@ def test_devices_read_their_own_parts(sharded, shape, monkeypatch):
     for one, other, place in zip(*map(jax.tree.leaves, (tree, weights.load(sharded, cfg), places)), strict=True):
         assert one.sharding == place
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("how", quant.KINDS)
+@pytest.mark.parametrize(
+    "shape", [{"data": 2, "tensor": 4}, pytest.param({"fsdp": 2, "tensor": 2, "data": 2}, marks=pytest.mark.slow)]
+)
+def test_devices_quantise_their_own_parts(copy, how, shape):
+    """Kernels with groups enough to share: what lies on the mesh is what lies on one device, cut where declared."""
+    cfg = decoder.Config(20, 256, 2, 4, 4, 64, 512, 1e4, tied=True)
+    write(copy, cfg)
+    place = partial(sharding.shardings, sharding.make_mesh(**shape), sharding.Rules())
+    places, tree = place(quant.specs(decoder.specs(cfg), how)), weights.load(copy, cfg, place, quantise=how)
+    for one, other, lies in zip(
+        *map(jax.tree.leaves, (tree, weights.load(copy, cfg, quantise=how), places)), strict=True
+    ):
+        assert one.sharding == lies
+        np.testing.assert_array_equal(one, other)
+    down, many = jax.tree.leaves(tree["layers"]["down"])[0], shape["tensor"] * shape.get("fsdp", 1)
+    assert down.addressable_shards[0].data.size == down.size // many
+    sizes = jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    declared = jax.tree.map(
+        lambda x: (x.shape, jnp.dtype(x.dtype)), quant.specs(decoder.specs(cfg), how), is_leaf=params.is_spec
+    )
+    assert sizes == declared
+
+
+def write(folder, cfg) -> None:
+    """Random weights of this shape as a file."""
+    draw, tensors = np.random.default_rng(0), {}
+    for path, spec in jax.tree_util.tree_leaves_with_path(decoder.specs(cfg), is_leaf=params.is_spec):
+        shape = spec.shape[len(path) - 1 :]
+        for name in weights.names_of(path[-1].key, cfg.layers):
+            turned = shape[::-1] if spec.kind in ("matrix", "head") else shape
+            tensors[name] = draw.normal(size=turned).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_what_devices_cannot_share_is_named(copy):
+    cfg = decoder.Config(20, 128, 1, 4, 4, 32, 192, 1e4, tied=True)
+    write(copy, cfg)
+    place = partial(sharding.shardings, sharding.make_mesh(data=2, tensor=4), sharding.Rules())
+    assert weights.load(copy, cfg, place, quantise="int8")
+    with pytest.raises(
+        InputError, match=r"layers/down/packed \[1, 128, 96\] cannot be shared by 4 devices .* blocks of 32"
+    ):
+        weights.load(copy, cfg, place, quantise="int4")
+    with pytest.raises(InputError, match="down: int4: a group of 64 does not divide 96 inputs"):
+        weights.load(copy, dataclasses.replace(cfg, inner_size=96), quantise="int4")
 
 
 NORM, GATE = "model.norm.weight", "model.layers.1.mlp.gate_proj.weight"

@@ -12,7 +12,7 @@ import pytest
 from trm_jax import sharding
 from trm_jax.evals.decode import Decoder
 from trm_jax.language import config, weights
-from trm_jax.models import decoder, params
+from trm_jax.models import decoder, lora, params, quant
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("llama2_mha", "llama31_gqa", "qwen2_bias", "qwen3_tied", "llama32_sharded", "llama_bf16_file")
@@ -244,6 +244,66 @@ def test_eight_devices_are_one(mesh):
     real = np.asarray(batch["segments"]) == 0
     np.testing.assert_allclose(np.asarray(logits)[real], np.asarray(wanted)[real], rtol=0, atol=2e-5)
     np.testing.assert_allclose(state["logits"], said["logits"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_layers_that_lie_apart(tied):
+    """The same memory and the same numbers, written with a cache, with hidden states and an adapter."""
+    cfg = small(tied=tied)
+    tree = random(cfg)
+    views = decoder.apart(tree)
+    first, stack = views["layers"][1]["gate"], tree["layers"]["gate"]
+    assert first.unsafe_buffer_pointer() == stack.unsafe_buffer_pointer() + stack.nbytes // 2
+    adapter = (params.init(lora.specs(decoder.specs(cfg), lora.Lora(2, 1.0, lora.TARGETS)), jax.random.key(0)), 0.5)
+    adapter = (jax.tree.map(lambda x: x + 0.1, adapter[0]), 0.5)
+
+    @jax.jit
+    def said(tree):
+        state = decoder.advance(tree, cfg, decoder.begin(tree, cfg, padded((3, 16, 9), 16), 18), TOKENS[:, 0])
+        return *decoder.forward(tree, cfg, TOKENS, lora=adapter, hidden=True), state["logits"]
+
+    for one, other in zip(said(tree), said(views), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["int8", "int4", "Q4_1", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("int4-min", "Q8_0"))]
+)
+def test_eight_devices_are_one_with_quantised_weights(kind):
+    """Each array of a leaf lies as its kernel: logits behind a prompt and one more token are those of one device."""
+    cfg = small(hidden_size=64, layers=1, heads=4, head_dim=64, inner_size=256, qkv_bias=False)
+    tree, specs = random(cfg), decoder.specs(cfg)
+    kernels = {name: tree["layers"][name] for name in quant.LINEARS}
+    if kind in quant.BLOCKS:
+        leaves = {name: blocks(kind, kernel) for name, kernel in kernels.items()}
+        specs["layers"] |= {name: quant.spec_of(specs["layers"][name], leaf) for name, leaf in leaves.items()}
+    else:
+        leaves = {name: quant.quantise(kernel, kind) for name, kernel in kernels.items()}
+        specs = quant.specs(specs, kind)
+    tree["layers"] |= leaves
+
+    @jax.jit
+    def said(tree, batch):
+        state = decoder.begin(tree, cfg, batch, 18)
+        return state["logits"], decoder.advance(tree, cfg, state, batch["inputs"][:, -1])["logits"]
+
+    batch = {name: np.concatenate([x, x[:1]]) for name, x in padded((3, 16, 9), 16).items()}
+    wanted = jax.device_get(said(tree, batch))
+    mesh, rules = sharding.make_mesh(data=2, tensor=4), sharding.Rules()
+    tree = jax.device_put(tree, sharding.shardings(mesh, rules, specs))
+    batch = jax.device_put(batch, sharding.batch_sharding(mesh, rules))
+    first = jax.tree.leaves(tree["layers"]["down"])[0]
+    assert first.addressable_shards[0].data.size == first.size // 4
+    with sharding.traced_on(mesh, rules):
+        for one, other in zip(said(tree, batch), wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+
+def blocks(kind: str, kernels):
+    """Kernels as a file's blocks."""
+    gguf = pytest.importorskip("gguf")
+    rows = np.ascontiguousarray(np.swapaxes(np.asarray(kernels), -1, -2))
+    return quant.BLOCKS[kind](jnp.asarray(gguf.quantize(rows, gguf.GGMLQuantizationType[kind])))
 
 
 def test_half_precision_is_near():

@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -68,8 +69,13 @@ def compile_program(config, topology: Device, number: int, root: Path) -> dict:
 
     config: the run's ConfigDict. What crashed is tried again the next time; memory that was too small stays too small.
     """
-    request = {"config": config.to_dict(), "topology": topology.name, "number": number, "root": str(root)}
-    done = subprocess.run(COMMAND, input=json.dumps(request), capture_output=True, text=True, env=environment(topology))
+    return apart(COMMAND, {"config": config.to_dict(), "number": number}, topology, root)
+
+
+def apart(command: Sequence[str], request: dict, topology: Device, root: Path) -> dict:
+    """What a process of its own finds of a program, as `NOTHING` lists it."""
+    request = request | {"topology": topology.name, "root": str(root)}
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment(topology))
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     return {**NOTHING, "crash": _how_it_died(done)}

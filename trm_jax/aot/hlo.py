@@ -217,7 +217,7 @@ def _read_inside(module: Module, fused: Computation, name: str, whole: int) -> i
     """Bytes read of a fusion's parameter `name`: what is cut from it, none of what is only overwritten, else all."""
     read = 0
     for user in (one for one in fused.instructions.values() if name in one.operands):
-        if user.opcode == "bitcast":
+        if user.opcode == "bitcast" or "output_to_operand_aliasing" in user.attributes:  # tiled otherwise, in place
             read += _read_inside(module, fused, user.name, whole)
         elif user.opcode == "fusion":  # one inside another, as the TPU's compiler cuts a product's operand from a stack
             inner, names = _inside(module, user)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trm_jax.cli.arguments import local_path, positive
 
-PARTS = ("lm_run", "lm_generate", "lm_judge")
+PARTS = ("lm_run", "lm_generate", "lm_judge", "lm_plan")
 
 
 def add_parser(subparsers) -> None:

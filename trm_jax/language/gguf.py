@@ -41,6 +41,7 @@ def load(
     keep_blocks: bool = True,
     rope_theta: float | None = None,
     tokenizer: Tokenizer | None = None,
+    place: Callable[[dict], dict] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[decoder.Config, dict, Tokenizer]:
@@ -48,8 +49,8 @@ def load(
 
     dtype: of plain arrays and of products. keep_blocks: kernels whose layers are all Q8_0, Q4_0 or Q4_1 become leaves
     of `trm_jax.models.quant`. rope_theta: for old files that do not tell it. tokenizer: instead of the file's own.
-    progress: called with (bytes read, bytes in all). Raises InputError for what is missing, left over, of a wrong
-    shape, cut short or not supported, by name.
+    place: as for `weights.load`. progress: called with (bytes read, bytes in all). Raises InputError for what is
+    missing, left over, of a wrong shape, cut short or not supported, by name.
     """
     fields, tensors = read(path)
     cfg = config(path, fields, tensors, dtype=dtype, rope_theta=rope_theta)
@@ -58,7 +59,7 @@ def load(
         note_absent_bytes(tokenizer, say)
     if tokenizer.size > cfg.vocab_size:
         raise InputError(f"{path}: {tokenizer.size} tokens, but token_embd.weight has {cfg.vocab_size} rows")
-    return cfg, weights(path, cfg, fields, tensors, keep_blocks, progress), tokenizer
+    return cfg, weights(path, cfg, fields, tensors, keep_blocks, place, progress), tokenizer
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -151,42 +152,61 @@ def config(
         raise InputError(f"{path}: {error}") from None
 
 
+def _names(place: str, layers: int) -> list[str]:
+    """The tensors that an array of the tree is made of, those of layers in their order."""
+    if place in _MODEL_NAMES:
+        return [_MODEL_NAMES[place]]
+    return [f"blk.{layer}.{_LAYER_NAMES[place.removeprefix('layers/')]}" for layer in range(layers)]
+
+
+def specs(path: str | Path, cfg: decoder.Config, tensors: dict, keep_blocks: bool = True) -> dict:
+    """The declaration of the parameters that a file gives: `decoder.specs`, with leaves where blocks are kept.
+
+    Raises InputError that names the tensors at fault.
+    """
+    plain, shapes = decoder.specs(cfg), {}
+    for key, spec in jax.tree_util.tree_leaves_with_path(plain, is_leaf=is_spec):
+        place = path_name(key)
+        shape = spec.shape[1:] if place.startswith("layers/") else spec.shape
+        shapes |= dict.fromkeys(_names(place, cfg.layers), shape if place == "embed" else shape[::-1])
+    _require(path, tensors, shapes)
+
+    def one(key, spec: ParamSpec):
+        place = path_name(key)
+        kinds = {tensors[name].tensor_type.name for name in _names(place, cfg.layers)}
+        linear = place.removeprefix("layers/") in (*quant.LINEARS, "head")
+        if not (keep_blocks and linear and len(kinds) == 1 and kinds <= quant.BLOCKS.keys()):
+            return spec
+        kind, (*lead, inner, out) = quant.BLOCKS[kinds.pop()], spec.shape
+        raw = jax.ShapeDtypeStruct((*lead, out, inner // quant.BLOCK * kind.BYTES), jnp.uint8)
+        return quant.spec_of(spec, kind(raw))
+
+    return jax.tree_util.tree_map_with_path(one, plain, is_leaf=is_spec)
+
+
 def weights(
     path: str | Path,
     cfg: decoder.Config,
     fields: dict,
     tensors: dict,
     keep_blocks: bool = True,
+    place: Callable[[dict], dict] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """The parameters as `decoder.specs` declares them. Raises InputError that names the tensors at fault."""
-    specs = decoder.specs(cfg)
-
-    def names(place: str) -> list[str]:
-        if place in _MODEL_NAMES:
-            return [_MODEL_NAMES[place]]
-        return [f"blk.{layer}.{_LAYER_NAMES[place.removeprefix('layers/')]}" for layer in range(cfg.layers)]
-
-    shapes = {}
-    for key, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec):
-        place = path_name(key)
-        shape = spec.shape[1:] if place.startswith("layers/") else spec.shape
-        shapes |= dict.fromkeys(names(place), shape if place == "embed" else shape[::-1])
-    _require(path, tensors, shapes)
-
-    total, done = sum(tensors[name].n_bytes for name in shapes), 0
+    """The parameters as `specs` declares them. Raises InputError that names the tensors at fault."""
+    declared = specs(path, cfg, tensors, keep_blocks)
+    lies = jax.tree.map(lambda _: None, declared, is_leaf=is_spec) if place is None else place(declared)
+    flat, tree = jax.tree_util.tree_flatten_with_path(declared, is_leaf=is_spec)
+    used = {path_name(key).removesuffix("/raw"): spec for key, spec in flat}
+    total, done = sum(tensors[name].n_bytes for at in used for name in _names(at, cfg.layers)), 0
     interleaved = {"layers/q": cfg.heads, "layers/k": cfg.kv_heads} if fields["general.architecture"] == "llama" else {}
-
-    def one(key, spec: ParamSpec):
-        nonlocal done
-        place = path_name(key)
-        stored = [tensors[name] for name in names(place)]
-        array = _stacked(stored, spec, place, interleaved.get(place), keep_blocks)
+    found = []
+    for (at, spec), where in zip(used.items(), jax.tree.leaves(lies, is_leaf=lambda x: x is None), strict=True):
+        stored = [tensors[name] for name in _names(at, cfg.layers)]
+        found.append(jax.device_put(_stacked(stored, spec, at, interleaved.get(at)), where))
         done += sum(tensor.n_bytes for tensor in stored)
         progress(done, total)
-        return array
-
-    return jax.tree_util.tree_map_with_path(one, specs, is_leaf=is_spec)
+    return jax.tree.unflatten(tree, found)
 
 
 def _shape(tensor) -> tuple[int, ...]:
@@ -227,23 +247,22 @@ def _rows(tensor) -> np.ndarray:
     return quants.dequantize(tensor.data, tensor.tensor_type)
 
 
-def _stacked(stored: list, spec: ParamSpec, place: str, heads: int | None, keep_blocks: bool):
-    """One parameter from the tensors of its layers; heads: of those whose halves the file has interleaved."""
+def _stacked(stored: list, spec: ParamSpec, place: str, heads: int | None) -> np.ndarray:
+    """One array from the tensors of its layers, blocks as they are; heads: of those whose halves the file has
+    interleaved."""
 
     def in_order(rows: np.ndarray) -> np.ndarray:
         # Whole rows move, so blocks along a row stay what they are.
         return rows.reshape(heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape) if heads else rows
 
-    kinds = {tensor.tensor_type.name for tensor in stored}
-    name = place.removeprefix("layers/")
-    if keep_blocks and kinds <= quant.BLOCKS.keys() and len(kinds) == 1 and name in (*quant.LINEARS, "head"):
-        raw = np.stack([in_order(tensor.data) for tensor in stored])
-        return quant.BLOCKS[kinds.pop()](jnp.asarray(raw if place.startswith("layers/") else raw[0]))
     array = np.empty(spec.shape, spec.dtype)
     for target, tensor in zip(array if place.startswith("layers/") else [array], stored, strict=True):
-        rows = in_order(_rows(tensor))
-        target[...] = rows if name == "embed" else rows.T
-    return jnp.asarray(array)
+        if spec.kind == "frozen":
+            target[...] = in_order(tensor.data)
+        else:
+            rows = in_order(_rows(tensor))
+            target[...] = rows if place == "embed" else rows.T
+    return array
 
 
 PRE_TOKENIZERS = ("smollm", "llama-bpe", "qwen2", "gpt-2")

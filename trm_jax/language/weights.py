@@ -5,6 +5,7 @@ Files are memory-mapped. A process reads the slices that its devices hold and no
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -161,22 +162,24 @@ def _part(tensors: list[Tensor], spec: Any, stacked: bool, index: tuple[slice, .
 def load(
     folder: str | Path,
     cfg: decoder.Config,
-    shardings: Any = None,
+    place: Callable[[dict], dict] | None = None,
     *,
     quantise: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """The parameters of a folder in cfg's dtype, as `decoder.specs(cfg)` declares them.
 
-    shardings: a tree like that of the specs (`trm_jax.sharding.shardings`); without, all lies on the first device.
-    quantise: how each kernel of the layers is quantised as soon as it is there (`trm_jax.models.quant`). progress is
-    called with the numbers done and in all. Raises InputError, in one line, for tensors that are missing, of no use, of
-    another shape, or cut off.
+    place: from the declaration of what is given back to its shardings (`trm_jax.sharding.shardings` of a mesh and its
+    rules); without, all lies on the first device. quantise: how each kernel of the layers is quantised as soon as it is
+    there (`trm_jax.models.quant`). progress is called with the numbers done and in all. Raises InputError, in one line,
+    for tensors that are missing, of no use, of another shape, or cut off.
     """
     specs = decoder.specs(cfg)
+    given = quant.specs(specs, quantise) if quantise else specs
     flat, tree = jax.tree_util.tree_flatten_with_path(specs, is_leaf=is_spec)
-    places = [jax.sharding.SingleDeviceSharding(jax.devices()[0])] * len(flat)
-    places = places if shardings is None else jax.tree.leaves(shardings)
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    laid = jax.tree.map(lambda _: first, given, is_leaf=is_spec) if place is None else place(given)
+    places = jax.tree.leaves(laid, is_leaf=quant.is_quantised)
     names = [names_of(path[-1].key, cfg.layers) for path, _ in flat]
     tensors = tensors_of(Path(folder))
     wanted = {}
@@ -187,11 +190,11 @@ def load(
 
     done, total = 0, sum(math.prod(spec.shape) for _, spec in flat)
     found = []
-    for (path, spec), some, place in zip(flat, names, places, strict=True):
+    for (path, spec), some, lies in zip(flat, names, places, strict=True):
         read = _once(partial(_part, [tensors[name] for name in some], spec, len(path) > 1))
-        leaf = jax.make_array_from_callback(spec.shape, place, read)
-        if quantise and path[-1].key in quant.LINEARS:
-            leaf = quantised(leaf, quantise)
+        leaf = jax.make_array_from_callback(spec.shape, quant.of_kernel(lies), read)
+        if quant.is_quantised(lies):
+            leaf = quantised(leaf, quantise, lies)
         found.append(leaf)
         done += math.prod(spec.shape)
         if progress:
@@ -212,8 +215,12 @@ def _once(read: Callable) -> Callable:
     return of
 
 
-@partial(jax.jit, static_argnames="how")
-def quantised(kernels: jax.Array, how: str) -> quant.Leaf:
-    """Kernels [L, in, out] as a leaf of `trm_jax.models.quant`."""
+def quantised(kernels: jax.Array, how: str, lies: quant.Leaf | None = None) -> quant.Leaf:
+    """Kernels [L, in, out] as a leaf of `trm_jax.models.quant`; lies: the shardings of its arrays."""
+    return _quantising(how, lies)(kernels)
+
+
+@functools.cache
+def _quantising(how: str, lies: quant.Leaf | None) -> Callable[[jax.Array], quant.Leaf]:
     # Layer by layer: numbers in between are float32, of all layers at once they would be larger than the model.
-    return jax.lax.map(partial(quant.quantise, how=how), kernels)
+    return jax.jit(lambda kernels: jax.lax.map(partial(quant.quantise, how=how), kernels), out_shardings=lies)

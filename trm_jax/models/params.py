@@ -49,6 +49,7 @@ class ParamSpec:
     kind: str = "matrix"
     dtype: Any = jnp.float32
     decay: float = 1.0  # share of the optimiser's weight decay
+    unit: int = 1  # so many neighbours along the last axis lie on one device
 
     def __post_init__(self):
         if self.kind not in KINDS:

@@ -12,6 +12,7 @@ Nothing here is trained: gradients pass to the activations only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -21,6 +22,7 @@ from jax import lax
 
 from trm_jax.errors import InputError
 from trm_jax.models import layers
+from trm_jax.models import params as P
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")  # what is quantised; embedding, head and norms stay
 
@@ -121,6 +123,7 @@ class Q4_1(Blocks):  # noqa: N801
         return _float16(block[..., :2]) * _halves(block[..., 4:]) + _float16(block[..., 2:4])
 
 
+BLOCK = 32  # values of each
 BLOCKS = {kind.__name__: kind for kind in (Q8_0, Q4_0, Q4_1)}
 Leaf = Int8 | Int4 | Blocks
 
@@ -176,6 +179,52 @@ def quantise(w: jax.Array, how: str, group: int | None = None, dtype: Any = None
         scale, step = _stored(jnp.max(groups, -1) - low, 15, dtype)
         codes = jnp.clip(jnp.round((groups - low[..., None]) / step[..., None]), 0, 15)
     return Int4(_pack(codes.reshape(rows.shape)), scale, minimum)
+
+
+def laid_out(axes: Sequence, leaf: Leaf) -> Leaf:
+    """What each array of a leaf has in place of the (*lead, in, out) of the kernel that it stands for: its axes' names,
+    or the mesh axes that they are cut along."""
+    *lead, inner, out = axes
+    return jax.tree.map(lambda x: (*lead, out, inner)[: len(x.shape)], leaf)
+
+
+def of_kernel(lies: Any) -> jax.sharding.Sharding:
+    """Where a kernel lies whose leaf's arrays lie so; the sharding of a plain array is its own."""
+    if not is_quantised(lies):
+        return lies
+    widest = jax.tree.leaves(lies)[0]  # codes, [..., out, in]
+    if not isinstance(widest, jax.sharding.NamedSharding):
+        return widest
+    *lead, out, inner = widest.spec
+    return jax.sharding.NamedSharding(widest.mesh, jax.sharding.PartitionSpec(*lead, inner, out))
+
+
+def spec_of(kernel: P.ParamSpec, leaf: Leaf) -> Leaf:
+    """The declaration of the arrays of a leaf, which are cut where the kernel is, between groups only."""
+    along = [x.shape[-1] for x in jax.tree.leaves(leaf) if len(x.shape) == len(kernel.shape)]
+    groups = along[0] // leaf.BYTES if isinstance(leaf, Blocks) else min(along)
+
+    def one(x, axes) -> P.ParamSpec:
+        unit = x.shape[-1] // groups if len(x.shape) == len(kernel.shape) else 1
+        return P.ParamSpec(x.shape, axes, P.constant(0), "frozen", x.dtype, 0.0, unit)
+
+    return jax.tree.map(one, leaf, laid_out(kernel.axes, leaf))
+
+
+def specs(plain: dict, how: str) -> dict:
+    """The declaration of a decoder (`decoder.specs`) whose linears are quantised. Raises InputError for a kernel that
+    its groups do not divide, by name."""
+
+    def one(name: str, spec: P.ParamSpec):
+        if name not in LINEARS:
+            return spec
+        try:
+            leaf = jax.eval_shape(lambda w: quantise(w, how), jax.ShapeDtypeStruct(spec.shape, spec.dtype))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        return spec_of(spec, leaf)
+
+    return {**plain, "layers": {name: one(name, spec) for name, spec in plain["layers"].items()}}
 
 
 def dequantise(leaf: Leaf) -> jax.Array:

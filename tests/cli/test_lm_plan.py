@@ -1,0 +1,89 @@
+"""`trm lm plan`: what it says, its exit codes, and wrong input."""
+
+import json
+
+import pytest
+
+from trm_jax.aot import compile as aot
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # the command sets it too: this one is taken back
+
+
+def test_what_does_not_fit_ends_with_1_and_contradicts_the_guide(here):
+    result = here("lm", "plan", "llama-3-70b", "--memory", "24", "--quant", "int4")
+    assert result.code == 1 and not result.err
+    assert "note: the users' guide says that this fits 24 GB; the weights alone are 40.57 GB" in result.out
+    assert "does not fit: 45.4 GB of 24 a chip; a40 has room" in result.out
+
+
+def test_what_fits(here):
+    result = here("lm", "plan", "llama-3-8b", "--device", "4090", "--quantise", "int8", "--price", "0.5")
+    assert result.code == 0 and "fits: 10.3 GB of 24" in result.out
+    assert "8.03 billion parameters, int8, 1 x 2,048 tokens" in result.out and "0.5 dollars an hour" in result.out
+    # 1.01 TB/s through 8.30 GB, which is all but the embedding.
+    assert "writes at most 122 tokens a second: for a token a chip reads 8.30 GB" in result.out
+    assert "1.14 dollars a million" in result.out
+
+
+def test_training(here):
+    result = here("lm", "plan", "qwen3-4b-16-tokens", "--train", "lora", "--context", "512")
+    assert result.code == 0 and "adapter" in result.out and "trains " in result.out and "fits: " in result.out
+
+
+def test_folders_and_notes(here, golden_folder):
+    where = golden_folder / "llm" / "llama32_sharded"
+    context = json.loads((where / "config.json").read_text())["max_position_embeddings"]
+    result = here("lm", "plan", where, "--context", context + 1)
+    assert result.code == 0 and f"note: the model was made for {context:,} tokens" in result.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("llama-3-9b",), "llama-3-9b is no folder, no .gguf file and no known model. Did you mean llama-3-8b"),
+        (("llama-3-8b", "--device", "h101"), "no device 'h101' in the table. Did you mean h100"),
+        (("llama-3-8b", "--train", "lora", "--rank", "5000"), "rank 5000 is larger than the kernel"),
+        (("llama-3-8b", "--train", "lora", "--targets", "q,w"), "lora: targets q, w; choose of q, k"),
+        (("llama-3-8b", "--train", "full", "--quantise", "int8"), "quantised weights (int8) are not trained"),
+        (("llama-3-8b", "--compile"), "h100 is no TPU slice of a known shape"),
+        (("llama-3-8b", "--compile", "--device", "v4-8", "--train", "full"), "leave out --train"),
+        (("absent.gguf",), "absent.gguf: No such file"),
+        (("llama-3-8b", "--context", "0"), "'0' is not a whole number of at least 1"),
+    ],
+)
+def test_wrong_input(refused, argv, words):
+    assert words in refused("lm", "plan", *argv)
+
+
+def test_a_config_that_the_decoder_refuses(refused, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral"}))
+    assert 'model_type is "mixtral"' in refused("lm", "plan", tmp_path)
+
+
+def test_compiled_for_a_slice(here, monkeypatch):
+    """What is shown of a program: bytes at the data sheet's rates; what does not fit ends with 1."""
+    found = {**aot.NOTHING, "memory_bytes": {"total": 5e9}, "traffic_bytes": 1.2e9}
+    asked = []
+    monkeypatch.setattr(
+        "trm_jax.aot.decoder.compile_kind", lambda words, kind, *_: asked.append((words, kind)) or found
+    )
+    monkeypatch.setattr(aot, "versions", lambda: {"libtpu": "0"})
+    result = here("lm", "plan", "llama-3-8b", "--device", "v4-8", "--compile", "--context", "64", "--quant", "int8")
+    assert result.code == 0, result.err
+    assert [kind for _, kind in asked] == ["read a prompt", "write a token"]
+    assert asked[0][0] == {
+        "model": "llama-3-8b",
+        "dtype": None,
+        "rope_theta": None,
+        "how": "int8",
+        "context": 64,
+        "rows": 1,
+    }
+    line = next(line for line in result.out.splitlines() if line.startswith("write a token"))
+    assert line.split()[3:] == ["5.000", "1.200", "0.000", "1.00", "1,000"]
+    found["overflow_bytes"] = [2, 1]
+    result = here("lm", "plan", "llama-3-8b", "--device", "v4-8", "--compile")
+    assert result.code == 1 and "note: write a token: it does not fit the memory of a chip" in result.out

@@ -1,0 +1,164 @@
+"""`trm lm plan`: what a language model takes of a device: memory, speed at best, dollars.
+
+From its architecture alone: nothing is fetched, no weights are read. MODEL is a folder with a config.json, a .gguf file
+or a known name such as llama-3.1-8b. Weights and cache are counted to the byte, what training keeps is counted by
+tracing it; a tenth is added for what compilers take. Speeds are what data sheets allow. Exit code 1: it does not fit.
+
+examples:
+  trm lm plan llama-3.1-8b --device 4090 --quantise int8
+  trm lm plan llama-3-70b --memory 24 --quantise int4
+  trm lm plan qwen3-4b --device h100 --context 4096 --batch 8 --train lora
+  trm lm plan llama-3-8b --device v4-8 --train full --context 1024
+  trm lm plan llama-3-8b --device v4-8 --batch 8 --compile          compiled for the slice (needs libtpu)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from trm_jax.cli import arguments as cli
+from trm_jax.cli.plan import amount, print_table
+from trm_jax.errors import InputError
+from trm_jax.storage.paths import cache_folder
+
+if TYPE_CHECKING:
+    from trm_jax.planning import Device
+    from trm_jax.planning.language import Asked, Needs
+
+TARGETS = "q,v,gate,up,down"
+QUANTISATIONS = ("int8", "int4", "int4-min")
+UTILISATION = 0.4  # of the peak, in training
+
+
+def add_parser(subparsers) -> None:
+    parser = cli.add_documented(subparsers, "plan", run, __doc__)
+    parser.add_argument("model", metavar="MODEL", help="folder, .gguf file or known name")
+    parser.add_argument("--device", help="h100, a100, 4090, v4-8 ... (default: h100, or one of --memory GB)")
+    parser.add_argument("--memory", type=amount, metavar="GB", help="of a chip, not the table's")
+    parser.add_argument("--price", type=amount, metavar="DOLLARS_PER_HOUR", help="of the device, not the table's")
+    parser.add_argument("--quantise", choices=QUANTISATIONS, default="", help="how the weights are held")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of weights and products")
+    parser.add_argument("--rope-theta", type=amount, help="for a file that does not tell it; 10000 for Llama 1 and 2")
+    parser.add_argument(
+        "--context", type=cli.positive, metavar="TOKENS", help="of a row (default: 2048 or the model's)"
+    )
+    parser.add_argument("--batch", type=cli.positive, default=1, metavar="ROWS", help="at a time (default: 1)")
+    parser.add_argument("--train", choices=["lora", "full"], help="an adapter, or all weights, with Adam")
+    parser.add_argument("--rank", type=cli.positive, default=128, help="of the adapter (default: %(default)s)")
+    parser.add_argument(
+        "--targets", default=TARGETS, help="of the adapter (default: %(default)s; also k, o, embed, head)"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile reading and writing for a TPU slice")
+
+
+def run(args) -> int:
+    # A plan needs no device, and taking one would disturb what runs on it.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from trm_jax.models.lora import Lora
+    from trm_jax.planning import hardware
+    from trm_jax.planning import language as plan
+
+    given = {"memory_gb": args.memory, "dollars_per_hour": args.price}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.device is None and args.memory:
+        device = hardware.Device(
+            f"{args.memory:g} GB", f"a device of {args.memory:g} GB", args.memory, 0, 0, args.price
+        )
+    else:
+        device = dataclasses.replace(hardware.find(args.device or "h100"), **given)
+    source, cfg, declared = plan.find(args.model, dtype=args.dtype, rope_theta=args.rope_theta)
+    context = args.context or min(2048, cfg.context or 2048)
+    train = Lora(args.rank, 2.0 * args.rank, tuple(args.targets.split(","))) if args.train == "lora" else args.train
+    asked = plan.Asked(cfg, declared, args.quantise, context, args.batch, train)
+    found = plan.needs(asked, device)
+    _show(args.model, source, asked, device, found)
+    if cfg.context and context > cfg.context:
+        print(f"note: the model was made for {cfg.context:,} tokens")
+    if note := plan.guide_says(args.model.lower(), asked, device):
+        print(f"note: {note}")
+    why = plan.obstacle(asked, device)
+    print(why or f"fits: {found.total / 1e9:.1f} GB of {device.memory_gb:g}{' a chip' * (device.chips > 1)}")
+    _speed(asked, device, found)
+    if args.compile:
+        why = _compiled(args, asked) or why
+    return 1 if why else 0
+
+
+def _show(name: str, source: str, asked: Asked, device: Device, found: Needs) -> None:
+    from trm_jax.models import decoder, params
+
+    cfg, price = asked.cfg, device.dollars_per_hour
+    count = f"{params.count(decoder.specs(cfg)) / 1e9:.4g} billion parameters"
+    print(f"{name} ({source}): {count}, {asked.how or cfg.dtype}, {asked.rows:,} x {asked.context:,} tokens")
+    shared = ", ".join(f"{axis} {ways}" for axis, ways in found.mesh.items() if ways > 1)
+    several = f", {device.chips} chips ({shared})" if device.chips > 1 else ""
+    dollars = (
+        f"{price:g} dollars an hour: {device.price_source}" if price else "no price in the table; --price gives one"
+    )
+    print(f"{device.title}{several}; {dollars}")
+    rows = [[part, f"{size / 1e9:.3f}"] for part, size in found.parts.items()]
+    rows += [["a tenth", f"{(found.total - sum(found.parts.values())) / 1e9:.3f}"], ["all", f"{found.total / 1e9:.3f}"]]
+    print_table(("", "GB a chip" if device.chips > 1 else "GB"), rows)
+
+
+def _compiled(args, asked: Asked) -> str:
+    """Compile for the slice and show what the programs take; why they cannot be there, or nothing."""
+    from trm_jax.aot import decoder
+    from trm_jax.aot.compile import versions
+    from trm_jax.cli.health import pip_install
+    from trm_jax.planning import hardware
+    from trm_jax.planning import language as plan
+
+    topology = hardware.find_slice(args.device or "h100")
+    if args.train:
+        raise InputError("--compile is for reading and writing; leave out --train")
+    if "libtpu" not in versions():
+        install = pip_install("'jax[tpu]'")
+        raise InputError(f"the TPU's compiler, libtpu (Linux on x86-64 only), is not installed; install it: {install}")
+    words = {"model": args.model, "dtype": args.dtype, "rope_theta": args.rope_theta}
+    words |= {"how": asked.how, "context": asked.context, "rows": asked.rows}
+    rows, why = [], ""
+    for kind in decoder.KINDS:
+        print(f"compiling: {kind} ...", file=sys.stderr)  # it takes half a minute
+        found = decoder.compile_kind(words, kind, topology, cache_folder() / "compiled")
+        if found["crash"] or found["overflow_bytes"]:
+            why = f"{kind}: {found['crash'] or 'it does not fit the memory of a chip'}"
+            print(f"note: {why}")
+            continue
+        sent = sum(one["sent_bytes"] for one in found["collectives_by_kind"].values())
+        tokens = asked.rows * (asked.context if kind == decoder.KINDS[0] else 1)
+        seconds = max(
+            found["traffic_bytes"] / (topology.bandwidth_tb_s * 1e12),
+            sent / (topology.links * topology.link_gb_s * 1e9),
+            tokens * plan.flops(asked) / (topology.chips * topology.peak_tflops * 1e12),
+        )
+        sizes = (found["memory_bytes"]["total"], found["traffic_bytes"], sent)
+        rows.append(
+            [kind, *(f"{size / 1e9:.3f}" for size in sizes), f"{1e3 * seconds:.2f}", f"{tokens / seconds:,.0f}"]
+        )
+    print_table(("", "GB of\na chip", "GB\nmoved", "GB\nsent", "ms,\nat best", "tokens\na second"), rows)
+    by = f"{topology.name} by libtpu {versions()['libtpu']}, which gives a program {topology.usable_bytes / 1e9:.1f} GB"
+    print(f"compiled for {by} of a chip; at best: data sheets' rates, no latency")
+    return why
+
+
+def _speed(asked: Asked, device: Device, found: Needs) -> None:
+    """What the data sheet allows, and what it costs."""
+    from trm_jax.planning.hardware import SOURCE
+    from trm_jax.planning.language import flops
+
+    if not device.peak_tflops:
+        return
+    if asked.train:
+        rate = UTILISATION * device.chips * device.peak_tflops * 1e12 / flops(asked)
+        how = f"trains {rate:,.0f} tokens a second at {UTILISATION:.0%} of the peak"
+    else:
+        rate = asked.rows * device.bandwidth_tb_s * 1e12 / found.read
+        what = "a token" if asked.rows == 1 else "a token of each row"
+        how = f"writes at most {rate:,.0f} tokens a second: for {what} a chip reads {found.read / 1e9:.2f} GB"
+    price = device.dollars_per_hour
+    dollars = f", {price / 3600 / rate * 1e6:,.3g} dollars a million" if price else ""
+    print(f"{how} ({SOURCE}){dollars}")
