@@ -105,7 +105,7 @@ class Marc:
             reasons.append(cut)
         status = "skipped" if not numbers["prompts"] else "partial" if reasons else "ok"
         adapter = (trained.weights["lora"], self._recipe.lora) if trained.losses else None
-        return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers, adapter)
+        return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
 
     def _why_untrained(self, task: Question) -> str:
         if len(task.demonstrations) < 2:
