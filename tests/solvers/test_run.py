@@ -18,8 +18,8 @@ from trm_jax.solvers.marc import solve
 from trm_jax.tasks.arc.grids import Pair
 from trm_jax.tasks.arc.predictions import ranked, read
 
-RECIPE = adapt.Recipe(Lora(2, 4, ("q", "down")), lr=1e-2)
-HOW = solve.Settings(most=4, instruction="Find the rule.")
+RECIPE = adapt.Recipe(Lora(2, 4, solve.TARGETS), lr=1e-2)
+HOW = solve.Settings(most=4, longest=300, instruction="Find the rule.")
 
 
 def task(seed: int, shown: int = 2, asked: int = 1, width: int = 2) -> dict:
@@ -109,7 +109,8 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tiny_model, tasks, tmp_
 
 @pytest.fixture(scope="module")
 def marc(tiny_model):
-    return solve.Marc(model.load(tiny_model), RECIPE, HOW, 8)
+    """As `command` has it, so that what the first test compiled serves."""
+    return solve.Marc(model.load(tiny_model), RECIPE, HOW, 8, tasks=3)
 
 
 def question(name: str, seed: int = 1) -> Question:
