@@ -22,6 +22,7 @@ LAYERS = (
     ("language",),  # files and text of language models, how their answers are scored
     ("train",),
     ("configs",),
+    ("solvers",),  # answer ARC tasks, each in its way, with models from above
     ("planning",),
     ("aot", "bench"),
     ("sweep",),

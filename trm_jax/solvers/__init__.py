@@ -1,0 +1,1 @@
+"""Solvers: from ARC tasks to predictions."""
