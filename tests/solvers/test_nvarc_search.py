@@ -1,6 +1,5 @@
 """Threshold search against enumeration: on the golden automata, on drawn ones, and on tiny decoders."""
 
-import functools
 import itertools
 import json
 import sys
@@ -28,17 +27,19 @@ def prompt(*tokens) -> dict:
     return {"inputs": np.array(tokens, np.int32)}
 
 
-@functools.cache
-def toy_search(probability):
-    return Search(TOY, None, 3, 3, range(4), probability)  # all automata end with 3 and allow what is below
+@pytest.fixture(scope="module")
+def searched():
+    """searched(distribution, starts, probability, most): what follows each of the states."""
+    search = Search(TOY, None, 3, 3, range(4))  # all automata end with 3 and allow what is below
+
+    def run(distribution, starts, probability, most, **how):
+        prompts = [prompt(toy.VOCABULARY + start) for start in starts]
+        return search(toy.params_of(distribution), prompts, probability, most, **how)
+
+    return run
 
 
-def searched(distribution, starts, probability, most, **how):
-    prompts = [prompt(toy.VOCABULARY + start) for start in starts]
-    return toy_search(probability)(toy.params_of(distribution), prompts, most, **how)
-
-
-def test_the_golden_sets(golden_folder):
+def test_the_golden_sets(golden_folder, searched):
     said = golden(golden_folder, "threshold_search")
     distributions = {one["name"]: one for one in said["distributions"]}
     for (name, p, most), cases in itertools.groupby(
@@ -73,7 +74,7 @@ def distributions(draw):
 
 @settings(max_examples=15)
 @given(distributions(), st.sampled_from([0.2, 0.1, 0.05, 0.02]), st.integers(1, 6))
-def test_it_finds_what_enumeration_finds(distribution, probability, most):
+def test_it_finds_what_enumeration_finds(searched, distribution, probability, most):
     starts = range(len(distribution["next"]))
     for start, found in zip(starts, searched(distribution, starts, probability, most), strict=True):
         wanted = toy.enumerate_all(distribution, start, probability, most, 3)
@@ -83,7 +84,7 @@ def test_it_finds_what_enumeration_finds(distribution, probability, most):
         np.testing.assert_allclose([got[key] for key in sorted(got)], [wanted[key] for key in sorted(got)], atol=1e-4)
 
 
-def test_a_budget_is_told(golden_folder):
+def test_a_budget_is_told(golden_folder, searched):
     """Each budget finds part of the set; the search is complete from the number of prefixes on that there are."""
     said = golden(golden_folder, "threshold_search")
     (case,) = (x for x in said["cases"] if x["min_probability"] == 0.01 and x["start"] == 0)
@@ -100,7 +101,7 @@ def test_a_budget_is_told(golden_folder):
     assert [one.complete for one in stopped] == [False, False]
 
 
-def test_time_that_is_up_is_told():
+def test_time_that_is_up_is_told(searched):
     """A language that has no end: the search is asked after each chunk, and says that it is not complete."""
     endless = {"probabilities": [[0.999, 0.0005, 0.0004, 0.0001]], "next": [[0, 0, 0]], "allowed": [0, 1, 2, 3]}
     asked = []
@@ -116,17 +117,17 @@ def test_time_that_is_up_is_told():
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, 1.5])
-def test_an_impossible_threshold_is_refused(p):
+def test_an_impossible_threshold_is_refused(searched, p):
     with pytest.raises(InputError, match="between 0 and 1"):
-        Search(TOY, None, 1, 3, range(4), p)
+        searched({"probabilities": [[1.0]], "next": [[0]]}, [0], p, 6)
 
 
 @pytest.fixture(scope="module")
 def tiny():
     """A decoder over 16 tokens with sharp opinions."""
     cfg = decoder.Config(16, 32, 2, 4, 2, 8, 64, rope_theta=1e4, qk_norm=True, tied=False)
-    params = decoder.init(jax.random.key(0), cfg)
-    return cfg, {**params, "head": params["head"] * 40.0}
+    params = jax.jit(decoder.init, static_argnums=1)(jax.random.key(0), cfg)
+    return cfg, {**params, "head": params["head"] * 80.0}
 
 
 def by_reading(cfg, params, tokens, probability, allowed, end, most):
@@ -154,13 +155,13 @@ def test_a_decoder_is_searched_like_any_other(tiny):
     rng = np.random.default_rng(1)
     texts = [rng.integers(0, 16, n).tolist() for n in (3, 17, 30, 9)]
     allowed, end, p, most = (*range(11), 15), 15, 0.05, 12
-    together = Search(decoder, cfg, 4, end, allowed, p)(params, [prompt(*text) for text in texts], most)
-    alone = Search(decoder, cfg, 1, end, allowed, p)
-    assert sum(len(one.completions) for one in together) > 8
-    assert max(len(tokens) for one in together for tokens, _ in one.completions) > 2
+    together = Search(decoder, cfg, 4, end, allowed)(params, [prompt(*text) for text in texts], p, most)
+    alone = Search(decoder, cfg, 1, end, allowed)
+    assert sum(len(one.completions) for one in together) > 6
+    assert max(len(tokens) for one in together for tokens, _ in one.completions) > 7
     for text, one in zip(texts, together, strict=True):
         wanted = by_reading(cfg, params, text, p, allowed, end, most)
-        (single,) = alone(params, [prompt(*text)], most)
+        (single,) = alone(params, [prompt(*text)], p, most)
         for found in (one, single):
             assert found.complete and {tokens for tokens, _ in found.completions} == wanted.keys()
             np.testing.assert_allclose([x[1] for x in found.completions], sorted(wanted.values()), atol=1e-4)

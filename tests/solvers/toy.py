@@ -1,6 +1,6 @@
 """A language model that is an automaton: a family as `trm_jax.evals.decode` wants it, whose numbers are known.
 
-Its prompts are one token that names the state to begin in (VOCABULARY + state), then tokens of its own.
+It begins in state 0, or in the one that a prompt's first token names (VOCABULARY + state).
 """
 
 import itertools
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-STATES, VOCABULARY = 4, 6  # at most: smaller automata are filled up, so that all are one shape
+STATES, VOCABULARY = 4, 16  # at most: smaller automata are filled up, so that all are one shape
 
 
 def params_of(distribution: dict) -> dict:
-    """What `begin` and `advance` read; a token that a distribution lacks has probability 0."""
+    """What `begin` and `advance` read; a token that a distribution lacks has probability 0 and leads to state 0."""
     log_p, following = np.full((STATES, VOCABULARY), -np.inf, np.float32), np.zeros((STATES, VOCABULARY), np.int32)
     for state, row in enumerate(distribution["probabilities"]):
         with np.errstate(divide="ignore"):

@@ -45,6 +45,13 @@ class Found:
     complete: bool
 
 
+class _Bounds(NamedTuple):
+    """Of the search behind one prompt."""
+
+    nll: np.float32  # of a prefix and of a completion, which is below it
+    budget: np.int32  # prefixes that are asked what follows
+
+
 class _Beam(NamedTuple):
     """The rows of all prompts, each a prefix and the token that is to follow it."""
 
@@ -57,25 +64,21 @@ class _Beam(NamedTuple):
 
 
 class Search:
-    """Threshold search with one model, compiled once for each size of prompts."""
+    """Threshold search with models of one shape, compiled once for each size of prompts and width of the beam."""
 
-    def __init__(self, family, cfg, rows: int, end: int, allowed: Sequence[int], probability: float):
-        """rows: prompts at a time; allowed: tokens of completions, `end` among them; probability: that of a completion
-        is above it."""
-        if not 0 < probability < 1:
-            raise InputError(f"the least probability is {probability}; give one between 0 and 1")
+    def __init__(self, family, cfg, rows: int, end: int, allowed: Sequence[int]):
+        """rows: prompts at a time; allowed: tokens of completions, `end` among them."""
         self._family, self._cfg, self._rows, self._end = family, cfg, rows, end
         self._others = np.array([token for token in allowed if token != end], np.int32)
-        self._limit, self._width = -math.log(probability), math.ceil(1 / probability) - 1
         how = {"compiler_options": compiler.options()}
-        self._first = jax.jit(self._begin, static_argnames="room", **how)
+        self._first = jax.jit(self._begin, static_argnames=("room", "width"), **how)
         self._more = jax.jit(self._chunk, static_argnames="size", donate_argnums=(1, 2), **how)
 
-    def _expand(self, nll, logits, budget, spent, cut) -> _Beam:
+    def _expand(self, nll, logits, bounds: _Bounds, spent, cut) -> _Beam:
         """What follows rows of nll [B, W] with logits [B * W, V]."""
-        width = self._width
+        width = nll.shape[1]
         alive = jnp.isfinite(nll).sum(-1, dtype=jnp.int32)
-        over = (alive > 0) & (alive > budget - spent)
+        over = (alive > 0) & (alive > bounds.budget - spent)
         nll = jnp.where(over[:, None], jnp.inf, nll)
         log_p = jax.nn.log_softmax(logits, axis=-1).reshape(*nll.shape, -1)
         ends = nll - log_p[..., self._end]
@@ -83,38 +86,39 @@ class Search:
         if longer.shape[1] < width:
             longer = jnp.pad(longer, ((0, 0), (0, width - longer.shape[1])), constant_values=jnp.inf)
         best, place = lax.top_k(-longer, width)
-        kept = -best < self._limit
+        kept = -best < bounds.nll
         parent, token = jnp.divmod(place, len(self._others))
         return _Beam(
             nll=jnp.where(kept, -best, jnp.inf),
             parent=jnp.where(kept, parent, jnp.arange(width)).astype(jnp.int32),
             token=jnp.where(kept, jnp.take(self._others, token), self._others[0]),
-            ends=jnp.where(ends < self._limit, ends, jnp.inf),
+            ends=jnp.where(ends < bounds.nll, ends, jnp.inf),
             spent=spent + jnp.where(over, 0, alive),
             cut=cut | over,
         )
 
-    def _begin(self, params, batch, budget, room: int):
+    def _begin(self, params, batch, bounds: _Bounds, room: int, width: int):
         state = self._family.begin(params, self._cfg, batch, room)
         prompts = len(batch["inputs"])
-        state = _by_rows(lambda x, axis: jnp.repeat(x, self._width, axis), state)
-        nll = jnp.full((prompts, self._width), jnp.inf).at[:, 0].set(0.0)
+        state = _by_rows(lambda x, axis: jnp.repeat(x, width, axis), state)
+        nll = jnp.full((prompts, width), jnp.inf).at[:, 0].set(0.0)
         blank = jnp.zeros(prompts, jnp.int32)
-        return state, self._expand(nll, state["logits"], budget, blank, blank > 0)
+        return state, self._expand(nll, state["logits"], bounds, blank, blank > 0)
 
     def _follow(self, state, parent, size: int):
         """The state whose rows are those of the parents [B, W]; size: of the prompts, whose cache stays."""
-        rows = (parent + self._width * jnp.arange(len(parent))[:, None]).ravel()
+        prompts, width = parent.shape
+        rows = (parent + width * jnp.arange(prompts)[:, None]).ravel()
 
         def moved(x, axis: int):
             if axis == 0:
                 return x[rows]
             return x.at[:, :, size:].set(x[:, rows, size:])
 
-        same = (parent == jnp.arange(self._width)).all()
+        same = (parent == jnp.arange(width)).all()
         return lax.cond(same, lambda state: state, partial(_by_rows, moved), state)
 
-    def _chunk(self, params, state, beam: _Beam, budget, size: int, longest):
+    def _chunk(self, params, state, beam: _Beam, bounds: _Bounds, size: int, longest):
         """At most CHUNK and `longest` more tokens: (state, beam, the beams of each [CHUNK, ...], their number)."""
         said = jax.tree.map(lambda x: jnp.zeros((CHUNK, *x.shape), x.dtype), beam)
 
@@ -126,7 +130,7 @@ class Search:
             at, state, beam, said = carry
             state = self._follow(state, beam.parent, size)
             state = self._family.advance(params, self._cfg, state, beam.token.ravel())
-            beam = self._expand(beam.nll, state["logits"], budget, beam.spent, beam.cut)
+            beam = self._expand(beam.nll, state["logits"], bounds, beam.spent, beam.cut)
             return at + 1, state, beam, jax.tree.map(lambda all, x: all.at[at].set(x), said, beam)
 
         count, state, beam, said = lax.while_loop(go_on, one, (jnp.int32(0), state, beam, said))
@@ -136,15 +140,20 @@ class Search:
         self,
         params,
         prompts: Sequence[Prompt],
+        probability: float,
         most: int,
         budget: int = UNLIMITED,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[Found]:
         """What each prompt may go on with, in their order; prompts of about one length together.
 
-        most: tokens of a completion. budget: prefixes of a prompt that are asked what follows, the empty one among
-        them. stop: asked after every CHUNK tokens; True ends the search. What they leave out makes a search incomplete.
+        probability: of a completion, which is above it. most: tokens of one. budget: prefixes of a prompt that are
+        asked what follows, the empty one among them. stop: asked after every CHUNK tokens; True ends the search. What
+        budget and stop leave out makes a search incomplete.
         """
+        if not 0 < probability < 1:
+            raise InputError(f"the least probability is {probability}; give one between 0 and 1")
+        bounds, width = _Bounds(np.float32(-math.log(probability)), np.int32(budget)), math.ceil(1 / probability) - 1
         order = np.argsort([len(prompt["inputs"]) for prompt in prompts], kind="stable")
         found: list[Found] = [Found([], False)] * len(prompts)
         for first in range(0, len(order), self._rows):
@@ -152,19 +161,21 @@ class Search:
                 break
             numbers = order[first : first + self._rows].tolist()
             batch = [prompts[number] for number in numbers]
-            for number, one in zip(numbers, self._batch(params, batch, most, budget, stop), strict=True):
+            for number, one in zip(numbers, self._batch(params, batch, bounds, width, most, stop), strict=True):
                 found[number] = one
         return found
 
-    def _batch(self, params, prompts: list[Prompt], most: int, budget: int, stop: Callable) -> Iterator[Found]:
+    def _batch(
+        self, params, prompts: list[Prompt], bounds: _Bounds, width: int, most: int, stop: Callable[[], bool]
+    ) -> Iterator[Found]:
         size = round_up(max(len(prompt["inputs"]) for prompt in prompts), CHUNK)
         filled = prompts + prompts[:1] * (self._rows - len(prompts))
         room = round_up(size + most, CHUNK)
-        state, beam = self._first(params, collate(filled, size), budget, room=room)
+        state, beam = self._first(params, collate(filled, size), bounds, room=room, width=width)
         levels, stopped = [jax.tree.map(lambda x: x[None], jax.device_get(beam))], False
         length = 1
         while length < most and np.isfinite(levels[-1].nll[-1]).any() and not (stopped := stop()):
-            state, beam, said, count = self._more(params, state, beam, budget, size=size, longest=most - length)
+            state, beam, said, count = self._more(params, state, beam, bounds, size=size, longest=most - length)
             count = int(count)
             levels.append(jax.tree.map(lambda x, count=count: x[:count], jax.device_get(said)))
             length += count

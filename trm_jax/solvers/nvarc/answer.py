@@ -1,0 +1,93 @@
+"""Answering a test input with one model: search in several views, and a score of every candidate under others."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_jax.evals.decode import Decoder
+from trm_jax.solvers.nvarc import select, text
+from trm_jax.solvers.nvarc.search import UNLIMITED, Completion, Scorer, Search
+from trm_jax.tasks.arc.grids import Pair
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an answer is looked for."""
+
+    probability: float = 0.2  # completions above it are found
+    views: int = 2  # of each of the eight symmetries, to search in
+    scoring: int = 1  # of each, to score in
+    selector: str = "count_minus_mean_nll"  # one of select.SELECTORS
+    middle: str = "mean"  # one of select.MIDDLES
+    budget: int = UNLIMITED  # prefixes a view that are asked what follows
+    limit: int = text.LIMIT  # tokens of a prompt with its reply
+    reply: int = text.REPLY  # of a reply
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a test input."""
+
+    ranked: list[tuple[float, select.Candidate]]  # (score, candidate), best first
+    complete: bool  # no budget cut a search short
+    greedy: bool  # the search found no grid: the likeliest reply of each view stands for it
+
+
+class Answerer:
+    """Search and scores with models of one shape, compiled once for each size of prompts."""
+
+    def __init__(self, family, cfg, rows: int):
+        """rows: prompts at a time."""
+        self._search = Search(family, cfg, rows, text.END, text.REPLIES)
+        self._greedy = Decoder(family, cfg, rows, text.END)
+        self._score = Scorer(family, cfg, rows)
+
+    def __call__(
+        self,
+        params,
+        task: str,
+        test: int,
+        train: Sequence[Pair],
+        question: np.ndarray,
+        how: Settings,
+        others: Iterable[np.ndarray] = (),
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        """The answer to a test input of a task; test: its number, for the draw of views. others: grids from elsewhere,
+        which no view counts for, but which are scored alike. stop: as for `Search`."""
+
+        def views(what: str, each: int) -> list[text.View]:
+            return text.views(text.generator(how.seed, task, f"{what} {test}"), len(train), each)
+
+        def prompts(views: list[text.View]) -> list[np.ndarray]:
+            return [text.prompt(train, question, view, how.limit - how.reply) for view in views]
+
+        searched, scored = views("search", how.views), views("score", how.scoring)
+        asked = [{"inputs": tokens} for tokens in prompts(searched)]
+        found = self._search(params, asked, how.probability, how.reply, how.budget, stop)
+        candidates = select.finds(zip(searched, (one.completions for one in found), strict=True), others)
+        greedy = not any(one.finds for one in candidates)
+        if greedy:
+            sizes = np.array([len(one["inputs"]) for one in asked])
+            written = itertools.chain.from_iterable(self._greedy(params, asked.__getitem__, sizes, how.reply))
+            replies = {
+                one.prompt: Completion(tuple(one.tokens.tolist()), -float(one.log_probs.sum())) for one in written
+            }
+            candidates = select.finds(((view, [replies[n]]) for n, view in enumerate(searched)), others)
+        behind = prompts(scored)
+        pairs = [
+            (tokens, text.reply(view.apply(one.grid)))
+            for one in candidates
+            for tokens, view in zip(behind, scored, strict=True)
+        ]
+        costs = self._score(params, *zip(*pairs, strict=True)).reshape(len(candidates), -1) if pairs else ()
+        candidates = [
+            dataclasses.replace(one, view_nll=nll.tolist()) for one, nll in zip(candidates, costs, strict=True)
+        ]
+        return Answer(select.rank(candidates, how.selector, how.middle), all(one.complete for one in found), greedy)
