@@ -20,9 +20,9 @@ LAYERS = (
     ("distributed",),
     ("evals",),  # scores models, whoever trained them; the training loop calls it
     ("language",),  # files and text of language models, how their answers are scored
+    ("solvers",),  # from ARC tasks to predictions by language models
     ("train",),
     ("configs",),
-    ("solvers",),  # answer ARC tasks, each in its way, with models from above
     ("planning",),
     ("aot", "bench"),
     ("sweep",),

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.solvers.conftest import grid_of, pairs_of
 from trm_jax.errors import InputError
+from trm_jax.solvers import generator
 from trm_jax.solvers.nvarc import select, text
 from trm_jax.solvers.nvarc.search import Completion
 from trm_jax.tasks.arc.grids import Pair
@@ -19,20 +21,7 @@ GRIDS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=3
 PLAIN = text.View(0, np.arange(10), np.arange(3))
 
 
-@pytest.fixture(scope="module")
-def golden(golden_folder):
-    return lambda name: json.loads((golden_folder / "ttt" / f"{name}.json").read_text())
-
-
-def grid(rows) -> np.ndarray:
-    return np.array([list(map(int, row)) for row in rows], np.uint8)
-
-
-def pairs_of(*pairs) -> tuple[Pair, ...]:
-    return tuple(Pair(grid(one), grid(other)) for one, other in pairs)
-
-
-TRAIN = pairs_of((["12"], ["21"]), (["3", "4"], ["4", "3"]), (["05", "67"], ["76", "50"]))
+TRAIN = pairs_of([(["12"], ["21"]), (["3", "4"], ["4", "3"]), (["05", "67"], ["76", "50"])])
 
 
 def test_views_are_the_golden_ones(golden):
@@ -42,11 +31,11 @@ def test_views_are_the_golden_ones(golden):
     for symmetry, one in zip(text.SYMMETRIES, said["views"], strict=True):
         for palette, key in ((plain, "forward"), (colors, "forward_with_colours")):
             view = text.View(symmetry, palette, np.arange(0))
-            np.testing.assert_array_equal(view.apply(grid(said["grid"])), grid(one[key]))
-            np.testing.assert_array_equal(view.undo(grid(one[key])), grid(said["grid"]))
+            np.testing.assert_array_equal(view.apply(grid_of(said["grid"])), grid_of(one[key]))
+            np.testing.assert_array_equal(view.undo(grid_of(one[key])), grid_of(said["grid"]))
     for one in said["offline_data_set_ids"]:
         np.testing.assert_array_equal(
-            text.View(one["id"], plain, plain).apply(grid(said["grid"])), grid(one["forward"])
+            text.View(one["id"], plain, plain).apply(grid_of(said["grid"])), grid_of(one["forward"])
         )
 
 
@@ -65,7 +54,10 @@ def test_tokens_and_odd_replies_are_the_golden_ones(golden):
     ids = [said["ids"][name] for name in ("newline", "user", "assistant", "pad", "start", "end")]
     assert ids == [text.NEWLINE, text.USER, text.ASSISTANT, text.PAD, text.START, text.END]
     for one in said["grids"]:
-        assert text.query(grid(one["grid"])) == one["query_ids"] and text.reply(grid(one["grid"])) == one["reply_ids"]
+        assert (
+            text.query(grid_of(one["grid"])) == one["query_ids"]
+            and text.reply(grid_of(one["grid"])) == one["reply_ids"]
+        )
     for one in said["decode"]:
         found = text.parse(one["ids"])
         assert (found if found is None else found.tolist()) == one["expected"], one["name"]
@@ -82,7 +74,7 @@ def test_a_reply_is_read_back(grid):
 
 def test_training_texts_are_the_golden_ones(golden):
     for one in golden("nvarc_tokens")["training_text"]:
-        tokens, learnt = text.training_text(pairs_of(*one["pairs"]))
+        tokens, learnt = text.training_text(pairs_of(one["pairs"]))
         assert tokens.tolist() == one["ids"] and np.flatnonzero(learnt).tolist() == one["loss_positions"]
 
 
@@ -102,7 +94,7 @@ def test_a_text_that_is_too_long_loses_leading_pairs():
 
 
 def test_a_prompt_that_is_too_long_loses_leading_pairs():
-    question = grid(["89"])
+    question = grid_of(["89"])
     whole = text.prompt(TRAIN, question, PLAIN)
     asked = text.query(question)
     np.testing.assert_array_equal(whole, [*text.training_text(TRAIN)[0], *asked])
@@ -119,21 +111,21 @@ def test_a_prompt_that_is_too_long_loses_leading_pairs():
 
 def test_a_task_has_128_texts_which_depend_on_seed_and_task_alone():
     drawn = {
-        key: [tokens.tolist() for tokens, _ in text.samples(TRAIN, text.generator(*key))]
+        key: [tokens.tolist() for tokens, _ in text.samples(TRAIN, generator(*key))]
         for key in ((0, "a", "train"), (1, "a", "train"), (0, "b", "train"), (0, "a", "search"))
     }
     assert len({json.dumps(texts) for texts in drawn.values()}) == 4
     texts = drawn[0, "a", "train"]
     assert len(texts) == 128 and len(set(map(tuple, texts))) > 100
-    assert [tokens.tolist() for tokens, _ in text.samples(TRAIN, text.generator(0, "a", "train"))] == texts
-    rows = [tokens[4] != text.NEWLINE for tokens, _ in text.samples(TRAIN[:1], text.generator(0, "a", "train"))]
+    assert [tokens.tolist() for tokens, _ in text.samples(TRAIN, generator(0, "a", "train"))] == texts
+    rows = [tokens[4] != text.NEWLINE for tokens, _ in text.samples(TRAIN[:1], generator(0, "a", "train"))]
     assert sum(rows) == 64 and 0 < sum(rows[:64]) < 64  # 1 x 2 stands upright in half of the views, and they are mixed
 
 
 def test_selection_is_the_golden_one(golden):
     for table in golden("nvarc_selection")["tables"]:
         candidates = [
-            select.Candidate(grid(one["grid"]), [find["nll"] for find in one["finds"]], one["view_nll"])
+            select.Candidate(grid_of(one["grid"]), [find["nll"] for find in one["finds"]], one["view_nll"])
             for one in table["candidates"]
         ]
         for selector, wanted in table["expected"].items():
@@ -146,7 +138,7 @@ def test_selection_is_the_golden_one(golden):
 def test_a_median_forgives_one_bad_view(golden):
     (table,) = (x for x in golden("nvarc_selection")["tables"] if x["name"] == "one_view_very_bad")
     first = table["candidates"][0]
-    one = select.Candidate(grid(first["grid"]), [x["nll"] for x in first["finds"]], first["view_nll"])
+    one = select.Candidate(grid_of(first["grid"]), [x["nll"] for x in first["finds"]], first["view_nll"])
     ((score, _),) = select.rank([one], "count_minus_mean_nll", "median")
     assert score == pytest.approx(3 - 0.1)
     ((score, _),) = select.rank([one], "probability_product_3", "median")
@@ -154,7 +146,7 @@ def test_a_median_forgives_one_bad_view(golden):
 
 
 def test_ties_go_to_more_finds_then_lower_cost_then_the_smaller_grid():
-    one, two = grid(["1"]), grid(["2"])
+    one, two = grid_of(["1"]), grid_of(["2"])
     few = select.Candidate(two, [0.1], [0.5] * 2)
     many = select.Candidate(one, [0.1, 0.1], [1.5] * 2)  # the same score
     assert [x for _, x in select.rank([few, many])] == [many, few]
@@ -163,14 +155,14 @@ def test_ties_go_to_more_finds_then_lower_cost_then_the_smaller_grid():
     assert [x for _, x in select.rank([cheap, dear], "probability_product_3")] == [dear, cheap]
     # The same numbers in another order are the same sum.
     sums, orders = [0.1, 0.2, 0.3, 0.7, 1.9], ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1], [3, 4, 1, 2, 0])
-    grids = two, grid(["11"]), one
+    grids = two, grid_of(["11"]), one
     tied = [select.Candidate(x, [0.3], [sums[n] for n in order]) for x, order in zip(grids, orders, strict=True)]
     assert [x for _, x in select.rank(tied)] == [tied[2], tied[0], tied[1]]
 
 
 def test_finds_are_counted_by_view_and_grid():
     turned = text.View(1, np.roll(np.arange(10), 3), np.arange(0))
-    answer, wrong = grid(["12", "34"]), grid(["00"])
+    answer, wrong = grid_of(["12", "34"]), grid_of(["00"])
 
     def spelt(view, *replies):
         return view, [Completion(tuple(tokens), nll) for tokens, nll in replies]
@@ -183,7 +175,7 @@ def test_finds_are_counted_by_view_and_grid():
             spelt(PLAIN, (plain, 0.5), (odd, 1.0), (text.reply(wrong), 1.4), ([1, 10, 2, 3, 15], 1.5)),
             spelt(turned, (other, 0.7)),
         ],
-        others=[wrong, grid(["7"])],
+        others=[wrong, grid_of(["7"])],
     )
     assert [one.grid.tolist() for one in found] == [answer.tolist(), wrong.tolist(), [[7]]]
     both = -math.log(math.exp(-0.5) + math.exp(-1.0))

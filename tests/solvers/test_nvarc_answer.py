@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from tests.solvers import toy
+from trm_jax.solvers import Question, generator
 from trm_jax.solvers.nvarc import select, text
 from trm_jax.solvers.nvarc.answer import Answerer, Settings
 from trm_jax.tasks.arc.grids import Pair
 
 TOY = sys.modules[toy.__name__]
 TRAIN = [Pair(np.full((1, n), n, np.uint8), np.full((n, 1), n, np.uint8)) for n in (1, 2, 3)]
-QUESTION = np.array([[4, 5]], np.uint8)
+QUESTION = Question("task", tuple(TRAIN), (np.array([[4, 5]], np.uint8),))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def answered(params):
     answer = Answerer(TOY, None, 8)
 
     def run(others=(), **settings):
-        return answer(params, "task", 0, TRAIN, QUESTION, Settings(reply=20, **settings), others)
+        return answer(params, QUESTION, 0, Settings(reply=20, **settings), others)
 
     return run
 
@@ -52,7 +53,7 @@ def test_finds_and_scores_are_those_of_the_views(answered):
     answer = answered([seven, np.array([[8, 8]], np.uint8)])
     assert answer.complete and not answer.greedy
     searched, scored = (
-        text.views(text.generator(0, "task", f"{what} 0"), 3, each) for what, each in (("search", 2), ("score", 1))
+        text.views(generator(0, "task", f"{what} 0"), 3, each) for what, each in (("search", 2), ("score", 1))
     )
     assert len(searched) == 16 and len(scored) == 8
     seen = set()

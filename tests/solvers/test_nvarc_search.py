@@ -1,7 +1,6 @@
 """Threshold search against enumeration: on the golden automata, on drawn ones, and on tiny decoders."""
 
 import itertools
-import json
 import sys
 
 import jax
@@ -17,10 +16,6 @@ from trm_jax.solvers.nvarc.search import Scorer, Search
 
 TOY = sys.modules[toy.__name__]
 NLL = 1e-5  # what the golden README calls fair
-
-
-def golden(folder, name):
-    return json.loads((folder / "ttt" / f"{name}.json").read_text())
 
 
 def prompt(*tokens) -> dict:
@@ -39,8 +34,8 @@ def searched():
     return run
 
 
-def test_the_golden_sets(golden_folder, searched):
-    said = golden(golden_folder, "threshold_search")
+def test_the_golden_sets(golden, searched):
+    said = golden("threshold_search")
     distributions = {one["name"]: one for one in said["distributions"]}
     for (name, p, most), cases in itertools.groupby(
         said["cases"], lambda case: (case["distribution"], case["min_probability"], case["max_length"])
@@ -54,8 +49,8 @@ def test_the_golden_sets(golden_folder, searched):
             np.testing.assert_allclose([nll for _, nll in one.completions], wanted, atol=NLL)
 
 
-def test_the_golden_costs_of_answers(golden_folder):
-    said = golden(golden_folder, "nvarc_selection")
+def test_the_golden_costs_of_answers(golden):
+    said = golden("nvarc_selection")
     cases = said["answer_scores"]
     prompts = [[toy.VOCABULARY + case["start"], *case["prompt"]] for case in cases]
     costs = Scorer(TOY, None, 3)(toy.params_of(said["distribution"]), prompts, [case["answer"] for case in cases])
@@ -84,9 +79,9 @@ def test_it_finds_what_enumeration_finds(searched, distribution, probability, mo
         np.testing.assert_allclose([got[key] for key in sorted(got)], [wanted[key] for key in sorted(got)], atol=1e-4)
 
 
-def test_a_budget_is_told(golden_folder, searched):
+def test_a_budget_is_told(golden, searched):
     """Each budget finds part of the set; the search is complete from the number of prefixes on that there are."""
-    said = golden(golden_folder, "threshold_search")
+    said = golden("threshold_search")
     (case,) = (x for x in said["cases"] if x["min_probability"] == 0.01 and x["start"] == 0)
     distribution = said["distributions"][0]
     whole = [tuple(x["tokens"]) for x in case["completions"]]

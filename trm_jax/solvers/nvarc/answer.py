@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from trm_jax.evals.decode import Decoder
+from trm_jax.solvers import Question, generator
 from trm_jax.solvers.nvarc import select, text
 from trm_jax.solvers.nvarc.search import UNLIMITED, Completion, Scorer, Search
-from trm_jax.tasks.arc.grids import Pair
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,21 @@ class Answerer:
     def __call__(
         self,
         params,
-        task: str,
+        question: Question,
         test: int,
-        train: Sequence[Pair],
-        question: np.ndarray,
         how: Settings,
         others: Iterable[np.ndarray] = (),
         stop: Callable[[], bool] = lambda: False,
     ) -> Answer:
-        """The answer to a test input of a task; test: its number, for the draw of views. others: grids from elsewhere,
-        which no view counts for, but which are scored alike. stop: as for `Search`."""
+        """The answer to a test input, by its number. others: grids from elsewhere, which no view counts for, but which
+        are scored alike. stop: as for `Search`."""
+        shown = question.demonstrations
 
         def views(what: str, each: int) -> list[text.View]:
-            return text.views(text.generator(how.seed, task, f"{what} {test}"), len(train), each)
+            return text.views(generator(how.seed, question.id, f"{what} {test}"), len(shown), each)
 
         def prompts(views: list[text.View]) -> list[np.ndarray]:
-            return [text.prompt(train, question, view, how.limit - how.reply) for view in views]
+            return [text.prompt(shown, question.inputs[test], view, how.limit - how.reply) for view in views]
 
         searched, scored = views("search", how.views), views("score", how.scoring)
         asked = [{"inputs": tokens} for tokens in prompts(searched)]

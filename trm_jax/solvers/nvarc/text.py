@@ -6,7 +6,6 @@ stands between pairs. Functions take demonstrations and test inputs, never a tes
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,11 +41,6 @@ class View:
     def pairs(self, train: Sequence[Pair]) -> list[Pair]:
         """Demonstrations as they look in this view."""
         return [Pair(self.apply(train[number].input), self.apply(train[number].output)) for number in self.order]
-
-
-def generator(seed: int, task: str, what: str) -> np.random.Generator:
-    """Random numbers for one purpose: the same in every process, whatever else was drawn."""
-    return np.random.default_rng([seed, zlib.crc32(task.encode()), zlib.crc32(what.encode())])
 
 
 def views(rng: np.random.Generator, demonstrations: int, each: int) -> list[View]:
