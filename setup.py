@@ -91,7 +91,11 @@ setup(
     # no project should claim the name `experiments` in site-packages.
     packages=[*find_packages(include=["trm_jax", "trm_jax.*"]), "trm_jax.experiments"],
     package_dir={"trm_jax.experiments": "experiments"},
-    package_data={"trm_jax.reports": ["page.html"], "trm_jax.tasks.arc": ["gallery.html"]},
+    package_data={
+        "trm_jax.reports": ["page.html"],
+        "trm_jax.tasks.arc": ["gallery.html"],
+        "trm_jax.language": ["questions/*.jsonl"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["trm = trm_jax.cli.main:entry"]},

@@ -99,9 +99,9 @@ def test_drafts_right_half_right_wrong_and_none(golden, model):
     written_on = []
 
     class Counting(Decoder):
-        def _batch(self, params, begun, most):
+        def _batch(self, params, begun, *rest):
             written_on.extend((one.number, len(one.tokens)) for one in begun)
-            return super()._batch(params, begun, most)
+            return super()._batch(params, begun, *rest)
 
     def drafted(number: int):
         """0: right; 1: wrong from some cell on; 2: another shape; 3: none."""

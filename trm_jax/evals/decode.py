@@ -1,4 +1,4 @@
-"""Writing answers token by token, always the likeliest: batched, with a cache of static size that grows in steps.
+"""Writing answers token by token, the likeliest or drawn: batched, with a cache of static size that grows in steps.
 
 A family that can write has three functions: begin(params, cfg, batch, room) -> state, whose "logits" [B, V] are those
 of the first token behind the prompts; advance(params, cfg, state, tokens) -> state; and, for drafts, read(params, cfg,
@@ -26,7 +26,7 @@ from trm_jax import compiler
 from trm_jax.models.layers import round_up
 
 Prompt = Mapping[str, np.ndarray]  # name -> [n, ...], "inputs" among them
-CHUNK = 64  # tokens that are written between two looks at what has ended; the cache grows by as many
+CHUNK = 64  # tokens by which the cache grows; as many are written between two looks at what has ended
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,23 @@ class _Begun:
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     log_probs: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     ended: bool = False
+    seed: int = 0  # of what is drawn for it
 
     def written(self) -> Written:
         return Written(self.number, self.tokens, self.log_probs, self.ended)
 
 
 class Decoder:
-    """Greedy decoding with one model, compiled once for each size of the cache."""
+    """Decoding with one model, compiled once for each size of the cache. It keeps no parameters."""
 
-    def __init__(self, family, cfg, rows: int, end: int):
-        """rows: prompts at a time; end: the token that ends an answer."""
-        self._cfg, self._family, self._rows, self._end = cfg, family, rows, end
+    def __init__(
+        self, family, cfg, rows: int, end: int | Sequence[int], *, chunk: int = CHUNK, temperature: float = 0.0
+    ):
+        """rows: prompts at a time; end: the token that ends an answer, or several; chunk: tokens between two looks at
+        what has ended; temperature: 0 writes the likeliest token, 1 draws it by its probability."""
+        self._cfg, self._family, self._rows = cfg, family, rows
+        self._ends = tuple(np.atleast_1d(np.asarray(end, np.int32)).tolist())
+        self._size, self._temperature = chunk, temperature
         how = {"compiler_options": compiler.options()}
         self._begin = jax.jit(self._first, static_argnames="room", **how)
         self._write = jax.jit(self._chunk, donate_argnums=1, **how)
@@ -86,24 +92,36 @@ class Decoder:
     def _first(self, params, batch, room: int):
         return self._family.begin(params, self._cfg, batch, room)
 
-    def _chunk(self, params, state, ended):
-        """CHUNK more tokens, or fewer if all rows end: (state, ended, tokens [B, CHUNK], log-probabilities)."""
-        rows = ended.shape[0]
+    def _token(self, logits, log_p, draws, at):
+        """The token of each row [B]; draws: (seeds [B], tokens written before this chunk [B]), None for the likeliest.
+
+        A draw depends on the seed and on the number of the token in its answer, not on what is written beside it.
+        """
+        if draws is None:
+            return jnp.argmax(log_p, axis=-1).astype(jnp.int32)
+        keys = jax.vmap(lambda seed, first: jax.random.fold_in(jax.random.key(seed), first + at))(*draws)
+        return jax.vmap(jax.random.categorical)(keys, logits / self._temperature).astype(jnp.int32)
+
+    def _chunk(self, params, state, ended, draws=None):
+        """A chunk of tokens, or fewer if all rows end: (state, ended, tokens [B, chunk], log-probabilities)."""
+        rows, size = ended.shape[0], self._size
 
         def go_on(carry):
             at, _, ended, *_ = carry
-            return (at < CHUNK) & ~ended.all()
+            return (at < size) & ~ended.all()
 
         def one(carry):
             at, state, ended, tokens, log_probs = carry
             log_p = jax.nn.log_softmax(state["logits"], axis=-1)
-            token = jnp.argmax(log_p, axis=-1).astype(jnp.int32)
+            token = self._token(state["logits"], log_p, draws, at)
             tokens = tokens.at[:, at].set(jnp.where(ended, -1, token))
             log_probs = log_probs.at[:, at].set(jnp.take_along_axis(log_p, token[:, None], -1)[:, 0])
             state = self._family.advance(params, self._cfg, state, token)
-            return at + 1, state, ended | (token == self._end), tokens, log_probs
+            for end in self._ends:
+                ended |= token == end
+            return at + 1, state, ended, tokens, log_probs
 
-        blank = jnp.full((rows, CHUNK), -1, jnp.int32), jnp.zeros((rows, CHUNK), jnp.float32)
+        blank = jnp.full((rows, size), -1, jnp.int32), jnp.zeros((rows, size), jnp.float32)
         _, state, ended, *said = lax.while_loop(go_on, one, (jnp.int32(0), state, ended, *blank))
         return state, ended, *said
 
@@ -125,19 +143,23 @@ class Decoder:
         most: int,
         on_batch: Callable[[int, int], bool] | None = None,
         draft: Callable[[int], Prompt | None] | None = None,
+        stop: Callable[[int, np.ndarray], bool] | None = None,
+        seeds: np.ndarray | None = None,
     ) -> Iterator[list[Written]]:
         """The answers, a list for each batch: prompts of about one length together, the short ones first.
 
         prompt: gives one by its number; sizes [N]: their tokens; most: tokens of an answer. on_batch(done, total) is
         called before each batch; True ends it all. draft: gives a prompt with a draft of its answer behind it, or None;
-        asked when its batch is due.
+        asked when its batch is due. stop(number of a prompt, tokens of its answer so far) is asked after every chunk;
+        True leaves it at that. seeds [N] uint32: of the prompts, where tokens are drawn.
         """
+        seeds = np.arange(len(sizes), dtype=np.uint32) if seeds is None else seeds
         order, waiting, done = np.argsort(sizes, kind="stable"), [], 0
         for first in range(0, len(order), self._rows):
             if on_batch and on_batch(done, len(order)):
                 return
             numbers = order[first : first + self._rows].tolist()
-            begun = [_Begun(number, prompt(number)) for number in numbers]
+            begun = [_Begun(number, prompt(number), seed=int(seeds[number])) for number in numbers]
             if draft:
                 begun = self._checked(params, begun, [draft(number) for number in numbers], most)
                 if found := [one.written() for one in begun if one.ended]:
@@ -147,7 +169,7 @@ class Decoder:
             while len(waiting) >= self._rows or (waiting and first + self._rows >= len(order)):
                 here, waiting = waiting[: self._rows], waiting[self._rows :]
                 done += len(here)
-                yield self._batch(params, here, most)
+                yield self._batch(params, here, most, stop)
 
     def _checked(self, params, begun: list[_Begun], drafts: list[Prompt | None], most: int) -> list[_Begun]:
         """The answers as far as their drafts are right."""
@@ -164,33 +186,40 @@ class Decoder:
             right = likeliest[row, at : at + len(wanted)] == wanted
             count = len(wanted) if right.all() else int(np.argmin(right))
             kept = {name: x[: asked + count] for name, x in whole.items()}
-            ended = bool(count and wanted[count - 1] == self._end)
-            found.append(_Begun(one.number, kept, wanted[:count], log_probs[row, at : at + count], ended))
+            ended = bool(count and wanted[count - 1] in self._ends)
+            found.append(_Begun(one.number, kept, wanted[:count], log_probs[row, at : at + count], ended, one.seed))
         return found
 
-    def _filled(self, prompts: list) -> list:
-        return prompts + prompts[:1] * (self._rows - len(prompts))
+    def _filled(self, rows: list) -> list:
+        return rows + rows[:1] * (self._rows - len(rows))
 
-    def _batch(self, params, begun: list[_Begun], most: int) -> list[Written]:
-        prompts = [one.prompt for one in begun]
-        size = round_up(max(len(prompt["inputs"]) for prompt in prompts), CHUNK)
-        room = size + CHUNK
-        state = self._begin(params, collate(self._filled(prompts), size), room=room)
-        ended, parts = jnp.arange(self._rows) >= len(prompts), []
-        fewest = min(len(one.tokens) for one in begun)  # of those that are there already
-        while True:
-            state, ended, *said = self._write(params, state, ended)
-            parts.append(jax.device_get(said))
-            if np.asarray(ended).all() or fewest + CHUNK * len(parts) >= most:
+    def _batch(self, params, begun: list[_Begun], most: int, stop: Callable | None) -> list[Written]:
+        prompts, rows = [one.prompt for one in begun], range(len(begun))
+        size, room = round_up(max(len(prompt["inputs"]) for prompt in prompts), CHUNK), CHUNK
+        state = self._begin(params, collate(self._filled(prompts), size), room=size + room)
+        said = [(one.tokens, one.log_probs) for one in begun]
+        filled = self._filled(begun)
+        there = np.array([len(one.tokens) for one in filled], np.int32)  # of those that are there already
+        seeds = np.array([one.seed for one in filled], np.uint32)
+        ended = np.arange(self._rows) >= len(begun)
+        for first in range(0, most - there.min(), self._size):
+            if first + self._size > room:
+                room += max(CHUNK, self._size)
+                state = self._grow(state, room=size + room)
+            draws = (seeds, there + first) if self._temperature else None
+            state, *more = self._write(params, state, ended, draws)
+            ended, *more = jax.device_get(more)
+            counts = (more[0] >= 0).sum(1)
+            for row in rows:
+                new = (part[row, : counts[row]] for part in more)
+                said[row] = tuple(np.concatenate(pair)[:most] for pair in zip(said[row], new, strict=True))
+            if stop:
+                ended = ended.copy()
+                for row in rows:
+                    ended[row] = ended[row] or stop(begun[row].number, said[row][0])
+            if ended.all():
                 break
-            room += CHUNK
-            state = self._grow(state, room=room)
-        tokens, log_probs = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         found = []
-        for row, one in enumerate(begun):
-            count = int((tokens[row] >= 0).sum())
-            all_tokens = np.concatenate([one.tokens, tokens[row, :count]])[:most]
-            all_log_probs = np.concatenate([one.log_probs, log_probs[row, :count]])[:most]
-            ends = bool(len(all_tokens) and all_tokens[-1] == self._end)
-            found.append(Written(one.number, all_tokens, all_log_probs, ends))
+        for one, (tokens, log_probs) in zip(begun, said, strict=True):
+            found.append(Written(one.number, tokens, log_probs, bool(len(tokens) and tokens[-1] in self._ends)))
         return found

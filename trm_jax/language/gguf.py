@@ -145,6 +145,7 @@ def config(
             qkv_bias=arch == "qwen2",
             qk_norm=arch == "qwen3",
             dtype=dtype,
+            context=value("context_length", 0),
         )
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None

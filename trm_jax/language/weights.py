@@ -191,7 +191,7 @@ def load(
         read = _once(partial(_part, [tensors[name] for name in some], spec, len(path) > 1))
         leaf = jax.make_array_from_callback(spec.shape, place, read)
         if quantise and path[-1].key in quant.LINEARS:
-            leaf = _quantised(leaf, quantise)
+            leaf = quantised(leaf, quantise)
         found.append(leaf)
         done += math.prod(spec.shape)
         if progress:
@@ -213,6 +213,7 @@ def _once(read: Callable) -> Callable:
 
 
 @partial(jax.jit, static_argnames="how")
-def _quantised(kernels: jax.Array, how: str):
+def quantised(kernels: jax.Array, how: str) -> quant.Leaf:
+    """Kernels [L, in, out] as a leaf of `trm_jax.models.quant`."""
     # Layer by layer: numbers in between are float32, of all layers at once they would be larger than the model.
     return jax.lax.map(partial(quant.quantise, how=how), kernels)

@@ -89,8 +89,9 @@ class Progress:
             shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "steps {:.1f}"}
             self._latest = "  ".join(form.format(record[name]) for name, form in shown.items() if name in record)
 
-    def step(self, step: int) -> None:
-        """Called after every step; cheap."""
+    def step(self, step: int, numbers: str = "") -> None:
+        """Called after every step; cheap. numbers: what is shown behind it from now on, unless `record` says so."""
+        self._latest = numbers or self._latest
         if self._bar:
             self._bar.update(self._task, completed=step, numbers=self._latest)
             return
