@@ -12,7 +12,6 @@ from trm_jax.models.lora import specs as lora_specs
 from trm_jax.models.params import init
 from trm_jax.solvers.nvarc import text, vocabulary
 
-
 forward = jax.jit(decoder.forward, static_argnums=1)
 
 

@@ -43,13 +43,14 @@ class View:
         return [Pair(self.apply(train[number].input), self.apply(train[number].output)) for number in self.order]
 
 
+def drawn(rng: np.random.Generator, symmetry: int, demonstrations: int) -> View:
+    """A view of a symmetry, with colours and order drawn."""
+    return View(symmetry, rng.permutation(COLORS), rng.permutation(demonstrations))
+
+
 def views(rng: np.random.Generator, demonstrations: int, each: int) -> list[View]:
     """`each` views of every symmetry, with colours and order drawn anew for each."""
-    return [
-        View(symmetry, rng.permutation(COLORS), rng.permutation(demonstrations))
-        for symmetry in SYMMETRIES
-        for _ in range(each)
-    ]
+    return [drawn(rng, symmetry, demonstrations) for symmetry in SYMMETRIES for _ in range(each)]
 
 
 def _rows(grid: np.ndarray) -> list[int]:
