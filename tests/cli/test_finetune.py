@@ -103,6 +103,6 @@ def test_what_is_wrong_is_said_in_a_line(refused, place):
 
 
 def test_a_rate_that_is_too_high_ends_the_run(trm, place):
-    result = trm.run(*words(place, place / "lost", "--lora-rank", 4, "--lr", "1e38", "--clip", 0, "--steps", 40))
+    result = trm.run(*words(place, place / "lost", "--lora-rank", 4, "--lr", "1e38"))
     assert result.code == 1 and "is not finite; give a lower --lr" in result.error_lines[0]
     assert not (place / "lost" / "adapter_model.safetensors").exists()

@@ -18,13 +18,13 @@ TINY = decoder.Config(
     vocab_size=17, hidden_size=16, layers=2, heads=2, kv_heads=1, head_dim=8, inner_size=32, rope_theta=1e4, tied=True
 )
 LORA = Lora(4, 8, ("q", "down"))
-RECIPE = adapt.Recipe(LORA, lr=0.1)
+RECIPE = adapt.Recipe(LORA, lr=0.03)
 
 
 @pytest.fixture(scope="module")
 def base():
     """Weights so large that an adapter has something to work on."""
-    return jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, decoder.init(jax.random.key(1), TINY))
+    return jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, decoder.init(jax.random.key(1), TINY))
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,10 @@ def trainer():
 
 
 def course_of(seed: int, count: int = 4, recipe=RECIPE) -> adapt.Course:
+    """One text over and over, cut at different lengths."""
     rng = np.random.default_rng(seed)
-    lessons = []
-    for size in rng.integers(5, 30, count):
-        text = np.tile(rng.integers(0, TINY.vocab_size, 4), 8)[:size].astype(np.int32)
-        lessons.append((text, np.arange(size) >= 3))
+    text = np.tile(rng.integers(0, TINY.vocab_size, 4), 8).astype(np.int32)
+    lessons = [(text[:size], np.arange(size) >= 3) for size in rng.integers(5, 30, count)]
     return adapt.course(lessons, recipe, rng)
 
 
@@ -86,10 +85,10 @@ def test_three_updates_are_pefts(shared, name):
 
 def test_rates_rise_from_nothing_and_fall_along_half_a_cosine():
     rates = RECIPE.rates(250)
-    np.testing.assert_allclose(rates[:25], 0.1 * np.arange(25) / 25, rtol=1e-6)
-    np.testing.assert_allclose(rates[25:], 0.1 * (1 + np.cos(np.pi * np.arange(225) / 225)) / 2, rtol=1e-5, atol=1e-9)
-    assert dataclasses.replace(RECIPE, warmup=13).rates(128)[13] == np.float32(0.1)
-    assert RECIPE.rates(3)[0] == np.float32(0.1)  # less than ten updates have no warm-up
+    np.testing.assert_allclose(rates[:25], 0.03 * np.arange(25) / 25, rtol=1e-6)
+    np.testing.assert_allclose(rates[25:], 0.03 * (1 + np.cos(np.pi * np.arange(225) / 225)) / 2, rtol=0, atol=1e-8)
+    assert dataclasses.replace(RECIPE, warmup=13).rates(128)[13] == np.float32(0.03)
+    assert RECIPE.rates(3)[0] == np.float32(0.03)  # less than ten updates have no warm-up
     assert len(RECIPE.rates(0)) == 0
 
 
@@ -118,12 +117,14 @@ def test_the_loss_is_the_mean_over_all_learned_tokens(base, monkeypatch):
         token_cross_entropy(logits[row, : len(ids) - 1], jnp.asarray(ids[1:]), "softmax")[learned[1:]]
         for row, (ids, learned) in enumerate(lessons)
     ]
-    assert adapt.loss(base, TINY, batch) == pytest.approx(float(jnp.concatenate(each).mean()), abs=1e-6)
+    wanted = pytest.approx(float(jnp.concatenate(each).mean()), abs=1e-6)
+    value, plain = jax.jit(jax.value_and_grad(adapt.loss), static_argnums=1)(base, TINY, batch)
+    assert value == wanted
     monkeypatch.setattr(adapt, "HEAD_TOKENS", 100)  # of 256, so that the last part is not whole
-    assert adapt.loss(base, TINY, batch) == pytest.approx(float(jnp.concatenate(each).mean()), abs=1e-6)
     again = dataclasses.replace(TINY, remat=True)
-    plain, kept = (jax.grad(lambda p, cfg=cfg: adapt.loss(p, cfg, batch))(base) for cfg in (TINY, again))
-    assert_close(plain, kept, 1e-6)
+    value, kept = jax.jit(jax.value_and_grad(adapt.loss), static_argnums=1)(base, again, batch)
+    assert value == wanted
+    assert_close(plain, kept)
 
 
 @pytest.mark.parametrize("quantise", ["int8", "bfloat16"])
@@ -145,7 +146,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(base, trainer, quant
 
 
 def test_tasks_side_by_side_are_tasks_one_by_one(base, trainer):
-    """In sums of other orders: to 1e-5 after 6 updates with rate 0.1, each of which moves an element by so much."""
+    """In sums of other orders: to 1e-5 after 6 updates of a rate up to 0.03."""
     start = adapt.begin(RECIPE, TINY, base)
     courses = [course_of(seed, count) for seed, count in ((1, 6), (2, 3), (3, 0))]
     together = adapt.train(trainer, base, start, courses)

@@ -302,7 +302,8 @@ def test_tokens_that_are_learned_spell_the_spans(words, loss):
 
 def test_an_answer_ends_with_its_first_mark():
     np.testing.assert_array_equal(prompts.parse_answer("[[1 2]]#\n[[3]]#"), [[1, 2]])
-    assert prompts.parse_answer("[[1 2]]") is None
+    np.testing.assert_array_equal(prompts.parse_answer("[[1 2]]"), [[1, 2]])
+    assert prompts.parse_answer("[[1 2]\n [3") is None
     assert prompts.parse_answer("[[1 2]\n [3]]#") is None
 
 

@@ -57,9 +57,8 @@ def conversation(puzzle: Puzzle, instruction: str = INSTRUCTION) -> Conversation
 
 
 def parse_answer(text: str) -> np.ndarray | None:
-    """The grid of an answer, which goes to its first #; None where there is no such grid."""
-    grid, mark, _ = text.partition("#")
-    return grid_text.read(grid) if mark else None
+    """The grid [H, W] uint8 of an answer, which goes to its first # or to its end; None where that is none."""
+    return grid_text.read(text.partition("#")[0])
 
 
 class Format:
