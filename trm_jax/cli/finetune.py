@@ -53,7 +53,7 @@ def run(args) -> int:
     from trm_jax.train.writers import CHECKPOINTS
 
     rank = args.lora_rank
-    lora = Lora(rank, args.lora_alpha or 2.0 * rank, LINEARS) if rank else None
+    lora = Lora(rank, 2.0 * rank if args.lora_alpha is None else args.lora_alpha, LINEARS) if rank else None
     how = {"lr": args.lr, "batch": args.batch, "b2": 0.98, "weight_decay": args.weight_decay, "clip": args.clip}
     plan = Plan(Recipe(lora, **how), args.steps, args.last_lr, args.limit, args.seed)
     if args.quantise and not rank:

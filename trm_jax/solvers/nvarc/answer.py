@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trm_jax.evals.decode import Decoder
+from trm_jax.evals.decode import CHUNK, Decoder
+from trm_jax.models.layers import round_up
+from trm_jax.settings import check, check_seed, number, option
 from trm_jax.solvers import Question, generator
 from trm_jax.solvers.nvarc import select, text
 from trm_jax.solvers.nvarc.search import UNLIMITED, Completion, Scorer, Search
@@ -17,17 +19,22 @@ from trm_jax.solvers.nvarc.search import UNLIMITED, Completion, Scorer, Search
 
 @dataclass(frozen=True)
 class Settings:
-    """How an answer is looked for."""
+    """What decides the answers besides the model and the recipe."""
 
-    probability: float = 0.2  # completions above it are found
-    views: int = 2  # of each of the eight symmetries, to search in
-    scoring: int = 1  # of each, to score in
-    selector: str = "count_minus_mean_nll"  # one of select.SELECTORS
-    middle: str = "mean"  # one of select.MIDDLES
-    budget: int = UNLIMITED  # prefixes a view that are asked what follows
-    limit: int = text.LIMIT  # tokens of a prompt with its reply
-    reply: int = text.REPLY  # of a reply
     seed: int = 0
+    permutations: int = number(16)  # of each of the eight symmetries, to train on; 0: no training
+    limit: int = number(text.LIMIT, low=1)  # tokens of a training text, and of a prompt with its reply
+    reply: int = number(text.REPLY, low=1)  # tokens of a reply
+    probability: float = number(0.2, low=1e-4, below=1)  # completions above it are found
+    views: int = number(2, low=1)  # of each symmetry, to search in
+    scoring: int = number(1, low=1)  # of each, to score in
+    selector: str = option("count_minus_mean_nll", *select.SELECTORS)
+    middle: str = option("mean", *select.MIDDLES)  # of a candidate's costs under the scoring views
+    budget: int = number(UNLIMITED)  # prefixes of a view that are asked what follows
+
+    def __post_init__(self):
+        check(self)
+        check_seed("seed", self.seed)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Answerer:
     def __init__(self, family, cfg, rows: int):
         """rows: prompts at a time."""
         self._search = Search(family, cfg, rows, text.END, text.REPLIES)
-        self._greedy = Decoder(family, cfg, rows, text.END)
+        self._greedy = Decoder(family, cfg, rows, text.END, chunk=round_up(text.REPLY, CHUNK))  # one size of the cache
         self._score = Scorer(family, cfg, rows)
 
     def __call__(
