@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.solvers import toy
 from trm_jax.errors import InputError
+from trm_jax.evals.decode import Decoder
 from trm_jax.models import decoder
 from trm_jax.solvers.nvarc.search import Scorer, Search
 
@@ -163,3 +164,18 @@ def test_a_decoder_is_searched_like_any_other(tiny):
         replies = [tokens for tokens, _ in one.completions]
         costs = Scorer(decoder, cfg, 2)(params, [text] * len(replies), replies)
         np.testing.assert_allclose(costs, [nll for _, nll in one.completions], atol=1e-4)
+
+
+def test_greedy_is_the_likeliest_token_at_each_place(tiny):
+    """Against evals.decode, on a decoder that may write what is no grid: then they part, for that is left out."""
+    cfg, params = tiny
+    texts = [np.random.default_rng(seed).integers(0, 16, 5 + seed).astype(np.int32) for seed in range(8)]
+    found = Search(decoder, cfg, 8, 15, range(16)).greedy(params, [{"inputs": text} for text in texts], 40)
+    write = Decoder(decoder, cfg, 8, 15)
+    sizes = np.array([len(text) for text in texts])
+    (written,) = write(params, lambda number: {"inputs": texts[number]}, sizes, 40)
+    assert sum(one.ended for one in written) > 1
+    for one in written:
+        wanted = [(tuple(one.tokens.tolist()), -one.log_probs.sum())] if one.ended else []
+        assert [tokens for tokens, _ in found[one.prompt].completions] == [tokens for tokens, _ in wanted]
+        np.testing.assert_allclose([nll for _, nll in found[one.prompt].completions], [x for _, x in wanted], atol=1e-3)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from trm_jax.evals.decode import CHUNK, Decoder
-from trm_jax.models.layers import round_up
 from trm_jax.settings import check, check_seed, number, option
 from trm_jax.solvers import Question, generator
 from trm_jax.solvers.nvarc import select, text
-from trm_jax.solvers.nvarc.search import UNLIMITED, Completion, Scorer, Search
+from trm_jax.solvers.nvarc.search import UNLIMITED, Scorer, Search
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,6 @@ class Answerer:
     def __init__(self, family, cfg, rows: int):
         """rows: prompts at a time."""
         self._search = Search(family, cfg, rows, text.END, text.REPLIES)
-        self._greedy = Decoder(family, cfg, rows, text.END, chunk=round_up(text.REPLY, CHUNK))  # one size of the cache
         self._score = Scorer(family, cfg, rows)
 
     def __call__(
@@ -80,12 +76,8 @@ class Answerer:
         candidates = select.finds(zip(searched, (one.completions for one in found), strict=True), others)
         greedy = not any(one.finds for one in candidates)
         if greedy:
-            sizes = np.array([len(one["inputs"]) for one in asked])
-            written = itertools.chain.from_iterable(self._greedy(params, asked.__getitem__, sizes, how.reply))
-            replies = {
-                one.prompt: Completion(tuple(one.tokens.tolist()), -float(one.log_probs.sum())) for one in written
-            }
-            candidates = select.finds(((view, [replies[n]]) for n, view in enumerate(searched)), others)
+            likeliest = self._search.greedy(params, asked, how.reply, stop)
+            candidates = select.finds(zip(searched, (one.completions for one in likeliest), strict=True), others)
         behind = prompts(scored)
         pairs = [
             (tokens, text.reply(view.apply(one.grid)))

@@ -50,6 +50,7 @@ class _Bounds(NamedTuple):
 
     nll: np.float32  # of a prefix and of a completion, which is below it
     budget: np.int32  # prefixes that are asked what follows
+    greedy: np.bool_  # the likeliest token alone may follow a prefix
 
 
 class _Beam(NamedTuple):
@@ -81,8 +82,11 @@ class Search:
         over = (alive > 0) & (alive > bounds.budget - spent)
         nll = jnp.where(over[:, None], jnp.inf, nll)
         log_p = jax.nn.log_softmax(logits, axis=-1).reshape(*nll.shape, -1)
-        ends = nll - log_p[..., self._end]
-        longer = (nll[..., None] - log_p[..., self._others]).reshape(len(nll), -1)
+        end, others = log_p[..., self._end], log_p[..., self._others]
+        likeliest = end >= others.max(-1)
+        ends = jnp.where(bounds.greedy & ~likeliest, jnp.inf, nll - end)
+        longer = jnp.where((bounds.greedy & likeliest)[..., None], jnp.inf, nll[..., None] - others)
+        longer = longer.reshape(len(nll), -1)
         if longer.shape[1] < width:
             longer = jnp.pad(longer, ((0, 0), (0, width - longer.shape[1])), constant_values=jnp.inf)
         best, place = lax.top_k(-longer, width)
@@ -153,7 +157,18 @@ class Search:
         """
         if not 0 < probability < 1:
             raise InputError(f"the least probability is {probability}; give one between 0 and 1")
-        bounds, width = _Bounds(np.float32(-math.log(probability)), np.int32(budget)), math.ceil(1 / probability) - 1
+        bounds = _Bounds(np.float32(-math.log(probability)), np.int32(budget), np.False_)
+        return self._all(params, prompts, bounds, math.ceil(1 / probability) - 1, most, stop)
+
+    def greedy(
+        self, params, prompts: Sequence[Prompt], most: int, stop: Callable[[], bool] = lambda: False
+    ) -> list[Found]:
+        """The completion that has the likeliest of the allowed tokens at each place, if it ends within `most`."""
+        return self._all(params, prompts, _Bounds(np.float32(np.inf), np.int32(UNLIMITED), np.True_), 1, most, stop)
+
+    def _all(
+        self, params, prompts: Sequence[Prompt], bounds: _Bounds, width: int, most: int, stop: Callable[[], bool]
+    ) -> list[Found]:
         order = np.argsort([len(prompt["inputs"]) for prompt in prompts], kind="stable")
         found: list[Found] = [Found([], False)] * len(prompts)
         for first in range(0, len(order), self._rows):
