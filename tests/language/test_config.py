@@ -7,7 +7,7 @@ import pytest
 
 from trm_jax.errors import InputError
 from trm_jax.language import config
-from trm_jax.models.decoder import Llama3Scaling
+from trm_jax.models.decoder import Config, Llama3Scaling
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -136,3 +136,26 @@ def test_ids_of_generation_win(tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
     with pytest.raises(InputError, match="eos_token_id is .*; it should be a token's number"):
         config.ids(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": Llama3Scaling(32.0, 1.0, 4.0, 8192), "tied": True},
+        {"rope_scaling": 4.0, "context": 4096, "dtype": "bfloat16"},
+        {"qkv_bias": True},
+        {"qk_norm": True, "head_dim": 24},
+    ],
+)
+def test_a_config_that_is_written_is_read_back(tmp_path, change):
+    shape = {"vocab_size": 64, "hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8}
+    cfg = Config(**{**shape, "inner_size": 48, "rope_theta": 5e5, "rms_eps": 1e-6, **change})
+    ids = config.Ids(1, (2, 3), None)
+    config.write(tmp_path, cfg, ids)
+    assert config.read(tmp_path) == cfg and config.ids(tmp_path) == ids
+
+
+def test_rotary_positions_without_a_name_are_not_written(tmp_path):
+    cfg = Config(64, 32, 2, 4, 2, 8, 48, rope_theta=5e5, rope_scaling=(1.0, 2.0, 3.0, 4.0))
+    with pytest.raises(InputError, match="no place in a config.json"):
+        config.write(tmp_path, cfg, config.Ids(None, (2,), None))

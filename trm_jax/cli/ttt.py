@@ -15,7 +15,7 @@ from trm_jax.cli.arguments import any_path, command, positive, seed
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
 
-PARTS = ("ttt_marc",)
+PARTS = ("ttt_marc", "ttt_nvarc")
 
 
 def add_parser(subparsers) -> None:

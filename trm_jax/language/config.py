@@ -14,6 +14,7 @@ from typing import Any
 
 from trm_jax.errors import InputError
 from trm_jax.models import decoder
+from trm_jax.storage.paths import write_whole
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -199,3 +200,41 @@ def ids(folder: str | Path) -> Ids:
 
     bos, eos, pad = map(first, ("bos", "eos", "pad"))
     return Ids(bos[0] if bos else None, eos, pad[0] if pad else None)
+
+
+def write(folder: Path, cfg: decoder.Config, ids: Ids) -> None:
+    """Write the config.json of a decoder, which `read` and transformers read.
+
+    Raises InputError for rotary positions that no config.json tells, as those of some GGUF files.
+    """
+    scaling = cfg.rope_scaling
+    if isinstance(scaling, tuple):
+        raise InputError("rotary positions with a divisor for each pair have no place in a config.json; load a folder")
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": cfg.rope_theta}
+    if isinstance(scaling, decoder.Llama3Scaling):
+        factors = {"factor": scaling.factor, "low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
+        rope |= {"rope_type": "llama3", **factors, "original_max_position_embeddings": scaling.original}
+    elif scaling is not None:
+        rope |= {"rope_type": "linear", "factor": scaling}
+    model = "qwen3" if cfg.qk_norm else "qwen2" if cfg.qkv_bias else "llama"
+    said = {
+        "model_type": model,
+        "architectures": [f"{model.capitalize()}ForCausalLM"],
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.hidden_size,
+        "intermediate_size": cfg.inner_size,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": cfg.kv_heads,
+        "head_dim": cfg.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": cfg.rms_eps,
+        "rope_parameters": rope,
+        "tie_word_embeddings": cfg.tied,
+        **({"max_position_embeddings": cfg.context} if cfg.context else {}),
+        "dtype": cfg.dtype,
+        "bos_token_id": ids.bos,
+        "eos_token_id": list(ids.eos),
+        "pad_token_id": ids.pad,
+    }
+    write_whole(folder / CONFIG, (json.dumps(said, indent=1) + "\n").encode())

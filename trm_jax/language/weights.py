@@ -21,6 +21,7 @@ import numpy as np
 from trm_jax.errors import InputError
 from trm_jax.models import decoder, quant
 from trm_jax.models.params import is_spec
+from trm_jax.storage.paths import replacement
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
@@ -200,6 +201,19 @@ def load(
         if progress:
             progress(done, total)
     return jax.tree.unflatten(tree, found)
+
+
+def save(folder: Path, cfg: decoder.Config, params: dict) -> None:
+    """Write parameters as the model.safetensors of a folder, in cfg's dtype; they are those of `decoder.specs(cfg)`."""
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for path, spec in jax.tree_util.tree_leaves_with_path(decoder.specs(cfg), is_leaf=is_spec):
+        array = np.asarray(params["layers"][path[-1].key] if len(path) > 1 else params[path[-1].key], spec.dtype)
+        for name, part in zip(names_of(path[-1].key, cfg.layers), array if len(path) > 1 else [array], strict=True):
+            tensors[name] = np.ascontiguousarray(part.T if spec.kind in ("matrix", "head") else part)
+    with replacement(folder / SINGLE) as new:
+        save_file(tensors, new, metadata={"format": "pt"})
 
 
 def _once(read: Callable) -> Callable:

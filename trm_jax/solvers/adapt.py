@@ -35,7 +35,7 @@ WHOLE = ("embed", "head")
 class Recipe:
     """How an adapter is trained."""
 
-    lora: lora.Lora
+    lora: lora.Lora | None  # None: all weights are trained
     lr: float = positive(5e-5)
     epochs: int = number(2, low=1)
     batch: int = number(2, low=1)  # lessons of an update
@@ -56,6 +56,8 @@ class Recipe:
     def specs(self, cfg: decoder.Config) -> dict:
         """The declaration of what is trained for a task."""
         base = decoder.specs(self.model(cfg))
+        if self.lora is None:
+            return base
         found = {"lora": lora.specs(base, self.lora, jnp.dtype(self.dtype or cfg.dtype))}
         return found | ({name: base[name] for name in WHOLE} if self.whole else {})
 
@@ -67,17 +69,17 @@ class Recipe:
 
 def begin(recipe: Recipe, cfg: decoder.Config, params: dict, seed: int = 0) -> dict:
     """What is trained, at its start, which is the same for every task: an adapter that changes nothing yet, and copies
-    of embedding and head where the recipe wants them."""
-    made = {"lora": P.init(recipe.specs(cfg)["lora"], jax.random.key(seed))}
+    of embedding and head where the recipe wants them; or copies of all."""
+    made = jax.tree.map(jnp.copy, params) if recipe.lora is None else {}
     if recipe.whole:
         head = params["embed"].T if cfg.tied else params["head"]
         made |= {"embed": jnp.copy(params["embed"]), "head": jnp.copy(head)}
-    return made
+    return made if recipe.lora is None else {**made, "lora": P.init(recipe.specs(cfg)["lora"], jax.random.key(seed))}
 
 
 def adapted(params: dict, trained: dict, recipe: Recipe) -> dict:
     """A decoder's parameters with what was trained in them or beside them; its config is `recipe.model(cfg)`."""
-    return {**params, **trained, "lora": (trained["lora"], recipe.lora.scale)}
+    return {**params, **trained, **({"lora": (trained["lora"], recipe.lora.scale)} if recipe.lora else {})}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,108 @@
+"""`trm finetune` of a tiny decoder on three tasks: an adapter, all weights, and a run that is stopped and goes on."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from trm_jax.language import config, peft, weights
+from trm_jax.models import decoder
+from trm_jax.solvers.nvarc import vocabulary
+from trm_jax.train import stopping
+from trm_jax.train.stopping import StopRequest
+
+CFG = decoder.Config(16, 32, 2, 2, 1, 16, 64, rope_theta=1e4, qk_norm=True, tied=True)
+TASKS = {  # rows of one colour: swapped, copied, and turned
+    "swap": [([[a, b]], [[b, a]]) for a, b in ((1, 2), (3, 4), (5, 6))],
+    "copy": [([[a] * 3], [[a] * 3]) for a in (1, 2, 3)],
+    "turn": [([[a, b, b]], [[a], [b], [b]]) for a, b in ((7, 8), (8, 9))],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune")
+    (folder / "tasks").mkdir()
+    for name, pairs in TASKS.items():
+        said = [{"input": one, "output": other} for one, other in pairs]
+        (folder / "tasks" / f"{name}.json").write_text(json.dumps({"train": said[:-1], "test": said[-1:]}))
+    params = jax.jit(decoder.init, static_argnums=1)(jax.random.key(0), CFG)
+    vocabulary.write(folder / "model", CFG, params)
+    return folder
+
+
+def words(place, output, *more):
+    given = ["finetune", place / "model", "--data", place / "tasks", "--output", output, "--batch", 4, "--lr", "0.01"]
+    return [*given, "--steps", 60, *more]
+
+
+@pytest.fixture(scope="module")
+def tuned(trm, place):
+    result = trm.run(*words(place, place / "lora", "--lora-rank", 4))
+    assert result.code == 0, result.err
+    return result
+
+
+def test_an_adapter_learns_and_the_base_stays(place, tuned):
+    """A file that PEFT's layout fits, with a record of what was learned."""
+    params = weights.load(place / "model", CFG)
+    adapter, lora = peft.read(place / "lora", CFG, params)
+    assert lora.rank == 4 and lora.scale == 2 and all(np.any(pair["b"]) for pair in adapter.values())
+    record = json.loads((place / "lora" / "finetune.json").read_text())
+    assert len(record["losses"]) == 60 and record["trained_on"] == {"name": "tasks", "tasks": sorted(TASKS)}
+    assert record["losses"][0] == pytest.approx(np.log(16), abs=0.1)
+    assert np.mean(record["losses"][-10:]) < 0.95 * record["losses"][0]
+    assert f"trm ttt nvarc {place / 'model'} --adapter {place / 'lora'}" in tuned.err
+
+
+class StopAfter(StopRequest):
+    """A signal that comes when 23 steps are under way."""
+
+    asked = 0
+
+    def __bool__(self) -> bool:
+        self.asked += 1
+        if self.asked > 23:
+            self.name = "SIGTERM"
+        return super().__bool__()
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(trm, here, place, tuned, monkeypatch):
+    given = words(place, place / "stopped", "--lora-rank", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "StopRequest", StopAfter)
+        result = here(*given)
+    assert result.code == 75 and "stopped by SIGTERM and saved at step 23 of 60" in result.out, result.err
+    assert not (place / "stopped" / "adapter_model.safetensors").exists()
+    other = trm.run(*given, "--seed", 1)
+    assert other.code == 2 and other.error_lines[0].endswith("holds work of another plan; give another --output")
+    result = trm.run(*given)
+    assert result.code == 0, result.err
+    for name in ("adapter_model.safetensors", "adapter_config.json", "finetune.json"):
+        assert (place / "stopped" / name).read_bytes() == (place / "lora" / name).read_bytes()
+
+
+def test_all_weights_are_a_model_of_their_own(trm, place):
+    result = trm.run(*words(place, place / "full", "--lora-rank", 0))
+    assert result.code == 0, result.err
+    assert f"trm ttt nvarc {place / 'full'} --data" in result.err
+    assert config.read(place / "full") == CFG
+    before, after = (weights.load(place / name, CFG) for name in ("model", "full"))
+    changed = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), before, after)
+    assert all(jax.tree.leaves(changed))
+    losses = json.loads((place / "full" / "finetune.json").read_text())["losses"]
+    assert np.mean(losses[-10:]) < 0.8 * losses[0]
+
+
+def test_what_is_wrong_is_said_in_a_line(refused, place):
+    assert "leaves no gradient" in refused(*words(place, place / "x", "--lora-rank", 0, "--quantise", "int8"))
+    assert "lr is" in refused(*words(place, place / "x", "--lr", "0"))
+    assert "does not exist" in refused(*words(place, place / "x")[:3], place / "none", "--output", place / "x")
+    assert not (place / "x").exists()
+
+
+def test_a_rate_that_is_too_high_ends_the_run(trm, place):
+    result = trm.run(*words(place, place / "lost", "--lora-rank", 4, "--lr", "1e38"))
+    assert result.code == 1 and "is not finite; give a lower --lr" in result.error_lines[0]
+    assert not (place / "lost" / "adapter_model.safetensors").exists()

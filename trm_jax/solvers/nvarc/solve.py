@@ -1,0 +1,136 @@
+"""NVARC: train an adapter for each task on its demonstrations in all views, search, and score what is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from trm_jax.errors import InputError
+from trm_jax.language.model import Model
+from trm_jax.models import decoder
+from trm_jax.models.lora import Lora
+from trm_jax.models.quant import LINEARS
+from trm_jax.solvers import Question, adapt, generator
+from trm_jax.solvers.nvarc import text, vocabulary
+from trm_jax.solvers.nvarc.answer import Answer, Answerer, Settings
+from trm_jax.solvers.run import Outcome, Watch
+from trm_jax.tasks.arc.predictions import Line
+
+# The published run. Its embedding and head, listed as targets, were in truth trained whole and apart.
+RECIPE = adapt.Recipe(
+    Lora(256, 32, LINEARS, rslora=True), lr=5e-5, epochs=1, batch=1, warmup=13, weight_decay=0.0, clip=1.0, whole=True
+)
+
+
+def low_rank(trained: dict, params: dict, kind: Lora) -> tuple[dict, Lora]:
+    """What was trained as an adapter alone: whole copies of embedding and head, of 16 tokens, are changes of rank 16.
+
+    trained: of `adapt`; params: the base. Copies need a rank of 16 or more.
+    """
+    if "embed" not in trained:
+        return trained["lora"], kind
+    head = params["head"] if "head" in params else params["embed"].T
+    size = vocabulary.SIZE
+    turn = jnp.pad(jnp.eye(size), ((0, 0), (0, kind.rank - size)))  # [V, r]
+
+    def change(new, old):
+        return (new.astype(jnp.float32) - old.astype(jnp.float32)) / kind.scale
+
+    def wide(x):  # [V, D] -> [r, D]
+        return jnp.pad(x, ((0, kind.rank - size), (0, 0)))
+
+    adapter = {
+        **trained["lora"],
+        "embed": {"a": turn, "b": wide(change(trained["embed"], params["embed"]))},
+        "head": {"a": wide(change(trained["head"], head).T).T, "b": turn.T},
+    }
+    return adapter, dataclasses.replace(kind, targets=(*kind.targets, *adapt.WHOLE))
+
+
+class Nvarc:
+    """A `run.Solver`."""
+
+    def __init__(
+        self,
+        model: Model,
+        recipe: adapt.Recipe,
+        settings: Settings,
+        rows: int,
+        others: Mapping[tuple[str, int], Sequence[np.ndarray]],
+    ):
+        """rows: prompts at a time; others: grids from elsewhere for (task, test input), which are scored too."""
+        cfg, self._params = vocabulary.cut(model.cfg, model.params, model.words)
+        limit = min(settings.limit, cfg.context or settings.limit)
+        self._recipe, self._settings, self._others = recipe, dataclasses.replace(settings, limit=limit), others
+        self._trainer = adapt.Trainer(recipe, dataclasses.replace(cfg, remat=True))  # texts are long
+        self._start = adapt.begin(recipe, cfg, self._params)
+        self._answer = Answerer(decoder, recipe.model(cfg), rows)
+
+    def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
+        courses, untrained = [], {}
+        for task in group:
+            try:
+                lessons = self._lessons(task)
+            except InputError as error:
+                lessons, untrained[task.id] = [], f"answered without training: {error}"
+            courses.append(adapt.Course(lessons, np.arange(len(lessons))[:, None]))  # they are in order, one an update
+
+        def go_on(made: int, losses: Sequence[float]) -> bool:
+            watch.tell(f"{group[0].id}: update {made}, loss {np.mean(losses):.3f}")
+            return not watch.over(0.5)  # the rest is for answers
+
+        watch.over()
+        trained = adapt.train(self._trainer, self._params, self._start, courses, go_on)
+        shared = watch.spent() / len(group)
+        for task, one in zip(group, trained, strict=True):
+            if task.id in wanted:
+                before = watch.spent()
+                outcome = self._outcome(task, one, untrained.get(task.id), watch)
+                outcome.seconds = shared + watch.spent() - before
+                yield outcome
+
+    def _lessons(self, task: Question) -> list[adapt.Lesson]:
+        how = self._settings
+        return text.samples(task.demonstrations, generator(how.seed, task.id, "train"), how.permutations, how.limit)
+
+    def _outcome(self, task: Question, trained: adapt.Trained, untrained: str | None, watch: Watch) -> Outcome:
+        numbers: dict = {"updates": f"{len(trained.losses)}/{trained.updates}"}
+        if trained.losses:
+            numbers |= {"first loss": round(trained.losses[0], 4), "last loss": round(trained.losses[-1], 4)}
+        if not trained.finite:
+            bad = int(np.argmin(np.isfinite(trained.losses)))
+            return Outcome(task.id, "failed", f"the loss of update {bad} was no number", numbers=numbers)
+        reasons = [untrained] if untrained else []
+        if len(trained.losses) < trained.updates:
+            reasons.append("the time for training was over")
+        params, lines, answers = adapt.adapted(self._params, trained.weights, self._recipe), [], []
+        for test in range(len(task.inputs)):
+            watch.tell(f"{task.id}: test {test}")
+            others = self._others.get((task.id, test), ())
+            try:
+                answers.append(self._answer(params, task, test, self._settings, others, watch.over))
+            except InputError as error:
+                reasons.append(f"test {test} is not asked: {error}")
+            else:
+                lines += _lines(task.id, test, answers[-1])
+        if not all(one.complete for one in answers):
+            reasons.append("the budget or the time of a search was over")
+        numbers |= {"grids": len(lines), "greedy": f"{sum(one.greedy for one in answers)}/{len(task.inputs)}"}
+        status = "skipped" if not answers else "partial" if reasons else "ok"
+        adapter = low_rank(trained.weights, self._params, self._recipe.lora) if trained.losses else None
+        return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
+
+
+def _lines(task: str, test: int, answer: Answer) -> Iterator[Line]:
+    """Candidates, best first; their weights are shares by exp(score)."""
+    if not answer.ranked:
+        return
+    best = answer.ranked[0][0]
+    shares = [math.exp(score - best) for score, _ in answer.ranked]
+    for share, (_, one) in zip(shares, answer.ranked, strict=True):
+        source = f"{'greedy' if answer.greedy else 'search'} in {len(one.finds)} views" if one.finds else "elsewhere"
+        yield Line(task, test, one.grid, share / math.fsum(shares), view_nll=list(one.view_nll), source=source)
