@@ -182,7 +182,8 @@ def test_embedding_and_head_are_trained_whole_and_apart(base):
     (one,) = adapt.train(trainer, base, start, [course_of(4, 8, recipe)])
     assert not np.array_equal(one.weights["embed"], one.weights["head"].T)
     logits = decoder.forward(adapt.adapted(base, start, recipe), trainer.cfg, jnp.arange(5)[None])
-    np.testing.assert_array_equal(logits, decoder.forward(base, TINY, jnp.arange(5)[None]))
+    # To rounding: a tied head may be multiplied the other way round.
+    np.testing.assert_allclose(logits, decoder.forward(base, TINY, jnp.arange(5)[None]), atol=1e-5)
     after = decoder.forward(adapt.adapted(base, one.weights, recipe), trainer.cfg, jnp.arange(5)[None])
     assert np.abs(after - logits).max() > 1e-3
 
