@@ -300,7 +300,7 @@ def test_how_much_prompts_share():
 def test_what_is_looked_at_behind_the_prompts(tiny):
     """Of each prompt: the logits of its first token, whatever is written then; a batch that is written is left out."""
     cfg, params, prompts = tiny
-    found = all_written(tiny, look=lambda logits: logits[:, :3], most=2, asked={"written": [0, 2, 3]})
+    found = all_written(tiny, rows=3, look=lambda logits: logits[:, :3], most=2, asked={"written": [0, 2, 3]})
     assert sorted(found) == [1, 4, 5]  # the three shortest would have been the first batch
     for n, one in found.items():
         logits = language_model.forward(params, cfg, prompts[n]["inputs"][None])[0, -1, :3]
