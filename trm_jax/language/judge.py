@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -88,10 +89,11 @@ def exam(case: Case) -> str:
     return "".join(f"{name}: {' '.join(text.split())}\n" for name, text in said.items())
 
 
-def shots() -> list[Case]:
+@cache
+def shots() -> tuple[Case, ...]:
     """The graded examples that are built in; `control` is their verdict."""
     told = (said for _, said in json_lines(generate.BUILT_IN / "qa_small_judge_shots.jsonl"))
-    return [Case(*(said[name] for name in ("id", "question", "answers", "proposed", "verdict"))) for said in told]
+    return tuple(Case(*map(said.get, ("id", "question", "answers", "proposed", "verdict"))) for said in told)
 
 
 def plain(case: Case) -> str:
