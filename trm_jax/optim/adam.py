@@ -19,8 +19,8 @@ class AdamState(NamedTuple):
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
     """`optax.scale_by_adam`, but with bias corrections 1 - b^t that are right to float32's last digits.
 
-    optax subtracts b^t in float32 from 1, which for b2 = 0.999 is off by 1e-5 of its size. Every early step is then
-    too long by half as much, all in the direction of the gradient, which a loss feels.
+    optax subtracts b^t in float32 from 1, which for b2 = 0.999 is off by 1e-5 of what is left. So each element of an
+    early step is too short by half as much, and together a loss feels that.
     """
 
     def init(params):
