@@ -84,6 +84,9 @@ def run(args) -> int:
     _speed(asked, device, found)
     if args.compile:
         why = _compiled(args, asked) or why
+    if os.path.exists(args.model) and not (why or args.train):
+        again = cli.options_again(("--dtype", args.dtype, None), ("--quantise", args.quantise, ""))
+        print(f"next: {cli.command('lm', 'generate', args.model, *again)}")
     return 1 if why else 0
 
 

@@ -24,7 +24,7 @@ from trm_jax.configs.resolve import nearest
 from trm_jax.errors import InputError
 from trm_jax.language import config, gguf
 from trm_jax.losses import token_cross_entropy
-from trm_jax.models import decoder, lora, params, quant
+from trm_jax.models import decoder, lora, params, quant, target
 from trm_jax.planning.hardware import GPUS, Device
 from trm_jax.planning.hardware import find as find_device
 
@@ -211,7 +211,8 @@ def _training(asked: Asked, device: Device) -> Needs:
     mesh, lies = _placed({"base": specs, "adapter": adapter}, device.chips, "fsdp", device.chips)
     trained = _bytes(adapter, lies["adapter"]) if adapter else _bytes(specs, lies["base"])
     rows = -(-asked.rows // device.chips)
-    with device.target():
+    # Of a device that is only so many GB, as of any GPU: with kernels that keep no scores.
+    with device.target() if device.peak_tflops else target.made_for("gpu", 8.0):
         kept = _kept(cfg, specs, adapter, rows, asked.context)
     parts = {"weights": _bytes(specs, lies["base"]), "adapter": trained} if adapter else {"weights": trained}
     # Adam's two moments and the gradient are as large as what is trained, all in float32.
