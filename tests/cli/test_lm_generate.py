@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests import faults
+from trm_jax.errors import InputError
 from trm_jax.language import generate as g
+from trm_jax.language import lines
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "golden" / "llm" / "gguf" / "llama_mixed.gguf"
@@ -120,16 +122,33 @@ def test_what_is_there_is_kept_unless_forced(refused, tmp_path, words, whole):
         )
         assert "--force begins anew" in told
         (tmp_path / name).unlink()
-    (tmp_path / "answers.jsonl").write_text("my notes\n")
-    assert "another kind of file" in refused(*words)
-    assert (tmp_path / "answers.jsonl").read_text() == "my notes\n"
+    for notes in (b"my notes\n", b"\xff\xfe", b'{"kind": "lm-judged-1"}\n{}\n', b"[1]\n"):
+        (tmp_path / "answers.jsonl").write_bytes(notes)
+        assert "another kind of file" in refused(*words, "--force")
+        assert (tmp_path / "answers.jsonl").read_bytes() == notes
 
 
-def test_forced_it_begins_anew(trm, tmp_path, words, whole):
-    (tmp_path / "answers.jsonl").write_text("others")
+def test_forced_it_takes_the_place_of_others_and_goes_on(trm, tmp_path, words, whole):
+    """What a kill left of the same command is kept, with --force too."""
+    output = tmp_path / "answers.jsonl"
+    output.write_bytes(whole.replace(b'"seed": 0', b'"seed": 1', 1))
     (tmp_path / "answers.jsonl.partial").write_bytes(whole[:-9])
-    assert trm.run(*words, "--force").code == 0
-    assert (tmp_path / "answers.jsonl").read_bytes() == whole
+    result = trm.run(*words, "--force")
+    assert (result.code, output.read_bytes()) == (0, whole), result.err
+    assert "going on: 9 of 10 answers are there" in result.err
+
+
+def test_two_at_once_do_not_mix(tmp_path):
+    """Under one header both write the same; who finds another header there leaves it alone."""
+    one, other = ({"kind": g.KIND, "seed": seed} for seed in (0, 1))
+    output = tmp_path / "a.jsonl"
+    assert lines.begin(output, one, False) == lines.begin(output, other, False) == []
+    with pytest.raises(InputError, match=r"another process writes .*a\.jsonl\.partial, under other settings"):
+        lines.add(output, one, [{"id": "a"}])
+    lines.add(output, other, [{"id": "b"}])
+    lines.finish(output, other, [{"id": "b"}])
+    lines.add(output, other, [{"id": "b"}])  # of its twin
+    assert lines.begin(output, other, False) == [{"id": "b"}]
 
 
 def test_bad_input_is_one_line(refused, tmp_path, words):

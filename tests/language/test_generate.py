@@ -71,6 +71,8 @@ REFUSED = {
     '{"id": "b", "question": "Why?", "answers": ["so"], "context": 1}': "line 3: the context of b",
     '{"id": "b", "question": "Why?"': "line 3 is not JSON",
     "[]": "line 3 is no object",
+    r'{"id": "b\nc", "question": "Why?", "answers": ["so"]}': r"line 3: the id 'b\\nc' is not what fits a line",
+    r'{"id": "b", "question": "\ud83d?", "answers": ["so"]}': "line 3 is not JSON .*surrogates not allowed",
 }
 
 
@@ -80,6 +82,30 @@ def test_bad_questions_are_refused_with_their_line(tmp_path, line):
     path.write_text('{"id": "a", "question": "Who?", "answers": ["me"]}\n\n' + line + "\n")
     with pytest.raises(InputError, match=REFUSED[line]):
         g.read_questions(path)
+
+
+RECORD = {"id": "b", "question": "Why?", "answers": ["so"], "response": "so", "nll": None}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"id": "a"}, "answer 2: the id a is there twice"),
+        ({"answers": []}, "answer 2: b has no answers"),
+        ({"answers": [1]}, "answer 2: an answer of b is empty or no text"),
+        ({"response": None}, "answer 2 has no response or no nll; has it been changed"),
+        ({"nll": "0.5"}, "answer 2 has no response or no nll"),
+        ({"nll": float("nan")}, "answer 2 has no response or no nll"),
+    ],
+)
+def test_records_that_were_changed(tmp_path, change, message):
+    path = tmp_path / "answers.jsonl"
+    said = {"kind": g.KIND}, {**RECORD, "id": "a", "nll": 0.5}, RECORD
+    path.write_text("\n".join(map(json.dumps, said)))
+    assert g.records(path) == [*said]
+    path.write_text("\n".join(map(json.dumps, [*said[:2], {**RECORD, **change}])))
+    with pytest.raises(InputError, match=message):
+        g.records(path)
 
 
 def test_files_that_hold_no_questions(tmp_path):

@@ -213,6 +213,8 @@ def test_tensors_at_fault_are_named(llama, change, message):
         ({"llama.rope.freq_base": None}, r"lacks llama.rope.freq_base; give it as rope_theta \(10000 for"),
         ({"llama.embedding_length": None}, "lacks the key llama.embedding_length"),
         ({"llama.attention.head_count": [4, 2]}, "llama.attention.head_count differs from layer to layer"),
+        ({"llama.attention.head_count": 0}, "heads is 0; it must be at least 1"),
+        ({"llama.rope.freq_base": "x"}, "llama.rope.freq_base is 'x', which is no number"),
         ({"llama.attention.key_length": 32}, "turns 16 of 32 numbers of a head"),
         ({"llama.attention.head_count_kv": 3}, "heads 4 are not divisible by kv_heads 3"),
     ],
@@ -333,7 +335,9 @@ def test_kinds_of_tokens_and_what_is_put_around_a_text(llama):
         ({"merges": ["q zz"]}, "the merges do not fit the tokens"),
         ({"merges": ["qzz"]}, "the merges do not fit the tokens"),
         ({"tokens": ["a", "b", "a"], "merges": [], "token_type": [1, 1, 1]}, "3 tokens, 2 different; 3 types"),
+        ({"merges": [1]}, "the merges do not fit the tokens"),
         ({"eos_token_id": 288}, "eos_token lie beyond the 288 tokens"),
+        ({"eos_token_id": -1}, "eos_token lie beyond the 288 tokens"),
     ],
 )
 def test_tokenizers_that_are_not_read(llama, changes, message):

@@ -167,9 +167,21 @@ def a_list(folder):
     (folder / "tokenizer_config.json").write_text("[]")
 
 
+def settings(**odd):
+    return lambda folder: (folder / "tokenizer_config.json").write_text(json.dumps(odd))
+
+
+def no_letters(folder):
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (settings(chat_template=5), "is not as transformers writes it: TypeError"),
+        (settings(chat_template=["x"]), "is not as transformers writes it: TypeError"),
+        (settings(added_tokens_decoder={"1": {"special": True}}), "is not as transformers writes it: KeyError"),
+        (no_letters, "a chat template beside it, is not as transformers writes it: UnicodeDecodeError"),
         (remove, "has no tokenizer.json"),
         (cut, r"tokenizer.json is no tokenizer: EOF while parsing"),
         (no_json, "tokenizer_config.json is not JSON"),

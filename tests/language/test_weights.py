@@ -208,12 +208,18 @@ def test_files_that_are_cut_off(tmp_path, sharded):
     shard.write_bytes(b"\x03" + bytes(7) + b"no!" + bytes(99))
     with pytest.raises(InputError, match=f"{shard} is not a safetensors file"):
         load(tmp_path)
+    for odd in ({"data_offsets": ["a", 1]}, {"data_offsets": [0, 4], "shape": [{}]}):
+        head = json.dumps({"x": {"dtype": "F32", "shape": [1], **odd}}).encode()
+        shard.write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
+        with pytest.raises(InputError, match=f"{shard} is not a safetensors file: its header says nothing of x"):
+            load(tmp_path)
     shard.write_bytes((tmp_path / "model-00002-of-00004.safetensors").read_bytes())
     with pytest.raises(InputError, match=rf"{shard} has no tensor model\.\S+, but {SHARDS} says so"):
         load(tmp_path)
-    (tmp_path / SHARDS).write_text(json.dumps({"metadata": {}}))
-    with pytest.raises(InputError, match="no weight_map"):
-        load(tmp_path)
+    for odd in ({"metadata": {}}, {"weight_map": [1]}, []):
+        (tmp_path / SHARDS).write_text(json.dumps(odd))
+        with pytest.raises(InputError, match="no weight_map"):
+            load(tmp_path)
     (tmp_path / SHARDS).unlink()
     with pytest.raises(InputError, match="has neither model.safetensors nor model.safetensors.index.json"):
         load(tmp_path)

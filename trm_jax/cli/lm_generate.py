@@ -79,7 +79,7 @@ def generate(model: Path, how: dict, args, output: AnyPath, force: bool = False)
     if len(done) < len(questions):
         if done:
             print(f"going on: {len(done):,} of {len(questions):,} answers are there", file=sys.stderr)
-        if not _write(model, how, questions, shots, settings, args.batch, output, done):
+        if not _write(model, how, questions, shots, settings, args.batch, output, header, done):
             return False
     records = [done[one.id] for one in questions]
     lines.finish(output, header, records)
@@ -111,7 +111,9 @@ def _shots(given: str) -> list:
     return shots[: int(given)]
 
 
-def _write(model: Path, how: dict, questions, shots, settings, rows: int, output: AnyPath, done: dict) -> bool:
+def _write(
+    model: Path, how: dict, questions, shots, settings, rows: int, output: AnyPath, header: dict, done: dict
+) -> bool:
     """Write the answers that `done` does not have, and add them to it; False if stopped."""
     from contextlib import closing
 
@@ -128,7 +130,7 @@ def _write(model: Path, how: dict, questions, shots, settings, rows: int, output
         batches = g.answers(opened, questions, shots, settings, rows=rows, done=done, stopping=lambda: bool(stop))
         began, tokens = time.monotonic(), 0
         for batch in batches:
-            lines.add(output, batch)
+            lines.add(output, header, batch)
             done |= {one["id"]: one for one in batch}
             tokens += sum(len(one["tokens"]) for one in batch)
             progress.step(len(done), f"{tokens / (time.monotonic() - began):.1f} tokens/s")

@@ -86,8 +86,6 @@ def judge(answers: AnyPath, how: dict, rows: int, args, output: AnyPath, force: 
 
     check(args, how)
     records = generate.records(answers)[1:]
-    if not records:
-        raise InputError(f"{answers} holds no answer; trm lm generate writes them")
     asked = j.cases(records, args.control and args.judge is not None)
     local = isinstance(args.judge, Path)
     name = args.judge.absolute().name if local else args.judge
@@ -98,7 +96,7 @@ def judge(answers: AnyPath, how: dict, rows: int, args, output: AnyPath, force: 
         print(f"going on: {len(asked) - len(missing):,} of {len(asked):,} rulings are there", file=sys.stderr)
     if args.judge is None:
         done |= {case.key: j.record(case, None) for case in missing}
-    elif missing and not _ask(args, how, rows, asked, done, output):
+    elif missing and not _ask(args, how, rows, asked, done, output, header):
         print(f"stopped: {len(done):,} of {len(asked):,} rulings are in {lines.partial(output)}")
         print("next: the same command goes on from there", file=sys.stderr)
         return False
@@ -123,7 +121,7 @@ def check(args, how: dict) -> None:
         raise InputError(f"{', '.join(given)}: such options are for a model on this machine; {said}")
 
 
-def _ask(args, how: dict, rows: int, asked: list, done: dict, output: AnyPath) -> bool:
+def _ask(args, how: dict, rows: int, asked: list, done: dict, output: AnyPath, header: dict) -> bool:
     """Ask the judge what `done` does not have, and add it there and to the unfinished file; False if stopped."""
     from trm_jax import compiler
     from trm_jax.language import judge as j
@@ -150,7 +148,7 @@ def _ask(args, how: dict, rows: int, asked: list, done: dict, output: AnyPath) -
         try:
             for batch in batches:
                 records = {asked[number].key: j.record(asked[number], ruling) for number, ruling in batch}
-                lines.add(output, records.values())
+                lines.add(output, header, records.values())
                 done |= records
                 said = Counter(one["verdict"] for one in done.values())
                 bar.step(len(done), "  ".join(f"{said[verdict]} {verdict}" for verdict in ("yes", "no", "unparsable")))

@@ -182,7 +182,7 @@ class Decoder:
         one row, batch, room) -> state.
         """
         seeds = np.arange(len(sizes), dtype=np.uint32) if seeds is None else seeds
-        before = None
+        before, written = None, frozenset(written)
         if shared:
             batch = collate([_cut(prompt(0), slice(shared))], shared)
             before = self._begin(params, batch, None, room=shared)
@@ -191,7 +191,7 @@ class Decoder:
             if on_batch and on_batch(done, len(order)):
                 return
             numbers = order[first : first + self._rows].tolist()
-            if written and {*written} >= {*numbers}:
+            if written.issuperset(numbers):
                 continue
             begun = [_Begun(number, prompt(number), seed=int(seeds[number])) for number in numbers]
             if draft:

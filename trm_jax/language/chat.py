@@ -114,5 +114,5 @@ def _compiled(template: str):
     }
     try:
         return environment.from_string(template)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError) as error:
         raise InputError(f"the chat template cannot be read: {error}") from None

@@ -79,7 +79,7 @@ def _json(path: Path) -> _Said:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; name a folder in Hugging Face's format") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error})") from None
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no JSON object")
@@ -101,9 +101,9 @@ def read(folder: str | Path, *, rope_theta: float | None = None, dtype: str | No
         value = said.fields.get(name)
         if value is not None and value not in fine:
             raise said.refuse(f"{name} {_short(value)} is not supported{f'; only {fine[0]!r} is' if fine else ''}")
-    kinds = set(said.fields.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        raise said.refuse(f"layer_types {', '.join(sorted(map(str, kinds)))} are not supported")
+    kinds = said.fields.get("layer_types") or ()
+    if not isinstance(kinds, list | tuple) or any(kind != "full_attention" for kind in kinds):
+        raise said.refuse(f"layer_types {_short(kinds)} are not supported; only full_attention is")
     kept = said.one_of("dtype", "torch_dtype")
     if dtype is None and kept is not None and kept not in DTYPES:
         raise said.refuse(f"dtype is {_short(kept)}; choose one of {', '.join(DTYPES)} for what is computed")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,26 +77,37 @@ def read_questions(path: AnyPath) -> list[Question]:
         where = f"{path}, line {count}"
         try:
             said = json.loads(line)
-        except ValueError as error:
+            json.dumps(said, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not JSON ({error})") from None
-        if not isinstance(said, dict):
-            raise InputError(f'{where} is no object; write {{"id": ..., "question": ..., "answers": [...]}}')
-        for name in ("id", "question"):
-            if not isinstance(said.get(name), str) or not said[name].strip():
-                raise InputError(f"{where} has no {name}, or it is no text")
-        answers, context = said.get("answers"), said.get("context")
-        if not isinstance(answers, list) or not answers:
-            raise InputError(f"{where}: {said['id']} has no answers; list those that are accepted")
-        if not all(isinstance(one, str) and one.strip() for one in answers):
-            raise InputError(f"{where}: an answer of {said['id']} is empty or no text")
-        if not isinstance(context, str | None):
-            raise InputError(f"{where}: the context of {said['id']} is no text")
-        if said["id"] in found:
-            raise InputError(f"{where}: the id {said['id']} is there twice; each question needs its own")
-        found[said["id"]] = Question(said["id"], said["question"], tuple(answers), context)
+        _add(found, _question(said, where), where)
     if not found:
         raise InputError(f"{path} holds no question")
     return list(found.values())
+
+
+def _question(said: Any, where: str) -> Question:
+    if not isinstance(said, dict):
+        raise InputError(f'{where} is no object; write {{"id": ..., "question": ..., "answers": [...]}}')
+    for name in ("id", "question"):
+        if not isinstance(said.get(name), str) or not said[name].strip():
+            raise InputError(f"{where} has no {name}, or it is no text")
+    if not said["id"].isprintable():
+        raise InputError(f"{where}: the id {said['id']!r} is not what fits a line")
+    answers, context = said.get("answers"), said.get("context")
+    if not isinstance(answers, list) or not answers:
+        raise InputError(f"{where}: {said['id']} has no answers; list those that are accepted")
+    if not all(isinstance(one, str) and one.strip() for one in answers):
+        raise InputError(f"{where}: an answer of {said['id']} is empty or no text")
+    if not isinstance(context, str | None):
+        raise InputError(f"{where}: the context of {said['id']} is no text")
+    return Question(said["id"], said["question"], tuple(answers), context)
+
+
+def _add(found: dict[str, Question], one: Question, where: str) -> None:
+    if one.id in found:
+        raise InputError(f"{where}: the id {one.id} is there twice; each question needs its own")
+    found[one.id] = one
 
 
 def _asked(question: Question, brief: str) -> str:
@@ -220,6 +233,7 @@ def answers(
         for batch in batches:
             found = []
             for one in sorted(batch, key=lambda one: one.prompt):
+                model.require_numbers(one.log_probs)
                 question, truncated = questions[one.prompt], encoded[one.prompt][1]
                 asked = {"id": question.id, "question": question.question, "answers": list(question.answers)}
                 cut = {"truncated": truncated} if truncated else {}
@@ -241,5 +255,19 @@ def _seed(seed: int, name: str) -> int:
 
 
 def records(path: AnyPath) -> list[dict]:
-    """The header of an answers file and its records. Raises InputError for another kind of file, and one cut off."""
-    return lines.read(path, KIND, "no file of answers; trm lm generate writes one")
+    """The header of an answers file and its records.
+
+    Raises InputError for another kind of file, one cut off, one without records, and what is no record or there twice.
+    """
+    header, *found = lines.read(path, KIND, "no file of answers; trm lm generate writes one")
+    if not found:
+        raise InputError(f"{path} holds no answer; trm lm generate writes them")
+    known: dict[str, Question] = {}
+    for count, one in enumerate(found, 1):
+        where = f"{path}, answer {count}"
+        _add(known, _question(one, where), where)
+        nll = one.get("nll", ...)
+        good = nll is None or (isinstance(nll, int | float) and math.isfinite(nll))
+        if not good or not isinstance(one.get("response"), str):
+            raise InputError(f"{where} has no response or no nll; has it been changed?")
+    return [header, *found]

@@ -107,6 +107,8 @@ def config(
             raise InputError(f"{path} lacks the key {arch}.{key}; convert the model again")
         if isinstance(found, list):
             raise InputError(f"{path}: {arch}.{key} differs from layer to layer, which is not supported")
+        if not isinstance(found, int | float):
+            raise InputError(f"{path}: {arch}.{key} is {found!r}, which is no number; fetch it again")
         return found
 
     if value("expert_count", 0):
@@ -117,13 +119,13 @@ def config(
     if scaling not in ("none", "linear"):
         raise InputError(f"{path}: {arch}.rope.scaling.type is {scaling!r}, which is not supported")
     if rope_theta is None:
-        rope_theta = fields.get(f"{arch}.rope.freq_base")
-    if rope_theta is None:
-        raise InputError(f"{path} lacks {arch}.rope.freq_base; give it as rope_theta (10000 for Llama 1 and 2)")
+        if f"{arch}.rope.freq_base" not in fields:
+            raise InputError(f"{path} lacks {arch}.rope.freq_base; give it as rope_theta (10000 for Llama 1 and 2)")
+        rope_theta = value("rope.freq_base")
 
     hidden, heads = value("embedding_length"), value("attention.head_count")
     turned = value("rope.dimension_count", 0)
-    head_dim = value("attention.key_length", turned or hidden // heads)
+    head_dim = value("attention.key_length", turned or hidden // max(heads, 1))
     if turned and turned != head_dim:
         raise InputError(f"{path} turns {turned} of {head_dim} numbers of a head, which is not supported")
     divisors: Any = float(value("rope.scaling.factor")) if scaling == "linear" else None
@@ -289,8 +291,8 @@ def embedded_tokenizer(path: str | Path, fields: dict) -> Tokenizer:
         if not isinstance(said.get(key), list):
             raise InputError(f"{path} lacks tokenizer.ggml.{key}; give the tokenizer of the model's folder")
     tokens = said["tokens"]
-    merges = [tuple(merge.split(" ")) for merge in said["merges"]]
     try:
+        merges = [tuple(merge.split(" ")) for merge in said["merges"]]
         vocabulary = {token: number for number, token in enumerate(tokens)}
         bpe = library.models.BPE(vocabulary, merges, ignore_merges=cut == "llama-bpe")
     except Exception as error:  # the library raises nothing narrower
@@ -318,7 +320,7 @@ def embedded_tokenizer(path: str | Path, fields: dict) -> Tokenizer:
 
     names = {"bos": "bos_token", "eos": "eos_token", "eot": "eot_token", "padding": "pad_token", "unknown": "unk_token"}
     ids = {name: said[f"{key}_token_id"] for key, name in names.items() if f"{key}_token_id" in said}
-    if wrong := [name for name, number in ids.items() if number >= len(tokens)]:
+    if wrong := [name for name, number in ids.items() if number not in range(len(tokens))]:
         raise InputError(f"{path}: {', '.join(wrong)} lie beyond the {len(tokens)} tokens; fetch it again")
     named = {name: tokens[number] for name, number in ids.items()}
     ends = {"bos_token": said.get("add_bos_token", cut == "llama-bpe"), "eos_token": said.get("add_eos_token", False)}

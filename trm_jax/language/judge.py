@@ -65,13 +65,10 @@ class Ruling(NamedTuple):
 def cases(answers: Sequence[Mapping[str, Any]], control: bool = True) -> list[Case]:
     """A case for each record of an answers file; with control, each followed by a right answer and a wrong one.
 
-    The right one is the first that is accepted; the wrong one is that of the next question that is wrong here. Raises
-    InputError for what is no such record.
+    The right one is the first that is accepted; the wrong one is that of the next question that is wrong here.
     """
     found = []
     for at, record in enumerate(answers):
-        if lacking := [name for name in ("id", "question", "answers", "response", "nll") if name not in record]:
-            raise InputError(f"answer {at + 1} of the file has no {' or '.join(lacking)}; has it been changed?")
         accepted = tuple(record["answers"])
         said = {"": record["response"]}
         if control:
@@ -169,6 +166,7 @@ def by_model(
     for batch in batches:
         found = []
         for one in batch:
+            model.require_numbers(one.seen)
             reply = model.words.decode(one.tokens).strip()
             reply = reply.partition(BEHIND)[0] if how == "shots" else reply
             found.append((one.prompt, ruling(reply, *map(float, one.seen))))

@@ -48,26 +48,43 @@ def partial(path: AnyPath) -> AnyPath:
 def begin(path: AnyPath, header: dict, force: bool) -> list[dict]:
     """The records that are there already, of the file or of an unfinished one; else an unfinished one is begun.
 
-    Raises InputError where they stand under another header, unless `force`, with which all begins anew.
+    Raises InputError where they stand under another header, which `force` overrules, or in another kind of file.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     for place in (path, partial(path)):
-        there = [said for _, said in json_lines(place)]
-        lost = len(there) > 1 if place != path else place.exists()  # without records there is nothing to lose
-        if force or not lost:
-            continue
-        if there[:1] != [header]:
-            told = ", ".join(_differences(there[0], header) if there else []) or "it is another kind of file"
+        there = _there(place)
+        if there[:1] == [header]:
+            return there[1:]
+        if len(there) < 2 and place != path or not place.exists():
+            continue  # without records there is nothing to lose
+        if not there or not isinstance(there[0], dict) or there[0].get("kind") != header["kind"]:
+            raise InputError(f"{place} is there, and is another kind of file; name another")
+        if not force:
+            told = ", ".join(_differences(there[0], header))
             raise InputError(f"{place} is there, of another run ({told}); --force begins anew, or name another")
-        return there[1:]
     write_whole(partial(path), _text([header]))
     return []
 
 
-def add(path: AnyPath, records: Iterable[dict]) -> None:
-    """Add records to the unfinished file, which a kill may cut in the midst of them."""
-    append_line(partial(path), _text(records).decode().rstrip("\n"))
+def _there(path: AnyPath) -> list:
+    try:
+        return [said for _, said in json_lines(path)]
+    except UnicodeDecodeError:
+        return []
+
+
+def add(path: AnyPath, header: dict, records: Iterable[dict]) -> None:
+    """Add records to the unfinished file, which a kill may cut in the midst of them.
+
+    Raises InputError where another process has begun it anew under another header.
+    """
+    place = partial(path)
+    if not place.exists():  # another process, of the same header, was quicker
+        write_whole(place, _text([header]))
+    if not place.read_bytes().startswith(_text([header])):
+        raise InputError(f"another process writes {place}, under other settings; let it, or name another file")
+    append_line(place, _text(records).decode().rstrip("\n"))
 
 
 def finish(path: AnyPath, header: dict, records: Iterable[dict]) -> None:

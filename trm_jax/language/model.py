@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from trm_jax.errors import InputError
 from trm_jax.language import config, gguf, peft, weights
 from trm_jax.language import tokenizer as tokenizers
@@ -28,6 +30,10 @@ class Model:
     words: Tokenizer
     eos: tuple[int, ...]  # any of them ends a text
     digest: str
+
+    def require_numbers(self, computed: np.ndarray) -> None:
+        if not np.isfinite(computed).all():
+            raise InputError(f"{self.name} computes what is no number; take --dtype float32, or fetch its files again")
 
 
 def load(

@@ -185,9 +185,8 @@ def _reply(address: str, content: str, repeated: int) -> Reply:
     try:
         choice = json.loads(content)["choices"][0]
         text = choice["message"]["content"] or ""
-        if not isinstance(text, str):
-            raise TypeError
-    except (ValueError, LookupError, TypeError, RecursionError):
+        text = text.encode(errors="replace").decode()  # half a surrogate pair is no text
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         said = f"{address} answers, but not as OpenAI's chat completions do: {_plain(content) or 'nothing'}"
         raise InputError(f"{said}; such an address often ends in /v1") from None
     return Reply(text, _first(choice), choice.get("finish_reason"), repeated)

@@ -146,9 +146,12 @@ def load(folder: str | AnyPath, say: Callable[[str], None] = lambda line: None) 
     backend.no_padding()
     path = folder / "tokenizer_config.json"
     said = _json_object(path) if path.is_file() else {}
-    named = _named_tokens(said)
-    _mark_special(backend, named, said)
-    tokenizer = Tokenizer(backend, named, _templates(folder, said))
+    try:
+        named = _named_tokens(said)
+        _mark_special(backend, named, said)
+        tokenizer = Tokenizer(backend, named, _templates(folder, said))
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}, or a chat template beside it, is not as transformers writes it: {error!r}") from None
     note_absent_bytes(tokenizer, say)
     return tokenizer
 
@@ -196,7 +199,7 @@ def _templates(folder: AnyPath, said: dict) -> dict[str, str]:
     if isinstance(found, str):
         found = {"default": found}
     elif isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found}
+        found = {entry["name"]: entry["template"] for entry in found}
     files = {path.stem: path for path in (folder / "additional_chat_templates").glob("*.jinja")}
     files["default"] = folder / "chat_template.jinja"
     return {**found, **{name: path.read_text(encoding="utf-8") for name, path in files.items() if path.is_file()}}

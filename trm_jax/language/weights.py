@@ -78,8 +78,8 @@ def header(path: Path) -> dict[str, Tensor]:
         if name == "__metadata__":
             continue
         try:
-            (start, end), shape, dtype = one["data_offsets"], tuple(one["shape"]), one["dtype"]
-        except (KeyError, TypeError, ValueError):
+            (start, end), shape, dtype = map(int, one["data_offsets"]), tuple(map(int, one["shape"])), str(one["dtype"])
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(f"{path} is not a safetensors file: its header says nothing of {name}") from None
         if 8 + length + end > size:
             raise InputError(f"{path} is cut off: {name} ends at byte {8 + length + end} of {size}; copy it again")
@@ -97,8 +97,8 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     if not index.is_file():
         raise InputError(f"{folder} has neither {SINGLE} nor {INDEX}; name a folder with weights as safetensors")
     try:
-        listed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError):
+        listed = {name: str(file) for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index} is not an index of safetensors files: it has no weight_map") from None
     found = {}
     for file in sorted(set(listed.values())):
