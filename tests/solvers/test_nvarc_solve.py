@@ -161,7 +161,21 @@ def test_what_is_too_long_is_told(opened):
     assert "test 0 is not asked" in not_fits.reason
 
 
-def test_candidates_of_another_set_are_refused(small, tasks, tmp_path, capsys):
+def test_candidates_of_another_solver_are_ranked_beside_what_is_found(small, tasks, tmp_path):
+    """Of a file that answers some of the tasks."""
+    other, answer = tmp_path / "other.jsonl", np.full((5, 5), 3, np.uint8)
+    some = {name: one for name, one in files.read_tasks(tasks).items() if name == "c"}
+    with writing(other, Header(Member("trm", "trm"), "set", files.digest(some))) as writer:
+        writer.line(Line("c", 1, answer, weight=1.0))
+    given = command(small, tasks, tmp_path / "run", "--tasks", "c", "--permutations", "0", "--candidates", str(other))
+    assert main(given) == 0
+    (record,) = records(tmp_path / "run").values()
+    (line,) = (line for line in record["candidates"] if line["source"] == "elsewhere")
+    assert line["test"] == 1 and line["grid"] == answer.tolist() and len(line["view_nll"]) == 8
+    assert record["numbers"]["updates"] == "0/0" and not (tmp_path / "run" / run.ADAPTERS).exists()
+
+
+def test_what_does_not_belong_together_is_refused(small, tasks, tmp_path, capsys):
     other = tmp_path / "other.jsonl"
     with writing(other, Header(Member("trm", "trm"), "other", "0" * 64)) as writer:
         writer.line(Line("a", 0, np.zeros((1, 1), np.uint8), weight=1.0))
