@@ -20,6 +20,7 @@ LAYERS = (
     ("distributed",),
     ("evals",),  # scores models, whoever trained them; the training loop calls it
     ("language",),  # files and text of language models, how their answers are scored
+    ("solvers",),  # from ARC tasks to predictions by language models
     ("train",),
     ("configs",),
     ("planning",),

@@ -86,6 +86,7 @@ def _score(args) -> int:
       trm arc score runs/arc1/predictions.jsonl --data arc/evaluation
       trm arc score submission.json --data arc-agi_evaluation_challenges.json
     """
+    from trm_jax.tasks.arc.predictions import read
     from trm_jax.tasks.arc.vote import score
 
     answers, tasks, every = _answers(args)
@@ -100,6 +101,9 @@ def _score(args) -> int:
         ("tasks with all pairs (Chollet)", found.all_pairs_right),
     ):
         print(f"{name:<36}" + "".join(f"{scores[k]:>11.4f}" for k in ks))
+    for file in args.files:
+        if not file.name.endswith(".json") and (told := read(file)[0].member.settings.get("contaminated")):
+            print(f"contaminated: {file} is by a model that was trained on {told}")
     files = (str(file) for file in args.files)
     following = command("arc", "submit", *files, "--data", args.data, "--output", "submission.json")
     print(f"next: {following}", file=sys.stderr)

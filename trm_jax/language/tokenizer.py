@@ -37,6 +37,12 @@ class Tokenizer:
         literal.encode_special_tokens = True
         return literal
 
+    @cached_property
+    def _plain(self):
+        plain = copy.deepcopy(self.backend)
+        plain.post_processor = None  # some leave the space in front of a token out of its place
+        return plain
+
     @property
     def size(self) -> int:
         """Number of tokens, added ones too."""
@@ -56,6 +62,11 @@ class Tokenizer:
             return (self._literal if literal else self.backend).encode(text, add_special_tokens=special).ids
         except TypeError:  # of the library, for what UTF-8 cannot hold
             raise InputError(f"{text[:40]!r} holds half a surrogate pair, which is no text; take it out") from None
+
+    def encode_placed(self, text: str) -> tuple[list[int], list[int]]:
+        """(the ids of a text without what is put around it, the place in the text where each of them begins)."""
+        found = self._plain.encode(text, add_special_tokens=False)
+        return found.ids, [begin for begin, _ in found.offsets]
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids, without special tokens unless `special`. What is no whole letter is U+FFFD."""

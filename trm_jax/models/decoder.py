@@ -67,6 +67,7 @@ class Config:
     context: int = number(0)  # tokens that the model was made for; 0: unknown
     attention_impl: str = option("auto", "auto", *IMPLEMENTATIONS)
     prefill: int = number(0)  # tokens of a prompt that `begin` reads at a time; 0: all
+    remat: bool = False  # a gradient computes each layer again instead of keeping what is in it
 
     def __post_init__(self):
         check(self)
@@ -187,11 +188,11 @@ def _embed(params: dict, cfg: Config, tokens: jax.Array) -> jax.Array:
         return x
 
 
-def _head(params: dict, cfg: Config, x: jax.Array) -> jax.Array:
+def head(params: dict, cfg: Config, x: jax.Array) -> jax.Array:
     """Logits [B, T, V] float32 of x, the output of the final norm."""
     with jax.named_scope("head"):
-        head = {"head": params["embed"].T if cfg.tied else params["head"]}
-        return _product(head, "head", x, params.get("lora", NO_ADAPTER)).astype(jnp.float32)
+        weights = {"head": params["embed"].T if cfg.tied else params["head"]}
+        return _product(weights, "head", x, params.get("lora", NO_ADAPTER)).astype(jnp.float32)
 
 
 def _layers(params: dict, cfg: Config, x: jax.Array, positions: jax.Array, attend: Callable, cache=None, hidden=False):
@@ -222,9 +223,24 @@ def _layers(params: dict, cfg: Config, x: jax.Array, positions: jax.Array, atten
             x = x + product("down", jax.nn.silu(product("gate", n)) * product("up", n))
         return (x, cache), (left, x if hidden else None)
 
+    if cfg.remat:
+        block = jax.checkpoint(block, prevent_cse=False)
     # In the carry the cache is written in place; handed from layer to layer it would be copied for every token.
     (x, cache), (left, outputs) = lax.scan(block, (x, cache), (params["layers"], tree, jnp.arange(cfg.layers)))
     return x, cache, left, outputs
+
+
+def features(params: dict, cfg: Config, tokens: jax.Array, segments: jax.Array | None = None, *, hidden: bool = False):
+    """What the head reads, the output [B, T, D] of the final norm; arguments as for `forward`."""
+    x = embedded = _embed(params, cfg, tokens)
+    own = jnp.zeros_like(tokens) if segments is None else segments
+
+    def attend(q, k, v, *_):
+        return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl), None, None
+
+    x, _, _, outputs = _layers(params, cfg, x, positions_of(own), attend, hidden=hidden)
+    x = _norm(x, params["norm"], cfg)
+    return (x, jnp.concatenate([embedded[None], outputs[:-1], x[None]])) if hidden else x
 
 
 def forward(
@@ -240,16 +256,8 @@ def forward(
     """
     if lora is not None:
         params = {**params, "lora": lora}
-    x = embedded = _embed(params, cfg, tokens)
-    own = jnp.zeros_like(tokens) if segments is None else segments
-
-    def attend(q, k, v, *_):
-        return attention(q, k, v, causal=True, segments=segments, impl=cfg.attention_impl), None, None
-
-    x, _, _, outputs = _layers(params, cfg, x, positions_of(own), attend, hidden=hidden)
-    x = _norm(x, params["norm"], cfg)
-    logits = _head(params, cfg, x)
-    return (logits, jnp.concatenate([embedded[None], outputs[:-1], x[None]])) if hidden else logits
+    found = features(params, cfg, tokens, segments, hidden=hidden)
+    return (head(params, cfg, found[0]), found[1]) if hidden else head(params, cfg, found)
 
 
 # Writing token by token: `trm_jax.evals.decode` calls these three.
@@ -290,7 +298,7 @@ def begin(params: dict, cfg: Config, batch: Mapping, room: int) -> dict:
 def _state(params: dict, cfg: Config, x: jax.Array, cache, seen: jax.Array, slot: jax.Array, number: jax.Array) -> dict:
     """The state behind x [B, C, D], the last layer's output. slot: where the next token goes in the cache; number [B]:
     its position."""
-    logits = _head(params, cfg, _norm(x[:, -1:], params["norm"], cfg))[:, 0]
+    logits = head(params, cfg, _norm(x[:, -1:], params["norm"], cfg))[:, 0]
     return {"logits": logits, "cache": cache, "seen": seen, "slot": slot, "number": number}
 
 

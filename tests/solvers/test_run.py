@@ -1,0 +1,213 @@
+"""`trm ttt marc` from files to predictions: what is kept, what goes on, what is refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from trm_jax.cli.main import main
+from trm_jax.language import model, peft
+from trm_jax.models.lora import Lora
+from trm_jax.solvers import Question, adapt, run
+from trm_jax.solvers.marc import solve
+from trm_jax.tasks.arc.grids import Pair
+from trm_jax.tasks.arc.predictions import ranked, read
+
+RECIPE = adapt.Recipe(Lora(2, 4, solve.TARGETS), lr=1e-2)
+HOW = solve.Settings(most=4, longest=300, instruction="Find the rule.")
+
+
+def task(seed: int, shown: int = 2, asked: int = 1, width: int = 2) -> dict:
+    """One whose rule is to turn a grid of two rows upside down."""
+    made = np.random.default_rng(seed).integers(0, 10, (shown + asked, 2, width))
+    pairs = [{"input": grid.tolist(), "output": grid[::-1].tolist()} for grid in made]
+    return {"train": pairs[:shown], "test": pairs[shown:]}
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    """A folder of three tasks, one of which shows a single pair."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, made in (("a", task(1)), ("b", task(2, shown=1)), ("c", task(3, asked=2, width=3))):
+        (folder / f"{name}.json").write_text(json.dumps(made))
+    return folder
+
+
+def command(tiny_model, tasks, workdir, *more) -> list[str]:
+    (tasks.parent / "prompt.txt").write_text("Find the rule.\n")
+    small = "--puzzles 4 --lora-rank 2 --lora-alpha 4 --lr 0.01 --prompts-at-once 8 --limit 300".split()
+    given = ["ttt", "marc", str(tiny_model), "--data", str(tasks), "--workdir", str(workdir), *small]
+    return [*given, "--prompt-file", str(tasks.parent / "prompt.txt"), *more]
+
+
+def records(workdir) -> dict:
+    """What is said of each task, but for the time that it took."""
+    found = {path.stem: json.loads(path.read_text()) for path in (workdir / run.RECORDS).glob("*.json")}
+    return {name: {**record, "seconds": None} for name, record in found.items()}
+
+
+def test_tasks_are_answered_once_and_merged(tiny_model, tasks, tmp_path, capsys):
+    """With answers and without; with what was answered before, and without."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(command(tiny_model, tasks, first, "--tasks-at-once", "3")) == 0
+    said = capsys.readouterr()
+    assert "tasks        3: 2 ok, 1 partial" in said.out and "trm arc score" in said.err
+    found = records(first)
+    assert found.keys() == {"a", "b", "c"}
+    assert found["b"]["status"] == "partial" and "one demonstration leaves none to learn from" in found["b"]["reason"]
+    assert found["a"]["numbers"]["updates"] == "4/4" and found["a"]["numbers"]["prompts"] == 7
+    assert found["c"]["numbers"]["prompts"] == 14
+
+    opened = model.load(tiny_model)
+    adapter, kind = peft.read(first / run.ADAPTERS / "a", opened.cfg, opened.params)
+    assert kind == Lora(2, 4, solve.TARGETS) and np.abs(adapter["q"]["b"]).max() > 0
+    assert not (first / run.ADAPTERS / "b").exists()
+
+    for path in tasks.glob("*.json"):
+        hidden = json.loads(path.read_text())
+        hidden["test"] = [{"input": pair["input"]} for pair in hidden["test"]]
+        path.write_text(json.dumps(hidden))
+    shutil.copytree(first, second)
+    (second / run.RECORDS / "a.json").unlink()
+    (second / run.PREDICTIONS).unlink()
+    assert main(command(tiny_model, tasks, second, "--tasks-at-once", "3")) == 0
+    assert "going on: 2 of 3" in capsys.readouterr().err
+    assert records(second) == found
+    assert ranked_of(second) == ranked_of(first)
+
+    assert main(command(tiny_model, tasks, second, "--seed", "1")) == 2
+    assert "is of another run (settings differ); --force begins anew" in capsys.readouterr().err
+
+
+def ranked_of(workdir) -> list:
+    header, _ = read(workdir / run.PREDICTIONS)
+    assert header.score_kind == "rank" and header.member.kind == "marc"
+    return [(key, [one.grid.tolist() for one in found]) for key, found in ranked([workdir / run.PREDICTIONS])]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tiny_model, tasks, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(command(tiny_model, tasks, whole)) == 0
+    words = [sys.executable, "-m", "trm_jax", *command(tiny_model, tasks, killed)]
+    codes = []
+    for patience in (1, 2, 100):  # records that are waited for
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list((killed / run.RECORDS).glob("*.json"))) < patience:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        codes.append(process.wait())
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert records(killed) == records(whole) and ranked_of(killed) == ranked_of(whole)
+
+
+@pytest.fixture(scope="module")
+def marc(tiny_model):
+    """As `command` has it, so that what the first test compiled serves."""
+    return solve.Marc(model.load(tiny_model), RECIPE, HOW, 8, tasks=3)
+
+
+def question(name: str, seed: int = 1) -> Question:
+    made = task(seed)
+    shown = tuple(Pair(np.array(one["input"], np.uint8), np.array(one["output"], np.uint8)) for one in made["train"])
+    return Question(name, shown, (np.array(made["test"][0]["input"], np.uint8),))
+
+
+def test_time_that_is_over_leaves_what_is_there(marc):
+    """Training ends after an update, and answers after a batch."""
+    (outcome,) = marc([question("a")], {"a"}, run.Watch(1e-9))
+    assert outcome.status == "partial" and outcome.numbers["updates"] == "2/4"
+    assert outcome.reason == "the time for training was over"  # the seven prompts are one batch
+
+
+def test_a_run_that_is_to_stop_leaves_the_task_for_later(marc):
+    asked = []
+
+    def stopping() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(run.Stopped):
+        list(marc([question("a")], {"a"}, run.Watch(60.0, stopping)))
+
+
+def test_a_loss_that_is_no_number_ends_its_task(marc, monkeypatch):
+    trained = adapt.train
+
+    def broken(*arguments):
+        found = trained(*arguments)
+        found[0].losses[2], found[0].finite = np.nan, False
+        return found
+
+    monkeypatch.setattr(adapt, "train", broken)
+    (outcome,) = marc([question("a")], {"a"}, run.Watch(60.0))
+    assert outcome.status == "failed" and outcome.reason == "the loss of update 2 was no number"
+    assert not outcome.candidates and outcome.adapter is None
+
+
+def test_parts_share_a_set_and_the_last_one_merges(tiny_model, tasks, tmp_path, capsys):
+    """Tasks that nothing can be asked of take no time."""
+    workdir = tmp_path / "parts"
+    given = command(tiny_model, tasks, workdir, "--limit", "20")
+    assert main([*given, "--part", "1/2"]) == 0
+    assert "2 of 3 tasks are other parts'" in capsys.readouterr().out
+    assert not (workdir / run.PREDICTIONS).exists() and records(workdir).keys() == {"b"}
+    assert main([*given, "--part", "0/2"]) == 0
+    assert "3 skipped" in capsys.readouterr().out
+    assert {record["reason"].split("; ")[-1] for record in records(workdir).values()} == {
+        "no prompt has fewer than 20 tokens"
+    }
+    assert [line.status for line in read(workdir / run.PREDICTIONS)[1]] == ["skipped"] * 3
+
+
+def test_a_model_that_has_seen_the_tasks_is_refused_or_marked(tiny_model, tasks, tmp_path, capsys):
+    learned = tmp_path / "learned"
+    learned.mkdir()
+    turned = {
+        side: [{k: np.rot90(g).tolist() for k, g in p.items()} for p in pairs]
+        for side, pairs in task(3, width=3).items()
+    }
+    (learned / "other.json").write_text(json.dumps(turned))
+    given = command(tiny_model, tasks, tmp_path / "seen", "--limit", "20", "--trained-on", str(learned))
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert "demonstrations of 1 tasks, turned or recoloured (c) in learned" in said and "--allow-contaminated" in said
+
+    folder = tmp_path / "tuned"
+    shutil.copytree(tiny_model, folder)
+    record = {"trained_on": {"name": "everything", "tasks": ["a", "z"]}}
+    (folder / "finetune.json").write_text(json.dumps(record))
+    given[2] = str(folder)
+    assert main([*given, "--allow-contaminated"]) == 0
+    told = "1 task ids (a) and demonstrations of 1 tasks, turned or recoloured (c) in everything, learned"
+    assert f"contaminated: the model was trained on {told}" in capsys.readouterr().out
+    member = read(tmp_path / "seen" / run.PREDICTIONS)[0].member
+    assert member.settings["contaminated"] == told and member.trained_on == ["everything", "learned"]
+    assert main(["arc", "score", str(tmp_path / "seen" / run.PREDICTIONS), "--data", str(tasks)]) == 0
+    assert f"by a model that was trained on {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        (["--tasks", "x"], "--tasks x: "),
+        (["--part", "4/4"], "write 0/4 for the first of four"),
+        (["--minutes", "0"], "write minutes, as 2.5"),
+        (["--prompt-file", "nowhere"], "--prompt-file nowhere cannot be read"),
+        (["--trained-on", "nowhere"], "nowhere does not exist"),
+        (["--lr", "-1"], "recipe: lr is -1.0; it must be positive"),
+    ],
+)
+def test_bad_input_is_one_line(tiny_model, tasks, tmp_path, capsys, more, told):
+    try:
+        code = main([*command(tiny_model, tasks, tmp_path / "run"), *more])
+    except SystemExit as left:
+        code = left.code
+    assert code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,173 @@
+"""`trm ttt`: test-time training on ARC tasks with language models, and what its recipes share."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from trm_jax.cli.arguments import any_path, command, positive, seed
+from trm_jax.cli.lm import add_loading, loading, model_path, open_model
+from trm_jax.errors import InputError
+
+PARTS = ("ttt_marc",)
+
+
+def add_parser(subparsers) -> None:
+    ttt = subparsers.add_parser("ttt", help="answer ARC tasks by a language model that learns each one first")
+    commands = ttt.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in PARTS:
+        importlib.import_module(f"trm_jax.cli.{name}").add_parser(commands)
+
+
+def add_options(parser) -> None:
+    """What all recipes ask for."""
+    parser.add_argument("model", type=model_path, metavar="MODEL", help="a folder, or a .gguf file")
+    text = "folder of tasks, a task's file or ..._challenges.json"
+    parser.add_argument("--data", type=any_path, required=True, metavar="SET", help=text)
+    parser.add_argument("--workdir", type=any_path, metavar="FOLDER", help="(runs/ttt_RECIPE)")
+    parser.add_argument("--force", action="store_true", help="begin anew where another run is")
+    group = parser.add_argument_group("tasks")
+    group.add_argument("--tasks", nargs="+", metavar="ID", help="of the set, these alone")
+    group.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every Nth task from number I, from 0")
+    group.add_argument("--tasks-at-once", type=positive, default=1, metavar="N", help="trained side by side (1)")
+    group.add_argument("--minutes", type=_minutes, default=math.inf, metavar="M", help="for a task; then what is there")
+    text = "tasks that the model was trained on, besides those that its folder tells"
+    group.add_argument("--trained-on", type=any_path, nargs="+", default=[], metavar="SET", help=text)
+    text = "answer tasks that the model was trained on, and mark the answers so"
+    group.add_argument("--allow-contaminated", action="store_true", help=text)
+    group.add_argument("--no-adapters", action="store_true", help="do not keep what was trained")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (0)")
+    add_loading(parser)
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 0/4 for the first of four")
+    return int(found[1]), int(found[2])
+
+
+def _minutes(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write minutes, as 2.5")
+    return float(text)
+
+
+def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Callable) -> int:
+    """Answer the tasks of a set by a recipe: exit code.
+
+    kind: of the predictions' member; settings: what decides the answers, besides the model and how it is loaded;
+    solver(model) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a task.
+    """
+    from contextlib import closing
+
+    from trm_jax import compiler
+    from trm_jax.cli.main import EXIT_STOPPED
+    from trm_jax.language.model import digest
+    from trm_jax.solvers import question
+    from trm_jax.solvers import run as runs
+    from trm_jax.solvers.seen import seen
+    from trm_jax.tasks.arc import files
+    from trm_jax.train.progress import Progress
+    from trm_jax.train.stopping import StopRequest
+
+    tasks = files.read_tasks(args.data)
+    for name in args.tasks or ():
+        if name not in tasks:
+            raise InputError(f"--tasks {name}: {args.data} has no such task")
+    tasks = {name: tasks[name] for name in sorted(args.tasks or tasks)}
+    known = seen(tasks, [one for one in (args.model, args.adapter) if one and one.is_dir()], args.trained_on)
+    if known.sets:
+        print(f"the model was trained on {known}", file=sys.stderr)
+    contaminated = str(known) if known.ids or known.pairs else None
+    if contaminated and not args.allow_contaminated:
+        raise InputError(
+            "it has seen what it is asked; take other tasks, or --allow-contaminated, which marks the answers"
+        )
+
+    folder = args.workdir or Path("runs") / f"ttt_{kind}"
+    data, name = files.digest(tasks), args.model.absolute().name
+    settings = json.loads(json.dumps(settings))  # as it will be read again: tuples are lists
+    header = {"recipe": kind, "model": digest(args.model, **loading(args)), "data": data, "settings": settings}
+    runs.begin(folder, header, args.force)
+    index, count = args.part
+    own = sorted(tasks)[index::count]
+    ready = len(runs.done(folder, own))
+    if ready:
+        print(f"going on: {ready} of {len(own)} tasks are answered", file=sys.stderr)
+    if ready < len(own):
+        compiler.use_cache()
+        model = _plain(open_model(args.model, loading(args)))
+        if not args.no_adapters and (size := adapter_bytes(model.cfg) * len(own)) > 2**30:
+            print(f"note: adapters of {len(own)} tasks take {size / 2**30:.1f} GiB; --no-adapters", file=sys.stderr)
+        solve = solver(model)
+        with StopRequest() as stop, closing(Progress(f"{kind} {name}", len(own))) as progress:
+            progress.start(ready)
+
+            def watch(group: int) -> runs.Watch:
+                return runs.Watch(
+                    60 * args.minutes * group, lambda: bool(stop), lambda text: progress.step(ready, text)
+                )
+
+            asked = [question(tasks[one]) for one in own]
+            told = (folder, asked, solve, args.tasks_at_once, watch, name, not args.no_adapters)
+            try:
+                for record in runs.answer(*told):
+                    ready += 1
+                    progress.say(_row(record, ready, len(own)))
+                    progress.step(ready)
+            except runs.Stopped:
+                pass
+        if ready < len(own):
+            print(f"stopped by {stop.name}: {ready} of {len(own)} tasks are answered")
+            print("next: the same command goes on from there", file=sys.stderr)
+            return EXIT_STOPPED
+    return _finish(args, kind, folder, tasks, data, name, settings, known.sets, contaminated)
+
+
+def _plain(model):
+    """A model whose own adapter is merged into its weights, for another one is to be trained beside them."""
+    import dataclasses
+
+    from trm_jax.models.lora import merge
+
+    if "lora" not in model.params:
+        return model
+    params = dict(model.params)
+    params, cfg = merge(params, model.cfg, *params.pop("lora"))
+    return dataclasses.replace(model, params=params, cfg=cfg)
+
+
+def _row(record: Mapping, number: int, total: int) -> str:
+    """A task's line of the table."""
+    told = "  ".join(f"{name} {value}" for name, value in record["numbers"].items())
+    why = f"  ({record['reason']})" if record["reason"] else ""
+    place = f"{number:>{len(str(total))}}/{total}"
+    return f"{place}  {record['task']}  {record['status']:<7}  {record['seconds']:.1f} s  {told}{why}"
+
+
+def _finish(args, kind, folder, tasks, data, name, settings, trained_on, contaminated) -> int:
+    """Merge the records into predictions once those of all parts are there."""
+    from trm_jax.solvers import run as runs
+    from trm_jax.tasks.arc.predictions import Header, Member
+
+    missing = len(tasks) - len(runs.done(folder, sorted(tasks)))
+    if missing:
+        print(f"answered: this part; {missing} of {len(tasks)} tasks are other parts'")
+        return 0
+    told = {**settings, **({"contaminated": contaminated} if contaminated else {})}
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", f"{kind}-{name}")[:64]
+    member = Member(safe, kind, command("ttt", kind, args.model, "--data", args.data), told, None, trained_on)
+    counts = runs.merge(folder, Header(member, args.data.name, data, "rank"), sorted(tasks))
+    print(f"tasks        {len(tasks)}: " + ", ".join(f"{many} {status}" for status, many in sorted(counts.items())))
+    if contaminated:
+        print(f"contaminated: the model was trained on {contaminated}")
+    print(f"predictions  {folder / runs.PREDICTIONS}")
+    print(f"next: {command('arc', 'score', folder / runs.PREDICTIONS, '--data', args.data)}", file=sys.stderr)
+    return 0

@@ -1,0 +1,158 @@
+"""MARC: train an adapter for each task, ask it in many ways, and vote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_jax.evals.decode import Decoder
+from trm_jax.language.model import Model
+from trm_jax.models import decoder
+from trm_jax.models.lora import Lora
+from trm_jax.settings import check, check_seed, number, option
+from trm_jax.solvers import Question, adapt, generator
+from trm_jax.solvers.marc import prompts, puzzles
+from trm_jax.solvers.marc.vote import vote
+from trm_jax.solvers.run import Outcome, Watch
+from trm_jax.tasks.arc.predictions import Line
+
+# The published run; its code trained the head too, where a setting said that it should not.
+TARGETS = ("q", "v", "gate", "up", "down")
+PRESETS = {
+    "marc": adapt.Recipe(Lora(128, 16, TARGETS)),
+    "marc_as_run": adapt.Recipe(Lora(128, 16, (*TARGETS, "head"))),
+}
+CHUNK = 16  # tokens between two looks at what has ended
+CHARACTERS = 30 * 62 + 2  # of the longest answer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the answers besides the model and the recipe."""
+
+    seed: int = 0
+    most: int = number(puzzles.MOST)  # that train an adapter, at most
+    longest: int = number(puzzles.LONGEST, low=1)  # tokens of a text
+    loss: str = option("after_first", *prompts.LOSSES)
+    instruction: str = prompts.INSTRUCTION
+
+    def __post_init__(self):
+        check(self)
+        check_seed("seed", self.seed)
+
+
+class Marc:
+    """A `run.Solver`."""
+
+    def __init__(self, model: Model, recipe: adapt.Recipe, settings: Settings, rows: int, tasks: int = 1):
+        """rows: prompts that are answered at a time; tasks: the most of a group."""
+        self._model, self._recipe, self._settings, self._tasks = model, recipe, settings, tasks
+        self._form = prompts.Format(model.words, settings.instruction)
+        self._trainer = adapt.Trainer(recipe, model.cfg)
+        self._start = adapt.begin(recipe, model.cfg, model.params)
+        ends = sorted({self._form.end, *model.eos})
+        self._write = Decoder(decoder, recipe.model(model.cfg), rows, ends, chunk=CHUNK)
+        self._longest = min(settings.longest, model.cfg.context or settings.longest)
+
+    def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
+        courses = []
+        for task in group:
+            watch.over()
+            watch.tell(f"{task.id}: texts")
+            courses.append(self._course(task))
+
+        def go_on(made: int, losses: Sequence[float]) -> bool:
+            watch.tell(f"{group[0].id}: update {made}, loss {np.mean(losses):.3f}")
+            return not watch.over(0.5)  # the rest is for answers
+
+        trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on, self._tasks)
+        shared = watch.spent() / len(group)
+        for task, course, one in zip(group, courses, trained, strict=True):
+            if task.id in wanted:
+                before = watch.spent()
+                outcome = self._outcome(task, course, one, watch)
+                outcome.seconds = shared + watch.spent() - before
+                yield outcome
+
+    def _course(self, task: Question) -> adapt.Course:
+        how, lessons = self._settings, {}
+
+        def tokens(puzzle: puzzles.Puzzle) -> int:
+            lessons[puzzle.key] = self._form.lesson(puzzle, how.loss)
+            return len(lessons[puzzle.key][0])
+
+        chosen = puzzles.training(task, how.seed, tokens, most=how.most, longest=self._longest)
+        rng = generator(how.seed, task.id, "order")
+        return adapt.course([lessons[puzzle.key] for puzzle in chosen], self._recipe, rng)
+
+    def _outcome(self, task: Question, course: adapt.Course, trained: adapt.Trained, watch: Watch) -> Outcome:
+        numbers = {"puzzles": len(course.lessons), "updates": f"{len(trained.losses)}/{trained.updates}"}
+        if trained.losses:
+            numbers |= {"first loss": round(trained.losses[0], 4), "last loss": round(trained.losses[-1], 4)}
+        if not trained.finite:
+            bad = int(np.argmin(np.isfinite(trained.losses)))
+            return Outcome(task.id, "failed", f"the loss of update {bad} was no number", numbers=numbers)
+        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
+        reasons = []
+        if not trained.updates:
+            reasons.append("answered without training: " + self._why_untrained(task))
+        elif len(trained.losses) < trained.updates:
+            reasons.append("the time for training was over")
+        if cut:
+            reasons.append(cut)
+        status = "skipped" if not numbers["prompts"] else "partial" if reasons else "ok"
+        adapter = (trained.weights["lora"], self._recipe.lora) if trained.losses else None
+        return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
+
+    def _why_untrained(self, task: Question) -> str:
+        if len(task.demonstrations) < 2:
+            return "one demonstration leaves none to learn from"
+        return f"no {self._recipe.batch} puzzles of fewer than {self._longest} tokens"
+
+    def _answers(self, task: Question, weights: dict, watch: Watch) -> tuple[list[Line], int, int, str]:
+        """(candidates, prompts, those that were answered with a grid, why there are not more or "")."""
+
+        def tokens(puzzle: puzzles.Puzzle) -> int:
+            return len(self._form.question(puzzle))
+
+        asked = [
+            (test, view, self._form.question(puzzle))
+            for test in range(len(task.inputs))
+            for view, puzzle in puzzles.asked(task, test, self._settings.seed, tokens, longest=self._longest)
+        ]
+        if not asked:
+            return [], 0, 0, f"no prompt has fewer than {self._longest} tokens"
+        sizes = np.array([len(ids) for *_, ids in asked])
+
+        def stop(number: int, written: np.ndarray) -> bool:
+            watch.over()
+            text = self._model.words.decode(written)
+            # Nothing that follows a mark counts, and what no grid has in it is none.
+            over = len(text.strip()) > CHARACTERS or re.search(r"[^\[\] \n0-9]", text)
+            return bool(over) or sizes[number] + len(written) >= self._longest
+
+        def on_batch(done: int, total: int) -> bool:
+            watch.tell(f"{task.id}: prompt {done} of {total}")
+            return done > 0 and watch.over()
+
+        params = adapt.adapted(self._model.params, weights, self._recipe)
+        outputs: dict[int, list] = {test: [] for test in range(len(task.inputs))}
+        answered = 0
+        most = self._longest - int(sizes.min())
+        for batch in self._write(params, lambda n: {"inputs": asked[n][2]}, sizes, most, on_batch, stop=stop):
+            for one in batch:
+                test, view, _ = asked[one.prompt]
+                answered += 1
+                grid = prompts.parse_answer(self._model.words.decode(one.tokens))
+                if grid is not None:
+                    outputs[test].append((view, puzzles.undone(grid, view)))
+        lines = []
+        for test, found in outputs.items():
+            for grid in vote(found):
+                count = sum(np.array_equal(grid, other) for _, other in found)
+                lines.append(Line(task.id, test, grid, weight=count))
+        cut = "the time was over" if answered < len(asked) else ""
+        return lines, len(asked), sum(map(len, outputs.values())), cut
