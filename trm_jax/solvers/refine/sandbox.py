@@ -32,7 +32,6 @@ PACKAGES = Path(np.__file__).resolve().parents[1]
 KEPT_BYTES = 65536  # of what a program prints
 MOST_BYTES = 2**22  # of its answers
 GRACE_S = 0.5  # after its time, until it is ended from here
-WITHOUT = ("namespaces", "Landlock", "seccomp", "audit hook")  # layers that may be left out
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ class Ran:
 @dataclass(frozen=True)
 class Sandbox:
     """seconds: of a program, on all its inputs; megabytes: of its address space; without: layers that are left out, as
-    on a machine that does not have them."""
+    on a machine that does not have them ("namespaces", "Landlock", "seccomp", "audit hook"; the last not where
+    nothing else keeps programs from the processes of others)."""
 
     seconds: float = 10.0
     megabytes: int = 1024
