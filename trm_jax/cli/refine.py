@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trm_jax.cli import ttt
-from trm_jax.cli.arguments import add_documented, command, positive
+from trm_jax.cli.arguments import add_documented, at_least, command, positive
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
 
@@ -38,7 +38,7 @@ def add_parser(subparsers) -> None:
     group = parser.add_argument_group("the coder")
     group.add_argument("--coder", type=_coder, metavar="WHO", help=WRITE_ONE)
     group.add_argument("--coder-model", metavar="NAME", help="what the server at the address calls the model")
-    group.add_argument("--temperature", type=_share(100), default=1.0, metavar="X", help="(1)")
+    group.add_argument("--temperature", type=_between(0, 100), default=1.0, metavar="X", help="(1)")
     text = "tokens of a reply (4096)"
     group.add_argument("--max-new-tokens", type=positive, default=4096, metavar="N", help=text)
     group = parser.add_argument_group("the search")
@@ -46,8 +46,8 @@ def add_parser(subparsers) -> None:
     group.add_argument("--search", choices=("rounds", "tree"), default="rounds", help=text)
     group.add_argument("--rounds", type=positive, default=10, metavar="N", help="of an expert (10)")
     group.add_argument("--experts", type=positive, default=1, metavar="N", help="that search apart and vote (1)")
-    group.add_argument("--shown", type=positive, default=5, metavar="N", help="earlier programs in a request (5)")
-    group.add_argument("--keep", type=_share(1), default=1.0, metavar="P", help="chance of each to be shown (1)")
+    group.add_argument("--shown", type=at_least(0), default=5, metavar="N", help="earlier programs in a request (5)")
+    group.add_argument("--keep", type=_between(0, 1), default=1.0, metavar="P", help="chance of each to be shown (1)")
     text = "programs that solve all demonstrations (1; 2 in a tree)"
     group.add_argument("--stop-after", type=positive, metavar="N", help=text)
     text = "of a task; requests that failed count (twice what the search asks)"
@@ -60,15 +60,15 @@ def add_parser(subparsers) -> None:
     text = "open: run programs though nothing keeps them from the network (closed)"
     group.add_argument("--sandbox-network", choices=("closed", "open"), default="closed", help=text)
     text = "of a program, on all inputs of a task (10)"
-    group.add_argument("--program-seconds", type=_share(3600), default=10.0, metavar="S", help=text)
+    group.add_argument("--program-seconds", type=_between(1, 3600), default=10.0, metavar="S", help=text)
     group.add_argument("--program-megabytes", type=positive, default=1024, metavar="N", help="of memory (1024)")
     add_loading(parser, "a local coder")
 
 
-def _share(most: float) -> Callable[[str], float]:
+def _between(low: float, high: float) -> Callable[[str], float]:
     def number(text: str) -> float:
-        if not 0 < float(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not more than 0 and at most {most:g}")
+        if not low <= float(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not from {low:g} to {high:g}")
         return float(text)
 
     return number

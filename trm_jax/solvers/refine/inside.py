@@ -63,9 +63,9 @@ def namespaces(layers):
         if libc.unshare(flags | NEW_NS | NEW_IPC | NEW_NET | NEW_PID):
             continue
         if flags:
-            # Nobody in there: what belongs to others stays theirs.
+            # Nobody in there, with numbers or without.
             for name, text in (("setgroups", "deny"), ("uid_map", "65534 %d 1"), ("gid_map", "65534 %d 1")):
-                with open("/proc/self/" + name, "w") as file:
+                with contextlib.suppress(OSError), open("/proc/self/" + name, "w") as file:
                     file.write(text % ids[name == "gid_map"] if "%" in text else text)
             layers["user namespace"] = True
         layers["network namespace"] = layers["process namespace"] = True
