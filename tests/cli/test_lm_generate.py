@@ -111,7 +111,7 @@ def test_on_a_disk_that_is_full(trm, tmp_path, questions, whole):
 
 
 def test_what_is_there_is_kept_unless_forced(refused, tmp_path, words, whole):
-    """Answers of other settings, finished or not, are named with what differs."""
+    """Answers of other settings, finished or not, are named with what differs; so is another file."""
     for name in ("answers.jsonl", "answers.jsonl.partial"):
         (tmp_path / name).write_bytes(whole)
         told = refused(*words, "--max-new-tokens", 30, "--temperature", 0.5)
@@ -119,19 +119,21 @@ def test_what_is_there_is_kept_unless_forced(refused, tmp_path, words, whole):
             f"{tmp_path / name} is there, of another run (max_new_tokens 20, not 30, temperature 0.0, not 0.5)" in told
         )
         assert "--force begins anew" in told
-        assert "another kind of file" in refused(*words) if (tmp_path / name).write_text("[1]\n") else ""
         (tmp_path / name).unlink()
+    (tmp_path / "answers.jsonl").write_text("my notes\n")
+    assert "another kind of file" in refused(*words)
+    assert (tmp_path / "answers.jsonl").read_text() == "my notes\n"
 
 
 def test_forced_it_begins_anew(trm, tmp_path, words, whole):
     (tmp_path / "answers.jsonl").write_text("others")
-    (tmp_path / "answers.jsonl.partial").write_text("others")
+    (tmp_path / "answers.jsonl.partial").write_bytes(whole[:-9])
     assert trm.run(*words, "--force").code == 0
     assert (tmp_path / "answers.jsonl").read_bytes() == whole
 
 
 def test_bad_input_is_one_line(refused, tmp_path, words):
-    """Before anything is read or written."""
+    """Before anything is written."""
     (tmp_path / "empty.jsonl").write_text('{"id": "a", "question": "Who?", "answers": []}')
     assert "line 1: a has no answers" in refused(*words, "--questions", "empty.jsonl")
     assert "--shots 6: 5 are built in" in refused(*words, "--shots", 6)
@@ -143,3 +145,12 @@ def test_bad_input_is_one_line(refused, tmp_path, words):
     assert "nowhere does not exist" in refused("lm", "generate", "nowhere")
     assert "nowhere does not exist" in refused(*words, "--adapter", "nowhere")
     assert [file.name for file in tmp_path.iterdir()] == ["empty.jsonl"]
+
+
+def test_a_prompt_that_is_too_long(trm, tmp_path, words, whole):
+    """Is one line with the question's name; what it leaves is in nobody's way."""
+    result = trm.run(*words, "--max-new-tokens", 500)
+    assert result.code == 2
+    assert "question qa01: its prompt has 58 tokens, and with 500 new ones" in result.error_lines[0]
+    assert trm.run(*words).code == 0
+    assert (tmp_path / "answers.jsonl").read_bytes() == whole

@@ -167,17 +167,18 @@ def tiny():
     cfg = language_model.Config(
         vocab_size=20, hidden_size=16, layers=2, heads=2, kv_heads=1, head_dim=8, inner_size=24, rope_theta=1e4
     )
-    params = language_model.init(jax.random.key(3), cfg)
+    params = jax.jit(language_model.init, static_argnums=1)(jax.random.key(3), cfg)
     params = {**params, "head": params["head"] * 40}
     rng = np.random.default_rng(0)
     return cfg, params, [{"inputs": rng.integers(0, 20, n).astype(np.int32)} for n in (3, 9, 4, 4, 70, 12)]
 
 
+read = jax.jit(language_model.read, static_argnums=1)
 MOST = 40
 SEEDS = np.array([7, 1, 2**32 - 1, 40, 41, 0], np.uint32)
 
 
-def all_written(tiny, order=range(6), rows=3, ends=(), most=MOST, stop=None, **how) -> dict:
+def all_written(tiny, order=range(6), rows=6, ends=(), most=MOST, stop=None, **how) -> dict:
     """The answers by their prompts' numbers; `order`: in which the prompts are given."""
     cfg, params, prompts = tiny
     order = list(order)
@@ -207,7 +208,7 @@ def assert_same(found: dict, wanted: dict) -> None:
         assert one.ended == wanted[n].ended
 
 
-@pytest.mark.parametrize("rows, chunk, temperature", [(1, 7, 0.8), (4, 1, 0.0), (6, 96, 0.8)])
+@pytest.mark.parametrize("rows, chunk, temperature", [(1, 96, 0.8), (3, 7, 0.0)])
 def test_batch_chunk_and_order_change_nothing(tiny, likeliest, drawn, rows, chunk, temperature):
     order = np.random.default_rng(rows).permutation(6).tolist()
     found = all_written(tiny, order, rows, chunk=chunk, temperature=temperature)
@@ -222,21 +223,21 @@ def test_log_probabilities_are_of_raw_logits(tiny, drawn):
     """Whatever the temperature: those that reading the whole gives."""
     cfg, params, prompts = tiny
     whole = [{"inputs": np.concatenate([prompts[n]["inputs"], drawn[n].tokens])} for n in range(6)]
-    log_p = jax.nn.log_softmax(jax.jit(language_model.read, static_argnums=1)(params, cfg, collate(whole, 128)))
+    log_p = jax.nn.log_softmax(read(params, cfg, collate(whole, 128)))
     for n, one in drawn.items():
         np.testing.assert_allclose(one.log_probs, log_p[n, -1 - MOST : -1][np.arange(MOST), one.tokens], atol=1e-5)
 
 
 def test_tokens_are_drawn_by_their_probability(tiny):
-    """A chi-squared test on the first token of 2,000 answers at temperature 2; at 1 it must fail."""
+    """A chi-squared test on the first token of 500 answers at temperature 2; at 1 it must fail."""
     from scipy.stats import chisquare
 
     cfg, params, prompts = tiny
-    n = 2000
+    n = 500
     decoder = Decoder(language_model, cfg, n, (), chunk=1, temperature=2.0)
     (batch,) = decoder(params, lambda _: prompts[0], np.full(n, 3), 1)
     counts = np.bincount([one.tokens[0] for one in batch], minlength=20)
-    logits = np.asarray(language_model.forward(params, cfg, prompts[0]["inputs"][None])[0, -1], np.float64)
+    logits = np.asarray(read(params, cfg, collate(prompts[:1], 3))[0, -1], np.float64)
 
     def p_value(temperature: float) -> float:
         shares = np.exp(logits / temperature) / np.exp(logits / temperature).sum()

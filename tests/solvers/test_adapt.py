@@ -175,6 +175,7 @@ def test_a_task_without_numbers_stops_alone(base, trainer):
     assert_close(jax.tree.map(lambda x: x[0], poisoned["trained"]), alone.weights)
 
 
+@pytest.mark.slow  # NVARC's tests train so too
 def test_embedding_and_head_are_trained_whole_and_apart(base):
     recipe = dataclasses.replace(RECIPE, whole=True, clip=1.0, batch=1, epochs=1, warmup=1)
     trainer = adapt.Trainer(recipe, TINY)

@@ -61,6 +61,8 @@ def test_tasks_are_answered_once_and_merged(tiny_model, tasks, tmp_path, capsys)
     found = records(first)
     assert found.keys() == {"a", "b", "c"}
     assert found["b"]["status"] == "partial" and "one demonstration leaves none to learn from" in found["b"]["reason"]
+    attempts = json.loads((first / "submission.json").read_text())
+    assert [len(attempts[name]) for name in "abc"] == [1, 1, 2]
     assert found["a"]["numbers"]["updates"] == "4/4" and found["a"]["numbers"]["prompts"] == 7
     assert found["c"]["numbers"]["prompts"] == 14
 
@@ -189,7 +191,9 @@ def test_a_model_that_has_seen_the_tasks_is_refused_or_marked(tiny_model, tasks,
     assert f"contaminated: the model was trained on {told}" in capsys.readouterr().out
     member = read(tmp_path / "seen" / run.PREDICTIONS)[0].member
     assert member.settings["contaminated"] == told and member.trained_on == ["everything", "learned"]
-    assert main(["arc", "score", str(tmp_path / "seen" / run.PREDICTIONS), "--data", str(tasks)]) == 0
+    both = str(tmp_path / "both.jsonl")
+    assert main(["arc", "vote", *[str(tmp_path / "seen" / run.PREDICTIONS)] * 2, "--output", both]) == 0
+    assert main(["arc", "score", both, "--data", str(tasks)]) == 0
     assert f"by a model that was trained on {told}" in capsys.readouterr().out
 
 

@@ -173,7 +173,8 @@ def finish(folder, tasks: Mapping, source, member: Mapping) -> int:
     `predictions.Member` takes, of any name."""
     from trm_jax.solvers import run as runs
     from trm_jax.tasks.arc.files import digest
-    from trm_jax.tasks.arc.predictions import Header, Member
+    from trm_jax.tasks.arc.predictions import Header, Member, ranked
+    from trm_jax.tasks.arc.submission import submission, write_submission
 
     missing = len(tasks) - len(runs.done(folder, sorted(tasks)))
     if missing:
@@ -182,7 +183,10 @@ def finish(folder, tasks: Mapping, source, member: Mapping) -> int:
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", member["name"])[:64]
     header = Header(Member(**{**member, "name": safe}), source.name, digest(tasks), "rank")
     counts = runs.merge(folder, header, sorted(tasks))
+    best = {key: [one.grid for one in found] for key, found in ranked([folder / runs.PREDICTIONS])}
+    write_submission(folder / "submission.json", submission(best, tasks))
     print(f"tasks        {len(tasks)}: " + ", ".join(f"{many} {status}" for status, many in sorted(counts.items())))
     print(f"predictions  {folder / runs.PREDICTIONS}")
+    print(f"submission   {folder / 'submission.json'}")
     print(f"next: {command('arc', 'score', folder / runs.PREDICTIONS, '--data', source)}", file=sys.stderr)
     return 0

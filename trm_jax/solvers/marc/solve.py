@@ -52,7 +52,7 @@ class Marc:
         self._model, self._recipe, self._settings, self._tasks = model, recipe, settings, tasks
         self._form = prompts.Format(model.words, settings.instruction)
         self._trainer = adapt.Trainer(recipe, model.cfg)
-        self._start = adapt.begin(recipe, model.cfg, model.params)
+        self._start = adapt.begin(recipe, model.cfg, model.params, settings.seed)
         ends = sorted({self._form.end, *model.eos})
         self._write = Decoder(decoder, recipe.model(model.cfg), rows, ends, chunk=CHUNK)
         self._longest = min(settings.longest, model.cfg.context or settings.longest)
@@ -98,7 +98,7 @@ class Marc:
         lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
         reasons = []
         if not trained.updates:
-            reasons.append("answered without training: " + self._why_untrained(task))
+            reasons.append("zero-shot: " + self._why_untrained(task))
         elif len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
         if cut:
