@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 
 import jax
 import pytest
@@ -33,18 +34,21 @@ def questions(folder):
     return path
 
 
-@pytest.fixture(scope="module")
-def answers(folder, questions):
-    """As a good model would have answered, but for one that it did not."""
+def answered(path, questions):
+    """An answers file, as a good model would have written it, but for one answer that it did not give."""
     asked = generate.read_questions(questions)
     header = generate.header("someone", "0", "questions.jsonl", asked, [], generate.Settings())
     said = [{"id": one.id, "question": one.question, "answers": one.answers} for one in asked]
     for number, one in enumerate(said):
         one |= {"response": one["answers"][0], "tokens": [1], "log_probs": [-0.1], "nll": 0.1 + number, "stop": "eos"}
     said[3] |= {"response": "<|im_end|>", "nll": None}
-    path = folder / "answers.jsonl"
     path.write_text("".join(f"{json.dumps(one)}\n" for one in (header, *said)))
     return path
+
+
+@pytest.fixture(scope="module")
+def answers(folder, questions):
+    return answered(folder / "answers.jsonl", questions)
 
 
 def lines_of(path):
@@ -62,7 +66,8 @@ def test_words_alone(here, answers, tmp_path):
     assert not any("verdict" in one for one in records)
 
 
-def test_a_judge_killed_at_random_ends_with_the_same_file(trm, answers, model, tmp_path):
+def test_cut_anywhere_it_ends_with_the_same_file(trm, answers, model, tmp_path):
+    """With what a kill may leave: some batches, and a line that ends somewhere."""
     asked = ("lm", "judge", answers, "--judge", model, "--how", "chat", "--batch", 3)
     whole = trm.run(*asked, "--output", tmp_path / "whole.jsonl")
     assert whole.code == 0, whole.err
@@ -71,15 +76,34 @@ def test_a_judge_killed_at_random_ends_with_the_same_file(trm, answers, model, t
     header, *records = lines_of(tmp_path / "whole.jsonl")
     assert [one.get("control") for one in records] == [None, "right", "wrong"] * 5
     assert header["settings"] == {"how": "chat", "control": True}
-    output, partial = tmp_path / "a.jsonl", tmp_path / "a.jsonl.partial"
-    process, least = trm.start(*asked, "--output", output), random.Random(1).choice((1, 700, 1400))
-    assert process.until(lambda: partial.exists() and partial.stat().st_size >= least)
-    process.kill()
-    process.wait()
-    partial.write_bytes(partial.read_bytes()[:-20])  # in the midst of a line, or of the header
-    last = trm.run(*asked, "--output", output)
-    assert last.code == 0, last.err
-    assert output.read_bytes() == expected and not partial.exists()
+    first, *others = expected.splitlines(keepends=True)
+    (tmp_path / "a.jsonl.partial").write_bytes((first + b"".join(random.Random(1).sample(others, 9)))[:-20])
+    last = trm.run(*asked, "--output", tmp_path / "a.jsonl")
+    assert last.code == 0 and "going on: 8 of 15 rulings are there" in last.err, last.err
+    assert (tmp_path / "a.jsonl").read_bytes() == expected and not (tmp_path / "a.jsonl.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_judge_stopped_and_killed_at_random_ends_with_the_same_file(trm, model, tmp_path):
+    answers = answered(tmp_path / "answers.jsonl", generate.QUESTIONS)
+    asked = ("lm", "judge", answers, "--judge", model, "--how", "chat", "--batch", 1)
+    assert trm.run(*asked, "--output", tmp_path / "whole.jsonl").code == 0
+    output, dice = tmp_path / "a.jsonl", random.Random(1)
+
+    def count():
+        partial = tmp_path / "a.jsonl.partial"
+        return partial.read_text().count("\n") if partial.exists() else 0
+
+    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
+        process, least = trm.start(*asked, "--output", output), count() + dice.randrange(2, 20)
+        assert process.until(lambda least=least: count() >= least)
+        process.signal(number)
+        result = process.wait()
+        assert result.code == (75 if number == signal.SIGINT else -signal.SIGKILL), result.err
+        assert number == signal.SIGKILL or "next: the same command goes on from there" in result.err
+    assert not output.exists()
+    assert trm.run(*asked, "--output", output).code == 0
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes() and count() == 0
 
 
 def test_rulings_of_others_are_not_mixed(refused, here, answers, model, tmp_path):

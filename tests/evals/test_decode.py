@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.models.test_arc_transformer import config
-from trm_jax.evals.decode import CHUNK, Decoder, collate
+from trm_jax.evals.decode import CHUNK, Decoder, collate, common
 from trm_jax.models import arc_transformer
 from trm_jax.models import decoder as language_model
 from trm_jax.models.convert.arc_transformer import import_state_dict
@@ -178,14 +178,15 @@ MOST = 40
 SEEDS = np.array([7, 1, 2**32 - 1, 40, 41, 0], np.uint32)
 
 
-def all_written(tiny, order=range(6), rows=6, ends=(), most=MOST, stop=None, **how) -> dict:
+def all_written(tiny, order=range(6), rows=6, ends=(), most=MOST, stop=None, asked=None, **how) -> dict:
     """The answers by their prompts' numbers; `order`: in which the prompts are given."""
     cfg, params, prompts = tiny
     order = list(order)
     sizes = np.array([len(prompts[n]["inputs"]) for n in order])
-    asked = stop and (lambda n, tokens: stop(order[n], tokens))
+    stopped = stop and (lambda n, tokens: stop(order[n], tokens))
+    asked = {"stop": stopped, "seeds": SEEDS[order], **(asked or {})}
     decoder = Decoder(language_model, cfg, rows, ends, **how)
-    batches = decoder(params, lambda n: prompts[order[n]], sizes, most, stop=asked, seeds=SEEDS[order])
+    batches = decoder(params, lambda n: prompts[order[n]], sizes, most, **asked)
     return {order[one.prompt]: one for batch in batches for one in batch}
 
 
@@ -272,3 +273,35 @@ def test_an_answer_that_is_told_to_stop(tiny, likeliest):
     assert sorted(asked) == sorted([(n, 16) for n in range(6)] + [(n, 32) for n in range(6) if n != 2])
     for n, one in found.items():
         np.testing.assert_array_equal(one.tokens, likeliest[n].tokens[: len(one.tokens)])
+
+
+def test_what_all_prompts_begin_with_is_read_once(tiny, likeliest):
+    """Then each goes on with its own, also behind a text that is not padded to a whole chunk; nothing else changes."""
+    cfg, params, prompts = tiny
+    head = np.arange(75, dtype=np.int32) % 20
+    begun = cfg, params, [{"inputs": np.concatenate([head, one["inputs"]])} for one in prompts]
+    alone = all_written(begun, rows=3)
+    assert common([one["inputs"] for one in begun[2]]) == 75
+    for shared, rows in ((75, 4), (70, 1)):
+        found = all_written(begun, rows=rows, asked={"shared": shared})
+        assert_same(found, alone)
+    assert any((alone[n].tokens != likeliest[n].tokens).any() for n in range(6))  # what is shared is read
+
+
+def test_how_much_prompts_share():
+    """No prompt is shared to its end, and little is not shared at all."""
+    text = list(range(90))
+    assert common([text + [1], text + [2, 3]]) == 90
+    assert common([text + [1], np.array(text)]) == 89
+    assert common([text[:50] + [1], text]) == 0
+    assert common([text]) == 89
+
+
+def test_what_is_looked_at_behind_the_prompts(tiny):
+    """Of each prompt: the logits of its first token, whatever is written then; a batch that is written is left out."""
+    cfg, params, prompts = tiny
+    found = all_written(tiny, rows=3, look=lambda logits: logits[:, :3], most=2, asked={"written": [0, 2, 3]})
+    assert sorted(found) == [1, 4, 5]  # the three shortest would have been the first batch
+    for n, one in found.items():
+        logits = language_model.forward(params, cfg, prompts[n]["inputs"][None])[0, -1, :3]
+        np.testing.assert_allclose(one.seen, logits, atol=1e-4)

@@ -13,6 +13,7 @@ answers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -52,6 +53,16 @@ def collate(prompts: Sequence[Prompt], size: int) -> dict[str, np.ndarray]:
             batch[name][row, size - length :] = x
         batch["segments"][row, size - length :] = 0
     return batch
+
+
+def common(prompts: Sequence[Sequence[int]]) -> int:
+    """With how many tokens all prompts begin, each of them going on; 0 where to share them would not pay."""
+    count = min(len(os.path.commonprefix([*map(list, prompts)])), min(map(len, prompts)) - 1)
+    return count if count >= CHUNK else 0
+
+
+def _cut(prompt: Prompt, part: slice) -> Prompt:
+    return {name: x[part] for name, x in prompt.items()}
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,10 @@ class Decoder:
         log_p = jax.nn.log_softmax(self._family.read(params, self._cfg, batch), axis=-1)
         return jnp.argmax(log_p, axis=-1).astype(jnp.int32), jnp.max(log_p, axis=-1)
 
-    def _first(self, params, batch, room: int):
-        return self._family.begin(params, self._cfg, batch, room)
+    def _first(self, params, batch, before, room: int):
+        if before is None:
+            return self._family.begin(params, self._cfg, batch, room)
+        return self._family.follow(params, self._cfg, before, batch, room)
 
     def _token(self, logits, log_p, draws, at):
         """The token of each row [B]; draws: (seeds [B], tokens written before this chunk [B]), None for the likeliest.
@@ -156,6 +169,7 @@ class Decoder:
         stop: Callable[[int, np.ndarray], bool] | None = None,
         seeds: np.ndarray | None = None,
         written: Collection[int] = (),
+        shared: int = 0,
     ) -> Iterator[list[Written]]:
         """The answers, a list for each batch: prompts of about one length together, the short ones first.
 
@@ -163,9 +177,15 @@ class Decoder:
         called before each batch; True ends it all. draft: gives a prompt with a draft of its answer behind it, or None;
         asked when its batch is due. stop(number of a prompt, tokens of its answer so far) is asked after every chunk;
         True leaves it at that. seeds [N] uint32: of the prompts, where tokens are drawn. written: prompts that
-        have their answer; a batch of them alone is left out, so that the others are what they would have been.
+        have their answer; a batch of them alone is left out, so that the others are what they would have been. shared:
+        tokens with which all prompts begin, which are read once; the family then needs follow(params, cfg, state of
+        one row, batch, room) -> state.
         """
         seeds = np.arange(len(sizes), dtype=np.uint32) if seeds is None else seeds
+        before = None
+        if shared:
+            batch = collate([_cut(prompt(0), slice(shared))], shared)
+            before = self._begin(params, batch, None, room=shared)
         order, waiting, done = np.argsort(sizes, kind="stable"), [], 0
         for first in range(0, len(order), self._rows):
             if on_batch and on_batch(done, len(order)):
@@ -183,7 +203,7 @@ class Decoder:
             while len(waiting) >= self._rows or (waiting and first + self._rows >= len(order)):
                 here, waiting = waiting[: self._rows], waiting[self._rows :]
                 done += len(here)
-                yield self._batch(params, here, most, stop)
+                yield self._batch(params, here, most, stop, shared, before)
 
     def _checked(self, params, begun: list[_Begun], drafts: list[Prompt | None], most: int) -> list[_Begun]:
         """The answers as far as their drafts are right."""
@@ -207,10 +227,13 @@ class Decoder:
     def _filled(self, rows: list) -> list:
         return rows + rows[:1] * (self._rows - len(rows))
 
-    def _batch(self, params, begun: list[_Begun], most: int, stop: Callable | None) -> list[Written]:
-        prompts, rows = [one.prompt for one in begun], range(len(begun))
+    def _batch(
+        self, params, begun: list[_Begun], most: int, stop: Callable | None, shared: int, before
+    ) -> list[Written]:
+        prompts, rows = [_cut(one.prompt, slice(shared, None)) for one in begun], range(len(begun))
         size, room = round_up(max(len(prompt["inputs"]) for prompt in prompts), CHUNK), CHUNK
-        state = self._begin(params, collate(self._filled(prompts), size), room=size + room)
+        batch, size = collate(self._filled(prompts), size), shared + size
+        state = self._begin(params, batch, before, room=size + room)
         seen = jax.device_get(self._look(state["logits"])) if self._look else [None] * self._rows
         said = [(one.tokens, one.log_probs) for one in begun]
         filled = self._filled(begun)

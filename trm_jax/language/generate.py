@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from trm_jax.errors import InputError
-from trm_jax.evals.decode import Decoder, Written
+from trm_jax.evals.decode import Decoder, Written, common
 from trm_jax.language import chat, lines
 from trm_jax.language.metrics import likelihood
 from trm_jax.language.model import Model
@@ -214,7 +214,8 @@ def answers(
     def ids_of(n: int) -> dict[str, np.ndarray]:
         return {"inputs": np.array(encoded[n][0], np.int32)}
 
-    batches = write(model.params, ids_of, sizes, settings.max_new_tokens, stop=stop, seeds=seeds, written=there)
+    how = {"stop": stop, "seeds": seeds, "written": there, "shared": common([ids for ids, _ in encoded])}
+    batches = write(model.params, ids_of, sizes, settings.max_new_tokens, **how)
     try:
         for batch in batches:
             found = []

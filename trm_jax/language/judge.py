@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trm_jax.errors import InputError
-from trm_jax.evals.decode import Decoder
+from trm_jax.evals.decode import Decoder, common
 from trm_jax.language import chat, generate, lines, metrics, remote
 from trm_jax.language.model import Model
 from trm_jax.language.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ SYSTEM = (
     "word: yes or no."
 )
 REPLY_TOKENS = 10
+BEHIND = "\n\n"  # what ends a verdict among graded examples: behind it a model grades answers of its own
 TOP = 20  # likeliest first tokens that a server is asked for, the most that servers tell
 
 
@@ -87,16 +89,17 @@ def exam(case: Case) -> str:
     return "".join(f"{name}: {' '.join(text.split())}\n" for name, text in said.items())
 
 
-def shots() -> list[Case]:
+@cache
+def shots() -> tuple[Case, ...]:
     """The graded examples that are built in; `control` is their verdict."""
     told = (said for _, said in json_lines(generate.BUILT_IN / "qa_small_judge_shots.jsonl"))
-    return [Case(*(said[name] for name in ("id", "question", "answers", "proposed", "verdict"))) for said in told]
+    return tuple(Case(*map(said.get, ("id", "question", "answers", "proposed", "verdict"))) for said in told)
 
 
 def plain(case: Case) -> str:
     """The text that a judge goes on with yes or no, behind the graded examples."""
     asked = "Is the proposed answer correct (yes or no)?"
-    graded = "".join(f"{exam(shot)}{asked} {shot.control}\n\n" for shot in shots())
+    graded = "".join(f"{exam(shot)}{asked} {shot.control}{BEHIND}" for shot in shots())
     return f"{graded}{exam(case)}{asked}"
 
 
@@ -149,20 +152,25 @@ def by_model(
         shares = jax.nn.softmax(logits, axis=-1)
         return jnp.stack([shares[:, group].sum(-1) for group in groups], axis=-1)
 
-    write = Decoder(decoder, model.cfg, rows, model.eos, chunk=REPLY_TOKENS, look=masses)
+    def graded(_, tokens) -> bool:
+        return how == "shots" and BEHIND in model.words.decode(tokens).lstrip()
+
+    write = Decoder(decoder, model.cfg, rows, model.eos, chunk=2, look=masses)
     batches = write(
         model.params,
         lambda number: {"inputs": prompts[number]},
         np.array([len(prompt) for prompt in prompts]),
         REPLY_TOKENS,
         on_batch=lambda *_: stopping(),
+        stop=graded,
         written=done,
+        shared=common(prompts),
     )
     for batch in batches:
         found = []
         for one in batch:
             reply = model.words.decode(one.tokens).strip()
-            reply = reply.partition("\n\n")[0] if how == "shots" else reply  # behind which it grades answers of its own
+            reply = reply.partition(BEHIND)[0] if how == "shots" else reply
             found.append((one.prompt, ruling(reply, *map(float, one.seen))))
         yield found
 

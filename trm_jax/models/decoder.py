@@ -295,6 +295,22 @@ def begin(params: dict, cfg: Config, batch: Mapping, room: int) -> dict:
     return lax.scan(lambda state, chunk: (extend(params, cfg, state, chunk), None), state, chunks)[0]
 
 
+def follow(params: dict, cfg: Config, state: dict, batch: Mapping, room: int) -> dict:
+    """The state behind prompts that all go on from one text, `state` of a single row without room; else as `begin`."""
+    tokens, real = batch["inputs"], batch["segments"] >= 0
+    (rows, size), read = tokens.shape, state["seen"].shape[1]
+
+    def spread(x: jax.Array) -> jax.Array:
+        x = jnp.broadcast_to(x, (x.shape[0], rows, *x.shape[2:]))
+        return jnp.pad(x, ((0, 0), (0, 0), (0, room - read), (0, 0), (0, 0)))
+
+    seen = jnp.concatenate([jnp.broadcast_to(state["seen"], (rows, read)), real], axis=1)
+    seen = jnp.pad(seen, ((0, 0), (0, room - read - size)), constant_values=True)
+    number = jnp.broadcast_to(state["number"], (rows,))
+    state = {"cache": jax.tree.map(spread, state["cache"]), "seen": seen, "slot": state["slot"], "number": number}
+    return extend(params, cfg, state, tokens)
+
+
 def _state(params: dict, cfg: Config, x: jax.Array, cache, seen: jax.Array, slot: jax.Array, number: jax.Array) -> dict:
     """The state behind x [B, C, D], the last layer's output. slot: where the next token goes in the cache; number [B]:
     its position."""

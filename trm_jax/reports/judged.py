@@ -187,7 +187,7 @@ def _judge(found: Figures, judged: Records) -> Section:
         ]
     note = "The judge tells no probabilities: yes counts as 1, no as 0, anything else as 0.5."
     if found.mass is not None:
-        note = f"P(yes): the share of yes in what first tokens give to yes and no, in the mean {found.mass:.2f} of all."
+        note = f"P(yes): the share of yes in what first tokens give to yes and no, in the mean {found.mass:.4f} of all."
     return Section("What the judge says", sentence, table, "judge", tuple(panels), (note,))
 
 
