@@ -55,7 +55,7 @@ def add_parser(subparsers) -> None:
     text = "of prompts and replies of a task (any number)"
     group.add_argument("--token-budget", type=positive, default=0, metavar="N", help=text)
     group = parser.add_argument_group("the sandbox, which is no security boundary")
-    text = "run what the coder writes on this machine"
+    text = "run what the coder writes on this machine; the sandbox is NOT a security boundary"
     group.add_argument("--allow-code-execution", action="store_true", help=text)
     text = "open: run programs though nothing keeps them from the network (closed)"
     group.add_argument("--sandbox-network", choices=("closed", "open"), default="closed", help=text)

@@ -173,7 +173,7 @@ def _sent(request: urllib.request.Request, timeout_s: float) -> tuple[int, str, 
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         passing = isinstance(cause, TimeoutError | ConnectionError | http.client.HTTPException)
-        why = f"not within {timeout_s:g} s" if isinstance(cause, TimeoutError) else _plain(cause)
+        why = f"not within {timeout_s:g} s" if isinstance(cause, TimeoutError) else one_line(cause)
         return 0, why, 0.0 if passing and not isinstance(cause, ConnectionRefusedError) else None
 
 
@@ -205,7 +205,7 @@ def _reply(address: str, content: str, repeated: int) -> Reply:
         if not isinstance(text, str):
             raise TypeError
     except (ValueError, LookupError, TypeError, RecursionError):
-        said = f"{address} answers, but not as OpenAI's chat completions do: {_plain(content) or 'nothing'}"
+        said = f"{address} answers, but not as OpenAI's chat completions do: {one_line(content) or 'nothing'}"
         raise InputError(f"{said}; such an address often ends in /v1") from None
     usage = said.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
@@ -229,10 +229,10 @@ def _message(content: str) -> str:
         said = said.get("message", said) if isinstance(said, dict) else said
     except (ValueError, AttributeError, RecursionError):
         said = content
-    return _plain(said) or "nothing more"
+    return one_line(said) or "nothing more"
 
 
-def _plain(said: Any, most: int = 200) -> str:
+def one_line(said: Any, most: int = 200) -> str:
     """A short line of letters that do nothing to a terminal."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(said)).split())
     return line if len(line) <= most else f"{line[:most]} ..."

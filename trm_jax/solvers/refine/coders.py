@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,12 +145,12 @@ class Local:
         return not self._model.cfg.context or len(self._ids(prompt)) + self._most <= self._model.cfg.context
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int], tries: int, seconds: float) -> list[Reply]:
-        ids = [self._ids(prompt) for prompt in prompts]
+        ids, until = [self._ids(prompt) for prompt in prompts], time.monotonic() + seconds
 
         def stop(number: int, tokens: np.ndarray) -> bool:
             if self._stopping():
                 raise Stopped
-            return program(self._model.words.decode(tokens)) is not None
+            return time.monotonic() > until or program(self._model.words.decode(tokens)) is not None
 
         sizes = np.array([len(one) for one in ids])
         batches = self._write(

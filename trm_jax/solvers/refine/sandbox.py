@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from trm_jax.errors import InputError
+from trm_jax.language.remote import one_line
 from trm_jax.tasks.arc.files import read_grid
 
 INSIDE = Path(__file__).with_name("inside.py")
@@ -80,7 +81,7 @@ class Sandbox:
     def run(self, code: str, inputs: Sequence[np.ndarray]) -> Ran:
         """What transform(grid) of a program makes of each input [H, W]; it never raises for what a program does."""
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="sandbox_") as folder:
+        with tempfile.TemporaryDirectory(prefix="sandbox_", ignore_cleanup_errors=True) as folder:
             answers, printed, late = self._sent(code, inputs, folder)
         return _ran(answers, printed, late, len(inputs), time.monotonic() - began)
 
@@ -146,7 +147,7 @@ def _ran(answers: bytes, printed: bytes, late: str | None, count: int, seconds: 
         one = by_input.get(number)
         grid, error = (None, _end(end)) if one is None else _answer(one)
         grids.append(grid)
-        errors.append(error and " ".join(error.split())[:500])
+        errors.append(error and one_line(error, 500))
     return Ran(tuple(grids), tuple(errors), printed.decode("utf-8", "replace"), seconds, layers)
 
 
