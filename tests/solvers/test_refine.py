@@ -410,6 +410,26 @@ def test_a_script_that_runs_out_and_another_run(ensemble, tmp_path, capsys):
     assert len(replies(tmp_path / "run")) == 1
 
 
+def test_an_interrupt_keeps_what_is_there(ensemble, tmp_path, capsys, monkeypatch):
+    """At once, in the midst of a program; the same command goes on."""
+    asked = command(script(tmp_path / "a.json", ensemble("refine"), [WRONG, FLIP]), tmp_path / "run")
+    runs = sandbox.Sandbox.run
+
+    def interrupted(self, code, inputs):
+        if "fliplr" in code:
+            raise KeyboardInterrupt
+        return runs(self, code, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox.Sandbox, "run", interrupted)
+        assert main(asked) == 75
+    said = capsys.readouterr()
+    assert "stopped: 0 of 1 tasks are answered" in said.out and "the same command goes on" in said.err
+    assert [one["outcome"] for one in replies(tmp_path / "run")] == ["scored"]
+    assert main(asked) == 0
+    assert [one["outcome"] for one in replies(tmp_path / "run")] == ["scored", "solved"]
+
+
 def test_a_network_that_cannot_be_cut_is_refused(ensemble, tmp_path, capsys, monkeypatch):
     bare = property(lambda self: {"files": False, "network": False, "processes": True})
     monkeypatch.setattr(sandbox.Sandbox, "closed", bare)

@@ -133,7 +133,7 @@ def ask(
     request = urllib.request.Request(where, json.dumps(body).encode(), headers)
     until = time.monotonic() + within_s
     for repeated in range(attempts):
-        status, sent, wait = _sent(request, min(timeout_s, until - time.monotonic()))
+        status, sent, wait = _sent(request, min(timeout_s, max(0.001, until - time.monotonic())))
         if key:
             sent = _blotted(sent, key)
         if status == 200:

@@ -79,10 +79,11 @@ def no_capabilities():
 
 def landlock(readable, listed):
     """Of files, reading what is readable and the names in what is listed; no TCP, no signals to others."""
-    abi = call(444, 0, 0, 1)
+    abi = call(444, 0, 0, 1)  # landlock_create_ruleset; 445: landlock_add_rule; 446: landlock_restrict_self
     rights = (1 << (16 if abi >= 5 else 15 if abi >= 3 else 12 + abi)) - 1
     attributes = struct.pack("QQQ", rights, 3, 3)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     rules = call(444, attributes, len(attributes), 0)
+    # 0b100: reading a file, 0b1000: listing a folder.
     for path, folder_rights in [(one, 0b1100) for one in readable] + [(one, 0b1000) for one in listed]:
         with contextlib.suppress(FileNotFoundError):
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
