@@ -31,7 +31,7 @@ def ask(server, *answers, **how):
 
 def test_what_is_asked_and_what_comes_back(server):
     found = ask(server, completion("Yes.", FIRST), top=5, seed=3)
-    assert found == ("Yes.", (("Yes", -0.25), ("No", -1.5)), "stop", 0)
+    assert found == ("Yes.", (("Yes", -0.25), ("No", -1.5)), "stop", 0, None)
     ((path, headers, asked),) = server.requests
     assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {SECRET}"
     assert asked == {
@@ -44,7 +44,7 @@ def test_what_is_asked_and_what_comes_back(server):
         "seed": 3,
     }
     bare = ask(server, completion(None), key=None)
-    assert bare == ("", None, "stop", 0)
+    assert bare == ("", None, "stop", 0, None)
     _, headers, asked = server.requests[1]
     assert "Authorization" not in headers and "logprobs" not in asked
 
@@ -92,6 +92,16 @@ def test_a_server_that_is_broken_for_ever(server):
     with pytest.raises(OutOfReach, match=r"answers 500: oops \(5 times\); the same command goes on"):
         ask(server, (500, "oops", {}))
     assert len(server.requests) == remote.ATTEMPTS
+    for limit in ({"attempts": 2}, {"within_s": 0.002}):  # the pause before the third is 0.002 s
+        with pytest.raises(remote.Unanswered) as error:
+            ask(server, (500, "oops", {}), **limit)
+        assert 1 <= error.value.attempts <= 2
+
+
+@pytest.mark.parametrize(("usage", "tokens"), [({"total_tokens": 7}, 7), ({"total_tokens": "7"}, None), ([], None)])
+def test_tokens_are_those_that_a_server_counts(server, usage, tokens):
+    code, content, headers = completion("Yes")
+    assert ask(server, (code, json.dumps({**json.loads(content), "usage": usage}), headers)).tokens == tokens
 
 
 @pytest.mark.parametrize("drip", [False, True])

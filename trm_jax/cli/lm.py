@@ -17,8 +17,9 @@ def add_parser(subparsers) -> None:
         importlib.import_module(f"trm_jax.cli.{name}").add_parser(commands)
 
 
-def add_loading(parser, whose: str = "the model", prefix: str = "") -> None:
-    """The options that say how a model is loaded and used; prefix: of their names, for a second model."""
+def add_loading(parser, whose: str = "the model", prefix: str = "", batch: bool = True) -> None:
+    """The options that say how a model is loaded and used; prefix: of their names, for a second model; batch: whether
+    it is asked prompts by the batch."""
     group = parser.add_argument_group(f"how {whose} is loaded")
 
     def add(name: str, text: str, **how) -> None:
@@ -29,7 +30,8 @@ def add_loading(parser, whose: str = "the model", prefix: str = "") -> None:
     add("adapter", "LoRA adapter as PEFT writes it", type=model_path, metavar="FOLDER")
     add("rope-theta", "for files without one (10000: Llama 1 and 2)", type=float, metavar="X")
     add("tokenizer", "with a tokenizer.json to take instead of the model's own", type=model_path, metavar="FOLDER")
-    add("batch", "prompts at a time (8)", type=positive, default=8, metavar="N")
+    if batch:
+        add("batch", "prompts at a time (8)", type=positive, default=8, metavar="N")
 
 
 def loading(args, prefix: str = "") -> dict:

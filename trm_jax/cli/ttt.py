@@ -25,25 +25,31 @@ def add_parser(subparsers) -> None:
         importlib.import_module(f"trm_jax.cli.{name}").add_parser(commands)
 
 
-def add_options(parser) -> None:
-    """What all recipes ask for."""
-    parser.add_argument("model", type=model_path, metavar="MODEL", help="a folder, or a .gguf file")
-    text = "folder of tasks, a task's file or ..._challenges.json"
-    parser.add_argument("--data", type=any_path, required=True, metavar="SET", help=text)
-    parser.add_argument("--workdir", type=any_path, metavar="FOLDER", help="(runs/ttt_RECIPE)")
+def add_tasks(parser, workdir: str, data_help: str = ""):
+    """Which tasks are answered, and where the answers go; the group of options of tasks."""
+    text = f"folder of tasks, a task's file or ..._challenges.json{data_help}"
+    parser.add_argument("--data", type=any_path, required=not data_help, metavar="SET", help=text)
+    parser.add_argument("--workdir", type=any_path, metavar="FOLDER", help=f"({workdir})")
     parser.add_argument("--force", action="store_true", help="begin anew where another run is")
     group = parser.add_argument_group("tasks")
     group.add_argument("--tasks", nargs="+", metavar="ID", help="of the set, these alone")
     group.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every Nth task from number I, from 0")
-    group.add_argument("--tasks-at-once", type=positive, default=1, metavar="N", help="trained side by side (1)")
     group.add_argument("--minutes", type=_minutes, default=math.inf, metavar="M", help="for a task; then what is there")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (0)")
+    return group
+
+
+def add_options(parser) -> None:
+    """What all recipes ask for."""
+    parser.add_argument("model", type=model_path, metavar="MODEL", help="a folder, or a .gguf file")
+    group = add_tasks(parser, "runs/ttt_RECIPE")
+    group.add_argument("--tasks-at-once", type=positive, default=1, metavar="N", help="trained side by side (1)")
     text = "tasks that the model was trained on, besides those that its folder tells"
     group.add_argument("--trained-on", type=any_path, nargs="+", default=[], metavar="SET", help=text)
     text = "answer tasks that the model was trained on, and mark the answers so"
     group.add_argument("--allow-contaminated", action="store_true", help=text)
     group.add_argument("--no-adapters", action="store_true", help="do not keep what was trained")
-    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (0)")
-    add_loading(parser)
+    add_loading(parser, batch=False)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -77,11 +83,7 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
     from trm_jax.train.progress import Progress
     from trm_jax.train.stopping import StopRequest
 
-    tasks = files.read_tasks(args.data)
-    for name in args.tasks or ():
-        if name not in tasks:
-            raise InputError(f"--tasks {name}: {args.data} has no such task")
-    tasks = {name: tasks[name] for name in sorted(args.tasks or tasks)}
+    tasks = chosen(args, files.read_tasks(args.data))
     known = seen(tasks, [one for one in (args.model, args.adapter) if one and one.is_dir()], args.trained_on)
     if known.sets:
         print(f"the model was trained on {known}", file=sys.stderr)
@@ -120,7 +122,7 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
             try:
                 for record in runs.answer(*told):
                     ready += 1
-                    progress.say(_row(record, ready, len(own)))
+                    progress.say(row(record, ready, len(own)))
                     progress.step(ready)
             except runs.Stopped:
                 pass
@@ -128,7 +130,21 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
             print(f"stopped by {stop.name}: {ready} of {len(own)} tasks are answered")
             print("next: the same command goes on from there", file=sys.stderr)
             return EXIT_STOPPED
-    return _finish(args, kind, folder, tasks, data, name, settings, known.sets, contaminated)
+    told = {**settings, **({"contaminated": contaminated} if contaminated else {})}
+    words = command("ttt", kind, args.model, "--data", args.data)
+    member = {"name": f"{kind}-{name}", "kind": kind, "command": words, "settings": told, "trained_on": known.sets}
+    code = finish(folder, tasks, args.data, member)
+    if contaminated:
+        print(f"contaminated: the model was trained on {contaminated}")
+    return code
+
+
+def chosen(args, tasks: Mapping) -> dict:
+    """The tasks that are to be answered, in the order of their names."""
+    for name in args.tasks or ():
+        if name not in tasks:
+            raise InputError(f"--tasks {name}: {args.data} has no such task")
+    return {name: tasks[name] for name in sorted(args.tasks or tasks)}
 
 
 def _plain(model):
@@ -144,7 +160,7 @@ def _plain(model):
     return dataclasses.replace(model, params=params, cfg=cfg)
 
 
-def _row(record: Mapping, number: int, total: int) -> str:
+def row(record: Mapping, number: int, total: int) -> str:
     """A task's line of the table."""
     told = "  ".join(f"{name} {value}" for name, value in record["numbers"].items())
     why = f"  ({record['reason']})" if record["reason"] else ""
@@ -152,9 +168,11 @@ def _row(record: Mapping, number: int, total: int) -> str:
     return f"{place}  {record['task']}  {record['status']:<7}  {record['seconds']:.1f} s  {told}{why}"
 
 
-def _finish(args, kind, folder, tasks, data, name, settings, trained_on, contaminated) -> int:
-    """Merge the records into predictions once those of all parts are there."""
+def finish(folder, tasks: Mapping, source, member: Mapping) -> int:
+    """Merge the records into predictions once those of all parts are there; source: of the tasks; member: what
+    `predictions.Member` takes, of any name."""
     from trm_jax.solvers import run as runs
+    from trm_jax.tasks.arc.files import digest
     from trm_jax.tasks.arc.predictions import Header, Member, ranked
     from trm_jax.tasks.arc.submission import submission, write_submission
 
@@ -162,16 +180,13 @@ def _finish(args, kind, folder, tasks, data, name, settings, trained_on, contami
     if missing:
         print(f"answered: this part; {missing} of {len(tasks)} tasks are other parts'")
         return 0
-    told = {**settings, **({"contaminated": contaminated} if contaminated else {})}
-    safe = re.sub(r"[^A-Za-z0-9._-]", "-", f"{kind}-{name}")[:64]
-    member = Member(safe, kind, command("ttt", kind, args.model, "--data", args.data), told, None, trained_on)
-    counts = runs.merge(folder, Header(member, args.data.name, data, "rank"), sorted(tasks))
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", member["name"])[:64]
+    header = Header(Member(**{**member, "name": safe}), source.name, digest(tasks), "rank")
+    counts = runs.merge(folder, header, sorted(tasks))
     best = {key: [one.grid for one in found] for key, found in ranked([folder / runs.PREDICTIONS])}
     write_submission(folder / "submission.json", submission(best, tasks))
     print(f"tasks        {len(tasks)}: " + ", ".join(f"{many} {status}" for status, many in sorted(counts.items())))
-    if contaminated:
-        print(f"contaminated: the model was trained on {contaminated}")
     print(f"predictions  {folder / runs.PREDICTIONS}")
     print(f"submission   {folder / 'submission.json'}")
-    print(f"next: {command('arc', 'score', folder / runs.PREDICTIONS, '--data', args.data)}", file=sys.stderr)
+    print(f"next: {command('arc', 'score', folder / runs.PREDICTIONS, '--data', source)}", file=sys.stderr)
     return 0

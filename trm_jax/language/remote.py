@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import time
 import urllib.error
@@ -40,6 +41,7 @@ class Reply(NamedTuple):
     first: tuple[tuple[str, float], ...] | None
     finish: str | None  # "stop", "length", ...
     repeated: int  # how often the request was made again
+    tokens: int | None = None  # of prompt and reply, where the server tells them
 
 
 class Refused(InputError):
@@ -48,6 +50,14 @@ class Refused(InputError):
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
+
+
+class Unanswered(OutOfReach):
+    """The server did not answer, in so many attempts."""
+
+    def __init__(self, message: str, attempts: int):
+        super().__init__(message)
+        self.attempts = attempts
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -101,16 +111,18 @@ def ask(
     top: int = 0,
     key: Key | None = None,
     timeout_s: float = 60.0,
+    attempts: int = ATTEMPTS,
+    within_s: float = math.inf,
     say: Callable[[str], None] = lambda line: None,
     **more: Any,
 ) -> Reply:
     """What `model` at `address` (http://localhost:8000/v1) writes to messages [{"role": "user", "content": "Hi"}, ...].
 
     top: of how many of the likeliest first tokens the log-probabilities are asked for; timeout_s: of an attempt. What
-    may pass (429, 5xx, no answer in time, a connection that breaks) is tried ATTEMPTS times, as late as the server
-    asks for, and told to `say`. more: other fields of the request. Raises OutOfReach where the last attempt fails or
-    nothing can be reached, Refused for what the server will not do, InputError for an address that is none or that of
-    another kind of server.
+    may pass (429, 5xx, no answer in time, a connection that breaks) is tried so many times, as late as the server
+    asks for but no later than within_s, and told to `say`. more: other fields of the request. Raises Unanswered where
+    the last attempt fails or nothing can be reached, Refused for what the server will not do, InputError for an
+    address that is none or that of another kind of server.
     """
     check_address(address)
     body = {"model": model, "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, **more}
@@ -119,8 +131,9 @@ def ask(
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key.secret}"} if key else {})
     where = f"{address.rstrip('/').removesuffix('/chat/completions')}/chat/completions"
     request = urllib.request.Request(where, json.dumps(body).encode(), headers)
-    for repeated in range(ATTEMPTS):
-        status, sent, wait = _sent(request, timeout_s)
+    until = time.monotonic() + within_s
+    for repeated in range(attempts):
+        status, sent, wait = _sent(request, min(timeout_s, max(0.001, until - time.monotonic())))
         if key:
             sent = _blotted(sent, key)
         if status == 200:
@@ -132,12 +145,15 @@ def ask(
         if status and status not in PASSING:
             raise Refused(f"{address} {problem}", status)
         if wait is None:
-            raise OutOfReach(f"{address} {problem}; is it right, and is the server up?")
-        if repeated + 1 < ATTEMPTS:
+            raise Unanswered(f"{address} {problem}; is it right, and is the server up?", repeated + 1)
+        if repeated + 1 < attempts:
             wait = min(max(wait, PAUSE_S * 2**repeated), LONGEST_PAUSE_S)
+            if time.monotonic() + wait >= until:
+                break
             say(f"note: {address} {problem}; asking again in {wait:.0f} s")
             time.sleep(wait)
-    raise OutOfReach(f"{address} {problem} ({ATTEMPTS} times); the same command goes on once it works again")
+    times = repeated + 1
+    raise Unanswered(f"{address} {problem} ({times} times); the same command goes on once it works again", times)
 
 
 def _sent(request: urllib.request.Request, timeout_s: float) -> tuple[int, str, float | None]:
@@ -157,7 +173,7 @@ def _sent(request: urllib.request.Request, timeout_s: float) -> tuple[int, str, 
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         passing = isinstance(cause, TimeoutError | ConnectionError | http.client.HTTPException)
-        why = f"not within {timeout_s:g} s" if isinstance(cause, TimeoutError) else _plain(cause)
+        why = f"not within {timeout_s:g} s" if isinstance(cause, TimeoutError) else one_line(cause)
         return 0, why, 0.0 if passing and not isinstance(cause, ConnectionRefusedError) else None
 
 
@@ -183,13 +199,17 @@ def _blotted(content: str, key: Key) -> str:
 
 def _reply(address: str, content: str, repeated: int) -> Reply:
     try:
-        choice = json.loads(content)["choices"][0]
+        said = json.loads(content)
+        choice = said["choices"][0]
         text = choice["message"]["content"] or ""
         text = text.encode(errors="replace").decode()  # half a surrogate pair is no text
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        said = f"{address} answers, but not as OpenAI's chat completions do: {_plain(content) or 'nothing'}"
+        said = f"{address} answers, but not as OpenAI's chat completions do: {one_line(content) or 'nothing'}"
         raise InputError(f"{said}; such an address often ends in /v1") from None
-    return Reply(text, _first(choice), choice.get("finish_reason"), repeated)
+    usage = said.get("usage")
+    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+    tokens = tokens if type(tokens) is int else None
+    return Reply(text, _first(choice), choice.get("finish_reason"), repeated, tokens)
 
 
 def _first(choice: dict) -> tuple[tuple[str, float], ...] | None:
@@ -208,10 +228,10 @@ def _message(content: str) -> str:
         said = said.get("message", said) if isinstance(said, dict) else said
     except (ValueError, AttributeError, RecursionError):
         said = content
-    return _plain(said) or "nothing more"
+    return one_line(said) or "nothing more"
 
 
-def _plain(said: Any, most: int = 200) -> str:
+def one_line(said: Any, most: int = 200) -> str:
     """A short line of letters that do nothing to a terminal."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(said)).split())
     return line if len(line) <= most else f"{line[:most]} ..."

@@ -1,7 +1,8 @@
 """A run of a solver over tasks: a file for each task, whoever answered it, and one of predictions when all are there.
 
 FOLDER/run.json says what decides the answers, FOLDER/tasks/ID.json what became of a task, FOLDER/adapters/ID is the
-adapter that was trained for it, FOLDER/predictions.jsonl the answers to all tasks.
+adapter that was trained for it, FOLDER/replies/ID.jsonl what a coder wrote for it, FOLDER/predictions.jsonl the answers
+to all tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trm_jax.storage.paths import AnyPath, write_whole
 from trm_jax.tasks.arc.files import read_grid, read_json
 from trm_jax.tasks.arc.predictions import Header, Line, writing
 
-RUN, RECORDS, ADAPTERS, PREDICTIONS = "run.json", "tasks", "adapters", "predictions.jsonl"
+RUN, RECORDS, ADAPTERS, REPLIES, PREDICTIONS = "run.json", "tasks", "adapters", "replies", "predictions.jsonl"
 
 
 class Stopped(Exception):
@@ -73,7 +74,8 @@ def begin(folder: AnyPath, header: Mapping, force: bool) -> None:
         if not force:
             differ = sorted(name for name in {*there, *header} if there.get(name) != header.get(name))
             raise InputError(f"{folder} is of another run ({', '.join(differ)} differ); --force begins anew there")
-        for file in (*(folder / RECORDS).glob("*.json"), folder / PREDICTIONS):
+        kept = *(folder / RECORDS).glob("*.json"), *(folder / REPLIES).glob("*.jsonl"), folder / PREDICTIONS
+        for file in kept:
             file.unlink(missing_ok=True)
     write_whole(path, (json.dumps(header, indent=1) + "\n").encode())
 
