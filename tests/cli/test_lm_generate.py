@@ -157,6 +157,7 @@ def test_bad_input_is_one_line(refused, tmp_path, words):
     assert "line 1: a has no answers" in refused(*words, "--questions", "empty.jsonl")
     assert "--shots 6: 5 are built in" in refused(*words, "--shots", 6)
     assert "none.jsonl: no such file" in refused(*words, "--shots", "none.jsonl")
+    assert "--shots: the path is empty" in refused(*words, "--shots", "")
     assert "'AnsZer' has 'Z' in it" in refused(*words, "--stop", "Z", "AnsZer")
     assert "temperature is -1.0; it must not be negative" in refused(*words, "--temperature", -1)
     assert "is a folder; name a file" in refused(*words, "--output", tmp_path)

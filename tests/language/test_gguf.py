@@ -230,6 +230,8 @@ def test_rotary_settings(llama):
     path, fields, tensors = llama
     untold = {name: value for name, value in fields.items() if name != "llama.rope.freq_base"}
     assert gguf.config(path, untold, tensors, rope_theta=1e4).rope_theta == 1e4
+    with pytest.raises(InputError, match="its llama.rope.freq_base is 500000, not 10000; do not give another"):
+        gguf.config(path, fields, tensors, rope_theta=1e4)
     linear = {**fields, "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     assert gguf.config(path, linear, without(tensors, "rope_freqs.weight")).rope_scaling == 4.0
     both, alone = (gguf.config(path, keys, tensors).rope_scaling for keys in (linear, fields))

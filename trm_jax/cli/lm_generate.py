@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = 'JSON lines {"id", "question", "answers": [...], "context"} (40 that are built in)'
     group.add_argument("--questions", type=any_path, metavar="FILE", help=text)
     text = "answered questions in front: so many of those built in, or all of a file (5)"
-    group.add_argument("--shots", default="5", metavar="N|FILE", help=text)
+    group.add_argument("--shots", type=_shots, default="5", metavar="N|FILE", help=text)
     group.add_argument("--brief", metavar="TEXT", help="a line above each question; '' for none")
     text = "tokens of an answer (150)"
     group.add_argument("--max-new-tokens", type=positive, default=150, metavar="N", help=text)
@@ -73,7 +73,7 @@ def generate(model: Path, how: dict, args, output: AnyPath, force: bool = False)
     from trm_jax.reports import judged
 
     source = args.questions or g.QUESTIONS
-    questions, shots, settings = g.read_questions(source), _shots(args.shots), _settings(args)
+    questions, shots, settings = g.read_questions(source), _shown(args.shots), _settings(args)
     header = g.header(model.absolute().name, digest(model, **how), source.name, questions, shots, settings)
     done = {one["id"]: one for one in lines.begin(output, header, force)}
     if len(done) < len(questions):
@@ -99,16 +99,20 @@ def _settings(args):
     return g.Settings(**given)
 
 
-def _shots(given: str) -> list:
+def _shots(text: str) -> int | AnyPath:
+    return int(text) if text.isdecimal() else any_path(text)
+
+
+def _shown(given: int | AnyPath) -> list:
     """The questions that are shown with their answers."""
     from trm_jax.language import generate as g
 
-    if not given.isdecimal():
-        return g.read_questions(any_path(given))
+    if not isinstance(given, int):
+        return g.read_questions(given)
     shots = g.read_questions(g.SHOTS)
-    if int(given) > len(shots):
+    if given > len(shots):
         raise InputError(f"--shots {given}: {len(shots)} are built in; name a file of more")
-    return shots[: int(given)]
+    return shots[:given]
 
 
 def _write(

@@ -118,10 +118,11 @@ def config(
     scaling = fields.get(f"{arch}.rope.scaling.type", "none")
     if scaling not in ("none", "linear"):
         raise InputError(f"{path}: {arch}.rope.scaling.type is {scaling!r}, which is not supported")
-    if rope_theta is None:
-        if f"{arch}.rope.freq_base" not in fields:
-            raise InputError(f"{path} lacks {arch}.rope.freq_base; give it as rope_theta (10000 for Llama 1 and 2)")
-        rope_theta = value("rope.freq_base")
+    theta = value("rope.freq_base", rope_theta or 0)
+    if not theta:
+        raise InputError(f"{path} lacks {arch}.rope.freq_base; give it as rope_theta (10000 for Llama 1 and 2)")
+    if rope_theta not in (None, theta):
+        raise InputError(f"{path}: its {arch}.rope.freq_base is {theta:g}, not {rope_theta:g}; do not give another")
 
     hidden, heads = value("embedding_length"), value("attention.head_count")
     turned = value("rope.dimension_count", 0)
@@ -141,7 +142,7 @@ def config(
             kv_heads=value("attention.head_count_kv", heads),
             head_dim=head_dim,
             inner_size=value("feed_forward_length"),
-            rope_theta=rope_theta,
+            rope_theta=theta,
             rms_eps=value("attention.layer_norm_rms_epsilon"),
             rope_scaling=divisors,
             tied=_MODEL_NAMES["head"] not in tensors,
