@@ -37,7 +37,7 @@ def add_parser(subparsers) -> None:
     group.add_argument("--clip", type=float, default=0.5, metavar="X", help="largest norm of a gradient; 0: any (0.5)")
     group.add_argument("--limit", type=positive, default=8192, metavar="N", help="tokens of a text (8192)")
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (0)")
-    add_loading(parser)
+    add_loading(parser, batch=False)
 
 
 def run(args) -> int:
