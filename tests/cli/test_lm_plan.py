@@ -36,8 +36,9 @@ def test_training(here):
 def test_folders_and_notes(here, golden_folder):
     where = golden_folder / "llm" / "llama32_sharded"
     context = json.loads((where / "config.json").read_text())["max_position_embeddings"]
-    result = here("lm", "plan", where, "--context", context + 1)
-    assert result.code == 0 and f"note: the model was made for {context:,} tokens" in result.out
+    result = here("lm", "plan", where, "--context", context + 1, "--rope-theta", 500000)
+    assert result.code == 0 and f"note: the model was made for {context:,} tokens" in result.out, result.err
+    assert f"next: trm lm generate {where} --rope-theta 500000" in result.out
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_folders_and_notes(here, golden_folder):
         (("llama-3-8b", "--compile"), "h100 is no TPU slice of a known shape"),
         (("llama-3-8b", "--compile", "--device", "v4-8", "--train", "full"), "leave out --train"),
         (("absent.gguf",), "absent.gguf: No such file"),
+        (("llama-3-8b", "--context", 2**31, "--train", "lora"), "positions are counted in 32 bits"),
         (("llama-3-8b", "--context", "0"), "'0' is not a whole number of at least 1"),
     ],
 )

@@ -71,6 +71,8 @@ def run(args) -> int:
         device = dataclasses.replace(hardware.find(args.device or "h100"), **given)
     source, cfg, declared = plan.find(args.model, dtype=args.dtype, rope_theta=args.rope_theta)
     context = args.context or min(2048, cfg.context or 2048)
+    if context >= 2**31:
+        raise InputError(f"--context {context}: positions are counted in 32 bits; give less")
     train = Lora(args.rank, 2.0 * args.rank, tuple(args.targets.split(","))) if args.train == "lora" else args.train
     asked = plan.Asked(cfg, declared, args.quantise, context, args.batch, train)
     found = plan.needs(asked, device)
@@ -85,8 +87,12 @@ def run(args) -> int:
     if args.compile:
         why = _compiled(args, asked) or why
     if os.path.exists(args.model) and not (why or args.train):
-        again = cli.options_again(("--dtype", args.dtype, None), ("--quantise", args.quantise, ""))
-        print(f"next: {cli.command('lm', 'generate', args.model, *again)}")
+        given = (
+            ("--dtype", args.dtype, None),
+            ("--quantise", args.quantise, ""),
+            ("--rope-theta", args.rope_theta, None),
+        )
+        print(f"next: {cli.command('lm', 'generate', args.model, *cli.options_again(*given))}")
     return 1 if why else 0
 
 
