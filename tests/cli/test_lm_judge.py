@@ -190,6 +190,11 @@ def test_what_holds_no_answers(refused, answers, tmp_path):
     assert "empty.jsonl holds no answer" in refused("lm", "judge", "empty.jsonl")
 
 
+def test_a_run_misses_its_judge_before_it_begins(refused, model, tmp_path):
+    said = refused("lm", "run", "--generator", model, "--judge", "nowhere", "--workdir", "a")
+    assert "nowhere does not exist" in said and not (tmp_path / "a").exists()
+
+
 RUN = ("--shots", 0, "--max-new-tokens", 4, "--how", "chat")
 
 

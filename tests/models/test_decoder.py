@@ -246,10 +246,9 @@ def test_eight_devices_are_one(mesh):
     np.testing.assert_allclose(state["logits"], said["logits"], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_layers_that_lie_apart(tied):
+def test_layers_that_lie_apart():
     """The same memory and the same numbers, written with a cache, with hidden states and an adapter."""
-    cfg = small(tied=tied)
+    cfg = small()
     tree = random(cfg)
     views = decoder.apart(tree)
     first, stack = views["layers"][1]["gate"], tree["layers"]["gate"]

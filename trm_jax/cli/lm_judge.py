@@ -110,7 +110,9 @@ def judge(answers: AnyPath, how: dict, rows: int, args, output: AnyPath, force: 
 
 
 def check(args, how: dict) -> None:
-    """Raise InputError for options that are not of the kind of judge that was named."""
+    """Raise InputError for a judge that is not there, and for options that are not of its kind."""
+    from trm_jax.language.model import digest
+
     remote = isinstance(args.judge, str)
     if remote and args.judge_model is None:
         raise InputError(f"name the model of {args.judge} with --judge-model")
@@ -119,6 +121,8 @@ def check(args, how: dict) -> None:
     if not isinstance(args.judge, Path) and (given := [name for name, value in how.items() if value is not None]):
         said = "the server loads its own" if remote else "name it with --judge"
         raise InputError(f"{', '.join(given)}: such options are for a model on this machine; {said}")
+    if isinstance(args.judge, Path):
+        digest(args.judge, **how)
 
 
 def _ask(args, how: dict, rows: int, asked: list, done: dict, output: AnyPath, header: dict) -> bool:

@@ -31,7 +31,7 @@ def write_report(report: Report, folder: AnyPath) -> list[AnyPath]:
         try:
             write_whole(folder / name, content)
         except OSError as error:
-            raise InputError(f"cannot write {folder / name}: {error.strerror}; choose another --output") from error
+            raise InputError(f"cannot write {folder / name}: {error.strerror}; choose another folder") from error
     return [folder / name for name in files]
 
 
