@@ -67,7 +67,7 @@ def test_a_whole_course_is_pefts(shared, golden):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora_llama_plain", "lora_qwen3_plain", "lora_llama_rs_all", "lora_qwen3_rs_embed"])
 def test_three_updates_are_pefts(shared, name):
-    """Free running, from PEFT's start; tolerances of the golden README, twice that for losses behind an update: Adam
+    """Free running, from PEFT's start, within the tolerances of the golden README: Adam
     turns rounding of a gradient near 0 into up to a part of lr."""
     folder = shared / "golden" / "llm" / name
     how = json.loads((folder / "train.json").read_text())
