@@ -100,7 +100,7 @@ def test_tuned_weights_are_scored_on_other_tasks(here, refused, tasks, members):
     a, b = members
     result = here("ensemble", a, b, "--data", tasks, "--tune-weights", "t3")
     assert result.code == 0 and "weights tuned on 1 tasks: a 0 b 1" in result.err
-    assert "3 tasks, 4 test pairs" in result.out and f"{a}:0 {b}:1" in result.err
+    assert "3 tasks, 4 test pairs" in result.out and "--tune-weights t3 --output" in result.err
     assert "leave those of the members out" in refused(
         "ensemble", f"{a}:1", f"{b}:1", "--data", tasks, "--tune-weights", "t3"
     )
@@ -226,6 +226,8 @@ def test_a_configuration_runs_what_is_there(here, refused, tasks, members, tmp_p
     """Members by name, or where their commands leave them; others are named with what is missing."""
     given = ("ensemble", "--config", "A", "--data", tasks)
     assert "nothing of configuration A is there" in refused(*given)
+    fresh = here("ensemble", "--config", "A", "--dry-run")
+    assert fresh.code == 0 and fresh.out.count("left out") == 3 and "is there to vote" in fresh.out
     assert "deep is no member of A; it has marc, nvarc, trm" in refused(*given, "deep=x.jsonl")
     result = here(*given, "--dry-run", f"trm={tmp_path / 'a.jsonl'}")
     assert result.code == 0 and "marc: left out, for models/marc-8B is missing; then: trm ttt marc" in result.out

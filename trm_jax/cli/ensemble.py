@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from trm_jax.cli.arguments import add_documented, any_path, check_free, command, positive
+from trm_jax.cli.arguments import add_documented, any_path, check_free, command, options_again, positive
 from trm_jax.cli.ensemble_members import Given, of_config, parse, print_plan
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
@@ -161,12 +161,21 @@ def _vote(args, given: list[Given], weights: list[float], every: dict) -> int:
     found["mode"], found["missing"], found["contaminated"] = args.mode, args.missing, contaminated
     for said, one in zip(found["members"], entries, strict=True):
         said["file"], said["trained_on"] = str(one.given.file), list(one.trained_on)
-    _print(args, found, len(reported) < len(every))
+    if len(reported) < len(every):
+        without = f", but the {len(tuned)} that weights were tuned on" if tuned else ""
+        print(f"of the {len(every)} tasks of {args.data} those that all members were asked{without}:")
+    _print(args, found)
     if args.output:
         _write(args, found, chosen, entries, voted, every)
     else:
-        again = [str(Given(*one[:2], weight)) for one, weight in zip(given, chosen.weights, strict=True)]
-        print(f"next: {command('ensemble', *again, '--data', args.data, '--output', 'results.json')}", file=sys.stderr)
+        again = options_again(
+            ("--mode", args.mode, "weighted"),
+            ("--missing", args.missing, "renormalise"),
+            ("--allow-contaminated", args.allow_contaminated, False),
+        )
+        again += ["--tune-weights", *args.tune_weights] if tuned else []
+        words = (*map(str, given), "--data", args.data, *again, "--output", "results.json")
+        print(f"next: {command('ensemble', *words)}", file=sys.stderr)
     return 0
 
 
@@ -273,7 +282,7 @@ def _rescored(args, chosen, tasks: dict, contaminated: list[str]):
     return ensemble.rescored(costs)
 
 
-def _print(args, found: dict, fewer: bool) -> None:
+def _print(args, found: dict) -> None:
     from trm_jax.cli.plan import print_table
     from trm_jax.solvers.ensemble import pass2
 
@@ -283,8 +292,6 @@ def _print(args, found: dict, fewer: bool) -> None:
         tasks, pairs = scores["mean_over_tasks"], scores["mean_over_pairs"]
         return [f"{one:.4f}" for one in (tasks["pass@1"], tasks["pass@2"], pairs["pass@2"])]
 
-    if fewer:
-        print(f"of the tasks of {args.data} those that all members were asked, without those for tuning:")
     print(f"{found['tasks']} tasks, {found['pairs']} test pairs, {found['unanswered']} of them unanswered")
     rows = []
     for one in found["members"]:

@@ -48,7 +48,7 @@ def print_plan(config: Configuration) -> None:
 
     device = find(config.device)
     rented, other = config.hours * device.dollars_per_hour, sum(config.other_dollars.values())
-    print(f"configuration {config.name}: {device.title}, {device.memory_gb:g} GB, {config.hours:g} hours")
+    print(f"configuration {config.name}: {device.title}, {config.hours:g} hours")
     print(f"{config.hours:g} x {device.dollars_per_hour:g} = {rented:.2f} dollars of rent ({device.price_source})")
     more = ", ".join(f"{name} {dollars:g}" for name, dollars in config.other_dollars.items())
     print(f"{more}: {rented + other:.2f} dollars in all; the hours are the users' page's, and were not measured\n")
@@ -120,12 +120,9 @@ def of_config(args, config: Configuration, given: list[Given]) -> list[Given]:
                     stage(*shlex.split(text)[1:])
     for line in said:
         print(line, file=sys.stdout if args.dry_run else sys.stderr)
-    if not found:
-        raise InputError(f"nothing of configuration {config.name} is there; trm ensemble --config {config.name} --plan")
     if args.dry_run:
-        print(
-            command(
-                "ensemble", *map(str, found), "--data", args.data or "TASKS", "--output", args.output or "results.json"
-            )
-        )
+        words = (*map(str, found), "--data", args.data or "TASKS", "--output", args.output or "results.json")
+        print(command("ensemble", *words) if found else f"nothing of configuration {config.name} is there to vote")
+    elif not found:
+        raise InputError(f"nothing of configuration {config.name} is there; --dry-run says what each member needs")
     return found
