@@ -167,6 +167,7 @@ def test_bad_input(refused, tasks, members, tmp_path):
         (["a.jsonl"], "'a.jsonl' is no member"),
         ([f"a={tmp_path / 'none.jsonl'}"], "none.jsonl does not exist"),
         ([a, f"a={tmp_path / 'b.jsonl'}"], "a stands there twice"),
+        ([f"trm={tmp_path / 'a.jsonl'}", f"trm={tmp_path / 'b.jsonl'}", "--config", "A"], "trm stands there twice"),
         ([a, f"c={tmp_path / 'link.jsonl'}"], "a and c are both"),
         ([f"{a}:1", b], "b has no weight and others have one"),
         ([f"{a}:-1", f"{b}:1"], "the weight of a is -1"),

@@ -21,13 +21,16 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trm_jax.cli.arguments import add_documented, any_path, check_free, command, options_again, positive
 from trm_jax.cli.ensemble_members import Given, of_config, parse, print_plan
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    from trm_jax.tasks.arc.vote import Ballot
 
 POOL = 20  # grids of a test pair that are rescored, the best ones
 
@@ -47,7 +50,9 @@ def add_parser(subparsers) -> None:
     text = "take members that were trained on the answers, and mark what is written"
     parser.add_argument("--allow-contaminated", action="store_true", help=text)
     group = parser.add_argument_group("configurations")
-    group.add_argument("--config", choices=("A", "B", "C"), help="members and weights of a file of this package")
+    group.add_argument(
+        "--config", dest="configuration", choices=("A", "B", "C"), help="members and weights of a file of this package"
+    )
     group.add_argument("--plan", action="store_true", help="say what it takes and what is claimed of it")
     group.add_argument("--dry-run", action="store_true", help="say what would be run")
     group = parser.add_argument_group("rescoring")
@@ -63,28 +68,37 @@ def run(args) -> int:
 
     _check(args)
     given = [parse(text) for text in args.members]
+    _require_different(given)
     if args.plan:
-        print_plan(configuration.read(args.config))
+        print_plan(configuration.read(args.configuration))
         return 0
     every = read_tasks(args.data) if args.data else {}
-    if args.config:
+    if args.configuration:
         try:
-            given = of_config(args, configuration.read(args.config), given)
+            given = of_config(args, configuration.read(args.configuration), given)
         except Ended as end:
             return end.code
         if args.dry_run:
             return 0
+        _require_different(given)
     return _vote(args, given, _weights(given), every)
 
 
-def _weights(given: list[Given]) -> list[float]:
-    """Of members that are all different."""
+def _require_different(given: list[Given]) -> None:
     for number, one in enumerate(given):
         for other in given[:number]:
             if one.name == other.name:
                 raise InputError(f"{one.name} stands there twice; give each member once")
             if _place(one.file) == _place(other.file):
                 raise InputError(f"{other.name} and {one.name} are both {other.file}; give each member once")
+
+
+def _place(file: AnyPath) -> AnyPath:
+    return file.resolve() if isinstance(file, Path) else file
+
+
+def _weights(given: list[Given]) -> list[float]:
+    """As they are given, or all alike."""
     weights = [one.weight for one in given]
     if None not in weights:
         return weights
@@ -94,15 +108,11 @@ def _weights(given: list[Given]) -> list[float]:
     return [1.0] * len(given)
 
 
-def _place(file: AnyPath) -> AnyPath:
-    return file.resolve() if isinstance(file, Path) else file
-
-
 def _check(args) -> None:
     """What does not go together."""
-    if (args.plan or args.dry_run) and not args.config:
+    if (args.plan or args.dry_run) and not args.configuration:
         raise InputError("--plan and --dry-run are of a configuration; give --config A, B or C")
-    if not args.members and not args.config:
+    if not args.members and not args.configuration:
         raise InputError("no members; write NAME=FILE:WEIGHT for each, or --config A, B or C")
     if args.data is None and not args.plan and not args.dry_run:
         raise InputError("--data is missing; name the tasks that the members answer")
@@ -183,7 +193,7 @@ class _Entry(NamedTuple):
     """A member whose file was read."""
 
     given: Given
-    ballot: object  # of vote.Ballot
+    ballot: Ballot
     tasks: dict  # that it was asked
     trained_on: tuple[str, ...]
     contaminated: str | None  # what is known of it

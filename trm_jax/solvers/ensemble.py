@@ -22,7 +22,6 @@ from trm_jax.solvers.nvarc import select
 from trm_jax.tasks.arc.files import Tasks
 from trm_jax.tasks.arc.vote import Ballot, Candidate, Key, Scores, score, unknown
 
-MISSING = ("renormalise", "zero", "error")
 _DECIMALS = 9
 _FORWARD = 3  # grids that a member puts forward where they are counted
 _SPLITS = 1000  # weights that are tried, about
@@ -234,7 +233,7 @@ def measure(ensemble: Ensemble, tasks: Tasks) -> dict:
                 "scores": scored(alone[number]),
                 "any_candidate": scored(pools[number]),
                 "solved_by_no_other": len(by_member[number] - others) if known else None,
-                "ensemble_without": scored(without[number]) if sum(weights) > weights[number] else None,
+                "ensemble_without": scored(without[number]) if any(weights[:number] + weights[number + 1 :]) else None,
             }
         )
     agreement = [[_agreement(one, other) for other in alone] for one in alone]
