@@ -125,15 +125,17 @@ def _lines(path: AnyPath) -> Iterator[tuple[int, Any]]:
         with local_copy(path) as copy, copy.open(encoding="utf-8-sig") as file:
             for number, text in enumerate(file, 1):
                 if text.strip():
-                    yield number, json.loads(text)
+                    try:
+                        said = json.loads(text)
+                    except (ValueError, RecursionError) as error:  # of numbers and nests without end too
+                        raise InputError(f"{path} line {number}: not JSON ({error}); copy the file once more") from None
+                    yield number, said
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; name a predictions file, as `trm eval` writes it") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name a predictions file in it") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8 ({error}); name a predictions file") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} line {number}: not JSON ({error}); copy the file once more") from None
 
 
 def _need(holds: bool, where: str, said: str) -> None:
@@ -178,7 +180,7 @@ def _line(where: str, said: Any, score_kind: str) -> Line:
     for name, least in (("weight", 0), ("nll", 0), ("q", -_MOST)):
         value = said.get(name)
         fine = value is None or type(value) in (int, float) and least <= value <= _MOST
-        _need(fine, where, f"{name} is {value!r}; write a number{' from 0 on' if least == 0 else ''}")
+        _need(fine, where, f"{name} is {value!r:.40}; write a number{' from 0 on' if least == 0 else ''}")
     line = Line(**{**said, "grid": read_grid(where, said["grid"])})
     counts = score_kind == "rank" or said.get(score_kind) is not None
     _need(counts, where, f"a candidate without {score_kind}, which counts here as the header says")
