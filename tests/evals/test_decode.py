@@ -1,4 +1,4 @@
-"""Decoding against the author's code, alone and in batches, and against the same answers read at once."""
+"""Decoding against the author's code, alone and in batches, against the same answers read at once, and drawn."""
 
 import itertools
 import json
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.models.test_arc_transformer import config
-from trm_jax.evals.decode import CHUNK, Decoder
+from trm_jax.evals.decode import CHUNK, Decoder, collate
 from trm_jax.models import arc_transformer
+from trm_jax.models import decoder as language_model
 from trm_jax.models.convert.arc_transformer import import_state_dict
 from trm_jax.tasks.pairs import tokens as tok
 
@@ -158,3 +159,116 @@ def test_an_evaluation_that_is_told_to_stop(golden, model):
 
     found = list(written(decoder, params, prompts_of(golden, range(6)), CHUNK, on_batch))
     assert asked == [(0, 6), (2, 6)] and len(found) == 2
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A language model of random weights, so loud that it prefers some of its 20 tokens, and six prompts."""
+    cfg = language_model.Config(
+        vocab_size=20, hidden_size=16, layers=2, heads=2, kv_heads=1, head_dim=8, inner_size=24, rope_theta=1e4
+    )
+    params = jax.jit(language_model.init, static_argnums=1)(jax.random.key(3), cfg)
+    params = {**params, "head": params["head"] * 40}
+    rng = np.random.default_rng(0)
+    return cfg, params, [{"inputs": rng.integers(0, 20, n).astype(np.int32)} for n in (3, 9, 4, 4, 70, 12)]
+
+
+read = jax.jit(language_model.read, static_argnums=1)
+MOST = 40
+SEEDS = np.array([7, 1, 2**32 - 1, 40, 41, 0], np.uint32)
+
+
+def all_written(tiny, order=range(6), rows=6, ends=(), most=MOST, stop=None, **how) -> dict:
+    """The answers by their prompts' numbers; `order`: in which the prompts are given."""
+    cfg, params, prompts = tiny
+    order = list(order)
+    sizes = np.array([len(prompts[n]["inputs"]) for n in order])
+    asked = stop and (lambda n, tokens: stop(order[n], tokens))
+    decoder = Decoder(language_model, cfg, rows, ends, **how)
+    batches = decoder(params, lambda n: prompts[order[n]], sizes, most, stop=asked, seeds=SEEDS[order])
+    return {order[one.prompt]: one for batch in batches for one in batch}
+
+
+@pytest.fixture(scope="module")
+def likeliest(tiny):
+    return all_written(tiny)
+
+
+@pytest.fixture(scope="module")
+def drawn(tiny):
+    return all_written(tiny, temperature=0.8)
+
+
+def assert_same(found: dict, wanted: dict) -> None:
+    """Log-probabilities to 1e-5: batches of other shapes add up in another order."""
+    assert found.keys() == wanted.keys()
+    for n, one in found.items():
+        np.testing.assert_array_equal(one.tokens, wanted[n].tokens)
+        np.testing.assert_allclose(one.log_probs, wanted[n].log_probs, atol=1e-5)
+        assert one.ended == wanted[n].ended
+
+
+@pytest.mark.parametrize("rows, chunk, temperature", [(1, 96, 0.8), (3, 7, 0.0)])
+def test_batch_chunk_and_order_change_nothing(tiny, likeliest, drawn, rows, chunk, temperature):
+    order = np.random.default_rng(rows).permutation(6).tolist()
+    found = all_written(tiny, order, rows, chunk=chunk, temperature=temperature)
+    assert_same(found, drawn if temperature else likeliest)
+
+
+def test_what_is_drawn_is_not_the_likeliest(likeliest, drawn):
+    assert all((likeliest[n].tokens != drawn[n].tokens).any() for n in range(6))
+
+
+def test_log_probabilities_are_of_raw_logits(tiny, drawn):
+    """Whatever the temperature: those that reading the whole gives."""
+    cfg, params, prompts = tiny
+    whole = [{"inputs": np.concatenate([prompts[n]["inputs"], drawn[n].tokens])} for n in range(6)]
+    log_p = jax.nn.log_softmax(read(params, cfg, collate(whole, 128)))
+    for n, one in drawn.items():
+        np.testing.assert_allclose(one.log_probs, log_p[n, -1 - MOST : -1][np.arange(MOST), one.tokens], atol=1e-5)
+
+
+def test_tokens_are_drawn_by_their_probability(tiny):
+    """A chi-squared test on the first token of 500 answers at temperature 2; at 1 it must fail."""
+    from scipy.stats import chisquare
+
+    cfg, params, prompts = tiny
+    n = 500
+    decoder = Decoder(language_model, cfg, n, (), chunk=1, temperature=2.0)
+    (batch,) = decoder(params, lambda _: prompts[0], np.full(n, 3), 1)
+    counts = np.bincount([one.tokens[0] for one in batch], minlength=20)
+    logits = np.asarray(read(params, cfg, collate(prompts[:1], 3))[0, -1], np.float64)
+
+    def p_value(temperature: float) -> float:
+        shares = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+        return chisquare(counts, n * shares).pvalue
+
+    assert p_value(2.0) > 0.01
+    assert p_value(1.0) < 1e-6
+
+
+def test_any_of_several_tokens_ends_an_answer(tiny, likeliest):
+    """The answer is what it was, up to the first of them and with it."""
+    ends = tuple(int(likeliest[n].tokens[5 + n]) for n in (0, 1))
+    found = all_written(tiny, ends=ends, chunk=16)
+    assert any(one.ended for one in found.values())
+    for n, one in found.items():
+        at = np.flatnonzero(np.isin(likeliest[n].tokens, ends))
+        count = at[0] + 1 if len(at) else MOST
+        np.testing.assert_array_equal(one.tokens, likeliest[n].tokens[:count])
+        assert one.ended == bool(len(at))
+
+
+def test_an_answer_that_is_told_to_stop(tiny, likeliest):
+    """It is asked after every chunk, with the tokens so far; what the others write stays the same."""
+    asked = []
+
+    def stop(n, tokens):
+        asked.append((n, len(tokens)))
+        return n == 2 or len(tokens) >= 32
+
+    found = all_written(tiny, stop=stop, chunk=16)
+    assert {n: len(one.tokens) for n, one in found.items()} == {n: 16 if n == 2 else 32 for n in range(6)}
+    assert sorted(asked) == sorted([(n, 16) for n in range(6)] + [(n, 32) for n in range(6) if n != 2])
+    for n, one in found.items():
+        np.testing.assert_array_equal(one.tokens, likeliest[n].tokens[: len(one.tokens)])

@@ -48,9 +48,8 @@ def assert_close(one, other, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), one, other)
 
 
-ADAPTERS = ["lora_llama_rs_all"] + [
-    pytest.param(name, marks=pytest.mark.slow)
-    for name in ("lora_llama_plain", "lora_qwen3_plain", "lora_qwen3_rs_embed")
+ADAPTERS = ["lora_qwen3_rs_embed"] + [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("lora_llama_plain", "lora_qwen3_plain", "lora_llama_rs_all")
 ]
 
 
@@ -127,7 +126,7 @@ def test_the_loss_is_the_mean_over_all_learned_tokens(base, monkeypatch):
     assert_close(plain, kept)
 
 
-@pytest.mark.parametrize("quantise", ["int8", "bfloat16"])
+@pytest.mark.parametrize("quantise", ["int8", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_training_lowers_the_loss_and_leaves_the_base_alone(base, trainer, quantise):
     if quantise == "int8":
         layers = {name: quant.quantise(w, "int8") if name in quant.LINEARS else w for name, w in base["layers"].items()}
@@ -137,8 +136,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(base, trainer, quant
         params, trainer = jax.tree.map(lambda x: x.astype(jnp.bfloat16), base), adapt.Trainer(RECIPE, cfg)
     before = bits(params)
     start = adapt.begin(RECIPE, cfg, params)
-    courses = [course_of(seed, 20) for seed in (1, 2)]
-    for one in adapt.train(trainer, params, start, courses):
+    for one in adapt.train(trainer, params, start, [course_of(1, 20)]):
         assert one.finite and len(one.losses) == one.updates == 20
         assert np.mean(one.losses[-5:]) < 0.8 * np.mean(one.losses[:5])
         assert {x.dtype for x in jax.tree.leaves(one.weights)} == {jnp.dtype(cfg.dtype)}
@@ -148,13 +146,14 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(base, trainer, quant
 def test_tasks_side_by_side_are_tasks_one_by_one(base, trainer):
     """In sums of other orders: to 1e-5 after 6 updates of a rate up to 0.03."""
     start = adapt.begin(RECIPE, TINY, base)
-    courses = [course_of(seed, count) for seed, count in ((1, 6), (2, 3), (3, 0))]
+    courses = [course_of(seed, count) for seed, count in ((1, 6), (2, 3))]
     together = adapt.train(trainer, base, start, courses)
     for one, course in zip(together, courses, strict=True):
         (alone,) = adapt.train(trainer, base, start, [course])
         np.testing.assert_allclose(one.losses, alone.losses, atol=1e-5)
         assert_close(one.weights, alone.weights)
-    assert bits(together[2].weights) == bits(start) and together[2].losses == []
+        (padded,) = adapt.train(trainer, base, start, [course], tasks=2)
+        assert_close(one.weights, padded.weights)
     for one, other in zip(together[::-1], adapt.train(trainer, base, start, courses[::-1]), strict=True):
         assert_close(one.weights, other.weights)
 

@@ -151,13 +151,13 @@ def test_a_decoder_is_searched_like_any_other(tiny):
     rng = np.random.default_rng(1)
     texts = [rng.integers(0, 16, n).tolist() for n in (3, 17, 30, 9)]
     allowed, end, p, most = (*range(11), 15), 15, 0.05, 12
-    together = Search(decoder, cfg, 4, end, allowed)(params, [prompt(*text) for text in texts], p, most)
-    alone = Search(decoder, cfg, 1, end, allowed)
+    search = Search(decoder, cfg, 4, end, allowed)
+    together = search(params, [prompt(*text) for text in texts], p, most)
     assert sum(len(one.completions) for one in together) > 6
     assert max(len(tokens) for one in together for tokens, _ in one.completions) > 7
     for text, one in zip(texts, together, strict=True):
         wanted = by_reading(cfg, params, text, p, allowed, end, most)
-        (single,) = alone(params, [prompt(*text)], p, most)
+        (single,) = search(params, [prompt(*text)], p, most)
         for found in (one, single):
             assert found.complete and {tokens for tokens, _ in found.completions} == wanted.keys()
             np.testing.assert_allclose([x[1] for x in found.completions], sorted(wanted.values()), atol=1e-4)

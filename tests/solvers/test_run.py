@@ -18,13 +18,13 @@ from trm_jax.solvers.marc import solve
 from trm_jax.tasks.arc.grids import Pair
 from trm_jax.tasks.arc.predictions import ranked, read
 
-RECIPE = adapt.Recipe(Lora(2, 4, ("q", "down")), lr=1e-2)
-HOW = solve.Settings(most=4, instruction="Find the rule.")
+RECIPE = adapt.Recipe(Lora(2, 4, solve.TARGETS), lr=1e-2)
+HOW = solve.Settings(most=4, longest=300, instruction="Find the rule.")
 
 
-def task(seed: int, shown: int = 2, asked: int = 1) -> dict:
-    """One whose rule is to turn a grid of 2 x 2 upside down."""
-    made = np.random.default_rng(seed).integers(0, 10, (shown + asked, 2, 2))
+def task(seed: int, shown: int = 2, asked: int = 1, width: int = 2) -> dict:
+    """One whose rule is to turn a grid of two rows upside down."""
+    made = np.random.default_rng(seed).integers(0, 10, (shown + asked, 2, width))
     pairs = [{"input": grid.tolist(), "output": grid[::-1].tolist()} for grid in made]
     return {"train": pairs[:shown], "test": pairs[shown:]}
 
@@ -34,7 +34,7 @@ def tasks(tmp_path):
     """A folder of three tasks, one of which shows a single pair."""
     folder = tmp_path / "set"
     folder.mkdir()
-    for name, made in (("a", task(1)), ("b", task(2, shown=1)), ("c", task(3, asked=2))):
+    for name, made in (("a", task(1)), ("b", task(2, shown=1)), ("c", task(3, asked=2, width=3))):
         (folder / f"{name}.json").write_text(json.dumps(made))
     return folder
 
@@ -61,6 +61,8 @@ def test_tasks_are_answered_once_and_merged(tiny_model, tasks, tmp_path, capsys)
     found = records(first)
     assert found.keys() == {"a", "b", "c"}
     assert found["b"]["status"] == "partial" and "one demonstration leaves none to learn from" in found["b"]["reason"]
+    attempts = json.loads((first / "submission.json").read_text())
+    assert [len(attempts[name]) for name in "abc"] == [1, 1, 2]
     assert found["a"]["numbers"]["updates"] == "4/4" and found["a"]["numbers"]["prompts"] == 7
     assert found["c"]["numbers"]["prompts"] == 14
 
@@ -109,7 +111,8 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tiny_model, tasks, tmp_
 
 @pytest.fixture(scope="module")
 def marc(tiny_model):
-    return solve.Marc(model.load(tiny_model), RECIPE, HOW, 8)
+    """As `command` has it, so that what the first test compiled serves."""
+    return solve.Marc(model.load(tiny_model), RECIPE, HOW, 8, tasks=3)
 
 
 def question(name: str, seed: int = 1) -> Question:
@@ -145,9 +148,9 @@ def test_a_loss_that_is_no_number_ends_its_task(marc, monkeypatch):
         return found
 
     monkeypatch.setattr(adapt, "train", broken)
-    first, second = marc([question("a"), question("b")], {"a", "b"}, run.Watch(60.0))
-    assert first.status == "failed" and first.reason == "the loss of update 2 was no number" and not first.candidates
-    assert second.status == "ok"
+    (outcome,) = marc([question("a")], {"a"}, run.Watch(60.0))
+    assert outcome.status == "failed" and outcome.reason == "the loss of update 2 was no number"
+    assert not outcome.candidates and outcome.adapter is None
 
 
 def test_parts_share_a_set_and_the_last_one_merges(tiny_model, tasks, tmp_path, capsys):
@@ -168,7 +171,10 @@ def test_parts_share_a_set_and_the_last_one_merges(tiny_model, tasks, tmp_path, 
 def test_a_model_that_has_seen_the_tasks_is_refused_or_marked(tiny_model, tasks, tmp_path, capsys):
     learned = tmp_path / "learned"
     learned.mkdir()
-    turned = {side: [{k: np.rot90(g).tolist() for k, g in p.items()} for p in pairs] for side, pairs in task(3).items()}
+    turned = {
+        side: [{k: np.rot90(g).tolist() for k, g in p.items()} for p in pairs]
+        for side, pairs in task(3, width=3).items()
+    }
     (learned / "other.json").write_text(json.dumps(turned))
     given = command(tiny_model, tasks, tmp_path / "seen", "--limit", "20", "--trained-on", str(learned))
     assert main(given) == 2
@@ -185,7 +191,9 @@ def test_a_model_that_has_seen_the_tasks_is_refused_or_marked(tiny_model, tasks,
     assert f"contaminated: the model was trained on {told}" in capsys.readouterr().out
     member = read(tmp_path / "seen" / run.PREDICTIONS)[0].member
     assert member.settings["contaminated"] == told and member.trained_on == ["everything", "learned"]
-    assert main(["arc", "score", str(tmp_path / "seen" / run.PREDICTIONS), "--data", str(tasks)]) == 0
+    both = str(tmp_path / "both.jsonl")
+    assert main(["arc", "vote", *[str(tmp_path / "seen" / run.PREDICTIONS)] * 2, "--output", both]) == 0
+    assert main(["arc", "score", both, "--data", str(tasks)]) == 0
     assert f"by a model that was trained on {told}" in capsys.readouterr().out
 
 

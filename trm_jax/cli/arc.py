@@ -138,6 +138,8 @@ def _vote(args) -> int:
     headers = [read(file)[0] for file in args.files]
     trained = sorted({name for header in headers for name in header.member.trained_on})
     settings = {"members": [header.member.name for header in headers], "weights": args.weights or [1] * len(headers)}
+    if told := sorted({str(said) for header in headers if (said := header.member.settings.get("contaminated"))}):
+        settings["contaminated"] = "; ".join(told)
     made_by = command("arc", "vote", *(str(file) for file in args.files))
     member = Member("vote", "ensemble", made_by, settings, None, trained)
     with writing(args.output, Header(member, headers[0].data_name, headers[0].data_sha256)) as writer:

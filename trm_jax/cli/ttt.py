@@ -164,7 +164,8 @@ def _row(record: Mapping, number: int, total: int) -> str:
 def _finish(args, kind, folder, tasks, data, name, settings, trained_on, contaminated) -> int:
     """Merge the records into predictions once those of all parts are there."""
     from trm_jax.solvers import run as runs
-    from trm_jax.tasks.arc.predictions import Header, Member
+    from trm_jax.tasks.arc.predictions import Header, Member, ranked
+    from trm_jax.tasks.arc.submission import submission, write_submission
 
     missing = len(tasks) - len(runs.done(folder, sorted(tasks)))
     if missing:
@@ -174,9 +175,12 @@ def _finish(args, kind, folder, tasks, data, name, settings, trained_on, contami
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", f"{kind}-{name}")[:64]
     member = Member(safe, kind, command("ttt", kind, args.model, "--data", args.data), told, None, trained_on)
     counts = runs.merge(folder, Header(member, args.data.name, data, "rank"), sorted(tasks))
+    best = {key: [one.grid for one in found] for key, found in ranked([folder / runs.PREDICTIONS])}
+    write_submission(folder / "submission.json", submission(best, tasks))
     print(f"tasks        {len(tasks)}: " + ", ".join(f"{many} {status}" for status, many in sorted(counts.items())))
     if contaminated:
         print(f"contaminated: the model was trained on {contaminated}")
     print(f"predictions  {folder / runs.PREDICTIONS}")
+    print(f"submission   {folder / 'submission.json'}")
     print(f"next: {command('arc', 'score', folder / runs.PREDICTIONS, '--data', args.data)}", file=sys.stderr)
     return 0

@@ -67,7 +67,10 @@ def run(args) -> int:
     def size(cfg: decoder.Config) -> int:
         return quant.bytes_of(params.abstract(lora.specs(decoder.specs(cfg), kind, recipe.dtype or cfg.dtype)))
 
-    return ttt.run(args, "marc", told, lambda model: solve.Marc(model, recipe, settings, args.prompts_at_once), size)
+    def solver(model) -> solve.Marc:
+        return solve.Marc(model, recipe, settings, args.prompts_at_once, args.tasks_at_once)
+
+    return ttt.run(args, "marc", told, solver, size)
 
 
 def _instruction(path: Path) -> str:

@@ -77,7 +77,7 @@ def run(args) -> int:
         return quant.bytes_of(params.abstract(recipe.specs(small)))
 
     def solver(model):
-        return solve.Nvarc(model, recipe, settings, args.prompts_at_once, others)
+        return solve.Nvarc(model, recipe, settings, args.prompts_at_once, others, args.tasks_at_once)
 
     return ttt.run(args, "nvarc", {**told, "candidates": digest}, solver, size)
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import jax
 import jax.numpy as jnp
@@ -117,9 +118,7 @@ class Decoder:
             tokens = tokens.at[:, at].set(jnp.where(ended, -1, token))
             log_probs = log_probs.at[:, at].set(jnp.take_along_axis(log_p, token[:, None], -1)[:, 0])
             state = self._family.advance(params, self._cfg, state, token)
-            for end in self._ends:
-                ended |= token == end
-            return at + 1, state, ended, tokens, log_probs
+            return at + 1, state, reduce(or_, (token == end for end in self._ends), ended), tokens, log_probs
 
         blank = jnp.full((rows, size), -1, jnp.int32), jnp.zeros((rows, size), jnp.float32)
         _, state, ended, *said = lax.while_loop(go_on, one, (jnp.int32(0), state, ended, *blank))

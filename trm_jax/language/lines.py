@@ -54,11 +54,13 @@ def begin(path: AnyPath, header: dict, force: bool) -> list[dict]:
         raise InputError(f"{path} is a folder; name a file")
     for place in (path, partial(path)):
         there = [said for _, said in json_lines(place)]
-        if there and not force:
-            if there[0] != header:
-                told = ", ".join(_differences(there[0], header)) or "it is another kind of file"
-                raise InputError(f"{place} is there, of another run ({told}); --force begins anew, or name another")
-            return there[1:]
+        lost = len(there) > 1 if place != path else place.exists()  # without records there is nothing to lose
+        if force or not lost:
+            continue
+        if there[:1] != [header]:
+            told = ", ".join(_differences(there[0], header) if there else []) or "it is another kind of file"
+            raise InputError(f"{place} is there, of another run ({told}); --force begins anew, or name another")
+        return there[1:]
     write_whole(partial(path), _text([header]))
     return []
 

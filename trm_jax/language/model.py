@@ -67,7 +67,7 @@ def load(
     if adapter:
         tree, lora = peft.read(Path(adapter), cfg, params)
         params = {**params, "lora": (tree, lora.scale)}
-    return Model(path.name, cfg, params, words, tuple(dict.fromkeys(eos or named)), asked)
+    return Model(path.absolute().name, cfg, params, words, tuple(dict.fromkeys(eos or named)), asked)
 
 
 def digest(
@@ -84,9 +84,9 @@ def digest(
     Raises InputError where there is no such file or folder.
     """
     known = hashlib.sha256(repr((dtype, quantise, rope_theta)).encode())
-    for place in (path, tokenizer, adapter):
+    for what, place in (("model", path), ("tokenizer", tokenizer), ("adapter", adapter)):
         if place is not None:
-            known.update(_sampled(Path(place)))
+            known.update(what.encode() + _sampled(Path(place)))
     return known.hexdigest()[:16]
 
 

@@ -156,8 +156,10 @@ class Trainer:
     def _one(self, params: dict, state: dict, batch: dict, rate: jax.Array) -> tuple[dict, jax.Array]:
         """An update of one task."""
 
+        cfg = dataclasses.replace(self.cfg, remat=True)  # texts are long, and attention's scores grow with their square
+
         def of(trained):
-            return loss(adapted(params, trained, self.recipe), self.cfg, batch)
+            return loss(adapted(params, trained, self.recipe), cfg, batch)
 
         value, grads = jax.value_and_grad(of)(state["trained"])
         norm = norms(grads)
@@ -200,12 +202,16 @@ def train(
     start: dict,
     courses: Sequence[Course],
     go_on: Callable[[int, list[float]], bool] = lambda made, losses: True,
+    tasks: int = 0,
 ) -> list[Trained]:
     """Train an adapter for each course, side by side.
 
-    go_on(updates made, losses of the last one) is called while the next one is computed; False ends the training.
+    tasks: how many the program is compiled for, where there may be fewer courses. go_on(updates made, losses of the
+    last one) is called while the next one is computed; False ends the training.
     """
-    recipe, state = trainer.recipe, trainer.start(start, len(courses))
+    recipe, real = trainer.recipe, len(courses)
+    courses = [*courses, *[Course([], np.zeros((0, recipe.batch), int))] * (tasks - real)]
+    state = trainer.start(start, len(courses))
     rates = [recipe.rates(len(one.order)) for one in courses]
     found: list[Any] = []
     for at in range(max((len(one.order) for one in courses), default=0)):
@@ -217,7 +223,7 @@ def train(
             break
     finite, losses = np.asarray(state["finite"]), np.array(jax.device_get(found)).reshape(len(found), len(courses))
     result = []
-    for task, one in enumerate(courses):
+    for task, one in enumerate(courses[:real]):
         made = losses[: len(one.order), task].tolist()
         result.append(Trained(_slice(state["trained"], task), made, len(one.order), bool(finite[task])))
     return result

@@ -73,8 +73,8 @@ def begin(folder: AnyPath, header: Mapping, force: bool) -> None:
         if not force:
             differ = sorted(name for name in {*there, *header} if there.get(name) != header.get(name))
             raise InputError(f"{folder} is of another run ({', '.join(differ)} differ); --force begins anew there")
-        for file in (folder / RECORDS).glob("*.json"):
-            file.unlink()
+        for file in (*(folder / RECORDS).glob("*.json"), folder / PREDICTIONS):
+            file.unlink(missing_ok=True)
     write_whole(path, (json.dumps(header, indent=1) + "\n").encode())
 
 

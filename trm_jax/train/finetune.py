@@ -82,7 +82,6 @@ def finetune(
     cfg, params: of a decoder with 16 tokens. folder: has the checkpoints. known: what must be the same for work to go
     on, besides the plan, as the digests of model and data are. Raises InputError where other work lies in `folder`.
     """
-    cfg = dataclasses.replace(cfg, remat=True)
     trainer = adapt.Trainer(plan.recipe, cfg)
     state = trainer.start(adapt.begin(plan.recipe, cfg, params, plan.seed), 1)
     if plan.recipe.lora is None:

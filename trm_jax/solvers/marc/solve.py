@@ -47,12 +47,12 @@ class Settings:
 class Marc:
     """A `run.Solver`."""
 
-    def __init__(self, model: Model, recipe: adapt.Recipe, settings: Settings, rows: int):
-        """rows: prompts that are answered at a time."""
-        self._model, self._recipe, self._settings = model, recipe, settings
+    def __init__(self, model: Model, recipe: adapt.Recipe, settings: Settings, rows: int, tasks: int = 1):
+        """rows: prompts that are answered at a time; tasks: the most of a group."""
+        self._model, self._recipe, self._settings, self._tasks = model, recipe, settings, tasks
         self._form = prompts.Format(model.words, settings.instruction)
         self._trainer = adapt.Trainer(recipe, model.cfg)
-        self._start = adapt.begin(recipe, model.cfg, model.params)
+        self._start = adapt.begin(recipe, model.cfg, model.params, settings.seed)
         ends = sorted({self._form.end, *model.eos})
         self._write = Decoder(decoder, recipe.model(model.cfg), rows, ends, chunk=CHUNK)
         self._longest = min(settings.longest, model.cfg.context or settings.longest)
@@ -68,7 +68,7 @@ class Marc:
             watch.tell(f"{group[0].id}: update {made}, loss {np.mean(losses):.3f}")
             return not watch.over(0.5)  # the rest is for answers
 
-        trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on)
+        trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
         for task, course, one in zip(group, courses, trained, strict=True):
             if task.id in wanted:
@@ -98,14 +98,14 @@ class Marc:
         lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
         reasons = []
         if not trained.updates:
-            reasons.append("answered without training: " + self._why_untrained(task))
+            reasons.append("zero-shot: " + self._why_untrained(task))
         elif len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
         if cut:
             reasons.append(cut)
         status = "skipped" if not numbers["prompts"] else "partial" if reasons else "ok"
         adapter = (trained.weights["lora"], self._recipe.lora) if trained.losses else None
-        return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers, adapter)
+        return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
 
     def _why_untrained(self, task: Question) -> str:
         if len(task.demonstrations) < 2:

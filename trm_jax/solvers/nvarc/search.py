@@ -109,21 +109,13 @@ class Search:
         blank = jnp.zeros(prompts, jnp.int32)
         return state, self._expand(nll, state["logits"], bounds, blank, blank > 0)
 
-    def _follow(self, state, parent, size: int):
-        """The state whose rows are those of the parents [B, W]; size: of the prompts, whose cache stays."""
-        prompts, width = parent.shape
-        rows = (parent + width * jnp.arange(prompts)[:, None]).ravel()
-
-        def moved(x, axis: int):
-            if axis == 0:
-                return x[rows]
-            return x.at[:, :, size:].set(x[:, rows, size:])
-
-        same = (parent == jnp.arange(width)).all()
-        return lax.cond(same, lambda state: state, partial(_by_rows, moved), state)
-
     def _chunk(self, params, state, beam: _Beam, bounds: _Bounds, size: int, longest):
-        """At most CHUNK and `longest` more tokens: (state, beam, the beams of each [CHUNK, ...], their number)."""
+        """At most CHUNK and `longest` more tokens: (state, beam, the beams of each [CHUNK, ...], their number).
+
+        size: of the prompts, whose part of the cache stays where it is.
+        """
+        prompts, width = beam.parent.shape
+        stay = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), beam.parent.shape)
         said = jax.tree.map(lambda x: jnp.zeros((CHUNK, *x.shape), x.dtype), beam)
 
         def go_on(carry):
@@ -132,12 +124,25 @@ class Search:
 
         def one(carry):
             at, state, beam, said = carry
-            state = self._follow(state, beam.parent, size)
             state = self._family.advance(params, self._cfg, state, beam.token.ravel())
             beam = self._expand(beam.nll, state["logits"], bounds, beam.spent, beam.cut)
             return at + 1, state, beam, jax.tree.map(lambda all, x: all.at[at].set(x), said, beam)
 
-        count, state, beam, said = lax.while_loop(go_on, one, (jnp.int32(0), state, beam, said))
+        def follow(carry):
+            """Rows take their parents' states; then all go on until one has another parent than itself.
+
+            A loop in the loop, and not a condition, which would copy the whole cache.
+            """
+            at, state, beam, said = carry
+            rows = (beam.parent + width * jnp.arange(prompts)[:, None]).ravel()
+
+            def moved(x, axis: int):
+                return x[rows] if axis == 0 else x.at[:, :, size:].set(x[:, rows, size:])
+
+            carry = at, _by_rows(moved, state), beam._replace(parent=stay), said
+            return lax.while_loop(lambda carry: go_on(carry) & (carry[2].parent == stay).all(), one, carry)
+
+        count, state, beam, said = lax.while_loop(go_on, follow, (jnp.int32(0), state, beam, said))
         return state, beam, said, count
 
     def __call__(

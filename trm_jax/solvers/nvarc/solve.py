@@ -61,12 +61,14 @@ class Nvarc:
         settings: Settings,
         rows: int,
         others: Mapping[tuple[str, int], Sequence[np.ndarray]],
+        tasks: int = 1,
     ):
-        """rows: prompts at a time; others: grids from elsewhere for (task, test input), which are scored too."""
+        """rows: prompts at a time; others: grids from elsewhere for (task, test input), which are scored too; tasks:
+        the most of a group."""
         cfg, self._params = vocabulary.cut(model.cfg, model.params, model.words)
         limit = min(settings.limit, cfg.context or settings.limit)
         self._recipe, self._settings, self._others = recipe, dataclasses.replace(settings, limit=limit), others
-        self._trainer = adapt.Trainer(recipe, dataclasses.replace(cfg, remat=True))  # texts are long
+        self._trainer, self._tasks = adapt.Trainer(recipe, cfg), tasks
         self._start = adapt.begin(recipe, cfg, self._params)
         self._answer = Answerer(decoder, recipe.model(cfg), rows)
 
@@ -84,7 +86,7 @@ class Nvarc:
             return not watch.over(0.5)  # the rest is for answers
 
         watch.over()
-        trained = adapt.train(self._trainer, self._params, self._start, courses, go_on)
+        trained = adapt.train(self._trainer, self._params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
         for task, one in zip(group, trained, strict=True):
             if task.id in wanted:
