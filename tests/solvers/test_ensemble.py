@@ -129,6 +129,12 @@ def test_q_decides_between_equals_of_a_member():
     assert [(one.grid.item(), one.best_rank) for one in placed] == [(2, 1), (1, 2), (3, 2)]
 
 
+def test_what_is_tiny_in_s_goes_by_rank():
+    """S of all but the first are equal to 9 decimals; the member's own order remains, as for one member alone."""
+    placed = ensemble.weighted([candidates({"4": 1, "1": 1e-14, "3": 1e-12, "2": 1e-13})], [1])
+    assert [one.grid.item() for one in placed] == [4, 3, 2, 1]
+
+
 def test_counting():
     """Each member puts three grids forward, however sure it is; MARC's vote decides."""
     sure, others = candidates({"1": 1000, "2": 1}), candidates({"2": 3, "3": 2})

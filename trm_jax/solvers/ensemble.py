@@ -79,7 +79,7 @@ def weighted(members: Sequence[Sequence[Candidate]], weights: Sequence[float]) -
     for number, weight in zip(speaking, _divided([weights[number] for number in speaking]), strict=True):
         candidates = members[number]
         shares = _divided([one.weight for one in candidates])
-        marks = [(round(share, _DECIMALS), one.q) for share, one in zip(shares, candidates, strict=True)]
+        marks = [(one.weight, one.q) for one in candidates]  # not rounded: a rank parts what is tiny in S
         ranks: dict[tuple, int] = {}
         for place, mark in enumerate(sorted(marks, reverse=True), 1):
             ranks.setdefault(mark, place)
