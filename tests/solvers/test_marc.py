@@ -307,6 +307,18 @@ def test_an_answer_ends_with_its_first_mark():
     assert prompts.parse_answer("[[1 2]\n [3]]#") is None
 
 
+@given(grids)
+def test_an_answer_is_settled_when_it_is_whole_and_not_before(grid):
+    answer = grid_text.write(grid)
+    assert not any(prompts.settled(answer[:end]) for end in (0, 1, len(answer) // 2, len(answer)))
+    assert prompts.settled(f"{answer}#")
+
+
+def test_what_is_no_answer_is_settled_early():
+    assert prompts.settled("The rule") and prompts.settled("[[1 2]\n [3 4]]" * 200)
+    assert not prompts.settled(f" {grid_text.write(np.full((30, 30), 9))}\n")
+
+
 def test_a_template_without_a_system_message_is_refused(golden_folder):
     found = tokenizer.load(golden_folder / "llm" / "tokenizer_bos")
     deaf = "{% for m in messages if m.role != 'system' %}{{ m.content + eos_token }}{% endfor %}"

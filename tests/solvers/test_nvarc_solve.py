@@ -11,6 +11,7 @@ from trm_jax.cli.main import main
 from trm_jax.language import model, peft
 from trm_jax.models import decoder
 from trm_jax.models.lora import Lora
+from trm_jax.models.params import is_spec, path_name
 from trm_jax.models.quant import LINEARS
 from trm_jax.solvers import Question, adapt, run
 from trm_jax.solvers.nvarc import solve, text, vocabulary
@@ -148,7 +149,10 @@ def test_tasks_side_by_side_are_tasks_one_by_one(nvarc):
 def test_time_that_is_over_is_told(nvarc):
     (outcome,) = nvarc([question("a")], {"a"}, run.Watch(1e-9))
     assert outcome.status == "partial" and outcome.numbers["updates"] == "2/8"
-    assert outcome.reason == "the time for training was over; the budget or the time of a search was over"
+    told = ("the time for training was over", "the budget or the time of a search was over")
+    assert outcome.reason == "; ".join(told)
+    (outcome,) = nvarc([question("b")], {"b"}, run.Watch(1e-9))
+    assert outcome.reason == "; ".join((told[0], "no reply to test 0 is a grid", told[1])) and not outcome.candidates
 
 
 def test_what_is_too_long_is_told(opened):
@@ -160,7 +164,21 @@ def test_what_is_too_long_is_told(opened):
     assert "test 0 is not asked" in not_fits.reason
 
 
-def test_candidates_of_another_set_are_refused(small, tasks, tmp_path, capsys):
+def test_candidates_of_another_solver_are_ranked_beside_what_is_found(small, tasks, tmp_path):
+    """Of a file that answers some of the tasks."""
+    other, answer = tmp_path / "other.jsonl", np.full((5, 5), 3, np.uint8)
+    some = {name: one for name, one in files.read_tasks(tasks).items() if name == "c"}
+    with writing(other, Header(Member("trm", "trm"), "set", files.digest(some))) as writer:
+        writer.line(Line("c", 1, answer, weight=1.0))
+    given = command(small, tasks, tmp_path / "run", "--tasks", "c", "--permutations", "0", "--candidates", str(other))
+    assert main(given) == 0
+    (record,) = records(tmp_path / "run").values()
+    (line,) = (line for line in record["candidates"] if line["source"] == "elsewhere")
+    assert line["test"] == 1 and line["grid"] == answer.tolist() and len(line["view_nll"]) == 8
+    assert record["numbers"]["updates"] == "0/0" and not (tmp_path / "run" / run.ADAPTERS).exists()
+
+
+def test_what_does_not_belong_together_is_refused(small, tasks, tmp_path, capsys):
     other = tmp_path / "other.jsonl"
     with writing(other, Header(Member("trm", "trm"), "other", "0" * 64)) as writer:
         writer.line(Line("a", 0, np.zeros((1, 1), np.uint8), weight=1.0))
@@ -168,3 +186,26 @@ def test_candidates_of_another_set_are_refused(small, tasks, tmp_path, capsys):
     assert "answers other, which is not" in capsys.readouterr().err
     assert main([*command(small, tasks, tmp_path / "run"), "--lora-rank", "8"]) == 2
     assert "too small for a whole embedding" in capsys.readouterr().err
+
+
+def test_eight_updates_are_pefts(golden_folder):
+    """Scale, copies of embedding and head, clipping, schedule; tolerances: rounding of two programs, eight times."""
+    cfg = decoder.Config(16, 16, 1, 2, 1, 8, 32, rope_theta=1e4, context=512, qk_norm=True, tied=True)
+    with np.load(golden_folder / "ttt" / "nvarc_updates.npz") as file:
+        golden = dict(file)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, _: golden[f"base/{path_name(path)}"], decoder.specs(cfg), is_leaf=is_spec
+    )
+    recipe = dataclasses.replace(solve.RECIPE, lora=Lora(16, 32, LINEARS, rslora=True), lr=2e-4, warmup=2)
+    start = adapt.begin(recipe, cfg, params)
+    start["lora"] = {name: {**pair, "a": golden[f"a/{name}"]} for name, pair in start["lora"].items()}
+    lessons = [
+        (ids[ids >= 0], learned[ids >= 0]) for ids, learned in zip(golden["ids"], golden["learned"], strict=True)
+    ]
+    course = adapt.Course(lessons, np.arange(8)[:, None])
+    (trained,) = adapt.train(adapt.Trainer(recipe, cfg), params, start, [course])
+    np.testing.assert_allclose(trained.losses, golden["losses"], atol=2e-5)
+    ids = lessons[0][0][None]
+    logits = decoder.forward(adapt.adapted(params, trained.weights, recipe), recipe.model(cfg), ids)
+    np.testing.assert_allclose(logits, golden["logits"], atol=2e-4)
+    assert np.abs(logits - decoder.forward(params, cfg, ids)).max() > 0.01

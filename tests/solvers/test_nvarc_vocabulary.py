@@ -21,7 +21,7 @@ def words(golden_folder):
 
 
 def model(words, tied: bool):
-    cfg = decoder.Config(words.size, 16, 2, 2, 1, 8, 32, rope_theta=1e4, tied=tied, context=64)
+    cfg = decoder.Config(words.size, 16, 1, 2, 1, 8, 32, rope_theta=1e4, tied=tied, context=64)
     return cfg, jax.jit(decoder.init, static_argnums=1)(jax.random.key(0), cfg)
 
 

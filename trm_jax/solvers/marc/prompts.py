@@ -18,6 +18,7 @@ from trm_jax.language import chat
 from trm_jax.language.tokenizer import Tokenizer
 from trm_jax.solvers import grid_text
 from trm_jax.solvers.marc.puzzles import Puzzle
+from trm_jax.tasks.arc.grids import SIDE
 
 INSTRUCTION = (
     "Each line below shows a grid of digits and, behind the arrow, what one hidden rule makes of it. "
@@ -59,6 +60,14 @@ def conversation(puzzle: Puzzle, instruction: str = INSTRUCTION) -> Conversation
 def parse_answer(text: str) -> np.ndarray | None:
     """The grid [H, W] uint8 of an answer, which goes to its first # or to its end; None where that is none."""
     return grid_text.read(text.partition("#")[0])
+
+
+_LONGEST = len(grid_text.write(np.zeros((SIDE, SIDE), np.uint8)))
+
+
+def settled(text: str) -> bool:
+    """Whether nothing that may follow changes what `parse_answer` makes of a text: it has a #, or can be no grid."""
+    return len(text.strip()) > _LONGEST or bool(re.search(r"[^\[\] \n0-9]", text))
 
 
 class Format:

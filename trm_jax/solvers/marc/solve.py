@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,6 @@ PRESETS = {
     "marc_as_run": adapt.Recipe(Lora(128, 16, (*TARGETS, "head"))),
 }
 CHUNK = 16  # tokens between two looks at what has ended
-CHARACTERS = 30 * 62 + 2  # of the longest answer
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,8 @@ class Marc:
 
         def stop(number: int, written: np.ndarray) -> bool:
             watch.over()
-            text = self._model.words.decode(written)
-            # Nothing that follows a mark counts, and what no grid has in it is none.
-            over = len(text.strip()) > CHARACTERS or re.search(r"[^\[\] \n0-9]", text)
-            return bool(over) or sizes[number] + len(written) >= self._longest
+            over = prompts.settled(self._model.words.decode(written))
+            return over or sizes[number] + len(written) >= self._longest
 
         def on_batch(done: int, total: int) -> bool:
             watch.tell(f"{task.id}: prompt {done} of {total}")
