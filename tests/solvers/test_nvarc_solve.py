@@ -183,7 +183,7 @@ def test_what_does_not_belong_together_is_refused(small, tasks, tmp_path, capsys
     with writing(other, Header(Member("trm", "trm"), "other", "0" * 64)) as writer:
         writer.line(Line("a", 0, np.zeros((1, 1), np.uint8), weight=1.0))
     assert main(command(small, tasks, tmp_path / "run", "--candidates", str(other))) == 2
-    assert "answers other, which is not" in capsys.readouterr().err
+    assert "answers other, whose tasks" in capsys.readouterr().err
     assert main([*command(small, tasks, tmp_path / "run"), "--lora-rank", "8"]) == 2
     assert "too small for a whole embedding" in capsys.readouterr().err
 
