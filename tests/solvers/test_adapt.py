@@ -85,7 +85,7 @@ def test_three_updates_are_pefts(shared, name):
     }
     trainer = adapt.Trainer(adapt.Recipe(kind, lr=how["lr"], weight_decay=how["weight_decay"]), cfg)
     state = trainer.start({"lora": adapter}, 1)
-    for number, wanted in enumerate(how["losses"]):
+    for wanted in how["losses"]:
         state, losses = trainer.update(params, state, batch, np.full(1, how["lr"], np.float32))
         assert losses[0] == pytest.approx(wanted, abs=1e-5)
     trained = jax.tree.map(lambda x: x[0], state["trained"])
