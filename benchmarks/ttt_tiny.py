@@ -50,7 +50,7 @@ def write_tasks(folder: Path, count: int, rules: list, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         made = task(np.random.default_rng((seed, number)), rules[number % len(rules)])
-        (folder / f"{number:05}.json").write_text(json.dumps(made))
+        (folder / f"{folder.name}-{number:05}.json").write_text(json.dumps(made))
 
 
 def run(*argv) -> None:
