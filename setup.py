@@ -95,6 +95,7 @@ setup(
         "trm_jax.reports": ["page.html"],
         "trm_jax.tasks.arc": ["gallery.html"],
         "trm_jax.language": ["questions/*.jsonl"],
+        "trm_jax.solvers": ["configurations/*.toml"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

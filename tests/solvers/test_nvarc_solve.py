@@ -149,7 +149,10 @@ def test_tasks_side_by_side_are_tasks_one_by_one(nvarc):
 def test_time_that_is_over_is_told(nvarc):
     (outcome,) = nvarc([question("a")], {"a"}, run.Watch(1e-9))
     assert outcome.status == "partial" and outcome.numbers["updates"] == "2/8"
-    assert outcome.reason == "the time for training was over; the budget or the time of a search was over"
+    told = ("the time for training was over", "the budget or the time of a search was over")
+    assert outcome.reason == "; ".join(told)
+    (outcome,) = nvarc([question("b")], {"b"}, run.Watch(1e-9))
+    assert outcome.reason == "; ".join((told[0], "no reply to test 0 is a grid", told[1])) and not outcome.candidates
 
 
 def test_what_is_too_long_is_told(opened):
@@ -180,7 +183,7 @@ def test_what_does_not_belong_together_is_refused(small, tasks, tmp_path, capsys
     with writing(other, Header(Member("trm", "trm"), "other", "0" * 64)) as writer:
         writer.line(Line("a", 0, np.zeros((1, 1), np.uint8), weight=1.0))
     assert main(command(small, tasks, tmp_path / "run", "--candidates", str(other))) == 2
-    assert "answers other, which is not" in capsys.readouterr().err
+    assert "answers other, whose tasks" in capsys.readouterr().err
     assert main([*command(small, tasks, tmp_path / "run"), "--lora-rank", "8"]) == 2
     assert "too small for a whole embedding" in capsys.readouterr().err
 

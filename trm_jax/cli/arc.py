@@ -29,8 +29,8 @@ def add_parser(subparsers) -> None:
 def _answers(args) -> tuple[Iterator, dict, dict]:
     """((test pair, its candidates, best first) from predictions or one submission; the tasks that they answer; those of
     --data, of which predictions may answer some)."""
-    from trm_jax.tasks.arc.files import digest, read_tasks
-    from trm_jax.tasks.arc.predictions import ranked, read
+    from trm_jax.tasks.arc.files import read_tasks
+    from trm_jax.tasks.arc.predictions import asked, ranked
     from trm_jax.tasks.arc.submission import read_submission
     from trm_jax.tasks.arc.vote import Candidate
 
@@ -39,17 +39,7 @@ def _answers(args) -> tuple[Iterator, dict, dict]:
         attempts = read_submission(args.files[0]).items()
         found = ((key, [Candidate(grid, 1 / n) for n, grid in enumerate(grids, 1)]) for key, grids in attempts)
     else:
-        answered = []
-        for file in args.files:
-            header, lines = read(file)
-            some = every
-            if header.data_sha256 != digest(every):
-                named = {line.task for line in lines}
-                some = {name: task for name, task in every.items() if name in named}
-            if header.data_sha256 != digest(some):
-                said = f"{file} answers {header.data_name}, whose tasks or test inputs are not those of {args.data}"
-                raise InputError(f"{said}: name the set that it belongs to")
-            answered.append(some)
+        answered = [asked(file, every) for file in args.files]
         # Files of apart tasks are parts of one answer; else what all of them answer counts.
         apart = sum(map(len, answered)) == len(set().union(*answered))
         kept = set().union(*answered) if apart else set.intersection(*map(set, answered))

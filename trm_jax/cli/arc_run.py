@@ -65,15 +65,15 @@ def run(args) -> int:
     predictions, tested = folder / PREDICTIONS, args.data / page.data.test_set
     try:
         for number, workdir in zip(seeds, runs, strict=True):
-            _stage("train", _PREFIX + args.preset, "--workdir", workdir, "--set", *chosen, f"seed={number}")
+            stage("train", _PREFIX + args.preset, "--workdir", workdir, "--set", *chosen, f"seed={number}")
             if not _answered(workdir, page):
-                _stage("eval", workdir, *["--drafts"] * args.drafts)
-        _stage("arc", "vote", *(one / PREDICTIONS for one in runs), "--output", predictions, "--force")
+                stage("eval", workdir, *["--drafts"] * args.drafts)
+        stage("arc", "vote", *(one / PREDICTIONS for one in runs), "--output", predictions, "--force")
         for what, name in (("submit", "submission.json"), ("gallery", "gallery.html")):
-            _stage("arc", what, predictions, "--data", tested, "--output", folder / name, "--force")
+            stage("arc", what, predictions, "--data", tested, "--output", folder / name, "--force")
         if all(unknown(task) is None for task in tasks.values()):
-            _stage("arc", "score", predictions, "--data", tested)
-        _stage("cost", *runs)
+            stage("arc", "score", predictions, "--data", tested)
+        stage("cost", *runs)
     except Ended as end:
         return end.code
     print(f"done: {folder / 'submission.json'}, {folder / 'gallery.html'}")
@@ -81,20 +81,20 @@ def run(args) -> int:
     return 0
 
 
-def _stage(*words: object) -> None:
+def stage(*words: object) -> None:
     """A command as a process of its own, whose devices are free when it ends. Raises Ended unless its code is 0."""
     print(f"$ {command(*words)}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # The pipe ends with this process, however it ends; the stage stops then.
-    stage = subprocess.Popen([sys.executable, "-m", "trm_jax.cli.child", *map(str, words)], stdin=subprocess.PIPE)
-    before = signal.signal(signal.SIGTERM, lambda *_: stage.terminate())
+    process = subprocess.Popen([sys.executable, "-m", "trm_jax.cli.child", *map(str, words)], stdin=subprocess.PIPE)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        code = stage.wait()
+        code = process.wait()
     except KeyboardInterrupt:  # the terminal has told the stage as well: it saves and ends
-        code = stage.wait()
+        code = process.wait()
     finally:
         signal.signal(signal.SIGTERM, before)
-        stage.stdin.close()
+        process.stdin.close()
     if code:
         raise Ended(code if code > 0 else 128 - code)
 

@@ -19,7 +19,7 @@ from trm_jax.storage.bucket import problem as storage_problem
 EXIT_DONE, EXIT_NO, EXIT_BAD_INPUT, EXIT_OUT_OF_REACH, EXIT_CRASHED, EXIT_STOPPED = 0, 1, 2, 69, 70, 75
 
 COMMANDS = """
-    listing plan compile train sweep report compare cost evaluate solve data arc
+    listing plan compile train sweep report compare cost evaluate solve data arc ensemble
     lm finetune ttt refine convert bench doctor
 """.split()
 

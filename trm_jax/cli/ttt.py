@@ -71,17 +71,12 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
     kind: of the predictions' member; settings: what decides the answers, besides the model and how it is loaded;
     solver(model) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a task.
     """
-    from contextlib import closing
-
     from trm_jax import compiler
     from trm_jax.cli.main import EXIT_STOPPED
     from trm_jax.language.model import digest
-    from trm_jax.solvers import question
     from trm_jax.solvers import run as runs
     from trm_jax.solvers.seen import seen
     from trm_jax.tasks.arc import files
-    from trm_jax.train.progress import Progress
-    from trm_jax.train.stopping import StopRequest
 
     tasks = chosen(args, files.read_tasks(args.data))
     known = seen(tasks, [one for one in (args.model, args.adapter) if one and one.is_dir()], args.trained_on)
@@ -105,30 +100,11 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
         print(f"going on: {ready} of {len(own)} tasks are answered", file=sys.stderr)
     if ready < len(own):
         compiler.use_cache()
-        model = _plain(open_model(args.model, loading(args)))
+        model = plain(open_model(args.model, loading(args)))
         if not args.no_adapters and (size := adapter_bytes(model.cfg) * len(own)) > 2**30:
             print(f"note: adapters of {len(own)} tasks take {size / 2**30:.1f} GiB; --no-adapters", file=sys.stderr)
-        solve = solver(model)
-        with StopRequest() as stop, closing(Progress(f"{kind} {name}", len(own))) as progress:
-            progress.start(ready)
-
-            def watch(group: int) -> runs.Watch:
-                return runs.Watch(
-                    60 * args.minutes * group, lambda: bool(stop), lambda text: progress.step(ready, text)
-                )
-
-            asked = [question(tasks[one]) for one in own]
-            told = (folder, asked, solve, args.tasks_at_once, watch, name, not args.no_adapters)
-            try:
-                for record in runs.answer(*told):
-                    ready += 1
-                    progress.say(row(record, ready, len(own)))
-                    progress.step(ready)
-            except runs.Stopped:
-                pass
-        if ready < len(own):
-            print(f"stopped by {stop.name}: {ready} of {len(own)} tasks are answered")
-            print("next: the same command goes on from there", file=sys.stderr)
+        more = (args.tasks_at_once, 60 * args.minutes, not args.no_adapters)
+        if not work(folder, f"{kind} {name}", {one: tasks[one] for one in own}, solver(model), name, *more):
             return EXIT_STOPPED
     told = {**settings, **({"contaminated": contaminated} if contaminated else {})}
     words = command("ttt", kind, args.model, "--data", args.data)
@@ -147,7 +123,40 @@ def chosen(args, tasks: Mapping) -> dict:
     return {name: tasks[name] for name in sorted(args.tasks or tasks)}
 
 
-def _plain(model):
+def work(folder, title, tasks, solver, base: str, at_once=1, seconds=math.inf, adapters=True) -> bool:
+    """Answer those of `tasks` that no record in `folder` is of, with a bar: whether there is one of all of them now.
+
+    at_once: tasks that are trained side by side; seconds: for a task; base, adapters: as for `solvers.run.answer`.
+    """
+    from contextlib import closing
+
+    from trm_jax.solvers import question
+    from trm_jax.solvers import run as runs
+    from trm_jax.train.progress import Progress
+    from trm_jax.train.stopping import StopRequest
+
+    ready = len(runs.done(folder, [*tasks]))
+    with StopRequest() as stop, closing(Progress(title, len(tasks))) as progress:
+        progress.start(ready)
+
+        def watch(group: int) -> runs.Watch:
+            return runs.Watch(seconds * group, lambda: bool(stop), lambda text: progress.step(ready, text))
+
+        asked = [question(one) for one in tasks.values()]
+        try:
+            for record in runs.answer(folder, asked, solver, at_once, watch, base, adapters):
+                ready += 1
+                progress.say(row(record, ready, len(tasks)))
+                progress.step(ready)
+        except runs.Stopped:
+            pass
+    if ready < len(tasks):
+        print(f"stopped by {stop.name}: {ready} of {len(tasks)} tasks are answered")
+        print("next: the same command goes on from there", file=sys.stderr)
+    return ready == len(tasks)
+
+
+def plain(model):
     """A model whose own adapter is merged into its weights, for another one is to be trained beside them."""
     import dataclasses
 

@@ -87,14 +87,10 @@ def _others(args) -> tuple[dict, str | None]:
     import hashlib
 
     from trm_jax.tasks.arc import files
-    from trm_jax.tasks.arc.predictions import ranked, read
+    from trm_jax.tasks.arc.predictions import asked, ranked
 
     if not args.candidates:
         return {}, None
-    header, lines = read(args.candidates)
-    every, named = files.read_tasks(args.data), {line.task for line in lines}
-    some = {name: task for name, task in every.items() if name in named}
-    if header.data_sha256 not in (files.digest(every), files.digest(some)):
-        raise InputError(f"{args.candidates} answers {header.data_name}, which is not {args.data}; name its own set")
+    asked(args.candidates, files.read_tasks(args.data))
     found = {key: [one.grid for one in some[:OTHERS]] for key, some in ranked([args.candidates])}
     return found, hashlib.sha256(args.candidates.read_bytes()).hexdigest()

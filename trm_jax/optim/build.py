@@ -9,6 +9,7 @@ import jax
 import optax
 
 from trm_jax.models.params import is_spec
+from trm_jax.optim.adam import scale_by_adam
 from trm_jax.optim.adam_atan2 import scale_by_adam_atan2
 from trm_jax.optim.normuon import scale_by_normuon
 from trm_jax.optim.urm_muon import scale_by_urm_adam, scale_by_urm_muon
@@ -16,7 +17,7 @@ from trm_jax.optim.urm_muon import scale_by_urm_adam, scale_by_urm_muon
 # Setting optim.name -> kind -> rule of (beta1, beta2); "*" stands for every kind that is not named.
 OPTIMIZERS = {
     "adam_atan2": {"*": scale_by_adam_atan2},
-    "adamw": {"*": optax.scale_by_adam},
+    "adamw": {"*": scale_by_adam},
     "lion": {"*": optax.scale_by_lion},
     "urm_muon": {
         **dict.fromkeys(("matrix", "embedding", "head"), lambda b1, b2: scale_by_urm_muon()),

@@ -69,8 +69,8 @@ class Recipe:
 
 def begin(recipe: Recipe, cfg: decoder.Config, params: dict, seed: int = 0) -> dict:
     """What is trained, at its start, which is the same for every task: an adapter that changes nothing yet, and copies
-    of embedding and head where the recipe wants them; or copies of all."""
-    made = jax.tree.map(jnp.copy, params) if recipe.lora is None else {}
+    of embedding and head where the recipe wants them; or all there is."""
+    made = dict(params) if recipe.lora is None else {}
     if recipe.whole:
         head = params["embed"].T if cfg.tied else params["head"]
         made |= {"embed": jnp.copy(params["embed"]), "head": jnp.copy(head)}

@@ -128,15 +128,23 @@ def _said(line: Line) -> dict:
     return {**said, "grid": line.grid.tolist()}
 
 
+def read(folder: AnyPath, task: str) -> tuple[dict, list[Line]]:
+    """The record of a task, and its candidates."""
+    path = _record(folder, task)
+    record = read_json(path)
+    grids = [read_grid(f"{path}: test {said['test']}", said["grid"]) for said in record["candidates"]]
+    lines = [Line(task, **{**said, "grid": grid}) for said, grid in zip(record["candidates"], grids, strict=True)]
+    return record, lines
+
+
 def merge(folder: AnyPath, header: Header, ids: Sequence[str]) -> dict[str, int]:
     """Write the predictions of all tasks, whose records must be there; how many ended in which way."""
     counts: dict[str, int] = {}
     with writing(folder / PREDICTIONS, header) as writer:
         for name in ids:
-            record = read_json(_record(folder, name))
-            for said in record["candidates"]:
-                grid = read_grid(f"{_record(folder, name)}: test {said['test']}", said["grid"])
-                writer.line(Line(name, **{**said, "grid": grid}))
+            record, lines = read(folder, name)
+            for line in lines:
+                writer.line(line)
             status = record["status"]
             writer.line(Line(name, status=status, reason=record["reason"], seconds=record["seconds"]))
             counts[status] = counts.get(status, 0) + 1

@@ -368,7 +368,8 @@ def test_the_example_of_the_format(shared):
     found, lines = predictions.read(shared / "golden" / "ensemble" / "predictions.example.jsonl")
     assert found.score_kind == "nll" and len(list(lines)) == 5
     ranked = dict(predictions.ranked([shared / "golden" / "ensemble" / "predictions.example.jsonl"]))
-    assert [one.weight for one in ranked["aaaaaaaa", 0]] == pytest.approx([math.exp(-0.05), math.exp(-2.6)])
+    first, second = (one.weight for one in ranked["aaaaaaaa", 0])
+    assert second / first == pytest.approx(math.exp(-2.6) / math.exp(-0.05))
 
 
 @pytest.mark.parametrize(
@@ -383,9 +384,11 @@ def test_the_example_of_the_format(shared):
         ('{"task": "a", "test": 0, "grid": [[10]]}', "line 2, row 0, column 0: 10; a colour"),
         ('{"task": "a", "test": 0, "grid": [[true]]}', "line 2, row 0, column 0: True; a colour"),
         ('{"task": "a", "test": 0, "grid": [[1]], "weight": -1}', "line 2: weight is -1; write a number"),
-        ('{"task": "a", "test": 0, "grid": [[1]], "q": "0.9"}', "line 2: q is '0.9'; write a number"),
+        ('{"task": "a", "test": 0, "grid": [[1]], "weight": 1, "q": "0.9"}', "line 2: q is '0.9'; write a number"),
         ('{"task": "a", "test": 0, "grid": null}', "line 2: grid is null"),
         ('{"task": "a", "test": 0, "grid": [[1]], "vote": 1}', "line 2: ['vote'] does not belong to a candidate"),
+        ('{"task": "a", "test": 0, "grid": [[1]], "weight": 1e400}', "line 2: weight is inf; write a number from 0 on"),
+        ('{"task": "a", "test": 0, "grid": [[1]], "nll": 1}', "line 2: a candidate without weight, which counts here"),
         ('{"task": "a", "status": "good"}', "line 2: status is 'good'; one of ok"),
     ],
 )

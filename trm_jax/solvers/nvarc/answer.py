@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,30 +62,36 @@ class Answerer:
     ) -> Answer:
         """The answer to a test input, by its number. others: grids from elsewhere, which no view counts for, but which
         are scored alike. stop: as for `Search`."""
-        shown = question.demonstrations
-
-        def views(what: str, each: int) -> list[text.View]:
-            return text.views(generator(how.seed, question.id, f"{what} {test}"), len(shown), each)
-
-        def prompts(views: list[text.View]) -> list[np.ndarray]:
-            return [text.prompt(shown, question.inputs[test], view, how.limit - how.reply) for view in views]
-
-        searched, scored = views("search", how.views), views("score", how.scoring)
-        asked = [{"inputs": tokens} for tokens in prompts(searched)]
+        searched = _views(question, test, how, "search", how.views)
+        asked = [{"inputs": tokens} for tokens in _prompts(question, test, how, searched)]
         found = self._search(params, asked, how.probability, how.reply, how.budget, stop)
         candidates = select.finds(zip(searched, (one.completions for one in found), strict=True), others)
         greedy = not any(one.finds for one in candidates)
         if greedy:
             likeliest = self._search.greedy(params, asked, how.reply, stop)
             candidates = select.finds(zip(searched, (one.completions for one in likeliest), strict=True), others)
-        behind = prompts(scored)
+        candidates = self.scored(params, question, test, how, candidates)
+        return Answer(select.rank(candidates, how.selector, how.middle), all(one.complete for one in found), greedy)
+
+    def scored(
+        self, params, question: Question, test: int, how: Settings, candidates: Sequence[select.Candidate]
+    ) -> list[select.Candidate]:
+        """Candidates for a test input with what they cost the model under the scoring views."""
+        views = _views(question, test, how, "score", how.scoring)
+        behind = _prompts(question, test, how, views)
         pairs = [
             (tokens, text.reply(view.apply(one.grid)))
             for one in candidates
-            for tokens, view in zip(behind, scored, strict=True)
+            for tokens, view in zip(behind, views, strict=True)
         ]
         costs = self._score(params, *zip(*pairs, strict=True)).reshape(len(candidates), -1) if pairs else ()
-        candidates = [
-            dataclasses.replace(one, view_nll=nll.tolist()) for one, nll in zip(candidates, costs, strict=True)
-        ]
-        return Answer(select.rank(candidates, how.selector, how.middle), all(one.complete for one in found), greedy)
+        return [dataclasses.replace(one, view_nll=nll.tolist()) for one, nll in zip(candidates, costs, strict=True)]
+
+
+def _views(question: Question, test: int, how: Settings, what: str, each: int) -> list[text.View]:
+    return text.views(generator(how.seed, question.id, f"{what} {test}"), len(question.demonstrations), each)
+
+
+def _prompts(question: Question, test: int, how: Settings, views: Sequence[text.View]) -> list[np.ndarray]:
+    asked, limit = question.inputs[test], how.limit - how.reply
+    return [text.prompt(question.demonstrations, asked, view, limit) for view in views]

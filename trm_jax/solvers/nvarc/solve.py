@@ -119,6 +119,7 @@ class Nvarc:
                 reasons.append(f"test {test} is not asked: {error}")
             else:
                 lines += _lines(task.id, test, answers[-1])
+                reasons += [] if answers[-1].ranked else [f"no reply to test {test} is a grid"]
         if not all(one.complete for one in answers):
             reasons.append("the budget or the time of a search was over")
         numbers |= {"grids": len(lines), "greedy": f"{sum(one.greedy for one in answers)}/{len(task.inputs)}"}

@@ -20,16 +20,18 @@ import numpy as np
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path, local_copy, replacement
-from trm_jax.tasks.arc.files import ID, read_grid
+from trm_jax.tasks.arc.files import ID, Tasks, digest, read_grid
 from trm_jax.tasks.arc.vote import Ballot, Candidate, Key
 
 FORMAT = "trm-predictions-1"
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a member
 KINDS = ("trm", "arc_transformer", "marc", "nvarc", "refine", "hybrid", "ensemble", "external")
 SCORE_KINDS = ("weight", "nll", "rank")
 STATUSES = ("ok", "partial", "skipped", "failed")
 _MEMBER = {"name", "kind", "command", "settings", "weights_sha256", "trained_on"}
 _CANDIDATE = {"task", "test", "grid", "weight", "nll", "q", "view", "view_nll", "source"}
 _STATUS = {"task", "test", "status", "reason", "seconds"}
+_MOST = 1e300  # sums of such numbers are finite
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def read(path: str | AnyPath) -> tuple[Header, Iterator[Line]]:
     path = as_path(path)
     lines = _lines(path)
     number, first = next(lines, (1, None))
-    return _header(f"{path} line {number}", first), (_line(f"{path} line {n}", said) for n, said in lines)
+    header = _header(f"{path} line {number}", first)
+    return header, (_line(f"{path} line {n}", said, header.score_kind) for n, said in lines)
 
 
 def _lines(path: AnyPath) -> Iterator[tuple[int, Any]]:
@@ -122,15 +125,17 @@ def _lines(path: AnyPath) -> Iterator[tuple[int, Any]]:
         with local_copy(path) as copy, copy.open(encoding="utf-8-sig") as file:
             for number, text in enumerate(file, 1):
                 if text.strip():
-                    yield number, json.loads(text)
+                    try:
+                        said = json.loads(text)
+                    except (ValueError, RecursionError) as error:  # of numbers and nests without end too
+                        raise InputError(f"{path} line {number}: not JSON ({error}); copy the file once more") from None
+                    yield number, said
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; name a predictions file, as `trm eval` writes it") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name a predictions file in it") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8 ({error}); name a predictions file") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} line {number}: not JSON ({error}); copy the file once more") from None
 
 
 def _need(holds: bool, where: str, said: str) -> None:
@@ -143,9 +148,13 @@ def _header(where: str, said: Any) -> Header:
     member, data = said.get("member"), said.get("data")
     _need(isinstance(member, dict) and not member.keys() - _MEMBER, where, "member is no object of known names")
     name = member.get("name")
-    named = isinstance(name, str) and re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name)
+    named = isinstance(name, str) and NAME.fullmatch(name)
     _need(bool(named), where, f"the member's name is {name!r}; write letters, digits, . _ -")
     _need(member.get("kind") in KINDS, where, f"kind is {member.get('kind')!r}; one of {', '.join(KINDS)}")
+    _need(isinstance(member.get("settings", {}), dict), where, "the member's settings are no object")
+    trained = member.get("trained_on", [])
+    strings = isinstance(trained, list) and all(isinstance(one, str) for one in trained)
+    _need(strings, where, "trained_on is no list of names of sets")
     known = isinstance(data, dict) and isinstance(data.get("name"), str)
     _need(
         known and bool(re.fullmatch("[0-9a-f]{64}", str(data.get("sha256")))), where, "data needs a name and a sha256"
@@ -155,7 +164,7 @@ def _header(where: str, said: Any) -> Header:
     return Header(Member(**member), data["name"], data["sha256"], kind)
 
 
-def _line(where: str, said: Any) -> Line:
+def _line(where: str, said: Any, score_kind: str) -> Line:
     _need(isinstance(said, dict), where, "no JSON object")
     task = said.get("task")
     _need(isinstance(task, str) and bool(ID.fullmatch(task)), where, f"task is {task!r}; write its id")
@@ -168,11 +177,27 @@ def _line(where: str, said: Any) -> Line:
     _need(not said.keys() - _CANDIDATE, where, f"{sorted(said.keys() - _CANDIDATE)[:1]} does not belong to a candidate")
     _need(test is not None and "grid" in said, where, "a candidate needs task, test and grid")
     _need(said["grid"] is not None, where, "grid is null; leave a candidate without a grid out")
-    for name, least in (("weight", 0), ("nll", 0), ("q", -math.inf)):
+    for name, least in (("weight", 0), ("nll", 0), ("q", -_MOST)):
         value = said.get(name)
-        fine = value is None or type(value) in (int, float) and math.isfinite(value) and value >= least
-        _need(fine, where, f"{name} is {value!r}; write a number{' from 0 on' if least == 0 else ''}")
-    return Line(**{**said, "grid": read_grid(where, said["grid"])})
+        fine = value is None or type(value) in (int, float) and least <= value <= _MOST
+        _need(fine, where, f"{name} is {value!r:.40}; write a number{' from 0 on' if least == 0 else ''}")
+    line = Line(**{**said, "grid": read_grid(where, said["grid"])})
+    counts = score_kind == "rank" or said.get(score_kind) is not None
+    _need(counts, where, f"a candidate without {score_kind}, which counts here as the header says")
+    return line
+
+
+def asked(path: str | AnyPath, tasks: Tasks) -> Tasks:
+    """Those of `tasks` that a file answers. Raises InputError where its tasks or their test inputs are others."""
+    header, lines = read(path)
+    if header.data_sha256 == digest(tasks):
+        return tasks
+    named = {line.task for line in lines}
+    some = {name: task for name, task in tasks.items() if name in named}
+    if header.data_sha256 != digest(some):
+        said = f"{path} answers {header.data_name}, whose tasks or test inputs are not those of the tasks given"
+        raise InputError(f"{said}: name the set that it belongs to")
+    return some
 
 
 def ranked(
@@ -189,7 +214,7 @@ def ranked(
     if len(digests) > 1:
         one, other, *_ = digests.values()
         raise InputError(f"{one} and {other} answer other tasks (data.sha256 differs); vote on one set at a time")
-    ballots = [_ballot(path) for path in paths]
+    ballots = [read_ballot(path) for path in paths]
     if len(ballots) == 1:
         yield from ballots[0].ranked()
         return
@@ -204,24 +229,25 @@ def ranked(
     yield from together.ranked()
 
 
-def _ballot(path: str | AnyPath) -> Ballot:
-    """The votes of a file."""
+def read_ballot(path: str | AnyPath) -> Ballot:
+    """The votes of a file. Of probabilities, those of a test pair are divided by the largest: they may be tiny."""
     header, lines = read(path)
-    found, by_rank = Ballot(), defaultdict(set)
+    found, by_rank, least = Ballot(), defaultdict(set), defaultdict(lambda: math.inf)
+    if header.score_kind == "nll":
+        for line in read(path)[1]:
+            if line.grid is not None:
+                least[line.task, line.test] = min(least[line.task, line.test], line.nll)
     for position, line in enumerate(lines):
         if line.grid is None:
             continue
+        weight = line.weight
         if header.score_kind == "rank":
             above, identity = by_rank[line.task, line.test], (line.grid.shape, line.grid.tobytes())
             if identity in above:
                 continue
             above.add(identity)
             weight = 1.0 / len(above)
-        else:
-            value = getattr(line, header.score_kind)
-            if value is None:
-                said = f"{path}: a candidate of task {line.task} has no {header.score_kind}"
-                raise InputError(f"{said}; its header says so")
-            weight = math.exp(-value) if header.score_kind == "nll" else value
+        elif header.score_kind == "nll":
+            weight = math.exp(least[line.task, line.test] - line.nll)
         found.add(line.task, line.test, line.grid, position, line.q, weight)
     return found

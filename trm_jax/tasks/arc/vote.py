@@ -76,8 +76,14 @@ class Ballot:
     def ranked(self) -> Iterator[tuple[Key, list[Candidate]]]:
         """The candidates of each test pair that has some, best first; task by task."""
         for task in self.tasks:
-            for test, box in sorted(self._boxes(task).items()):
-                yield (task, test), rank(box.values())
+            for test, candidates in self.of(task).items():
+                yield (task, test), candidates
+
+    def of(self, task: str) -> dict[int, list[Candidate]]:
+        """The candidates of a task's test pairs by their numbers, best first; of those that have some."""
+        if task not in self._packed:
+            return {}
+        return {test: rank(box.values()) for test, box in sorted(self._boxes(task).items())}
 
 
 def rank(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -1,0 +1,52 @@
+"""The configurations A, B and C of the users' page as files: members, weights, device, hours, claims."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NAMES = ("A", "B", "C")
+_FOLDER = Path(__file__).with_name("configurations")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A member, or what stands beside the members."""
+
+    what: str
+    needs: Sequence[str] = ()  # files and folders, without which the commands cannot run
+    commands: Sequence[str] = ()  # that answer the tasks; with {data} and {workdir}
+    predictions: str = ""  # the file that they write
+    runs_code: bool = False  # that a model wrote: only a person starts it
+    claimed: Mapping[str, float] = field(default_factory=dict)  # percent, without a source
+    sourced: Sequence[Mapping] = ()  # {percent, on, from}
+    weight: float = 1.0
+    instead_of: str = ""  # a model that is not supported
+    because: str = ""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Members that vote, and the device that was planned for them."""
+
+    name: str
+    device: str  # of `trm_jax.planning`
+    hours: float
+    other_dollars: Mapping[str, float]
+    vote: str  # the page's word
+    members: Mapping[str, Part]
+    claimed: Mapping[str, Sequence[float]]  # percent from and to, without a source
+    refinement: Part | None = None
+
+
+def read(name: str) -> Configuration:
+    """The configuration of `NAMES`."""
+    said, known = (tomllib.loads((_FOLDER / f"{one}.toml").read_text(encoding="utf-8")) for one in (name, "members"))
+    members = {
+        key: Part(**known[one["of"]], **{field: value for field, value in one.items() if field != "of"})
+        for key, one in said.pop("members").items()
+    }
+    beside = said.pop("refinement", None)
+    return Configuration(name, members=members, refinement=Part(**known[beside]) if beside else None, **said)
