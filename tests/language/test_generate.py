@@ -1,5 +1,6 @@
 """Questions, prompts and answers of tiny models of random weights, whose every token counts."""
 
+import dataclasses
 import json
 import math
 
@@ -226,6 +227,12 @@ def test_drawn_answers_hang_on_seed_and_question(opened):
     assert found["twin"]["tokens"] != found["qa01"]["tokens"]
     other = answered(opened, drawn, rows=2, questions=[*QUESTIONS[2::-1], twin])
     assert_same(other, found)
+
+
+def test_a_model_that_computes_no_numbers(opened):
+    broken = dataclasses.replace(opened, params={**opened.params, "norm": opened.params["norm"] * np.nan})
+    with pytest.raises(InputError, match="qwen2_mixed.gguf computes what is no number; take --dtype float32"):
+        answered(broken, g.Settings(brief="", max_new_tokens=1), rows=1, questions=QUESTIONS[:1])
 
 
 def test_a_prompt_that_is_too_long_is_refused_or_cut(opened):

@@ -43,6 +43,8 @@ def test_what_is_asked_and_what_comes_back(server):
         "top_logprobs": 5,
         "seed": 3,
     }
+    assert ask(server, completion("Yes\ud83d")).text == "Yes?"  # half a letter, which no file would hold
+    del server.requests[1]
     bare = ask(server, completion(None), key=None)
     assert bare == ("", None, "stop", 0, None)
     _, headers, asked = server.requests[1]

@@ -61,6 +61,7 @@ def run(args) -> int:
     from trm_jax.planning import hardware
     from trm_jax.planning import language as plan
 
+    topology = _slice(args) if args.compile else None
     given = {"memory_gb": args.memory, "dollars_per_hour": args.price}
     given = {name: value for name, value in given.items() if value is not None}
     if args.device is None and args.memory:
@@ -85,7 +86,7 @@ def run(args) -> int:
     print(why or f"fits: {found.total / 1e9:.1f} GB of {device.memory_gb:g}{' a chip' * (device.chips > 1)}")
     _speed(asked, device, found)
     if args.compile:
-        why = _compiled(args, asked) or why
+        why = _compiled(args, asked, topology) or why
     if os.path.exists(args.model) and not (why or args.train):
         given = (
             ("--dtype", args.dtype, None),
@@ -113,20 +114,27 @@ def _show(name: str, source: str, asked: Asked, device: Device, found: Needs) ->
     print_table(("", "GB a chip" if device.chips > 1 else "GB"), rows)
 
 
-def _compiled(args, asked: Asked) -> str:
-    """Compile for the slice and show what the programs take; why they cannot be there, or nothing."""
-    from trm_jax.aot import decoder
+def _slice(args) -> Device:
+    """What is compiled for. Raises InputError where nothing can be."""
     from trm_jax.aot.compile import versions
     from trm_jax.cli.health import pip_install
     from trm_jax.planning import hardware
-    from trm_jax.planning import language as plan
 
-    topology = hardware.find_slice(args.device or "h100")
     if args.train:
         raise InputError("--compile is for reading and writing; leave out --train")
+    topology = hardware.find_slice(args.device or "h100")
     if "libtpu" not in versions():
         install = pip_install("'jax[tpu]'")
         raise InputError(f"the TPU's compiler, libtpu (Linux on x86-64 only), is not installed; install it: {install}")
+    return topology
+
+
+def _compiled(args, asked: Asked, topology: Device) -> str:
+    """Compile for the slice and show what the programs take; why they cannot be there, or nothing."""
+    from trm_jax.aot import decoder
+    from trm_jax.aot.compile import versions
+    from trm_jax.planning import language as plan
+
     words = {"model": args.model, "dtype": args.dtype, "rope_theta": args.rope_theta}
     words |= {"how": asked.how, "context": asked.context, "rows": asked.rows}
     rows, why = [], ""
