@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 
 import jax
@@ -13,6 +14,7 @@ from trm_jax.language import generate, judge, remote
 
 pytest.importorskip("tokenizers")
 KEY = "a-key-of-the-judge"
+NO_TEMPLATE = "error: llama.gguf has no chat template, so it may be a base model; ask it by --how shots\n"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,16 @@ def test_cut_anywhere_it_ends_with_the_same_file(trm, answers, model, tmp_path):
     last = trm.run(*asked, "--output", tmp_path / "a.jsonl")
     assert last.code == 0 and "going on: 8 of 15 rulings are there" in last.err, last.err
     assert (tmp_path / "a.jsonl").read_bytes() == expected and not (tmp_path / "a.jsonl.partial").exists()
+
+
+def test_a_judge_without_a_template(here, answers, model, golden_folder, tmp_path):
+    """It may be a base model: refused in a chat, a note where it goes on from examples."""
+    shutil.copy(golden_folder / "llm" / "tokenizer_bos" / "tokenizer.json", tmp_path)
+    asked = ("lm", "judge", answers, "--judge", model, "--tokenizer", tmp_path, "--no-control")
+    chat = here(*asked, "--how", "chat", "--output", "chat.jsonl")
+    assert chat.code == 2 and chat.err == NO_TEMPLATE
+    plain = here(*asked, "--output", "plain.jsonl")
+    assert plain.code == 0 and "note: llama.gguf has no chat template, so it may be a base model" in plain.err
 
 
 @pytest.mark.slow

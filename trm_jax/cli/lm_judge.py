@@ -137,6 +137,8 @@ def _ask(args, how: dict, rows: int, asked: list, done: dict, output: AnyPath, h
     if local:
         compiler.use_cache()
         model, name = open_model(args.judge, how), args.judge.name
+        if args.how == "shots" and not model.words.templates:  # in a chat it is refused
+            print(f"note: {name} has no chat template, so it may be a base model: look at its control", file=sys.stderr)
     else:
         key, name = remote.key_of(*KEYS), args.judge_model
         if key and remote.exposes_key(args.judge):
