@@ -13,11 +13,11 @@ import pytest
 from tests.language.test_weights import write
 from trm_jax.errors import InputError
 from trm_jax.language import config, gguf, weights
-from trm_jax.losses import token_cross_entropy
 from trm_jax.models import decoder, lora, params, quant
 from trm_jax.planning import find as find_device
 from trm_jax.planning import language
 from trm_jax.planning.hardware import Device
+from trm_jax.solvers import adapt
 
 MARC, ALL = ("q", "v", "gate", "up", "down"), quant.LINEARS
 # spec/language_models.md, Memory: parameters; GB in bfloat16, int8, int4; KiB of a cached token; millions of LoRA.
@@ -123,14 +123,13 @@ def test_activations_are_those_that_a_step_keeps(train):
     one = language.Asked(cfg, lambda how: decoder.specs(cfg), "", 96, 4, train)
     found = language.needs(one, memory(1)).parts
     base, tree = params.abstract(decoder.specs(cfg)), params.abstract(one.adapter())
-    tokens = jax.ShapeDtypeStruct((4, 96), jnp.int32)
+    batch = dict.fromkeys(("inputs", "labels", "segments"), jax.ShapeDtypeStruct((4, 96), jnp.int32))
 
-    def loss(trained, base, tokens, segments):
-        beside = (trained, 2.0) if tree else None
-        logits = decoder.forward(base if tree else trained, cfg, tokens, segments, lora=beside)
-        return token_cross_entropy(logits, tokens, "softmax").mean()
+    def loss(trained, base, batch):
+        weights = {**base, "lora": (trained, 2.0)} if tree else trained
+        return adapt.loss(weights, dataclasses.replace(cfg, remat=True), batch)
 
-    compiled = jax.jit(jax.value_and_grad(loss)).lower(tree or base, base, tokens, tokens).compile()
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(tree or base, base, batch).compile()
     assert found["activations"] / compiled.memory_analysis().temp_size_in_bytes == pytest.approx(1, abs=0.33)
     assert found["gradients"] == size_of(one.adapter() or decoder.specs(cfg)) == found["optimiser"] / 2
 

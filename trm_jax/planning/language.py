@@ -23,10 +23,11 @@ from trm_jax import sharding
 from trm_jax.configs.resolve import nearest
 from trm_jax.errors import InputError
 from trm_jax.language import config, gguf
-from trm_jax.losses import token_cross_entropy
 from trm_jax.models import decoder, lora, params, quant, target
+from trm_jax.models.params import is_spec
 from trm_jax.planning.hardware import GPUS, Device
 from trm_jax.planning.hardware import find as find_device
+from trm_jax.solvers import adapt
 
 ON_TOP = 1.1  # what compilers take besides
 
@@ -221,25 +222,34 @@ def _training(asked: Asked, device: Device) -> Needs:
 
 
 def _kept(cfg: decoder.Config, specs: dict, adapter: dict, rows: int, context: int) -> int:
-    """Bytes that the forward pass keeps for the backward one, and the gradient of the logits.
+    """Bytes of a step of `trm_jax.solvers.adapt` besides weights and gradients: what the forward pass keeps for
+    the backward one, what a layer makes when it is computed again, and the logits of a part of the tokens.
 
     By tracing it: all that is kept but the arrays that are there anyway.
     """
-    base, tree = params.abstract(specs), params.abstract(adapter)
-    tokens = jax.ShapeDtypeStruct((rows, context), jnp.int32)
 
-    def residuals(base, tree, tokens, segments):
-        def loss(trained):
-            weights, beside = (base, (trained, 1.0)) if adapter else (trained, None)
-            logits = decoder.forward(weights, cfg, tokens, segments, lora=beside)
-            return token_cross_entropy(logits, tokens, "softmax").mean()
+    def kept(cfg: decoder.Config, specs: dict, adapter: dict) -> int:
+        base, tree = params.abstract(specs), params.abstract(adapter)
+        batch = dict.fromkeys(("inputs", "labels", "segments"), jax.ShapeDtypeStruct((rows, context), jnp.int32))
 
-        return jax.vjp(loss, tree if adapter else base)[1]
+        def residuals(base, tree, batch):
+            def loss(trained):
+                return adapt.loss({**base, "lora": (trained, 1.0)} if adapter else trained, cfg, batch)
 
-    kept = Counter((x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(residuals, base, tree, tokens, tokens)))
-    kept.subtract((x.shape, x.dtype) for x in jax.tree.leaves((base, tree)))
-    there = sum(n * math.prod(shape) * dtype.itemsize for (shape, dtype), n in kept.items() if n > 0)
-    return there + rows * context * cfg.vocab_size * 4
+            return jax.vjp(loss, tree if adapter else base)[1]
+
+        found = Counter((x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(residuals, base, tree, batch)))
+        found.subtract((x.shape, x.dtype) for x in jax.tree.leaves((base, tree)))
+        return sum(n * math.prod(shape) * dtype.itemsize for (shape, dtype), n in found.items() if n > 0)
+
+    def one_layer(tree: dict) -> dict:
+        return jax.tree.map(lambda spec: dataclasses.replace(spec, shape=(1, *spec.shape[1:])), tree, is_leaf=is_spec)
+
+    one = {**specs, "layers": one_layer(specs["layers"])}
+    of_layer = {name: pair if name in adapt.WHOLE else one_layer(pair) for name, pair in adapter.items()}
+    again = kept(dataclasses.replace(cfg, layers=1), one, of_layer)
+    logits = 2 * min(adapt.HEAD_TOKENS, rows * context) * cfg.vocab_size * 4  # and their gradient
+    return kept(dataclasses.replace(cfg, remat=True), specs, adapter) + again + logits
 
 
 def flops(asked: Asked) -> int:
