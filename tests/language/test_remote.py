@@ -106,6 +106,19 @@ def test_tokens_are_those_that_a_server_counts(server, usage, tokens):
     assert ask(server, (code, json.dumps({**json.loads(content), "usage": usage}), headers)).tokens == tokens
 
 
+@pytest.mark.parametrize("header", ["Content-Length: {}", "Content-Length: many"])
+def test_a_server_that_leaves_the_connection_open(server, header):
+    """What is announced is taken without waiting for the end; what is announced in no number is read to the end."""
+    released, content = threading.Event(), completion("yes")[1].encode()
+
+    def answer(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % header.format(len(content)).encode() + content)
+        released.wait(10 * ("{}" in header))
+
+    assert ask(server, answer, timeout_s=5).text == "yes"
+    released.set()
+
+
 @pytest.mark.parametrize("drip", [False, True])
 def test_a_server_that_hangs(server, drip):
     """Whether it says nothing or a letter now and then."""
@@ -209,6 +222,8 @@ def test_keys_of_the_environment(monkeypatch):
         "http://host:0",
         "http://[::1",
         "http://h\n",
+        "http://a..b/v1",
+        f"http://{'a' * 64}.com/v1",
     ],
 )
 def test_what_is_no_address(address):

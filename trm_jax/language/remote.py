@@ -87,6 +87,7 @@ def check_address(text: str) -> None:
     try:
         parts = urlsplit(text)
         good = is_address(text) and parts.hostname and parts.port != 0 and text.isascii() and " " not in text
+        (parts.hostname or "").encode("idna")  # as it will be when it is looked up: a..b is no name
     except ValueError:
         good = False
     if not good or not text.isprintable():
@@ -121,8 +122,8 @@ def ask(
     top: of how many of the likeliest first tokens the log-probabilities are asked for; timeout_s: of an attempt. What
     may pass (429, 5xx, no answer in time, a connection that breaks) is tried so many times, as late as the server
     asks for but no later than within_s, and told to `say`. more: other fields of the request. Raises Unanswered where
-    the last attempt fails or nothing can be reached, Refused for what the server will not do, InputError for an
-    address that is none or that of another kind of server.
+    the last attempt fails or nothing can be reached, Refused for what the server will not do and for what is no
+    completion (status 200), InputError for an address that is none.
     """
     check_address(address)
     body = {"model": model, "messages": list(messages), "max_tokens": max_tokens, "temperature": temperature, **more}
@@ -179,14 +180,14 @@ def _sent(request: urllib.request.Request, timeout_s: float) -> tuple[int, str, 
 
 def _content(answer, until: float) -> str:
     """All of an answer; the time-out of a socket is for each of its pieces only."""
-    whole = b""
-    while piece := answer.read1(2**16):
+    told = answer.headers.get("Content-Length", "")
+    size, whole = int(told) if told.isdecimal() else math.inf, b""
+    while len(whole) < size and (piece := answer.read1(2**16)):  # for a server may leave the connection open
         whole += piece
         if time.monotonic() > until:
             raise TimeoutError
-    missing = int(answer.headers.get("Content-Length") or 0) - len(whole)
-    if missing > 0:
-        raise http.client.IncompleteRead(whole, missing)
+    if len(whole) < size < math.inf:
+        raise http.client.IncompleteRead(whole, size - len(whole))
     return whole.decode("utf-8", "replace")
 
 
@@ -205,7 +206,7 @@ def _reply(address: str, content: str, repeated: int) -> Reply:
         text = text.encode(errors="replace").decode()  # half a surrogate pair is no text
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         said = f"{address} answers, but not as OpenAI's chat completions do: {one_line(content) or 'nothing'}"
-        raise InputError(f"{said}; such an address often ends in /v1") from None
+        raise Refused(f"{said}; such an address often ends in /v1", 200) from None
     usage = said.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
     tokens = tokens if type(tokens) is int else None
