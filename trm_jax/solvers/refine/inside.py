@@ -20,20 +20,21 @@ PR_PDEATHSIG, PR_SECCOMP, PR_NO_NEW_PRIVS, PR_SUBREAPER = 1, 22, 38, 36
 PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs")  # besides the standard library
 MOST_CHARACTERS = 65536  # of an answer
 # Of a machine: its number in seccomp, that of clone, and those of what is refused: processes, programs, sockets,
-# signals, tracing, namespaces, mounts, keys, shared memory that outlives its maker, modes and owners of files.
+# signals, tracing, namespaces, mounts, keys, what outlives its maker (shared memory, queues, pipes with a name), modes
+# and owners of files.
 CALLS = {
     "x86_64": (
         0xC000003E,
         56,
         (57, 58, 59, 322, 41, 53, 62, 200, 234, 129, 297, 424, 101, 310, 311, 272, 308, 165, 161, 155, 29, 68, 64)
-        + (248, 249, 250, 298, 321, 323, 425, 438)
+        + (248, 249, 250, 298, 321, 323, 425, 438, 133, 259, 240)
         + (90, 91, 268, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 452),
     ),
     "aarch64": (
         0xC00000B7,
         220,
         (221, 281, 198, 199, 129, 130, 131, 138, 240, 424, 117, 270, 271, 97, 268, 40, 51, 41, 194, 186, 190)
-        + (217, 218, 219, 241, 280, 282, 425, 438)
+        + (217, 218, 219, 241, 280, 282, 425, 438, 33, 180)
         + (52, 53, 54, 55, 88, 5, 6, 7, 14, 15, 16, 452),
     ),
 }

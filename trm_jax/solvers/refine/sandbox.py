@@ -65,7 +65,9 @@ class Sandbox:
         """Which layers work here. Raises InputError where not even a harmless program runs."""
         ran = self.run("def transform(grid):\n    return grid\n", [np.zeros((1, 1), np.uint8)])
         if ran.errors[0]:
-            raise InputError(f"programs cannot be run here: {ran.errors[0]}; give them more --program-seconds")
+            raise InputError(
+                f"programs cannot be run here: {ran.errors[0]}; give them more --program-seconds or --program-megabytes"
+            )
         return dict(ran.layers)
 
     @property
@@ -164,8 +166,8 @@ def _end(end: Mapping) -> str:
     if end["end"] == "timeout" or end["end"] == "signal" and number == signal.SIGXCPU:
         return "timeout: it was ended when its time was over"
     if end["end"] == "signal":
-        known = {one.value: one.name for one in signal.Signals}
-        return f"ended by {known.get(number, number)} before it answered"
+        name = next((one.name for one in signal.Signals if one == number), number)
+        return f"ended by {name} before it answered"
     return f"it exited with code {number} before it answered" if end["end"] == "exit" else str(end["end"])
 
 
@@ -182,4 +184,6 @@ def grid_of(value: Any) -> tuple[np.ndarray | None, str | None]:
         grid = read_grid("not a grid", value)
     except InputError as error:
         return None, str(error)[:200]
+    except RecursionError:  # lists that are just not too deep to be read, and too deep to be shown
+        return None, "not a grid: its lists are too deep"
     return grid, "not a grid: the answer is None" if grid is None else None
