@@ -1,6 +1,7 @@
 """`trm refine`: scores, groups and trees of the goldens, and searches from a script to predictions."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 
@@ -43,6 +44,17 @@ def test_soft_scores(ensemble):
         found, expected = score.accuracy(grid, grid_of(case["truth"])), case["expected"]
         assert (found == 1.0, found) == (expected["success"], expected["score"]), case["name"]
         assert (why is None) == (expected["why_invalid"] in (None, "shape")), case["name"]
+
+
+def test_what_a_program_forges_ends_nothing():
+    """Lists without end as an answer, and an end of its own making."""
+    deep = []
+    for _ in range(50_000):
+        deep = [deep]
+    assert sandbox.grid_of([deep]) == (None, "not a grid: its lists are too deep")
+    assert sandbox._ran(b'{"end": "signal", "number": []}', b"", None, 1, 0.0).errors == (
+        "ended by [] before it answered",
+    )
 
 
 def test_groups(ensemble):
@@ -92,6 +104,17 @@ def test_the_order_of_a_tree(ensemble):
     assert len([one for one in score.distinct(made) if one.solved]) == 1  # the reference stops at the same one twice
 
 
+def test_programs_of_one_text_count_once_where_the_first_stands(scripted):
+    """Programs that are equally good keep the order in which they came."""
+    texts = ["a", "b", "a\n", "c"]
+    made = [score.Solution(at, text, (), (), (1.0,), (np.full((1, 1), at),)) for at, text in enumerate(texts)]
+    assert [one.number for one in score.distinct(made)] == [0, 1, 3]
+    expert = search.Rounds(search.Settings(stop_after=3), scripted)
+    for one in made[:3]:
+        expert.take(search.Ask("0.0", (), ()), one)
+    assert sorted(one.number for one in expert.ordered()) == [1, 2]
+
+
 def test_feedback_and_numbers(scripted):
     """Shapes, cells and errors, by the demonstration's number, which a shuffled prompt does not change."""
     grids = [pair.output.copy() for pair in scripted.demonstrations]
@@ -118,6 +141,7 @@ def test_feedback_and_numbers(scripted):
         ("a ```python\nx\n``` b ```python\ny\n```", "x\n"),
         ("a```Python \r\nx\n```", "x\n"),
         ("```py\nx```", "x"),
+        ("```C\ny\n``` ``` python3\nx\n```", "x\n"),
         ("```\nx\n```", None),
         ("```python\nx", None),
         ("python", None),
@@ -300,6 +324,15 @@ def test_a_tree_stops_at_two_programs(scripted, tmp_path):
     assert [line.grid[0, 0] for line in outcome.candidates][:2] == [3, 0]
 
 
+def test_a_budget_of_calls_is_used_up_and_no_more(scripted, tmp_path):
+    """Though the coder would be asked for seven at once; what came of it is there when it goes on."""
+    for _ in range(2):
+        both, outcome = searched(scripted, lambda n: {0} if n == 8 else set(), tmp_path, calls=10)
+        assert outcome.status == "partial" and outcome.reason == "10 calls of 10 are used"
+        assert outcome.numbers["programs"] == 10 and outcome.candidates[0].grid[0, 0] == 8
+    assert both.prompts == []
+
+
 def test_prompts_that_do_not_fit_show_less(scripted, tmp_path):
     both = Scripted(scripted, lambda n: set())
     shortest = len(search.prompt(scripted, search.Ask("", (), (0, 1, 2))))
@@ -355,6 +388,21 @@ def test_a_server_is_asked_and_its_refusals_count(server, data, tmp_path, capsys
     assert request["model"] == "coder" and "Example 1" in request["messages"][0]["content"]
     assert "a-key-of-the-coder" not in "".join(path.read_text() for path in (tmp_path / "run").rglob("*.json*"))
     assert "asking again" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_a_prompt_that_is_refused(server, data, tmp_path):
+    """A server that answered before the run was stopped is believed; an answer that is none costs a round too."""
+    asked = command(server.address, tmp_path / "run", "--data", str(data), "--coder-model", "coder", "--calls", "20")
+    server.answers = [(400, '{"error": "no such model"}', {})]
+    assert main(asked) == 2 and not search.journal(tmp_path / "run", "a").exists()
+    server.answers = [completion(WRONG), (500, "", {})]
+    assert main(asked) == 69
+    server.answers = [(400, '{"error": "too long"}', {}), (200, '{"error": "overloaded"}', {}), completion(FLIP)]
+    assert main(asked) == 0
+    found = [one for one in replies(tmp_path / "run") if "outcome" in one]
+    assert [one["outcome"] for one in found] == ["scored", "no_reply", "no_reply", "solved"]
+    header, _ = read(tmp_path / "run" / run.PREDICTIONS)
+    assert f"--coder {server.address} --coder-model coder " in header.member.command
 
 
 def test_a_server_that_is_gone_ends_the_run_and_its_tries_count(server, data, tmp_path, capsys):
@@ -458,3 +506,14 @@ def test_a_model_here_writes(tiny_model, data, tmp_path, capsys):
     assert all(one["outcome"] == "no_program" for one in replies(tmp_path / "one"))
     assert main(command(f"local:{tiny_model}", tmp_path / "long", "--max-new-tokens", "1020", "--data", str(data))) == 0
     assert "1 skipped" in capsys.readouterr().out
+
+
+def test_a_model_that_was_trained_on_the_task_is_told(tiny_model, data, tmp_path, capsys):
+    pytest.importorskip("tokenizers")
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "finetune.json").write_text(json.dumps({"trained_on": {"name": "set", "tasks": ["a"]}}))
+    small = ["--max-new-tokens", "4", "--rounds", "1", "--data", str(data)]
+    assert main(command(f"local:{folder}", tmp_path / "run", *small)) == 0
+    assert "contaminated: the coder was trained on 1 task ids (a) in set" in capsys.readouterr().out
+    header, _ = read(tmp_path / "run" / run.PREDICTIONS)
+    assert [*header.member.trained_on] == ["set"] and "contaminated" in header.member.settings

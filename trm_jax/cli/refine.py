@@ -101,6 +101,7 @@ def run(args) -> int:
     from trm_jax.language.model import digest
     from trm_jax.solvers import run as runs
     from trm_jax.solvers.refine import coders, search
+    from trm_jax.solvers.seen import seen
     from trm_jax.storage.paths import write_whole
     from trm_jax.tasks.arc import files
 
@@ -118,20 +119,25 @@ def run(args) -> int:
     stop_after = args.stop_after or (2 if args.search == "tree" else 1)
     named = {name: getattr(args, name) for name in ("search", "rounds", "experts", "shown", "keep", "calls", "seed")}
     settings = search.Settings(**named, stop_after=stop_after, tokens=args.token_budget)
-    known = script.digest if script else digest(place, **loading(args)) if kind == "local" else place
+    model = script.digest if script else digest(place, **loading(args)) if kind == "local" else place
     told = {**dataclasses.asdict(settings), "minutes": str(args.minutes)}
     told |= {name: getattr(args, name) for name in ("temperature", "max_new_tokens", "program_seconds")}
     told |= {"program_megabytes": args.program_megabytes, "coder_model": args.coder_model}
-    header = {"coder": kind, "model": known, "data": files.digest(tasks), "settings": told}
+    header = {"coder": kind, "model": model, "data": files.digest(tasks), "settings": told}
     runs.begin(folder, header, args.force)
     index, count = args.part
     own = sorted(tasks)[index::count]
     if not _answer(args, kind, script or place, sandbox, settings, folder, [tasks[name] for name in own]):
         return EXIT_STOPPED
     name = args.coder_model or Path(place).absolute().name
-    words = command("refine", "--data", args.data, "--coder", f"{kind}:{place}", "--allow-code-execution")
+    coder = ("--coder", place, "--coder-model", name) if kind == "http" else ("--coder", f"{kind}:{place}")
+    words = command("refine", "--data", args.data, *coder, "--allow-code-execution")
     told |= {"sandbox": dict(sandbox.layers)}
-    member = {"name": f"refine-{name}", "kind": "refine", "command": words, "settings": told}
+    known = seen(tasks, [one for one in (place, args.adapter) if kind == "local" and one and one.is_dir()], ())
+    if known.ids:
+        told["contaminated"] = str(known)
+        print(f"contaminated: the coder was trained on {known}")
+    member = {"name": f"refine-{name}", "kind": "refine", "command": words, "settings": told, "trained_on": known.sets}
     return ttt.finish(folder, tasks, args.data, member)
 
 
@@ -225,4 +231,5 @@ def _open(args, kind: str, given, settings, folder, stopping: Callable[[], bool]
     key = remote.key_of(*KEYS)
     if key and remote.exposes_key(given):
         print(f"note: {key.name} goes to {given} unencrypted; https:// would hide it", file=sys.stderr)
-    return coders.Remote(given, args.coder_model, args.max_new_tokens, args.temperature, key, say)
+    answered = search.replies_in(folder) > 0
+    return coders.Remote(given, args.coder_model, args.max_new_tokens, args.temperature, key, say, answered)

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,7 +25,7 @@ from trm_jax.tasks.arc.grids import ArcTask
 FORMAT = "scripted-coder-1"
 LETTERS = 4  # of a token, where nobody counts them
 TIMEOUT_S = 600.0  # of a try
-_BLOCK = re.compile(r"```(?:python|py)[ \t]*\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_BLOCK = re.compile(r"```[ \t]*(?:python3?|py)[ \t]*\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 class Reply(NamedTuple):
@@ -99,8 +99,8 @@ class Remote:
     temperature: float
     key: remote.Key | None = None
     say: Callable[[str], None] = lambda line: None
+    answered: bool = False  # whether it has ever done so, in an earlier run too
     at_once: int = 1
-    _answered: bool = field(default=False, init=False)
 
     def fits(self, prompt: str) -> bool:
         return True
@@ -112,13 +112,14 @@ class Remote:
         try:
             found = remote.ask(self.address, self.name, [{"role": "user", "content": prompt}], **how)
         except remote.Refused as error:
-            # One prompt that is too long, say, ends no run; a server that has never answered is another matter.
-            if not self._answered or error.status not in (400, 413, 422):
+            # A prompt that is too long or an answer that is garbled ends no run; a server that has never answered is
+            # another matter.
+            if not self.answered or error.status not in (200, 400, 413, 422):
                 raise
             return [Reply(None, problem=str(error))]
         except remote.Unanswered as error:
             return [Reply(None, tries=error.attempts, problem=str(error), lost=error)]
-        self._answered = True
+        self.answered = True
         return [Reply(found.text, found.tokens or estimate(prompt, found.text), 1 + found.repeated)]
 
 

@@ -126,8 +126,11 @@ def by_pairs(one: Solution) -> tuple[float, float]:
 
 
 def distinct(found: Sequence[Solution]) -> list[Solution]:
-    """Programs of different text, the first of each."""
-    return list({one.code.strip(): one for one in reversed(found)}.values())[::-1]
+    """Programs of different text, the first of each, in their order."""
+    first: dict[str, Solution] = {}
+    for one in found:
+        first.setdefault(one.code.strip(), one)
+    return list(first.values())
 
 
 def final_two(ordered: Sequence[Solution]) -> list[Solution]:

@@ -147,7 +147,7 @@ class Rounds:
         results = []
         for found in filter(None, self._found):
             [top] = best(found, 1)
-            results += [top, *[one for one in score.distinct(found) if one.solved and one.code != top.code]]
+            results += score.distinct([top, *[one for one in found if one.solved]])
         return [results[at] for at in score.grouped(results)]
 
     @staticmethod
@@ -241,18 +241,17 @@ class Refine:
             while asks and status == "ok" and not search.over():
                 chunk, asks = asks[: self._coder.at_once], asks[self._coder.at_once :]
                 missing = [ask for ask in chunk if ask.name not in known]
-                if missing and (reason := self._budget(spent, len(missing), watch)):
-                    status = "partial"
-                    break
-                if missing:
+                if missing and not self._budget(spent, watch):
                     try:
-                        known |= self._asked(question, missing, spent, watch, path)
+                        left = self._how.most_calls - spent.calls
+                        known |= self._asked(question, missing[:left], spent, watch, path)
                     except _TooLong as error:
                         status, reason = "skipped", str(error)
                         break
                 for ask in chunk:
                     record = known.get(ask.name)
-                    if record is None:  # the budget ended in the midst of it
+                    if record is None:
+                        status, reason = "partial", self._budget(spent, watch)
                         continue
                     if record["outcome"] not in ("no_program", "no_reply"):
                         one = _solution(replies, record, question)
@@ -269,9 +268,9 @@ class Refine:
         numbers["best"] = round(max((one.score for one in found), default=0.0), 4)
         return Outcome(question.id, status, reason, lines, spent.seconds, numbers)
 
-    def _budget(self, spent: _Spent, asked: int, watch: Watch) -> str | None:
-        """Which budget does not reach for so many replies more."""
-        if spent.calls + asked > self._how.most_calls:
+    def _budget(self, spent: _Spent, watch: Watch) -> str | None:
+        """Which budget does not reach for a reply more."""
+        if spent.calls >= self._how.most_calls:
             return f"{spent.calls} calls of {self._how.most_calls} are used"
         if 0 < self._how.tokens <= spent.tokens:
             return f"{spent.tokens} tokens of {self._how.tokens} are used"
@@ -301,7 +300,7 @@ class Refine:
             append_line(path, json.dumps(record))
             spent.calls, spent.tokens = spent.calls + reply.tries, spent.tokens + reply.tokens
             spent.seconds += record["seconds"]
-            if reply.lost and not self._budget(spent, 1, watch):
+            if reply.lost and not self._budget(spent, watch):
                 raise reply.lost
             self._say(f"{question.id}  {ask.name:<6}  {record.get('outcome', 'no_reply'):<10}  {_row(record, reply)}")
         return made
