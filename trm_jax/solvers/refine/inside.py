@@ -147,7 +147,7 @@ def limits(request):
         (resource.RLIMIT_NPROC, 64, 64),  # it does not bind root
     )
     for kind, soft, hard in wanted:
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError, OSError, OverflowError):
             resource.setrlimit(kind, (soft, hard))
 
 
