@@ -39,7 +39,6 @@ class Reply(NamedTuple):
 
     text: str
     first: tuple[tuple[str, float], ...] | None
-    finish: str | None  # "stop", "length", ...
     repeated: int  # how often the request was made again
     tokens: int | None = None  # of prompt and reply, where the server tells them
 
@@ -210,7 +209,7 @@ def _reply(address: str, content: str, repeated: int) -> Reply:
     usage = said.get("usage")
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
     tokens = tokens if type(tokens) is int else None
-    return Reply(text, _first(choice), choice.get("finish_reason"), repeated, tokens)
+    return Reply(text, _first(choice), repeated, tokens)
 
 
 def _first(choice: dict) -> tuple[tuple[str, float], ...] | None:
