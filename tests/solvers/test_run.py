@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_ends_its_task(marc, monkeypatch):
 
     monkeypatch.setattr(adapt, "train", broken)
     (outcome,) = marc([question("a")], {"a"}, run.Watch(60.0))
-    assert outcome.status == "failed" and outcome.reason == "the loss of update 2 was no number"
+    assert outcome.status == "failed" and outcome.reason == "loss or gradient of update 2 was no number"
     assert not outcome.candidates and outcome.adapter is None
 
 
