@@ -15,6 +15,8 @@ from trm_jax.language import model, peft
 from trm_jax.models.lora import Lora
 from trm_jax.solvers import Question, adapt, run
 from trm_jax.solvers.marc import solve
+from trm_jax.solvers.seen import seen
+from trm_jax.tasks.arc.files import read_tasks
 from trm_jax.tasks.arc.grids import Pair
 from trm_jax.tasks.arc.predictions import ranked, read
 
@@ -195,6 +197,15 @@ def test_a_model_that_has_seen_the_tasks_is_refused_or_marked(tiny_model, tasks,
     assert main(["arc", "vote", *[str(tmp_path / "seen" / run.PREDICTIONS)] * 2, "--output", both]) == 0
     assert main(["arc", "score", both, "--data", str(tasks)]) == 0
     assert f"by a model that was trained on {told}" in capsys.readouterr().out
+
+
+def test_two_sets_of_one_name_are_both_compared(tasks, tmp_path):
+    for place, name in (("one", "a"), ("two", "z")):
+        folder = tmp_path / place / "training"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.json").write_text(json.dumps(task(9)))
+    found = seen(read_tasks(tasks), [], [tmp_path / place / "training" for place in ("one", "two")])
+    assert found.ids == ("a",) and found.sets == ("training",)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ rank R, which is written as PEFT does, or with --lora-rank 0 all weights, which 
 at any time: the same command goes on.
 
 examples:
-  trm finetune models/Qwen3-0.6B --lora-rank 16 --data ARC-AGI/data/training --output runs/tuned
+  trm finetune models/Qwen3-0.6B --lora-rank 16 --data ARC-AGI/data/training
   trm finetune models/Qwen3-4B-Thinking-2507 --lora-rank 0 --data arc/training --output runs/nvarc --steps 12716
 """
 
@@ -18,12 +18,15 @@ from trm_jax.cli.arguments import add_documented, any_path, at_least, command, l
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
 
+OUTPUT = "runs/finetune"
+
 
 def add_parser(subparsers) -> None:
     parser = add_documented(subparsers, "finetune", run, __doc__)
     parser.add_argument("model", type=model_path, metavar="MODEL", help="a folder, or a .gguf file")
     parser.add_argument("--data", type=any_path, required=True, metavar="SET", help="ARC tasks to learn, with answers")
-    parser.add_argument("--output", type=local_path, required=True, metavar="FOLDER", help="what is trained")
+    text = f"what is trained ({OUTPUT})"
+    parser.add_argument("--output", type=local_path, default=OUTPUT, metavar="FOLDER", help=text)
     group = parser.add_argument_group("how it is trained")
     group.add_argument("--lora-rank", type=at_least(0), default=16, metavar="R", help="0: all weights (16)")
     group.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter counts A / R times (twice R)")
