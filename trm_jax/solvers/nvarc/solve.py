@@ -69,7 +69,7 @@ class Nvarc:
         limit = min(settings.limit, cfg.context or settings.limit)
         self._recipe, self._settings, self._others = recipe, dataclasses.replace(settings, limit=limit), others
         self._trainer, self._tasks = adapt.Trainer(recipe, cfg), tasks
-        self._start = adapt.begin(recipe, cfg, self._params, settings.seed)
+        self._start = adapt.begin(recipe, cfg, self._params)
         self._answer = Answerer(decoder, recipe.model(cfg), rows)
 
     def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
