@@ -183,10 +183,10 @@ def test_candidates_of_another_solver_are_ranked_beside_what_is_found(small, tas
         writer.line(Line("c", 1, answer, weight=1.0))
     given = command(small, tasks, tmp_path / "run", "--tasks", "c", "--permutations", "0", "--candidates", str(other))
     assert main(given) == 2
-    assert "is by a model that was trained on the answers of set; leave it out, or" in capsys.readouterr().err
+    assert "is by a model that was trained on the answers of set:all; leave it out, or" in capsys.readouterr().err
     assert main([*given, "--allow-contaminated"]) == 0
     told = read(tmp_path / "run" / run.PREDICTIONS)[0].member.settings["contaminated"]
-    assert told == "the answers of set (the solver of --candidates)" and told in capsys.readouterr().out
+    assert told == "the answers of set:all (the solver of --candidates)" and told in capsys.readouterr().out
     (record,) = records(tmp_path / "run").values()
     (line,) = (line for line in record["candidates"] if line["source"] == "elsewhere")
     assert line["test"] == 1 and line["grid"] == answer.tolist() and len(line["view_nll"]) == 8
