@@ -214,6 +214,7 @@ def test_two_sets_of_one_name_are_both_compared(tasks, tmp_path):
         (["--tasks", "x"], "--tasks x: "),
         (["--part", "4/4"], "write 0/4 for the first of four"),
         (["--minutes", "0"], "write minutes, as 2.5"),
+        (["--minutes", "five"], "write minutes, as 2.5"),
         (["--prompt-file", "nowhere"], "--prompt-file nowhere cannot be read"),
         (["--trained-on", "nowhere"], "nowhere does not exist"),
         (["--lr", "-1"], "recipe: lr is -1.0; it must be positive"),

@@ -60,9 +60,13 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _minutes(text: str) -> float:
-    if not float(text) > 0:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not found > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write minutes, as 2.5")
-    return float(text)
+    return found
 
 
 def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Callable) -> int:
