@@ -88,7 +88,7 @@ def _fitting(parts: list[list[int]], limit: int) -> list[list[int]]:
             break
         kept += 1
     if not kept:
-        raise InputError(f"the shortest text has {len(parts[-1])} tokens, more than the {max(0, limit)} that are allowed")
+        raise InputError(f"the shortest text has {len(parts[-1])} tokens, more than the {limit} that are allowed")
     return parts[-kept:]
 
 
