@@ -83,7 +83,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(trm, here, place, tun
         assert (place / "stopped" / name).read_bytes() == (place / "lora" / name).read_bytes()
 
 
-def test_all_weights_are_a_model_of_their_own(trm, place):
+def test_all_weights_are_a_model_of_their_own(trm, here, place):
     result = trm.run(*words(place, place / "full", "--lora-rank", 0))
     assert result.code == 0, result.err
     assert f"trm ttt nvarc {place / 'full'} --data" in result.err
@@ -91,15 +91,25 @@ def test_all_weights_are_a_model_of_their_own(trm, place):
     before, after = (weights.load(place / name, CFG) for name in ("model", "full"))
     changed = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), before, after)
     assert all(jax.tree.leaves(changed))
-    losses = json.loads((place / "full" / "finetune.json").read_text())["losses"]
-    assert np.mean(losses[-10:]) < 0.8 * losses[0]
+    record = json.loads((place / "full" / "finetune.json").read_text())
+    assert np.mean(record["losses"][-10:]) < 0.8 * record["losses"][0]
+    record["trained_on"] = {"name": "before", "tasks": ["old"]}  # what it learned counts on
+    (place / "full" / "finetune.json").write_text(json.dumps(record))
+    given = words(place, place / "again", "--lora-rank", 0, "--steps", 1)
+    assert here(given[0], place / "full", *given[2:]).code == 0
+    trained = json.loads((place / "again" / "finetune.json").read_text())["trained_on"]
+    assert trained == {"name": "tasks, before", "tasks": sorted([*TASKS, "old"])}
 
 
 def test_what_is_wrong_is_said_in_a_line(refused, place):
     assert "leaves no gradient" in refused(*words(place, place / "x", "--lora-rank", 0, "--quantise", "int8"))
     assert "lr is" in refused(*words(place, place / "x", "--lr", "0"))
     assert "does not exist" in refused(*words(place, place / "x")[:3], place / "none", "--output", place / "x")
+    assert "belongs to no model" in refused(*words(place, place / "x", "--adapter", place / "lora"))
+    assert "give another folder" in refused(*words(place, place / "model"))
     assert not (place / "x").exists()
+    said = refused(*words(place, place / "y", "--limit", 17))
+    assert said.startswith("task copy: the shortest text has 18 tokens") and "give a higher --limit" in said
 
 
 def test_a_rate_that_is_too_high_ends_the_run(trm, place):

@@ -187,6 +187,16 @@ def test_a_task_without_numbers_stops_alone(base, trainer):
     assert poisoned["finite"].tolist() == [True, False]
     assert bits(jax.tree.map(lambda x: x[1], poisoned["trained"])) == before
     assert_close(jax.tree.map(lambda x: x[0], poisoned["trained"]), alone.weights)
+    stopped = {**trainer.start(start, 2), "finite": jnp.array([True, False])}  # as by a gradient
+    _, losses = trainer.update(base, stopped, batch, np.zeros(2, np.float32))
+    assert np.isfinite(losses[0]) and np.isnan(losses[1])
+
+
+def test_training_ends_where_no_task_has_numbers(base, trainer):
+    start = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), adapt.begin(RECIPE, TINY, base))
+    (one,) = adapt.train(trainer, base, start, [course_of(1)])
+    assert one.fault() == "loss or gradient of update 0 was no number"
+    assert one.told() == {"updates": f"2/{one.updates}"} and one.updates > 2
 
 
 @pytest.mark.slow  # NVARC's tests train so too

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trm_jax.cli.main import main
+from trm_jax.errors import InputError
 from trm_jax.language import model, peft
 from trm_jax.models import decoder
 from trm_jax.models.lora import Lora
@@ -15,6 +16,8 @@ from trm_jax.models.params import is_spec, path_name
 from trm_jax.models.quant import LINEARS
 from trm_jax.solvers import Question, adapt, run
 from trm_jax.solvers.nvarc import solve, text, vocabulary
+from trm_jax.solvers.nvarc.answer import Answerer
+from trm_jax.solvers.nvarc.select import Candidate
 from trm_jax.tasks.arc import files
 from trm_jax.tasks.arc.grids import Pair
 from trm_jax.tasks.arc.predictions import Header, Line, Member, ranked, read, writing
@@ -164,14 +167,26 @@ def test_what_is_too_long_is_told(opened):
     assert "test 0 is not asked" in not_fits.reason
 
 
-def test_candidates_of_another_solver_are_ranked_beside_what_is_found(small, tasks, tmp_path):
-    """Of a file that answers some of the tasks."""
+def test_scores_that_are_no_numbers_are_told(opened):
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), opened.params)
+    found = [Candidate(np.zeros((2, 2), np.uint8), ())]
+    with pytest.raises(InputError, match="the model computes what is no number"):
+        Answerer(decoder, opened.cfg, 8).scored(broken, question("a"), 0, HOW, found)
+
+
+def test_candidates_of_another_solver_are_ranked_beside_what_is_found(small, tasks, tmp_path, capsys):
+    """Of a file that answers some of the tasks, by a solver that has seen them."""
     other, answer = tmp_path / "other.jsonl", np.full((5, 5), 3, np.uint8)
     some = {name: one for name, one in files.read_tasks(tasks).items() if name == "c"}
-    with writing(other, Header(Member("trm", "trm"), "set", files.digest(some))) as writer:
+    member = Member("trm", "trm", trained_on=["set:all"])
+    with writing(other, Header(member, "set", files.digest(some))) as writer:
         writer.line(Line("c", 1, answer, weight=1.0))
     given = command(small, tasks, tmp_path / "run", "--tasks", "c", "--permutations", "0", "--candidates", str(other))
-    assert main(given) == 0
+    assert main(given) == 2
+    assert "is by a model that was trained on the answers of set:all; leave it out, or" in capsys.readouterr().err
+    assert main([*given, "--allow-contaminated"]) == 0
+    told = read(tmp_path / "run" / run.PREDICTIONS)[0].member.settings["contaminated"]
+    assert told == "the answers of set:all (the solver of --candidates)" and told in capsys.readouterr().out
     (record,) = records(tmp_path / "run").values()
     (line,) = (line for line in record["candidates"] if line["source"] == "elsewhere")
     assert line["test"] == 1 and line["grid"] == answer.tolist() and len(line["view_nll"]) == 8

@@ -15,6 +15,8 @@ from trm_jax.language import model, peft
 from trm_jax.models.lora import Lora
 from trm_jax.solvers import Question, adapt, run
 from trm_jax.solvers.marc import solve
+from trm_jax.solvers.seen import seen
+from trm_jax.tasks.arc.files import read_tasks
 from trm_jax.tasks.arc.grids import Pair
 from trm_jax.tasks.arc.predictions import ranked, read
 
@@ -149,7 +151,7 @@ def test_a_loss_that_is_no_number_ends_its_task(marc, monkeypatch):
 
     monkeypatch.setattr(adapt, "train", broken)
     (outcome,) = marc([question("a")], {"a"}, run.Watch(60.0))
-    assert outcome.status == "failed" and outcome.reason == "the loss of update 2 was no number"
+    assert outcome.status == "failed" and outcome.reason == "loss or gradient of update 2 was no number"
     assert not outcome.candidates and outcome.adapter is None
 
 
@@ -197,12 +199,22 @@ def test_a_model_that_has_seen_the_tasks_is_refused_or_marked(tiny_model, tasks,
     assert f"by a model that was trained on {told}" in capsys.readouterr().out
 
 
+def test_two_sets_of_one_name_are_both_compared(tasks, tmp_path):
+    for place, name in (("one", "a"), ("two", "z")):
+        folder = tmp_path / place / "training"
+        folder.mkdir(parents=True)
+        (folder / f"{name}.json").write_text(json.dumps(task(9)))
+    found = seen(read_tasks(tasks), [], [tmp_path / place / "training" for place in ("one", "two")])
+    assert found.ids == ("a",) and found.sets == ("training",)
+
+
 @pytest.mark.parametrize(
     "more, told",
     [
         (["--tasks", "x"], "--tasks x: "),
         (["--part", "4/4"], "write 0/4 for the first of four"),
         (["--minutes", "0"], "write minutes, as 2.5"),
+        (["--minutes", "five"], "write minutes, as 2.5"),
         (["--prompt-file", "nowhere"], "--prompt-file nowhere cannot be read"),
         (["--trained-on", "nowhere"], "nowhere does not exist"),
         (["--lr", "-1"], "recipe: lr is -1.0; it must be positive"),

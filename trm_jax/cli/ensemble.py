@@ -201,19 +201,16 @@ class _Entry(NamedTuple):
 
 def _enter(given: Given, every: dict) -> _Entry:
     """Read a member. Raises InputError for answers to other tasks."""
-    from trm_jax.tasks.arc.predictions import asked, read, read_ballot
+    from trm_jax.tasks.arc.predictions import asked, contaminated, read, read_ballot
     from trm_jax.tasks.arc.submission import NOTHING, read_submission
     from trm_jax.tasks.arc.vote import Ballot
 
     if not given.file.name.endswith(".json"):
         header = read(given.file)[0]
         tasks, ballot = asked(given.file, every), read_ballot(given.file)
-        trained = tuple(header.member.trained_on)
-        told = header.member.settings.get("contaminated")
-        whole = [one for one in trained if one.removesuffix(":all") == header.data_name]
-        contaminated = str(told) if told else f"the answers of {whole[0]}" if whole else None
+        trained, known = tuple(header.member.trained_on), contaminated(header)
     else:
-        ballot, trained, contaminated = Ballot(), (), None
+        ballot, trained, known = Ballot(), (), None
         found = read_submission(given.file)
         for (name, test), grids in found.items():
             if [grid.tolist() for grid in grids] != [NOTHING]:  # which says that nothing was found
@@ -226,7 +223,7 @@ def _enter(given: Given, every: dict) -> _Entry:
     for (name, test), _ in ballot.ranked():
         if name not in tasks or test >= len(tasks[name].test):
             raise InputError(f"{given.file}: task {name}, test {test} is not among the tasks given; mend the file")
-    return _Entry(given, ballot, tasks, trained, contaminated)
+    return _Entry(given, ballot, tasks, trained, known)
 
 
 def _contaminated(args, entries: list[_Entry]) -> list[str]:

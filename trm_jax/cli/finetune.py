@@ -5,7 +5,7 @@ rank R, which is written as PEFT does, or with --lora-rank 0 all weights, which 
 at any time: the same command goes on.
 
 examples:
-  trm finetune models/Qwen3-0.6B --lora-rank 16 --data ARC-AGI/data/training --output runs/tuned
+  trm finetune models/Qwen3-0.6B --lora-rank 16 --data ARC-AGI/data/training
   trm finetune models/Qwen3-4B-Thinking-2507 --lora-rank 0 --data arc/training --output runs/nvarc --steps 12716
 """
 
@@ -18,14 +18,15 @@ from trm_jax.cli.arguments import add_documented, any_path, at_least, command, l
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
 
-RECORD = "finetune.json"
+OUTPUT = "runs/finetune"
 
 
 def add_parser(subparsers) -> None:
     parser = add_documented(subparsers, "finetune", run, __doc__)
     parser.add_argument("model", type=model_path, metavar="MODEL", help="a folder, or a .gguf file")
     parser.add_argument("--data", type=any_path, required=True, metavar="SET", help="ARC tasks to learn, with answers")
-    parser.add_argument("--output", type=local_path, required=True, metavar="FOLDER", help="what is trained")
+    text = f"what is trained ({OUTPUT})"
+    parser.add_argument("--output", type=local_path, default=OUTPUT, metavar="FOLDER", help=text)
     group = parser.add_argument_group("how it is trained")
     group.add_argument("--lora-rank", type=at_least(0), default=16, metavar="R", help="0: all weights (16)")
     group.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter counts A / R times (twice R)")
@@ -45,6 +46,7 @@ def run(args) -> int:
     from trm_jax.language.model import digest
     from trm_jax.models.lora import Lora
     from trm_jax.models.quant import LINEARS
+    from trm_jax.solvers import seen
     from trm_jax.solvers.adapt import Recipe
     from trm_jax.storage.output import owned
     from trm_jax.storage.paths import write_whole
@@ -58,6 +60,11 @@ def run(args) -> int:
     plan = Plan(Recipe(lora, **how), args.steps, args.last_lr, args.limit, args.seed)
     if args.quantise and not rank:
         raise InputError("--lora-rank 0 trains the weights, which --quantise leaves no gradient; leave one out")
+    if args.adapter and rank:
+        said = "an adapter beside another one belongs to no model"
+        raise InputError(f"--adapter: {said}; --lora-rank 0 trains the weights with it in them")
+    if args.output.resolve() in [one.resolve() for one in (args.model, args.adapter) if one]:
+        raise InputError(f"--output {args.output} is what is trained on; give another folder")
     tasks = files.read_tasks(args.data)
     known = {"model": digest(args.model, **loading(args)), "data": files.digest(tasks)}
     with owned(args.output, lambda: None, "--output"):
@@ -71,8 +78,11 @@ def run(args) -> int:
             return EXIT_STOPPED
         _write(args, plan, tuned)
         last = tuned.losses[-max(1, plan.steps // 10) :]
-        record = {"model": str(args.model), **known, "trained_on": {"name": args.data.name, "tasks": sorted(tasks)}}
-        write_whole(args.output / RECORD, (json.dumps({**record, "losses": tuned.losses}) + "\n").encode())
+        before = seen.told([one for one in (args.model, args.adapter) if one and one.is_dir()])
+        names, ids = zip((args.data.name, set(tasks)), *before, strict=True)
+        trained = {"name": ", ".join(dict.fromkeys(names)), "tasks": sorted(set().union(*ids))}
+        record = {"model": str(args.model), **known, "trained_on": trained}
+        write_whole(args.output / seen.RECORD, (json.dumps({**record, "losses": tuned.losses}) + "\n").encode())
     print(f"loss {tuned.losses[0]:.4f} at first, {sum(last) / len(last):.4f} over the last {len(last)} of {plan.steps}")
     print(f"written: {args.output}; {args.output / CHECKPOINTS} is no longer needed")
     model = [args.model, "--adapter", args.output] if rank else [args.output]
@@ -85,18 +95,15 @@ def _tune(args, plan, tasks, known):
     from contextlib import closing
 
     from trm_jax import compiler
-    from trm_jax.models.lora import merge
+    from trm_jax.cli.ttt import plain
     from trm_jax.solvers.nvarc.vocabulary import cut
     from trm_jax.train.finetune import finetune
     from trm_jax.train.progress import Progress
     from trm_jax.train.stopping import StopRequest
 
     compiler.use_cache()
-    model = open_model(args.model, loading(args))
-    params, cfg = dict(model.params), model.cfg
-    if "lora" in params:  # what is trained takes its place
-        params, cfg = merge(params, cfg, *params.pop("lora"))
-    cfg, params = cut(cfg, params, model.words)
+    model = plain(open_model(args.model, loading(args)))
+    cfg, params = cut(model.cfg, model.params, model.words)
     with StopRequest() as stop, closing(Progress(f"finetune {model.name}", plan.steps)) as progress:
 
         def on_step(step: int, loss: float | None) -> None:

@@ -60,9 +60,13 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _minutes(text: str) -> float:
-    if not float(text) > 0:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not found > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write minutes, as 2.5")
-    return float(text)
+    return found
 
 
 def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Callable) -> int:
@@ -82,7 +86,7 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
     known = seen(tasks, [one for one in (args.model, args.adapter) if one and one.is_dir()], args.trained_on)
     if known.sets:
         print(f"the model was trained on {known}", file=sys.stderr)
-    contaminated = str(known) if known.ids or known.pairs else None
+    contaminated = [str(known)] if known.ids or known.pairs else []
     if contaminated and not args.allow_contaminated:
         raise InputError(
             "it has seen what it is asked; take other tasks, or --allow-contaminated, which marks the answers"
@@ -106,12 +110,13 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
         more = (args.tasks_at_once, 60 * args.minutes, not args.no_adapters)
         if not work(folder, f"{kind} {name}", {one: tasks[one] for one in own}, solver(model), name, *more):
             return EXIT_STOPPED
-    told = {**settings, **({"contaminated": contaminated} if contaminated else {})}
+    contaminated += [settings["contaminated"]] if "contaminated" in settings else []
+    told = {**settings, **({"contaminated": "; ".join(contaminated)} if contaminated else {})}
     words = command("ttt", kind, args.model, "--data", args.data)
     member = {"name": f"{kind}-{name}", "kind": kind, "command": words, "settings": told, "trained_on": known.sets}
     code = finish(folder, tasks, args.data, member)
     if contaminated:
-        print(f"contaminated: the model was trained on {contaminated}")
+        print(f"contaminated: the model was trained on {told['contaminated']}")
     return code
 
 
@@ -193,9 +198,9 @@ def finish(folder, tasks: Mapping, source, member: Mapping) -> int:
     header = Header(Member(**{**member, "name": safe}), source.name, digest(tasks), "rank")
     counts = runs.merge(folder, header, sorted(tasks))
     best = {key: [one.grid for one in found] for key, found in ranked([folder / runs.PREDICTIONS])}
-    write_submission(folder / "submission.json", submission(best, tasks))
+    write_submission(folder / runs.SUBMISSION, submission(best, tasks))
     print(f"tasks        {len(tasks)}: " + ", ".join(f"{many} {status}" for status, many in sorted(counts.items())))
     print(f"predictions  {folder / runs.PREDICTIONS}")
-    print(f"submission   {folder / 'submission.json'}")
+    print(f"submission   {folder / runs.SUBMISSION}")
     print(f"next: {command('arc', 'score', folder / runs.PREDICTIONS, '--data', source)}", file=sys.stderr)
     return 0

@@ -69,7 +69,7 @@ def run(args) -> int:
     given = {name: getattr(args, name) for name in "seed permutations limit probability views selector middle".split()}
     given |= {"budget": args.budget} if args.budget else {}
     settings = solve.Settings(**given, scoring=args.scoring_views)
-    others, digest = _others(args)
+    others, known = _others(args)
     told = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "minutes": str(args.minutes)}
 
     def size(cfg: decoder.Config) -> int:
@@ -79,18 +79,23 @@ def run(args) -> int:
     def solver(model):
         return solve.Nvarc(model, recipe, settings, args.prompts_at_once, others, args.tasks_at_once)
 
-    return ttt.run(args, "nvarc", {**told, "candidates": digest}, solver, size)
+    return ttt.run(args, "nvarc", {**told, **known}, solver, size)
 
 
-def _others(args) -> tuple[dict, str | None]:
-    """(grids of --candidates for each test input, SHA-256 of the file)."""
+def _others(args) -> tuple[dict, dict]:
+    """(grids of --candidates for each test input, what is to be known of the file)."""
     import hashlib
 
     from trm_jax.tasks.arc import files
-    from trm_jax.tasks.arc.predictions import asked, ranked
+    from trm_jax.tasks.arc.predictions import asked, contaminated, ranked, read
 
     if not args.candidates:
-        return {}, None
+        return {}, {"candidates": None}
     asked(args.candidates, files.read_tasks(args.data))
-    found = {key: [one.grid for one in some[:OTHERS]] for key, some in ranked([args.candidates])}
-    return found, hashlib.sha256(args.candidates.read_bytes()).hexdigest()
+    known = {"candidates": hashlib.sha256(args.candidates.read_bytes()).hexdigest()}
+    if told := contaminated(read(args.candidates)[0]):
+        known["contaminated"] = f"{told} (the solver of --candidates)"
+        if not args.allow_contaminated:
+            said = f"--candidates {args.candidates} is by a model that was trained on {told}"
+            raise InputError(f"{said}; leave it out, or --allow-contaminated, which marks the answers")
+    return {key: [one.grid for one in some[:OTHERS]] for key, some in ranked([args.candidates])}, known

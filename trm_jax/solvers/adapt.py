@@ -171,7 +171,7 @@ class Trainer:
         finite = state["finite"] & (~learns | (jnp.isfinite(value) & jnp.isfinite(norm)))
         kept = {name: state[name] for name in new}
         kept = jax.tree.map(lambda new, old: jnp.where(finite & learns, new, old), new, kept)
-        return {**kept, "finite": finite}, value
+        return {**kept, "finite": finite}, jnp.where(finite | ~learns, value, jnp.nan)
 
     def start(self, start: dict, tasks: int) -> dict:
         """The state {"trained", "optimiser", "finite"} of tasks side by side [N, ...] before their first update."""
@@ -180,7 +180,8 @@ class Trainer:
     def update(self, params: dict, state: dict, batch: dict, rates: np.ndarray) -> tuple[dict, jax.Array]:
         """(state after an update, losses before it [N]); batch: of `batch_of`; rates [N]: learning rates.
 
-        A task that has nothing to learn stays as it is; one whose loss or gradient is not finite does so from then on.
+        A task that has nothing to learn stays as it is; one whose loss or gradient is not finite does so from then on,
+        and its losses are NaN.
         `state` must not be used again.
         """
         return self._update(params, state, batch, rates)
@@ -194,6 +195,18 @@ class Trained:
     losses: list[float] = field(default_factory=list)  # before each update that was made
     updates: int = 0  # that were to be made
     finite: bool = True  # else the weights are those before the update that gave no number
+
+    def told(self) -> dict[str, str | float]:
+        """For a task's record."""
+        known = [round(loss, 4) for loss in self.losses if np.isfinite(loss)]
+        ends = {"first loss": known[0], "last loss": known[-1]} if known else {}
+        return {"updates": f"{len(self.losses)}/{self.updates}", **ends}
+
+    def fault(self) -> str | None:
+        """What ended the training of a task that is to be given up."""
+        if self.finite:
+            return None
+        return f"loss or gradient of update {int(np.argmin(np.isfinite(self.losses)))} was no number"
 
 
 def train(
@@ -219,8 +232,11 @@ def train(
         rate = np.array([some[at] if at < len(some) else 0 for some in rates], np.float32)
         state, losses = trainer.update(params, state, batch_of(lessons, recipe.batch), rate)
         found.append(losses)
-        if at and not go_on(at, np.asarray(found[-2]).tolist()):
-            break
+        if at:
+            before = np.asarray(found[-2])
+            learning = [task for task, one in enumerate(courses) if at < len(one.order)]
+            if not np.isfinite(before[learning]).any() or not go_on(at, before.tolist()):
+                break
     finite, losses = np.asarray(state["finite"]), np.array(jax.device_get(found)).reshape(len(found), len(courses))
     result = []
     for task, one in enumerate(courses[:real]):

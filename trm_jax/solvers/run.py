@@ -21,7 +21,8 @@ from trm_jax.storage.paths import AnyPath, write_whole
 from trm_jax.tasks.arc.files import read_grid, read_json
 from trm_jax.tasks.arc.predictions import Header, Line, writing
 
-RUN, RECORDS, ADAPTERS, REPLIES, PREDICTIONS = "run.json", "tasks", "adapters", "replies", "predictions.jsonl"
+RUN, RECORDS, ADAPTERS, REPLIES = "run.json", "tasks", "adapters", "replies"
+PREDICTIONS, SUBMISSION = "predictions.jsonl", "submission.json"
 
 
 class Stopped(Exception):
@@ -74,8 +75,8 @@ def begin(folder: AnyPath, header: Mapping, force: bool) -> None:
         if not force:
             differ = sorted(name for name in {*there, *header} if there.get(name) != header.get(name))
             raise InputError(f"{folder} is of another run ({', '.join(differ)} differ); --force begins anew there")
-        kept = *(folder / RECORDS).glob("*.json"), *(folder / REPLIES).glob("*.jsonl"), folder / PREDICTIONS
-        for file in kept:
+        kept = *(folder / RECORDS).glob("*.json"), *(folder / REPLIES).glob("*.jsonl")
+        for file in (*kept, folder / PREDICTIONS, folder / SUBMISSION):
             file.unlink(missing_ok=True)
     write_whole(path, (json.dumps(header, indent=1) + "\n").encode())
 

@@ -34,15 +34,18 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _told(folder: AnyPath) -> dict[str, set[str]]:
-    """Names of sets that a model's folder says it was trained on -> ids."""
-    if not (folder / RECORD).is_file():
-        return {}
-    said = read_json(folder / RECORD)
-    trained = said.get("trained_on") if isinstance(said, Mapping) else None
-    if not isinstance(trained, Mapping) or not isinstance(trained.get("tasks"), list):
-        raise InputError(f"{folder / RECORD} does not say what the model was trained on; write the folder once more")
-    return {str(trained.get("name")): set(map(str, trained["tasks"]))}
+def told(folders: Iterable[AnyPath]) -> list[tuple[str, set[str]]]:
+    """(name of a set, ids in it) of all that models' folders say they were trained on."""
+    found = []
+    for folder in folders:
+        if (folder / RECORD).is_file():
+            said = read_json(folder / RECORD)
+            trained = said.get("trained_on") if isinstance(said, Mapping) else None
+            if not isinstance(trained, Mapping) or not isinstance(trained.get("tasks"), list):
+                named = f"{folder / RECORD} does not say what the model was trained on"
+                raise InputError(f"{named}; write the folder once more")
+            found.append((str(trained.get("name")), set(map(str, trained["tasks"]))))
+    return found
 
 
 def seen(asked: Tasks, folders: Iterable[AnyPath], sets: Iterable[AnyPath]) -> Seen:
@@ -50,12 +53,9 @@ def seen(asked: Tasks, folders: Iterable[AnyPath], sets: Iterable[AnyPath]) -> S
 
     No answer to a test input of theirs is looked at: demonstrations tell which tasks they are.
     """
-    told: dict[str, set[str]] = {}
-    for folder in folders:
-        told |= _told(folder)
-    known = {path.name: read_tasks(path) for path in sets}
-    told |= {name: set(tasks) for name, tasks in known.items()}
-    trained = set().union(*known.values())
-    pairs = {one.task for one in overlaps(asked, known.values(), of="train") if one.other in trained}
-    ids = asked.keys() & set().union(*told.values())
-    return Seen(tuple(told), tuple(sorted(ids)), tuple(sorted(pairs - ids)))
+    known = [(path.name, read_tasks(path)) for path in sets]
+    trained = set().union(*(tasks for _, tasks in known))
+    pairs = {one.task for one in overlaps(asked, [tasks for _, tasks in known], of="train") if one.other in trained}
+    every = [*told(folders), *known]  # two sets may have one name
+    ids = asked.keys() & set().union(*(tasks for _, tasks in every))
+    return Seen(tuple(dict.fromkeys(name for name, _ in every)), tuple(sorted(ids)), tuple(sorted(pairs - ids)))

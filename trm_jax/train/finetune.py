@@ -23,6 +23,7 @@ from trm_jax.settings import check, number, positive
 from trm_jax.solvers import adapt
 from trm_jax.solvers.nvarc import text
 from trm_jax.tasks.arc.files import Tasks
+from trm_jax.tasks.arc.grids import COLORS, ArcTask, Pair
 from trm_jax.train.checkpoint import Checkpoints
 from trm_jax.train.config import CheckpointConfig
 from trm_jax.train.writers import CHECKPOINTS
@@ -56,11 +57,28 @@ class Tuned:
     finite: bool  # else the last step gave no number and changed nothing
 
 
+def _known(task: ArcTask) -> list[Pair]:
+    """Its pairs, without those that lack an answer."""
+    return [pair for pair in task.pairs if pair.output is not None]
+
+
+def require_short(tasks: Tasks, limit: int) -> None:
+    """Raise InputError unless `limit` tokens hold every pair in every view: any may be the last one of a text."""
+    for name, task in tasks.items():
+        known = _known(task)
+        for symmetry in text.SYMMETRIES[::4]:  # as it is and transposed: turns are as long as one of these
+            for pair in text.View(symmetry, np.arange(COLORS), np.arange(len(known))).pairs(known):
+                try:
+                    text.training_text([pair], limit)
+                except InputError as error:
+                    raise InputError(f"task {name}: {error}; give a higher --limit, or leave the task out") from None
+
+
 def lessons(tasks: Tasks, plan: Plan, step: int) -> list[adapt.Lesson]:
     """The texts of a step, of tasks drawn alike; pairs without an answer are left out."""
     rng, names, found = np.random.default_rng((plan.seed, step)), sorted(tasks), []
     for _ in range(plan.recipe.batch):
-        known = [pair for pair in tasks[names[rng.integers(len(names))]].pairs if pair.output is not None]
+        known = _known(tasks[names[rng.integers(len(names))]])
         view = text.drawn(rng, int(rng.choice(text.SYMMETRIES)), len(known))
         found.append(text.training_text(view.pairs(known), plan.limit))
     return found
@@ -82,6 +100,7 @@ def finetune(
     cfg, params: of a decoder with 16 tokens. folder: has the checkpoints. known: what must be the same for work to go
     on, besides the plan, as the digests of model and data are. Raises InputError where other work lies in `folder`.
     """
+    require_short(tasks, plan.limit)
     trainer = adapt.Trainer(plan.recipe, cfg)
     state = trainer.start(adapt.begin(plan.recipe, cfg, params, plan.seed), 1)
     if plan.recipe.lora is None:
@@ -114,7 +133,9 @@ def finetune(
             if not going:
                 break
             if time.monotonic() - saved_at > 60 * policy.every_minutes:
-                saved, saved_at = _save(checkpoints, at, state, known, [*losses, float(waiting[0])]), time.monotonic()
+                said = [*losses, float(waiting[0])]
+                if math.isfinite(said[-1]):
+                    saved, saved_at = _save(checkpoints, at, state, known, said), time.monotonic()
         if finite and at > saved:
             _save(checkpoints, at, state, known, losses)
         checkpoints.wait()

@@ -87,12 +87,9 @@ class Marc:
         return adapt.course([lessons[puzzle.key] for puzzle in chosen], self._recipe, rng)
 
     def _outcome(self, task: Question, course: adapt.Course, trained: adapt.Trained, watch: Watch) -> Outcome:
-        numbers = {"puzzles": len(course.lessons), "updates": f"{len(trained.losses)}/{trained.updates}"}
-        if trained.losses:
-            numbers |= {"first loss": round(trained.losses[0], 4), "last loss": round(trained.losses[-1], 4)}
-        if not trained.finite:
-            bad = int(np.argmin(np.isfinite(trained.losses)))
-            return Outcome(task.id, "failed", f"the loss of update {bad} was no number", numbers=numbers)
+        numbers = {"puzzles": len(course.lessons), **trained.told()}
+        if fault := trained.fault():
+            return Outcome(task.id, "failed", fault, numbers=numbers)
         lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
         reasons = []
         if not trained.updates:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trm_jax.errors import InputError
 from trm_jax.settings import check, check_seed, number, option
 from trm_jax.solvers import Question, generator
 from trm_jax.solvers.nvarc import select, text
@@ -85,6 +86,8 @@ class Answerer:
             for tokens, view in zip(behind, views, strict=True)
         ]
         costs = self._score(params, *zip(*pairs, strict=True)).reshape(len(candidates), -1) if pairs else ()
+        if not np.isfinite(costs).all():
+            raise InputError("the model computes what is no number; take --dtype float32")
         return [dataclasses.replace(one, view_nll=nll.tolist()) for one, nll in zip(candidates, costs, strict=True)]
 
 

@@ -162,7 +162,7 @@ class Search:
         """
         if not 0 < probability < 1:
             raise InputError(f"the least probability is {probability}; give one between 0 and 1")
-        bounds = _Bounds(np.float32(-math.log(probability)), np.int32(budget), np.False_)
+        bounds = _Bounds(np.float32(-math.log(probability)), np.int32(min(budget, UNLIMITED)), np.False_)
         return self._all(params, prompts, bounds, math.ceil(1 / probability) - 1, most, stop)
 
     def greedy(

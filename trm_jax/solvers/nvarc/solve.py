@@ -100,12 +100,9 @@ class Nvarc:
         return text.samples(task.demonstrations, generator(how.seed, task.id, "train"), how.permutations, how.limit)
 
     def _outcome(self, task: Question, trained: adapt.Trained, untrained: str | None, watch: Watch) -> Outcome:
-        numbers: dict = {"updates": f"{len(trained.losses)}/{trained.updates}"}
-        if trained.losses:
-            numbers |= {"first loss": round(trained.losses[0], 4), "last loss": round(trained.losses[-1], 4)}
-        if not trained.finite:
-            bad = int(np.argmin(np.isfinite(trained.losses)))
-            return Outcome(task.id, "failed", f"the loss of update {bad} was no number", numbers=numbers)
+        numbers = trained.told()
+        if fault := trained.fault():
+            return Outcome(task.id, "failed", fault, numbers=numbers)
         reasons = [untrained] if untrained else []
         if len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")

@@ -74,6 +74,14 @@ class Line:
     seconds: float | None = None
 
 
+def contaminated(header: Header) -> str | None:
+    """What a member was trained on though it is asked just that, as its header says; None for nothing."""
+    if told := header.member.settings.get("contaminated"):
+        return str(told)
+    whole = [one for one in header.member.trained_on if one.removesuffix(":all") == header.data_name]
+    return f"the answers of {whole[0]}" if whole else None
+
+
 class Writer:
     """Writes lines; what is not given is left out."""
 
