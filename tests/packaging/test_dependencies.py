@@ -52,7 +52,9 @@ def test_the_environment_of_the_tests_satisfies_the_bounds(mandatory):
 
 def test_the_doctor_looks_for_what_is_required_and_for_each_extra(requirements, mandatory):
     assert {canonical(name) for name in REQUIRED} - {"jaxlib"} == {canonical(entry.name) for entry in mandatory}
-    optional = [entry for entry in requirements if re.search("extra == .(hub|wandb|torch|language|gguf).", str(entry.marker))]
+    optional = [
+        entry for entry in requirements if re.search("extra == .(hub|wandb|torch|language|gguf).", str(entry.marker))
+    ]
     assert {canonical(name) for name in OPTIONAL} == {canonical(entry.name) for entry in optional}
 
 
