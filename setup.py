@@ -72,7 +72,7 @@ EXTRAS_REQUIRE = {
 setup(
     name="trm_jax",
     version=version(),
-    description="Tiny Recursive Models (TRM) in JAX on Sudoku: training, evaluation and exact resume.",
+    description="Tiny recursive reasoners (TRM) and their rivals in JAX, on Sudoku, mazes and ARC-AGI.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",

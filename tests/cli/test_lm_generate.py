@@ -1,5 +1,6 @@
 """`trm lm generate` on a tiny model of random weights: what it writes, and what becomes of it when it is stopped."""
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -75,11 +76,18 @@ def test_cut_anywhere_it_ends_the_same(trm, tmp_path, words, whole, force):
 
 @pytest.mark.slow
 def test_interrupted_and_killed_it_ends_the_same(trm, tmp_path):
-    """Forty questions, one at a time: the first Ctrl-C ends it after the running chunk, with what it has."""
+    """Four hundred questions: the first Ctrl-C ends it after the running chunk, with what it has; then it is killed at
+    random."""
+    asked = [json.loads(line) for line in g.QUESTIONS.read_text().splitlines()]
+    asked = [
+        {**one, "id": f"{one['id']}-{n}", "question": f"({n}) {one['question']}"} for n in range(10) for one in asked
+    ]
+    many = tmp_path / "questions.jsonl"
+    many.write_text("".join(f"{json.dumps(one)}\n" for one in asked))
 
     def start(name: str):
-        how = ("--shots", 0, "--brief", "", "--max-new-tokens", 100, "--batch", 1, "--stop")
-        return trm.start("lm", "generate", MODEL, *how, "--output", tmp_path / name)
+        how = ("--shots", 0, "--brief", "", "--max-new-tokens", 40, "--stop")
+        return trm.start("lm", "generate", MODEL, "--questions", many, *how, "--output", tmp_path / name)
 
     def count() -> int:
         partial = tmp_path / "stopped.partial"
@@ -91,15 +99,17 @@ def test_interrupted_and_killed_it_ends_the_same(trm, tmp_path):
     process.signal(signal.SIGINT)
     result = process.wait()
     assert result.code == 75 and "stopped by SIGINT" in result.out and not result.error_lines, result
-    for least in (count() + 3, count() + 15):
-        process = start("stopped")
-        assert process.until(lambda least=least: count() > least), process.wait()
-        process.kill()
-        assert process.wait().code == -signal.SIGKILL
-    assert not (tmp_path / "stopped").exists()
-    assert start("stopped").wait().code == 0
+    draw, kills = random.Random(4), 0
+    while not (tmp_path / "stopped").exists():
+        process, least = start("stopped"), count() + draw.randrange(80)
+        if process.until(lambda process=process, least=least: count() > least):
+            process.kill()
+            kills += process.wait().code == -signal.SIGKILL
+        else:
+            assert process.wait().code == 0
+    assert kills > 3
     assert (tmp_path / "stopped").read_bytes() == (tmp_path / "whole").read_bytes()
-    assert count() == 0
+    assert len((tmp_path / "stopped").read_text().splitlines()) == 401 and count() == 0
 
 
 def test_on_a_disk_that_is_full(trm, tmp_path, questions, whole):
