@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -221,7 +222,7 @@ def test_no_file_is_read_or_made(tmp_path, without):
     assert f"'{secret}'" in said
     assert [path.name for path in tmp_path.iterdir()] == ["solutions.json"] and secret.read_text() == "the answers"
     folder = said.strip().splitlines()[-1].split()[-1]
-    assert folder.startswith("/tmp/sandbox_") and not Path(folder).exists()
+    assert folder.startswith(f"{tempfile.gettempdir()}/sandbox_") and not Path(folder).exists()
     assert "environ({'OPENBLAS_NUM_THREADS'" in said and str(Path.cwd()) not in said.replace(str(secret), "")
 
 
