@@ -35,10 +35,10 @@ demo-language: $(INSTALLED)  ## fetch a language model (98 MB), let it answer 40
 	$(BIN)/trm lm run --generator smollm2 --judge smollm2 --workdir $(WORKDIR)
 
 test: $(INSTALLED)  ## the default tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: $(INSTALLED)  ## the slow tests too (those against PyTorch run where it is installed: make torch)
-	$(BIN)/python -m pytest -n 2 -m '' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m '' $(ARGS)
 
 torch: $(INSTALLED)  ## add PyTorch: interop, the PyTorch twin, the speed benchmarks
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'

@@ -1,6 +1,7 @@
 """From tasks to a score by one command, stopped and gone on with."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -42,12 +43,13 @@ def test_from_tasks_to_a_score(trm, data, tmp_path):
     assert result.err.endswith(f"--picture {tmp_path / 'out' / 'cost.png'}\n")
 
 
-def test_a_stop_stops_its_stage(data, tmp_path):
+def test_a_stop_stops_its_stage(data, compilations, tmp_path):
     """SIGTERM: the training saves, 75; the same command goes on from there to the end."""
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "trm_jax", "arc", "run", "--preset", "high", "--data", data, "--output", folder]
     command += settings(**{"train.steps": 600, "eval.every_steps": 600, "checkpoint.every_steps": 20})
-    stage = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    how = {"text": True, "cwd": tmp_path, "env": {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compilations)}}
+    stage = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, **how)
     ends = time.monotonic() + 300
     while not list(folder.glob("seed_42/checkpoints/[0-9]*")) and time.monotonic() < ends:
         time.sleep(0.2)
@@ -55,7 +57,7 @@ def test_a_stop_stops_its_stage(data, tmp_path):
     _, said = stage.communicate(timeout=120)
     assert stage.returncode == 75, said
     assert list(folder.glob("seed_42/checkpoints/[0-9]*")) and not (folder / "predictions.jsonl").exists()
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(list(map(str, command)), capture_output=True, **how)
     assert done.returncode == 0 and "going on from step" in done.stderr, done.stderr
     assert json.loads((folder / "seed_42" / "goodput.json").read_text())["lives"] == 2
 
