@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trm_jax.cli.arguments import any_path, command, positive, seed
-from trm_jax.cli.lm import add_loading, loading, model_path, open_model
+from trm_jax.cli.lm import add_loading, add_mesh, loading, mesh, model_path, open_model
 from trm_jax.errors import InputError
 
 PARTS = ("ttt_marc", "ttt_nvarc")
@@ -43,7 +43,10 @@ def add_options(parser) -> None:
     """What all recipes ask for."""
     parser.add_argument("model", type=model_path, metavar="MODEL", help="a folder, or a .gguf file")
     group = add_tasks(parser, "runs/ttt_RECIPE")
-    group.add_argument("--tasks-at-once", type=positive, default=1, metavar="N", help="trained side by side (1)")
+    group.add_argument(
+        "--tasks-at-once", type=positive, default=1, metavar="N", help="trained side by side (1 a device)"
+    )
+    add_mesh(group, "tensor")
     text = "tasks that the model was trained on, besides those that its folder tells"
     group.add_argument("--trained-on", type=any_path, nargs="+", default=[], metavar="SET", help=text)
     text = "answer tasks that the model was trained on, and mark the answers so"
@@ -73,11 +76,12 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
     """Answer the tasks of a set by a recipe: exit code.
 
     kind: of the predictions' member; settings: what decides the answers, besides the model and how it is loaded;
-    solver(model) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a task.
+    solver(model, tasks at once, mesh) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a task.
     """
     from trm_jax import compiler
     from trm_jax.cli.main import EXIT_STOPPED
     from trm_jax.language.model import digest
+    from trm_jax.models.layers import round_up
     from trm_jax.solvers import run as runs
     from trm_jax.solvers.seen import seen
     from trm_jax.tasks.arc import files
@@ -104,11 +108,15 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
         print(f"going on: {ready} of {len(own)} tasks are answered", file=sys.stderr)
     if ready < len(own):
         compiler.use_cache()
-        model = plain(open_model(args.model, loading(args)))
+        on = mesh(args)
+        model = plain(open_model(args.model, loading(args), on))
         if not args.no_adapters and (size := adapter_bytes(model.cfg) * len(own)) > 2**30:
             print(f"note: adapters of {len(own)} tasks take {size / 2**30:.1f} GiB; --no-adapters", file=sys.stderr)
-        more = (args.tasks_at_once, 60 * args.minutes, not args.no_adapters)
-        if not work(folder, f"{kind} {name}", {one: tasks[one] for one in own}, solver(model), name, *more):
+        at_once = round_up(args.tasks_at_once, on.shape["data"])
+        more = (at_once, 60 * args.minutes, not args.no_adapters)
+        if not work(
+            folder, f"{kind} {name}", {one: tasks[one] for one in own}, solver(model, at_once, on), name, *more
+        ):
             return EXIT_STOPPED
     contaminated += [settings["contaminated"]] if "contaminated" in settings else []
     told = {**settings, **({"contaminated": "; ".join(contaminated)} if contaminated else {})}

@@ -67,8 +67,8 @@ def run(args) -> int:
     def size(cfg: decoder.Config) -> int:
         return quant.bytes_of(params.abstract(lora.specs(decoder.specs(cfg), kind, recipe.dtype or cfg.dtype)))
 
-    def solver(model) -> solve.Marc:
-        return solve.Marc(model, recipe, settings, args.prompts_at_once, args.tasks_at_once)
+    def solver(model, tasks: int, mesh) -> solve.Marc:
+        return solve.Marc(model, recipe, settings, args.prompts_at_once, tasks, mesh)
 
     return ttt.run(args, "marc", told, solver, size)
 

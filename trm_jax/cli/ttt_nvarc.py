@@ -76,8 +76,8 @@ def run(args) -> int:
         small = dataclasses.replace(cfg, vocab_size=vocabulary.SIZE)
         return quant.bytes_of(params.abstract(recipe.specs(small)))
 
-    def solver(model):
-        return solve.Nvarc(model, recipe, settings, args.prompts_at_once, others, args.tasks_at_once)
+    def solver(model, tasks: int, mesh):
+        return solve.Nvarc(model, recipe, settings, args.prompts_at_once, others, tasks, mesh)
 
     return ttt.run(args, "nvarc", {**told, **known}, solver, size)
 

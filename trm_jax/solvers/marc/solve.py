@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jax.sharding import Mesh
 
+from trm_jax import sharding
 from trm_jax.evals.decode import Decoder
 from trm_jax.language.model import Model
 from trm_jax.models import decoder
@@ -45,14 +47,24 @@ class Settings:
 class Marc:
     """A `run.Solver`."""
 
-    def __init__(self, model: Model, recipe: adapt.Recipe, settings: Settings, rows: int, tasks: int = 1):
-        """rows: prompts that are answered at a time; tasks: the most of a group."""
+    def __init__(
+        self,
+        model: Model,
+        recipe: adapt.Recipe,
+        settings: Settings,
+        rows: int,
+        tasks: int = 1,
+        mesh: Mesh | None = None,
+    ):
+        """rows: prompts that are answered at a time; tasks: the most of a group; mesh: as of `adapt.Trainer`."""
         self._model, self._recipe, self._settings, self._tasks = model, recipe, settings, tasks
         self._form = prompts.Format(model.words, settings.instruction)
-        self._trainer = adapt.Trainer(recipe, model.cfg)
+        self._trainer = adapt.Trainer(recipe, model.cfg, mesh)
         self._start = adapt.begin(recipe, model.cfg, model.params, settings.seed)
         ends = sorted({self._form.end, *model.eos})
-        self._write = Decoder(decoder, recipe.model(model.cfg), rows, ends, chunk=CHUNK)
+        cfg, groups = recipe.model(model.cfg), self._trainer.groups
+        self._write = [Decoder(decoder, cfg, rows, ends, chunk=CHUNK) for _ in groups]
+        self._params = [sharding.of_group(model.params, self._trainer.mesh, one) for one in groups]
         self._longest = min(settings.longest, model.cfg.context or settings.longest)
 
     def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
@@ -68,12 +80,14 @@ class Marc:
 
         trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
-        for task, course, one in zip(group, courses, trained, strict=True):
-            if task.id in wanted:
-                before = watch.spent()
-                outcome = self._outcome(task, course, one, watch)
-                outcome.seconds = shared + watch.spent() - before
-                yield outcome
+
+        def answer(number: int) -> Outcome:
+            before = watch.spent()
+            outcome = self._outcome(group[number], courses[number], trained[number], watch)
+            outcome.seconds = shared + watch.spent() - before
+            return outcome
+
+        yield from adapt.answers(trained, (n for n, task in enumerate(group) if task.id in wanted), answer)
 
     def _course(self, task: Question) -> adapt.Course:
         how, lessons = self._settings, {}
@@ -90,7 +104,8 @@ class Marc:
         numbers = {"puzzles": len(course.lessons), **trained.told()}
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
-        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
+        weights = trained.weights
+        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, weights, trained.group, watch)
         reasons = []
         if not trained.updates:
             reasons.append("zero-shot: " + self._why_untrained(task))
@@ -99,7 +114,7 @@ class Marc:
         if cut:
             reasons.append(cut)
         status = "skipped" if not numbers["prompts"] else "partial" if reasons else "ok"
-        adapter = (trained.weights["lora"], self._recipe.lora) if trained.losses else None
+        adapter = (weights["lora"], self._recipe.lora) if trained.losses else None
         return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
 
     def _why_untrained(self, task: Question) -> str:
@@ -107,7 +122,7 @@ class Marc:
             return "one demonstration leaves none to learn from"
         return f"no {self._recipe.batch} puzzles of fewer than {self._longest} tokens"
 
-    def _answers(self, task: Question, weights: dict, watch: Watch) -> tuple[list[Line], int, int, str]:
+    def _answers(self, task: Question, weights: dict, group: int, watch: Watch) -> tuple[list[Line], int, int, str]:
         """(candidates, prompts, those that were answered with a grid, why there are not more or "")."""
 
         def tokens(puzzle: puzzles.Puzzle) -> int:
@@ -131,11 +146,11 @@ class Marc:
             watch.tell(f"{task.id}: prompt {done} of {total}")
             return done > 0 and watch.over()
 
-        params = adapt.adapted(self._model.params, weights, self._recipe)
+        params = adapt.adapted(self._params[group], weights, self._recipe)
         outputs: dict[int, list] = {test: [] for test in range(len(task.inputs))}
         answered = 0
         most = self._longest - int(sizes.min())
-        for batch in self._write(params, lambda n: {"inputs": asked[n][2]}, sizes, most, on_batch, stop=stop):
+        for batch in self._write[group](params, lambda n: {"inputs": asked[n][2]}, sizes, most, on_batch, stop=stop):
             for one in batch:
                 test, view, _ = asked[one.prompt]
                 answered += 1

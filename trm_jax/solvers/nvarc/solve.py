@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.language.model import Model
 from trm_jax.models import decoder
@@ -62,15 +64,18 @@ class Nvarc:
         rows: int,
         others: Mapping[tuple[str, int], Sequence[np.ndarray]],
         tasks: int = 1,
+        mesh: Mesh | None = None,
     ):
         """rows: prompts at a time; others: grids from elsewhere for (task, test input), which are scored too; tasks:
-        the most of a group."""
+        the most of a group; mesh: as of `adapt.Trainer`."""
         cfg, self._params = vocabulary.cut(model.cfg, model.params, model.words)
         limit = min(settings.limit, cfg.context or settings.limit)
         self._recipe, self._settings, self._others = recipe, dataclasses.replace(settings, limit=limit), others
-        self._trainer, self._tasks = adapt.Trainer(recipe, cfg), tasks
+        self._trainer, self._tasks = adapt.Trainer(recipe, cfg, mesh), tasks
         self._start = adapt.begin(recipe, cfg, self._params)
-        self._answer = Answerer(decoder, recipe.model(cfg), rows)
+        groups = self._trainer.groups
+        self._answer = [Answerer(decoder, recipe.model(cfg), rows) for _ in groups]
+        self._bases = [sharding.of_group(self._params, self._trainer.mesh, one) for one in groups]
 
     def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
         courses, untrained = [], {}
@@ -88,12 +93,14 @@ class Nvarc:
         watch.over()
         trained = adapt.train(self._trainer, self._params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
-        for task, one in zip(group, trained, strict=True):
-            if task.id in wanted:
-                before = watch.spent()
-                outcome = self._outcome(task, one, untrained.get(task.id), watch)
-                outcome.seconds = shared + watch.spent() - before
-                yield outcome
+
+        def answer(number: int) -> Outcome:
+            before, task = watch.spent(), group[number]
+            outcome = self._outcome(task, trained[number], untrained.get(task.id), watch)
+            outcome.seconds = shared + watch.spent() - before
+            return outcome
+
+        yield from adapt.answers(trained, (n for n, task in enumerate(group) if task.id in wanted), answer)
 
     def _lessons(self, task: Question) -> list[adapt.Lesson]:
         how = self._settings
@@ -106,12 +113,13 @@ class Nvarc:
         reasons = [untrained] if untrained else []
         if len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
-        params, lines, answers = adapt.adapted(self._params, trained.weights, self._recipe), [], []
+        base, weights = self._bases[trained.group], trained.weights
+        params, lines, answers = adapt.adapted(base, weights, self._recipe), [], []
         for test in range(len(task.inputs)):
             watch.tell(f"{task.id}: test {test}")
             others = self._others.get((task.id, test), ())
             try:
-                answers.append(self._answer(params, task, test, self._settings, others, watch.over))
+                answers.append(self._answer[trained.group](params, task, test, self._settings, others, watch.over))
             except InputError as error:
                 reasons.append(f"test {test} is not asked: {error}")
             else:
@@ -121,7 +129,7 @@ class Nvarc:
             reasons.append("the budget or the time of a search was over")
         numbers |= {"grids": len(lines), "greedy": f"{sum(one.greedy for one in answers)}/{len(task.inputs)}"}
         status = "skipped" if not answers else "partial" if reasons else "ok"
-        adapter = low_rank(trained.weights, self._params, self._recipe.lora) if trained.losses else None
+        adapter = low_rank(weights, base, self._recipe.lora) if trained.losses else None
         return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
 
 
