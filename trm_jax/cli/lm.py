@@ -77,7 +77,7 @@ def model_path(text: str) -> Path:
 
 
 def open_model(path: Path, how: dict, on=None):
-    """The `language.model.Model` at `path`, with a bar while its weights are read; on: a mesh, else the first device."""
+    """The `language.model.Model` at `path`, with a bar while it is read; on: a mesh, else the first device."""
     from contextlib import closing
     from functools import partial
 

@@ -76,7 +76,8 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
     """Answer the tasks of a set by a recipe: exit code.
 
     kind: of the predictions' member; settings: what decides the answers, besides the model and how it is loaded;
-    solver(model, tasks at once, mesh) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a task.
+    solver(model, tasks at once, mesh) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a
+    task.
     """
     from trm_jax import compiler
     from trm_jax.cli.main import EXIT_STOPPED

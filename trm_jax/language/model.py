@@ -48,12 +48,13 @@ def load(
     say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
-    """The model at `path`, a folder with config.json, a .gguf file or a name of `packaged`, on the first device or where `place` says.
+    """The model at `path`: a folder with config.json, a .gguf file or a name of `packaged`.
 
     dtype: of weights and products; by default the folder's, and float32 of a GGUF file. quantise: of
     `trm_jax.models.quant.KINDS`. rope_theta: for files that do not tell it. tokenizer: a folder whose tokenizer.json
-    is taken instead of the model's own. adapter: a folder of PEFT. place: as of `weights.load`. say: told what is worth a note. progress is called
-    with what has been read and all there is. Raises InputError for what is missing, broken or not supported.
+    is taken instead of the model's own. adapter: a folder of PEFT. place: where it lies, as of `weights.load`; the
+    first device by default. say: told what is worth a note. progress is called with what has been read and all there
+    is. Raises InputError for what is missing, broken or not supported.
     """
     path, asked = located(path), digest(path, dtype, quantise, rope_theta, tokenizer, adapter)
     words = tokenizers.load(tokenizer, say) if tokenizer else None

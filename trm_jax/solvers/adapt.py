@@ -151,8 +151,8 @@ def learned(labels: jax.Array) -> jax.Array:
 class Trainer:
     """The updates of one recipe for one decoder, on the devices of a mesh.
 
-    They share the tasks along `data`, or the lessons of an update, along `data` and `fsdp`; what is trained is cut along
-    the others, as the base should be. Every process has a mesh of its own.
+    They share the tasks along `data`, or the lessons of an update along `data` and `fsdp`; what is trained is cut as
+    `sharding.Rules` has it, and so should the base be. Every process has a mesh of its own.
     """
 
     def __init__(
