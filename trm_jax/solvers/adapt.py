@@ -174,12 +174,12 @@ class Trainer:
         state = jax.eval_shape(self._optimiser(0.0).init, P.abstract(self._specs))
         beside = sharding.beside(self.mesh, self._specs, lies, state)
         self.lies = jax.tree.map(there, {"trained": lies, "optimiser": beside, "finite": whole})
-        self._tasks = there(whole)
+        self.task_lies = there(whole)
         self.batch_lies = NamedSharding(self.mesh, PartitionSpec(tasks, rules.batch))
         how = {"compiler_options": compiler.options()}
         update = jax.vmap(self._one, in_axes=(None, 0, 0, 0), spmd_axis_name=tasks)
         update = sharding.traced_on(self.mesh, rules)(update)
-        self.program = jax.jit(update, donate_argnums=1, out_shardings=(self.lies, self._tasks), **how)
+        self.program = jax.jit(update, donate_argnums=1, out_shardings=(self.lies, self.task_lies), **how)
         self._begin = jax.jit(self._first, static_argnames="tasks", out_shardings=self.lies, **how)
 
     def _optimiser(self, rate) -> optax.GradientTransformation:
@@ -230,6 +230,11 @@ class Trainer:
         """The state {"trained", "optimiser", "finite"} of tasks side by side [N, ...] before their first update."""
         return self._begin(start, tasks=tasks)
 
+    def abstract(self, tasks: int) -> dict:
+        """The same as abstract arrays that know where they lie."""
+        state = jax.eval_shape(partial(self._first, tasks=tasks), P.abstract(self._specs))
+        return jax.tree.map(lambda x, lie: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie), state, self.lies)
+
     def update(self, params: dict, state: dict, batch: dict, rates: np.ndarray) -> tuple[dict, jax.Array]:
         """(state after an update, losses before it [N]); batch: of `batch_of`; rates [N]: learning rates.
 
@@ -237,7 +242,7 @@ class Trainer:
         and its losses are NaN.
         `state` must not be used again.
         """
-        batch, rates = jax.device_put((batch, rates), (self.batch_lies, self._tasks))
+        batch, rates = jax.device_put((batch, rates), (self.batch_lies, self.task_lies))
         state, losses = self.program(params, state, batch, rates)
         if not sharding.may_queue(self.mesh):
             jax.block_until_ready(losses)
