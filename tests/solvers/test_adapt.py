@@ -1,7 +1,9 @@
 """Training of adapters: PEFT's numbers, the schedule, several tasks side by side, and what stops one of them."""
 
 import dataclasses
+import functools
 import json
+import math
 import threading
 
 import jax
@@ -257,3 +259,37 @@ def test_tasks_over_devices_are_tasks_of_one(base, trainer, sizes):
     told = dict(adapt.answers(found, [0, 1, 3, 4], answer))
     assert told == {number: {*mesh.devices[found[number].group].flat} for number in (0, 1, 3, 4)}
     assert len(threads) == (1 if "tensor" in sizes else len({found[number].group for number in told}))
+
+
+@functools.cache
+def learned_in(of: str, parts: int = 1, **sizes: int):
+    """Losses and weights of three updates of eight lessons, one of which has nothing to learn."""
+    recipe = adapt.Recipe(LORA if of == "adapter" else None, lr=0.01, batch=8, clip=0.5)
+    lessons = [one for seed in range(3) for one in course_of(seed, 8).lessons]
+    lessons[3] = lessons[3][0], np.zeros_like(lessons[3][1])
+    mesh = sharding.make_mesh(**{"data": 1, **sizes}, devices=jax.devices()[: math.prod(sizes.values())])
+    places = sharding.shardings(mesh, sharding.Rules(), decoder.specs(TINY))
+    there = jax.jit(decoder.init, static_argnums=1, out_shardings=places)(jax.random.key(1), TINY)
+    trainer, losses = adapt.Trainer(recipe, TINY, mesh, "lessons", parts), []
+    state = trainer.start(adapt.begin(recipe, TINY, there), 1)
+    for at in range(3):
+        batch = adapt.batch_of([lessons[8 * at : 8 * at + 8]], 8)
+        state, loss = trainer.update(there if recipe.lora else {}, state, batch, np.full(1, 0.01, np.float32))
+        losses.append(float(loss[0]))
+    return losses, jax.device_get(state["trained"])
+
+
+@pytest.mark.parametrize(
+    ("of", "parts", "sizes"),
+    [
+        ("adapter", 2, {}),
+        ("adapter", 1, {"data": 4}),
+        ("adapter", 2, {"data": 2, "tensor": 2}),
+        ("all weights", 2, {"fsdp": 4}),
+    ],
+)
+def test_lessons_over_devices_and_in_parts_are_those_of_one(of, parts, sizes):
+    """To a hundredth of the rate: Adam turns rounding of a gradient near 0 into up to a part of it."""
+    one, other = learned_in(of), learned_in(of, parts, **sizes)
+    assert_close(one, other, 1e-4)
+    assert one[0][2] < one[0][0]

@@ -6,7 +6,8 @@ at any time: the same command goes on.
 
 examples:
   trm finetune models/Qwen3-0.6B --lora-rank 16 --data ARC-AGI/data/training
-  trm finetune models/Qwen3-4B-Thinking-2507 --lora-rank 0 --data arc/training --output runs/nvarc --steps 12716
+  trm finetune models/Qwen3-4B-Thinking-2507 --lora-rank 0 --data arc/training --output runs/nvarc --steps 12716 \
+      --batch 256 --accumulate 32 --mesh fsdp=8
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import sys
 
 from trm_jax.cli.arguments import add_documented, any_path, at_least, command, local_path, positive, seed
-from trm_jax.cli.lm import add_loading, loading, model_path, open_model
+from trm_jax.cli.lm import add_loading, add_mesh, loading, mesh, model_path, open_model
 from trm_jax.errors import InputError
 
 OUTPUT = "runs/finetune"
@@ -32,6 +33,9 @@ def add_parser(subparsers) -> None:
     group.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter counts A / R times (twice R)")
     group.add_argument("--steps", type=positive, default=1000, metavar="N", help="updates (1000)")
     group.add_argument("--batch", type=positive, default=8, metavar="N", help="texts of an update (8)")
+    text = "parts of an update that are learned one after another, in the memory of one (1)"
+    group.add_argument("--accumulate", type=positive, default=1, metavar="N", help=text)
+    add_mesh(group, "fsdp", "tensor")
     group.add_argument("--lr", type=float, default=1e-4, metavar="X", help="learning rate at first (1e-4)")
     group.add_argument("--last-lr", type=float, default=1e-7, metavar="X", help="and at last (1e-7)")
     group.add_argument("--weight-decay", type=float, default=0.1, metavar="X", help="(0.1)")
@@ -102,7 +106,8 @@ def _tune(args, plan, tasks, known):
     from trm_jax.train.stopping import StopRequest
 
     compiler.use_cache()
-    model = plain(open_model(args.model, loading(args)))
+    on = mesh(args, rows=args.batch // args.accumulate)
+    model = plain(open_model(args.model, loading(args), on))
     cfg, params = cut(model.cfg, model.params, model.words)
     with StopRequest() as stop, closing(Progress(f"finetune {model.name}", plan.steps)) as progress:
 
@@ -112,7 +117,8 @@ def _tune(args, plan, tasks, known):
             else:
                 progress.step(step, f"loss {loss:.3f}")
 
-        tuned = finetune(cfg, params, tasks, plan, args.output, known, lambda: bool(stop), on_step, progress.say)
+        told = (lambda: bool(stop), on_step, progress.say)
+        tuned = finetune(cfg, params, tasks, plan, args.output, known, *told, on, args.accumulate)
         return tuned, stop.name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import re
 from pathlib import Path
 
@@ -44,31 +45,35 @@ def loading(args, prefix: str = "") -> dict:
 
 
 def add_mesh(parser, *axes: str) -> None:
-    """The option that says how devices share a model, instead of having it whole each."""
+    """The option that says how devices share a model, instead of having it whole each; `data`: how many sets of them."""
 
     def ways(text: str) -> tuple[str, int]:
-        found = re.fullmatch(rf"({'|'.join(axes)})=([1-9]\d{{0,3}})", text)
+        found = re.fullmatch(rf"({'|'.join(axes)}|data)=([1-9]\d{{0,3}})", text)
         if not found:
             raise argparse.ArgumentTypeError(f"{text!r} is no cut; write {axes[0]}=4")
         return found[1], int(found[2])
 
-    many = "N devices share the weights; without, each has all of them"
-    shown = "|".join(axes)
-    parser.add_argument("--mesh", type=ways, action="append", default=[], metavar="AXIS=N", help=f"{shown}: {many}")
+    text = (
+        f"N devices share the weights ({' or '.join(axes)}), or N devices alone (data); else all, each with all weights"
+    )
+    parser.add_argument("--mesh", type=ways, action="append", default=[], metavar="AXIS=N", help=text)
 
 
-def mesh(args):
-    """The devices of this process, as --mesh cuts them."""
+def mesh(args, rows: int = 0):
+    """The devices of this process, all or as --mesh says; rows: that are to be divided by those that share them."""
     import jax
 
     from trm_jax import sharding
 
-    sizes, devices = dict(args.mesh), jax.local_devices()
-    try:
-        return sharding.make_mesh(**{"data": -1, **sizes}, devices=devices)
-    except InputError:
-        asked = " ".join(f"{axis}={ways}" for axis, ways in sizes.items())
-        raise InputError(f"--mesh {asked}: {len(devices)} devices cannot be shared so; give a divisor") from None
+    sizes, devices = {"data": 0, **dict(args.mesh)}, jax.local_devices()
+    cut = math.prod(ways for axis, ways in sizes.items() if axis != "data")
+    data = sizes["data"] or (len(devices) // cut if len(devices) % cut == 0 else 0)
+    if not 0 < data * cut <= len(devices):
+        asked = " ".join(f"--mesh {axis}={ways}" for axis, ways in args.mesh)
+        raise InputError(f"{asked}: {len(devices)} devices cannot be shared so; give a divisor of their number")
+    if rows and not sizes["data"]:
+        data = math.gcd(data, rows)
+    return sharding.make_mesh(**{**sizes, "data": data}, devices=devices[: data * cut])
 
 
 def model_path(text: str) -> Path:

@@ -163,7 +163,7 @@ def _compiled(args, asked: Asked, topology: Device) -> str:
         if not (found["crash"] or too_much) and found["memory_bytes"]["total"] > there_is:  # of a GPU nobody told it
             too_much = found["memory_bytes"]["total"]
         if found["crash"] or too_much:
-            change = plan.less(asked)
+            change = plan.less(asked, topology)
             why = f"{kind}: {found['crash'] or f'it does not fit: {too_much / 1e9:.1f} GB of a chip; {change}'}"
             print(f"note: {why}")
             continue

@@ -319,10 +319,10 @@ def obstacle(asked: Asked, device: Device) -> str:
     return f"does not fit: {found.total / 1e9:.1f} GB of {device.memory_gb:g} a chip; {what}"
 
 
-def less(asked: Asked) -> str:
+def less(asked: Asked, device: Device) -> str:
     """What makes a program smaller."""
-    more = [] if asked.how or asked.train == "full" else ["--quantise int8"]
-    more += ["a larger --mesh tensor=N where chips can share"] if asked.train != "full" else []
+    more = [] if asked.how else ["--quantise int8"]
+    more += ["a larger --mesh tensor=N"] if device.chips > 1 else []
     return ", ".join([*more, "a lower --context", "a lower --batch"])
 
 
