@@ -45,7 +45,7 @@ def loading(args, prefix: str = "") -> dict:
 
 
 def add_mesh(parser, *axes: str) -> None:
-    """The option that says how devices share a model, instead of having it whole each; `data`: how many sets of them."""
+    """The option that says which devices share a model, instead of having it whole each."""
 
     def ways(text: str) -> tuple[str, int]:
         found = re.fullmatch(rf"({'|'.join(axes)}|data)=([1-9]\d{{0,3}})", text)
@@ -53,9 +53,7 @@ def add_mesh(parser, *axes: str) -> None:
             raise argparse.ArgumentTypeError(f"{text!r} is no cut; write {axes[0]}=4")
         return found[1], int(found[2])
 
-    text = (
-        f"N devices share the weights ({' or '.join(axes)}), or N devices alone (data); else all, each with all weights"
-    )
+    text = f"{' or '.join(axes)}: N devices share the weights, else each has all; data: so many sets of them, else all"
     parser.add_argument("--mesh", type=ways, action="append", default=[], metavar="AXIS=N", help=text)
 
 
