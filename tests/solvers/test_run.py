@@ -155,14 +155,28 @@ def test_a_loss_that_is_no_number_ends_its_task(marc, monkeypatch):
     assert not outcome.candidates and outcome.adapter is None
 
 
-def test_parts_share_a_set_and_the_last_one_merges(tiny_model, tasks, tmp_path, capsys):
-    """Tasks that nothing can be asked of take no time."""
+def test_devices_that_share_the_weights_give_the_same_answers(tiny_model, tasks, tmp_path, capsys):
+    found = []
+    for more in (("data=1",), ("tensor=2", "--mesh", "data=2")):
+        workdir = tmp_path / more[0]
+        assert main(command(tiny_model, tasks, workdir, "--tasks", "a", "b", "--mesh", *more)) == 0
+        found.append({name: record["candidates"] for name, record in records(workdir).items()})
+    assert found[0] == found[1] and found[0]["a"]
+    capsys.readouterr()
+    assert main(command(tiny_model, tasks, workdir, "--force", "--mesh", "tensor=3")) == 2
+    assert "--mesh tensor=3: 8 devices cannot be shared so" in capsys.readouterr().err
+
+
+def test_parts_share_a_set_and_the_last_one_merges(tiny_model, tasks, tmp_path, capsys, monkeypatch):
+    """By --part, or one of several processes. Tasks that nothing can be asked of take no time."""
     workdir = tmp_path / "parts"
     given = command(tiny_model, tasks, workdir, "--limit", "20")
     assert main([*given, "--part", "1/2"]) == 0
     assert "2 of 3 tasks are other parts'" in capsys.readouterr().out
     assert not (workdir / run.PREDICTIONS).exists() and records(workdir).keys() == {"b"}
-    assert main([*given, "--part", "0/2"]) == 0
+    for name, value in (("COORDINATOR", "host:1"), ("PROCESSES", "2"), ("PROCESS", "0")):
+        monkeypatch.setenv(f"TRM_{name}", value)
+    assert main(given) == 0
     assert "3 skipped" in capsys.readouterr().out
     assert {record["reason"].split("; ")[-1] for record in records(workdir).values()} == {
         "no prompt has fewer than 20 tokens"

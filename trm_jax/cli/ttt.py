@@ -33,7 +33,8 @@ def add_tasks(parser, workdir: str, data_help: str = ""):
     parser.add_argument("--force", action="store_true", help="begin anew where another run is")
     group = parser.add_argument_group("tasks")
     group.add_argument("--tasks", nargs="+", metavar="ID", help="of the set, these alone")
-    group.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="every Nth task from number I, from 0")
+    text = "every Nth task from number I, from 0 (of several hosts that start together, its own)"
+    group.add_argument("--part", type=_part, metavar="I/N", help=text)
     group.add_argument("--minutes", type=_minutes, default=math.inf, metavar="M", help="for a task; then what is there")
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="of what is drawn (0)")
     return group
@@ -60,6 +61,21 @@ def _part(text: str) -> tuple[int, int]:
     if not found or int(found[1]) >= int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no part; write 0/4 for the first of four")
     return int(found[1]), int(found[2])
+
+
+def part(args) -> tuple[int, int]:
+    """(number, of how many) of the part to answer: --part, else that of a host of a Cloud TPU, of GKE or SLURM, or one
+    that was told. They need not hear of each other."""
+    import jax
+
+    from trm_jax.distributed import rendezvous
+
+    if args.part or not rendezvous.expected():
+        return args.part or (0, 1)
+    cluster = rendezvous.find()
+    if cluster.local_devices is not None:
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, cluster.local_devices)))
+    return cluster.process, cluster.processes
 
 
 def _minutes(text: str) -> float:
@@ -102,7 +118,7 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
     settings = json.loads(json.dumps(settings))  # as it will be read again: tuples are lists
     header = {"recipe": kind, "model": digest(args.model, **loading(args)), "data": data, "settings": settings}
     runs.begin(folder, header, args.force)
-    index, count = args.part
+    index, count = part(args)
     own = sorted(tasks)[index::count]
     ready = len(runs.done(folder, own))
     if ready:
