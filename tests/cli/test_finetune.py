@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 def words(place, output, *more):
     given = ["finetune", place / "model", "--data", place / "tasks", "--output", output, "--batch", 4, "--lr", "0.01"]
-    return [*given, "--steps", 60, *more]
+    return [*given, "--steps", 60, "--mesh", "data=1", *more]
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +57,13 @@ def test_an_adapter_learns_and_the_base_stays(place, tuned):
 
 
 class StopAfter(StopRequest):
-    """A signal that comes when 23 steps are under way."""
+    """A signal that comes when `most` steps are under way."""
 
-    asked = 0
+    asked, most = 0, 23
 
     def __bool__(self) -> bool:
         self.asked += 1
-        if self.asked > 23:
+        if self.asked > self.most:
             self.name = "SIGTERM"
         return super().__bool__()
 
@@ -81,6 +81,22 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(trm, here, place, tun
     assert result.code == 0, result.err
     for name in ("adapter_model.safetensors", "adapter_config.json", "finetune.json"):
         assert (place / "stopped" / name).read_bytes() == (place / "lora" / name).read_bytes()
+
+
+def test_devices_that_share_a_batch_go_on_to_the_same_numbers(here, place, monkeypatch):
+    """Two of them, and in two parts: stopped after three steps of five, and not; first losses as one device has them,
+    to 1e-5."""
+    more = ("--steps", 5, "--mesh", "data=2", "--accumulate", 2)
+    given = [words(place, place / name, "--lora-rank", 4, *more) for name in ("shared", "shared_stopped")]
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "StopRequest", StopAfter)
+        patch.setattr(StopAfter, "most", 3)
+        assert here(*given[1]).code == 75
+    assert [here(*words).code for words in given] == [0, 0]
+    whole, stopped = (json.loads((words[5] / "finetune.json").read_text())["losses"] for words in given)
+    assert whole == stopped
+    alone = json.loads((place / "lora" / "finetune.json").read_text())["losses"]
+    np.testing.assert_allclose(whole[0], alone[0], rtol=0, atol=1e-5)
 
 
 def test_all_weights_are_a_model_of_their_own(trm, here, place):
@@ -106,6 +122,8 @@ def test_what_is_wrong_is_said_in_a_line(refused, place):
     assert "lr is" in refused(*words(place, place / "x", "--lr", "0"))
     assert "does not exist" in refused(*words(place, place / "x")[:3], place / "none", "--output", place / "x")
     assert "belongs to no model" in refused(*words(place, place / "x", "--adapter", place / "lora"))
+    assert "--accumulate 3 does not divide --batch 4" in refused(*words(place, place / "x", "--accumulate", 3))
+    assert "8 devices cannot be shared so" in refused(*words(place, place / "x", "--mesh", "data=9"))
     assert "give another folder" in refused(*words(place, place / "model"))
     assert not (place / "x").exists()
     said = refused(*words(place, place / "y", "--limit", 17))

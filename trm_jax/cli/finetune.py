@@ -62,6 +62,8 @@ def run(args) -> int:
     lora = Lora(rank, 2.0 * rank if args.lora_alpha is None else args.lora_alpha, LINEARS) if rank else None
     how = {"lr": args.lr, "batch": args.batch, "b2": 0.98, "weight_decay": args.weight_decay, "clip": args.clip}
     plan = Plan(Recipe(lora, **how), args.steps, args.last_lr, args.limit, args.seed)
+    if args.batch % args.accumulate:
+        raise InputError(f"--accumulate {args.accumulate} does not divide --batch {args.batch}; give a divisor of it")
     if args.quantise and not rank:
         raise InputError("--lora-rank 0 trains the weights, which --quantise leaves no gradient; leave one out")
     if args.adapter and rank:

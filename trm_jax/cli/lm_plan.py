@@ -69,6 +69,9 @@ def run(args) -> int:
     from trm_jax.planning import hardware
     from trm_jax.planning import language as plan
 
+    shared = dict(args.mesh).get("tensor", 0)
+    if args.train == "full" and (shared or args.compile):
+        raise InputError("--train full cuts the weights for all chips and is not compiled; leave out --mesh, --compile")
     topology = _made_for(args) if args.compile else None
     given = {"memory_gb": args.memory, "dollars_per_hour": args.price}
     given = {name: value for name, value in given.items() if value is not None}
@@ -83,9 +86,6 @@ def run(args) -> int:
     if context >= 2**31:
         raise InputError(f"--context {context}: positions are counted in 32 bits; give less")
     train = Lora(args.rank, 2.0 * args.rank, tuple(args.targets.split(","))) if args.train == "lora" else args.train
-    shared = dict(args.mesh).get("tensor", 0)
-    if args.train == "full" and (shared or args.compile):
-        raise InputError("--train full cuts the weights for all chips and is not compiled; leave out --mesh, --compile")
     asked = plan.Asked(cfg, declared, args.quantise, context, args.batch, train, shared, args.adapter_dtype)
     found = plan.needs(asked, device)
     _show(args.model, source, asked, device, found)

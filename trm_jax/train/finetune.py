@@ -108,8 +108,6 @@ def finetune(
     """
     require_short(tasks, plan.limit)
     trainer, batch = adapt.Trainer(plan.recipe, cfg, mesh, "lessons", parts), plan.recipe.batch
-    if batch % parts:
-        raise InputError(f"a batch of {batch} does not fall into {parts} parts; give a divisor of it")
     sharding.check_batch(trainer.mesh, sharding.Rules(), batch // parts, "a part of the batch,")
     state = trainer.start(adapt.begin(plan.recipe, cfg, params, plan.seed), 1)
     if plan.recipe.lora is None:
