@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trm_jax.cli import ttt
-from trm_jax.cli.arguments import add_documented, positive
+from trm_jax.cli.arguments import add_documented, at_least, positive
 from trm_jax.errors import InputError
 
 
@@ -33,7 +33,11 @@ def add_parser(subparsers) -> None:
         "--adapter-dtype", choices=("float32", "bfloat16"), help="and of the optimiser's state (model's)"
     )
     group.add_argument(
-        "--puzzles", type=positive, default=250, metavar="N", help="that train an adapter, at most (250)"
+        "--puzzles",
+        type=at_least(0),
+        default=250,
+        metavar="N",
+        help="that train an adapter, at most; 0: no training (250)",
     )
     losses = ("after_first", "last", "all")
     group.add_argument("--loss", choices=losses, default="after_first", help="outputs that are learned (after_first)")

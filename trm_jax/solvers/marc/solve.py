@@ -32,7 +32,7 @@ class Settings:
     """What decides the answers besides the model and the recipe."""
 
     seed: int = 0
-    most: int = number(puzzles.MOST)  # that train an adapter, at most
+    most: int = number(puzzles.MOST)  # that train an adapter, at most; 0: no training
     longest: int = number(puzzles.LONGEST, low=1)  # tokens of a text
     loss: str = option("after_first", *prompts.LOSSES)
     instruction: str = prompts.INSTRUCTION
@@ -92,7 +92,7 @@ class Marc:
             return Outcome(task.id, "failed", fault, numbers=numbers)
         lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
         reasons = []
-        if not trained.updates:
+        if not trained.updates and self._settings.most:
             reasons.append("zero-shot: " + self._why_untrained(task))
         elif len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
