@@ -30,11 +30,6 @@ from trm_jax.tasks.arc import files
 from trm_jax.tasks.arc.grids import ArcTask, Pair
 from trm_jax.tasks.arc.predictions import ranked
 
-# Of the recipes, made small: as published, the rate times the updates of a task is 5e-5 x 250, and 5e-5 x 128.
-HOW = {
-    "marc": "--lora-rank 16 --lr 6e-4 --puzzles 20 --limit 1024".split(),
-    "nvarc": "--lora-rank 16 --lr 1e-4 --permutations 8 --views 1".split(),
-}
 UNTRAINED = {"marc": ["--puzzles", "0"], "nvarc": ["--permutations", "0"]}
 
 
@@ -85,17 +80,18 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--preset", default="smollm2", help="of both recipes (smollm2)")
     parser.add_argument("--count", type=int, default=6, help="tasks (6)")
     args = parser.parse_args()
     tasks = held_out(files.read_tasks(args.data), args.count)
     asked = args.folder / "asked"
     write(asked, tasks)
     rows = []
-    for recipe, how in HOW.items():
+    for recipe, untrained in UNTRAINED.items():
         for updates in ("without", "with"):
             workdir = args.folder / f"{recipe}-{updates}"
-            more = UNTRAINED[recipe] if updates == "without" else []
-            words = ["ttt", recipe, args.model, "--data", asked, "--workdir", workdir, *how, *more]
+            more = untrained if updates == "without" else []
+            words = ["ttt", recipe, args.model, "--data", asked, "--workdir", workdir, "--preset", args.preset, *more]
             if code := trm([str(one) for one in words]):
                 raise SystemExit(code)
             best = {name: some[0].grid for (name, _), some in ranked([workdir / run.PREDICTIONS])}
@@ -109,7 +105,7 @@ def main() -> None:
     print("| recipe | training | task | loss a token | cells | exact | seconds |\n|---|---|---|---|---|---|---|")
     for row in rows:
         print(line.format(*row))
-    for recipe in HOW:
+    for recipe in UNTRAINED:
         for updates in ("without", "with"):
             numbers = np.array([row[3:] for row in rows if row[:2] == (recipe, updates)], float)
             print(line.format(recipe, updates, f"mean of {len(numbers)}", *numbers.mean(0)))
