@@ -62,10 +62,10 @@ class Marc:
 
         trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
-        for number, (task, course, one) in enumerate(zip(group, courses, trained, strict=True)):
+        for place, (task, course, one) in enumerate(zip(group, courses, trained, strict=True)):
             if task.id in wanted:
                 before = watch.spent()
-                outcome = self._outcome(task, course, one, watch.tell, watch.answering(number, len(group)))
+                outcome = self._outcome(task, course, one, watch.tell, watch.answering(place, len(group)))
                 outcome.seconds = shared + watch.spent() - before
                 yield outcome
 
