@@ -37,7 +37,6 @@ def add_parser(subparsers) -> None:
     group.add_argument(
         "--puzzles",
         type=at_least(0),
-        default=250,
         metavar="N",
         help="that train an adapter, at most; 0: no training (250)",
     )
