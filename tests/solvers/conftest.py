@@ -45,7 +45,18 @@ def kept_of(folder) -> dict:
     """What a run has kept, by its path: adapters to the bit, and what is said of each task but for its seconds."""
     files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     said = {path: json.loads(data) for path, data in files.items() if path.parent.name == run.RECORDS}
-    return files | {path: {**record, "seconds": None} for path, record in said.items()}
+    lines = {
+        path: [json.loads(line) for line in data.splitlines()]
+        for path, data in files.items()
+        if path.suffix == ".jsonl"
+    }
+    lines = {path: [{**one, "seconds": None, "member": None} for one in some] for path, some in lines.items()}
+    return files | lines | {path: {**record, "seconds": None} for path, record in said.items()}
+
+
+@pytest.fixture(scope="session")
+def kept():
+    return kept_of
 
 
 class Killed(BaseException):
@@ -80,10 +91,10 @@ def check_killed(tmp_path, monkeypatch):
         monkeypatch.setattr(run, "write_whole", write)
         monkeypatch.setattr(peft, "write_whole", write)
         whole = int(answer(tmp_path / "whole", solver, questions, at_once, 1e6))
-        rng, deaths = random.Random(0), 0
-        while len(run.done(tmp_path / "killed", [one.id for one in questions])) < len(questions):
+        deaths = 0
+        for moments in [*sorted(random.Random(0).sample(range(whole), 4)), math.inf]:
             try:
-                answer(tmp_path / "killed", solver, questions, at_once, rng.randrange(whole))
+                answer(tmp_path / "killed", solver, questions, at_once, moments)
             except Killed:
                 deaths += 1
         assert kept_of(tmp_path / "killed") == kept_of(tmp_path / "whole")

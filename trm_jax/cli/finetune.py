@@ -82,7 +82,7 @@ def run(args) -> int:
         last = tuned.losses[-max(1, plan.steps // 10) :]
         before = seen.told([one for one in (args.model, args.adapter) if one and one.is_dir()])
         trained = seen.record(args.data.name, tasks, before)
-        record = {"model": str(args.model), **known, "trained_on": trained}
+        record = {**known, "base": digest(args.model), "trained_on": trained}
         write_whole(args.output / seen.RECORD, (json.dumps({**record, "losses": tuned.losses}) + "\n").encode())
     print(f"loss {tuned.losses[0]:.4f} at first, {sum(last) / len(last):.4f} over the last {len(last)} of {plan.steps}")
     print(f"written: {args.output}; {args.output / CHECKPOINTS} is no longer needed")

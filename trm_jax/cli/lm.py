@@ -50,8 +50,11 @@ def open_model(path: Path, how: dict):
     from contextlib import closing
 
     from trm_jax.language import model
+    from trm_jax.solvers.seen import require_base
     from trm_jax.train.progress import Progress
 
+    if how["adapter"]:
+        require_base(how["adapter"], path)
     with closing(Progress(f"reading {path.name}", 100)) as progress:
         progress.step(0, "%")
         told = {"say": progress.say, "progress": lambda done, total: progress.step(100 * done // total)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from trm_jax.errors import InputError
+from trm_jax.language.model import digest
 from trm_jax.storage.paths import AnyPath
 from trm_jax.tasks.arc.files import Tasks, read_json, read_tasks
 from trm_jax.tasks.arc.verify import key, overlaps
@@ -33,6 +35,13 @@ class Seen:
 
 def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def require_base(adapter: AnyPath, model: str | Path) -> None:
+    """Raise InputError for an adapter whose folder says that it was trained beside another model than this one."""
+    path = adapter / RECORD
+    if path.is_file() and read_json(path).get("base", digest(model)) != digest(model):
+        raise InputError(f"{adapter} was trained beside another model than {model}; name that one")
 
 
 class Told(NamedTuple):
