@@ -7,12 +7,13 @@ token behind all the other demonstrations, in the recipe's own text.
 
     python -m benchmarks.ttt_held_out smollm2 --data ARC-AGI/data/training --folder runs/held_out
 
-Stop it at any time; the same command goes on.
+Stop it at any time: it shows what there is, and the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from trm_jax.cli.main import EXIT_DONE, EXIT_STOPPED
 from trm_jax.cli.main import main as trm
 from trm_jax.language import model, peft
 from trm_jax.solvers import adapt, run
@@ -28,7 +30,6 @@ from trm_jax.solvers.nvarc import text, vocabulary
 from trm_jax.solvers.refine.score import accuracy
 from trm_jax.tasks.arc import files
 from trm_jax.tasks.arc.grids import ArcTask, Pair
-from trm_jax.tasks.arc.predictions import ranked
 
 UNTRAINED = {"marc": ["--puzzles", "0"], "nvarc": ["--permutations", "0"]}
 
@@ -86,29 +87,30 @@ def main() -> None:
     tasks = held_out(files.read_tasks(args.data), args.count)
     asked = args.folder / "asked"
     write(asked, tasks)
-    rows = []
-    for recipe, untrained in UNTRAINED.items():
-        for updates in ("without", "with"):
-            workdir = args.folder / f"{recipe}-{updates}"
-            more = untrained if updates == "without" else []
-            words = ["ttt", recipe, args.model, "--data", asked, "--workdir", workdir, "--preset", args.preset, *more]
-            if code := trm([str(one) for one in words]):
-                raise SystemExit(code)
-            best = {name: some[0].grid for (name, _), some in ranked([workdir / run.PREDICTIONS])}
-            opened = model.load(args.model, say=lambda note: None)
-            cost = losses(recipe, opened, tasks, workdir / run.ADAPTERS if updates == "with" else None)
-            for name, task in tasks.items():
-                cells = accuracy(best.get(name), task.test[0].output)
-                seconds = json.loads((workdir / run.RECORDS / f"{name}.json").read_text())["seconds"]
-                rows.append((recipe, updates, name, cost[name], cells, cells == 1, seconds))
+    opened, rows = None, []
+    for recipe, updates in itertools.product(UNTRAINED, ("without", "with")):
+        workdir = args.folder / f"{recipe}-{updates}"
+        more = UNTRAINED[recipe] if updates == "without" else []
+        words = ["ttt", recipe, args.model, "--data", asked, "--workdir", workdir, "--preset", args.preset, *more]
+        code = trm([str(one) for one in words])
+        if code not in (EXIT_DONE, EXIT_STOPPED):
+            raise SystemExit(code)
+        answered = {name: tasks[name] for name in run.done(workdir, sorted(tasks))}
+        opened = opened or model.load(args.model, say=lambda note: None)
+        cost = losses(recipe, opened, answered, workdir / run.ADAPTERS if updates == "with" else None)
+        for name, task in answered.items():
+            record, candidates = run.read(workdir, name)
+            cells = accuracy(candidates[0].grid if candidates else None, task.test[0].output)
+            rows.append((recipe, updates, name, cost[name], cells, cells == 1, record["seconds"]))
+        if code:
+            break
     line = "| {} | {} | {} | {:.3f} | {:.3f} | {:.3g} | {:.0f} |"
     print("| recipe | training | task | loss a token | cells | exact | seconds |\n|---|---|---|---|---|---|---|")
     for row in rows:
         print(line.format(*row))
-    for recipe in UNTRAINED:
-        for updates in ("without", "with"):
-            numbers = np.array([row[3:] for row in rows if row[:2] == (recipe, updates)], float)
-            print(line.format(recipe, updates, f"mean of {len(numbers)}", *numbers.mean(0)))
+    for kind in dict.fromkeys(row[:2] for row in rows):
+        numbers = np.array([row[3:] for row in rows if row[:2] == kind], float)
+        print(line.format(*kind, f"mean of {len(numbers)}", *numbers.mean(0)))
     spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"{spent / 60:.1f} minutes of processor time, if nothing was there before")
 
