@@ -93,8 +93,8 @@ def recipe(chosen: Mapping, embedding: str = "whole", dtype: str | None = None):
     targets = (*LINEARS, "embed", "head") if embedding == "lora" else LINEARS
     kind = Lora(chosen["lora_rank"], chosen["lora_alpha"], targets, rslora=True)
     warmup = math.ceil(texts(chosen) / 10)  # 13 of the published run's 128 updates
-    how = {"lora": kind, "lr": chosen["lr"], "whole": embedding == "whole", "warmup": warmup, "dtype": dtype}
-    return dataclasses.replace(RECIPE, **how)
+    how = {"lr": chosen["lr"], "whole": embedding == "whole", "warmup": warmup, "dtype": dtype}
+    return dataclasses.replace(RECIPE, lora=kind, **how)
 
 
 def texts(chosen: Mapping) -> int:

@@ -59,7 +59,6 @@ def read(name: str) -> Configuration:
 class Preset:
     """How one or both recipes are run, by the names of their options, and the model that they are for."""
 
-    name: str
     model: str  # of `trm lm plan`
     here: str  # what is known of it here
     recipes: Mapping[str, Mapping[str, Any]]  # of "marc" and "nvarc"
@@ -70,7 +69,7 @@ def presets() -> dict[str, Preset]:
     found = {}
     for path in sorted(_RECIPES.glob("*.toml")):
         said = tomllib.loads(path.read_text(encoding="utf-8"))
-        found[path.stem] = Preset(path.stem, said.pop("model"), said.pop("here"), said)
+        found[path.stem] = Preset(said.pop("model"), said.pop("here"), said)
     return found
 
 
