@@ -74,7 +74,7 @@ def test_tasks_are_answered_and_merged(small, tasks, tmp_path, capsys):
     said = capsys.readouterr()
     assert "tasks        3: 2 ok, 1 partial" in said.out and "trm arc score" in said.err
     found = records(first)
-    assert found["b"]["reason"] == "zero-shot: the one demonstration is learned with none before it"
+    assert found["b"]["reason"] == "zero-shot: a lone demonstration, with none before it"
     assert all(one["numbers"]["updates"] == "8/8" and one["numbers"]["greedy"][0] == "0" for one in found.values())
     assert {line["test"] for line in found["c"]["candidates"]} == {0, 1}
     header, _ = read(first / run.PREDICTIONS)

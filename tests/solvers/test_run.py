@@ -1,5 +1,6 @@
 """`trm ttt marc` from files to predictions: what is kept, what goes on, what is refused."""
 
+import itertools
 import json
 import shutil
 
@@ -116,22 +117,23 @@ def test_time_that_is_over_ends_training_and_answers(marc):
     assert outcome.reason == "the time for training was over; the time was over" and not outcome.candidates
 
 
-class Slow(run.Watch):
-    """A second goes by with each look."""
+def slow(seconds: float) -> run.Watch:
+    """One on which a second goes by with each look."""
+    looks = itertools.count()
 
-    looks = 0
+    class Slow(run.Watch):
+        def spent(self) -> float:
+            return next(looks)
 
-    def spent(self) -> float:
-        self.looks += 1
-        return self.looks
+    return Slow(seconds)
 
 
 def test_time_that_is_over_cuts_a_batch_of_answers(marc):
     """Of two tasks side by side, each has half of what training leaves."""
-    whole = {outcome.task: outcome for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, Slow(1e6))}
+    whole = {outcome.task: outcome for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, slow(1e6))}
     assert [one.status for one in whole.values()] == ["ok", "ok"]
     for seconds in (20, 40):
-        for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, Slow(seconds)):
+        for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, slow(seconds)):
             assert outcome.status == "partial" and outcome.reason == "the time was over"
             assert (
                 outcome.numbers["updates"] == "4/4" and outcome.numbers["grids"] <= whole[outcome.task].numbers["grids"]

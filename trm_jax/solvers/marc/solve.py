@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +65,7 @@ class Marc:
         for place, (task, course, one) in enumerate(zip(group, courses, trained, strict=True)):
             if task.id in wanted:
                 before = watch.spent()
-                outcome = self._outcome(task, course, one, watch.tell, watch.answering(place, len(group)))
+                outcome = self._outcome(task, course, one, watch.answering(place, len(group)))
                 outcome.seconds = shared + watch.spent() - before
                 yield outcome
 
@@ -80,11 +80,11 @@ class Marc:
         rng = generator(how.seed, task.id, "order")
         return adapt.course([lessons[puzzle.key] for puzzle in chosen], self._recipe, rng)
 
-    def _outcome(self, task: Question, course: adapt.Course, trained: adapt.Trained, tell, over) -> Outcome:
+    def _outcome(self, task: Question, course: adapt.Course, trained: adapt.Trained, watch: Watch) -> Outcome:
         numbers = {"puzzles": len(course.lessons), **trained.told()}
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
-        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, tell, over)
+        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
         reasons = []
         if not trained.updates and self._settings.most:
             reasons.append("zero-shot: " + self._why_untrained(task))
@@ -101,9 +101,7 @@ class Marc:
             return "one demonstration leaves none to learn from"
         return f"no {self._recipe.batch} puzzles of fewer than {self._longest} tokens"
 
-    def _answers(
-        self, task: Question, weights: dict, tell: Callable[[str], None], over: Callable[[], bool]
-    ) -> tuple[list[Line], int, int, str]:
+    def _answers(self, task: Question, weights: dict, watch: Watch) -> tuple[list[Line], int, int, str]:
         """(candidates, prompts, those that were answered with a grid, why there are not more or "")."""
 
         def tokens(puzzle: puzzles.Puzzle) -> int:
@@ -123,13 +121,13 @@ class Marc:
         def stop(number: int, written: np.ndarray) -> bool:
             nonlocal late
             whole = prompts.settled(self._model.words.decode(written)) or sizes[number] + len(written) >= self._longest
-            late |= over() and not whole
+            late |= watch.over() and not whole
             return late or whole
 
         def on_batch(done: int, total: int) -> bool:
             nonlocal late
-            tell(f"{task.id}: prompt {done} of {total}")
-            late |= over()
+            watch.tell(f"{task.id}: prompt {done} of {total}")
+            late |= watch.over()
             return late
 
         params = adapt.adapted(self._model.params, weights, self._recipe)

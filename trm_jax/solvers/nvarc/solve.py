@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -88,8 +88,7 @@ class Nvarc:
         for number, (task, one) in enumerate(zip(group, trained, strict=True)):
             if task.id in wanted:
                 before = watch.spent()
-                over = watch.answering(number, len(group))
-                outcome = self._outcome(task, one, untrained.get(task.id), watch.tell, over)
+                outcome = self._outcome(task, one, untrained.get(task.id), watch.answering(number, len(group)))
                 outcome.seconds = shared + watch.spent() - before
                 yield outcome
 
@@ -97,28 +96,21 @@ class Nvarc:
         how = self._settings
         return text.samples(task.demonstrations, generator(how.seed, task.id, "train"), how.permutations, how.limit)
 
-    def _outcome(
-        self,
-        task: Question,
-        trained: adapt.Trained,
-        untrained: str | None,
-        tell: Callable[[str], None],
-        over: Callable[[], bool],
-    ) -> Outcome:
+    def _outcome(self, task: Question, trained: adapt.Trained, untrained: str | None, watch: Watch) -> Outcome:
         numbers = trained.told()
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
         reasons = [untrained] if untrained else []
         if len(task.demonstrations) == 1:
-            reasons.append("zero-shot: the one demonstration is learned with none before it")
+            reasons.append("zero-shot: a lone demonstration, with none before it")
         if len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
         params, lines, answers = adapt.adapted(self._params, trained.weights, self._recipe), [], []
         for test in range(len(task.inputs)):
-            tell(f"{task.id}: test {test}")
+            watch.tell(f"{task.id}: test {test}")
             others = self._others.get((task.id, test), ())
             try:
-                answers.append(self._answer(params, task, test, self._settings, others, over))
+                answers.append(self._answer(params, task, test, self._settings, others, watch.over))
             except InputError as error:
                 reasons.append(f"test {test} is not asked: {error}")
             else:
