@@ -50,7 +50,9 @@ def test_an_adapter_learns_and_the_base_stays(place, tuned):
     adapter, lora = peft.read(place / "lora", CFG, params)
     assert lora.rank == 4 and lora.scale == 2 and all(np.any(pair["b"]) for pair in adapter.values())
     record = json.loads((place / "lora" / "finetune.json").read_text())
-    assert len(record["losses"]) == 60 and record["trained_on"] == {"name": "tasks", "tasks": sorted(TASKS)}
+    trained = record["trained_on"]
+    assert len(record["losses"]) == 60 and (trained["name"], trained["tasks"]) == ("tasks", sorted(TASKS))
+    assert len(trained["pairs"]) == 3  # but for their colours, the pairs of each are one
     assert record["losses"][0] == pytest.approx(np.log(16), abs=0.1)
     assert np.mean(record["losses"][-10:]) < 0.95 * record["losses"][0]
     assert f"trm ttt nvarc {place / 'model'} --adapter {place / 'lora'}" in tuned.err
@@ -109,12 +111,18 @@ def test_all_weights_are_a_model_of_their_own(trm, here, place):
     assert all(jax.tree.leaves(changed))
     record = json.loads((place / "full" / "finetune.json").read_text())
     assert np.mean(record["losses"][-10:]) < 0.8 * record["losses"][0]
-    record["trained_on"] = {"name": "before", "tasks": ["old"]}  # what it learned counts on
+    record["trained_on"] = {"name": "before", "tasks": ["old"], "pairs": ["0123"]}  # what it learned counts on
     (place / "full" / "finetune.json").write_text(json.dumps(record))
     given = words(place, place / "again", "--lora-rank", 0, "--steps", 1)
     assert here(given[0], place / "full", *given[2:]).code == 0
     trained = json.loads((place / "again" / "finetune.json").read_text())["trained_on"]
-    assert trained == {"name": "tasks, before", "tasks": sorted([*TASKS, "old"])}
+    assert (trained["name"], trained["tasks"]) == ("tasks, before", sorted([*TASKS, "old"]))
+    assert "0123" in trained["pairs"] and len(trained["pairs"]) > 1
+    said = here("ttt", "nvarc", place / "full", "--adapter", place / "lora", "--data", place / "tasks")
+    assert said.code == 2 and "has seen what it is asked" in said.err
+    asked = ["--data", place / "tasks", "--allow-contaminated", "--workdir", place / "ttt"]
+    said = here("ttt", "nvarc", place / "full", "--adapter", place / "lora", *asked)
+    assert said.code == 2 and "was trained beside another model than" in said.err
 
 
 def test_what_is_wrong_is_said_in_a_line(refused, place):

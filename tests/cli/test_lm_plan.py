@@ -1,6 +1,7 @@
 """`trm lm plan`: what it says, its exit codes, and wrong input."""
 
 import json
+import re
 
 import pytest
 
@@ -31,6 +32,23 @@ def test_what_fits(here):
 def test_training(here):
     result = here("lm", "plan", "qwen3-4b-16-tokens", "--train", "lora", "--context", "512")
     assert result.code == 0 and "adapter" in result.out and "trains " in result.out and "fits: " in result.out
+
+
+def test_presets_of_test_time_training(here):
+    """Their memory and rate are those of the same words to `trm lm plan`; hours are of 400 tasks of 128 texts."""
+    plain = "--train lora --rank 256 --targets q,k,v,o,gate,up,down --context 8192 --device h100".split()
+    plain = here("lm", "plan", "qwen3-4b-16-tokens", *plain).out
+    rate = re.search(r"trains ([\d,]+) tokens", plain)[1]
+    result = here("ttt", "plan", "nvarc_4b", "--device", "h100")
+    assert result.code == 0 and "nobody has run it here" in result.out
+    row = next(line.split() for line in result.out.splitlines() if line.startswith("h100"))
+    assert f"fits: {row[2]} GB of {row[3]}" in plain and row[4] == rate
+    hours = 400 * 128 * 8192 / int(rate.replace(",", "")) / 3600
+    assert [float(one) for one in row[5:]] == pytest.approx([hours, 3.89 * hours], abs=0.01)
+    assert "--preset nvarc_4b" in result.out
+    listed = here("ttt", "plan").out
+    assert all(f"{name}: for " in listed for name in ("marc_8b", "marc_as_run", "nvarc_4b", "smollm2"))
+    assert "there are marc_8b" in here("ttt", "plan", "x").err
 
 
 def test_folders_and_notes(here, golden_folder):

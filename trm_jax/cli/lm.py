@@ -86,8 +86,11 @@ def open_model(path: Path, how: dict, on=None):
 
     from trm_jax import sharding
     from trm_jax.language import model
+    from trm_jax.solvers.seen import require_base
     from trm_jax.train.progress import Progress
 
+    if how["adapter"]:
+        require_base(how["adapter"], path)
     with closing(Progress(f"reading {path.name}", 100)) as progress:
         progress.step(0, "%")
         place = None if on is None else partial(sharding.shardings, on, sharding.Rules())

@@ -261,16 +261,21 @@ class Trained:
     finite: bool = True  # else the weights are those before the update that gave no number
 
     @property
+    def each(self) -> int:
+        """Tasks of a group."""
+        return len(jax.tree.leaves(self.state)[0]) // len(self.trainer.groups)
+
+    @property
     def group(self) -> int:
         """Of `Trainer.groups`, the one that has its weights."""
-        return self.task * len(self.trainer.groups) // len(jax.tree.leaves(self.state)[0])
+        return self.task // self.each
 
     @property
     def weights(self) -> dict:
         """As `begin` has them, on the devices of its group."""
         mesh, groups = self.trainer.mesh, self.trainer.groups
         there = sharding.of_group(self.state, mesh, groups[self.group])
-        return jax.tree.map(lambda x: x[self.task % len(x)], there)
+        return jax.tree.map(lambda x: x[self.task % self.each], there)
 
     def told(self) -> dict[str, str | float]:
         """For a task's record."""

@@ -12,7 +12,6 @@ from trm_jax import sharding
 from trm_jax.evals.decode import Decoder
 from trm_jax.language.model import Model
 from trm_jax.models import decoder
-from trm_jax.models.lora import Lora
 from trm_jax.settings import check, check_seed, number, option
 from trm_jax.solvers import Question, adapt, generator
 from trm_jax.solvers.marc import prompts, puzzles
@@ -20,12 +19,7 @@ from trm_jax.solvers.marc.vote import vote
 from trm_jax.solvers.run import Outcome, Watch
 from trm_jax.tasks.arc.predictions import Line
 
-# The published run; its code trained the head too, where a setting said that it should not.
-TARGETS = ("q", "v", "gate", "up", "down")
-PRESETS = {
-    "marc": adapt.Recipe(Lora(128, 16, TARGETS)),
-    "marc_as_run": adapt.Recipe(Lora(128, 16, (*TARGETS, "head"))),
-}
+TARGETS = ("q", "v", "gate", "up", "down")  # of the published run
 CHUNK = 16  # tokens between two looks at what has ended
 
 
@@ -34,7 +28,7 @@ class Settings:
     """What decides the answers besides the model and the recipe."""
 
     seed: int = 0
-    most: int = number(puzzles.MOST)  # that train an adapter, at most
+    most: int = number(puzzles.MOST)  # that train an adapter, at most; 0: no training
     longest: int = number(puzzles.LONGEST, low=1)  # tokens of a text
     loss: str = option("after_first", *prompts.LOSSES)
     instruction: str = prompts.INSTRUCTION
@@ -82,8 +76,10 @@ class Marc:
         shared = watch.spent() / len(group)
 
         def answer(number: int) -> Outcome:
+            each = min(trained[number].each, len(group))
+            own = watch.answering(number % each, each)
             before = watch.spent()
-            outcome = self._outcome(group[number], courses[number], trained[number], watch)
+            outcome = self._outcome(group[number], courses[number], trained[number], own)
             outcome.seconds = shared + watch.spent() - before
             return outcome
 
@@ -107,7 +103,7 @@ class Marc:
         weights = trained.weights
         lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, weights, trained.group, watch)
         reasons = []
-        if not trained.updates:
+        if not trained.updates and self._settings.most:
             reasons.append("zero-shot: " + self._why_untrained(task))
         elif len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
@@ -137,23 +133,26 @@ class Marc:
             return [], 0, 0, f"no prompt has fewer than {self._longest} tokens"
         sizes = np.array([len(ids) for *_, ids in asked])
 
+        late = False
+
         def stop(number: int, written: np.ndarray) -> bool:
-            watch.over()
-            over = prompts.settled(self._model.words.decode(written))
-            return over or sizes[number] + len(written) >= self._longest
+            nonlocal late
+            whole = prompts.settled(self._model.words.decode(written)) or sizes[number] + len(written) >= self._longest
+            late |= watch.over() and not whole
+            return late or whole
 
         def on_batch(done: int, total: int) -> bool:
+            nonlocal late
             watch.tell(f"{task.id}: prompt {done} of {total}")
-            return done > 0 and watch.over()
+            late |= watch.over()
+            return late
 
         params = adapt.adapted(self._params[group], weights, self._recipe)
         outputs: dict[int, list] = {test: [] for test in range(len(task.inputs))}
-        answered = 0
         most = self._longest - int(sizes.min())
         for batch in self._write[group](params, lambda n: {"inputs": asked[n][2]}, sizes, most, on_batch, stop=stop):
             for one in batch:
                 test, view, _ = asked[one.prompt]
-                answered += 1
                 grid = prompts.parse_answer(self._model.words.decode(one.tokens))
                 if grid is not None:
                     outputs[test].append((view, puzzles.undone(grid, view)))
@@ -162,5 +161,4 @@ class Marc:
             for grid in vote(found):
                 count = sum(np.array_equal(grid, other) for _, other in found)
                 lines.append(Line(task.id, test, grid, weight=count))
-        cut = "the time was over" if answered < len(asked) else ""
-        return lines, len(asked), sum(map(len, outputs.values())), cut
+        return lines, len(asked), sum(map(len, outputs.values())), "the time was over" if late else ""

@@ -15,17 +15,14 @@ from trm_jax.errors import InputError
 from trm_jax.language.model import Model
 from trm_jax.models import decoder
 from trm_jax.models.lora import Lora
-from trm_jax.models.quant import LINEARS
 from trm_jax.solvers import Question, adapt, generator
 from trm_jax.solvers.nvarc import text, vocabulary
 from trm_jax.solvers.nvarc.answer import Answer, Answerer, Settings
 from trm_jax.solvers.run import Outcome, Watch
 from trm_jax.tasks.arc.predictions import Line
 
-# The published run. Its embedding and head, listed as targets, were in truth trained whole and apart.
-RECIPE = adapt.Recipe(
-    Lora(256, 32, LINEARS, rslora=True), lr=5e-5, epochs=1, batch=1, warmup=13, weight_decay=0.0, clip=1.0, whole=True
-)
+# What no preset says. The published run's embedding and head, listed as targets, were in truth trained whole and apart.
+RECIPE = adapt.Recipe(None, epochs=1, batch=1, weight_decay=0.0, clip=1.0, whole=True)
 
 
 def low_rank(trained: dict, params: dict, kind: Lora) -> tuple[dict, Lora]:
@@ -72,7 +69,7 @@ class Nvarc:
         limit = min(settings.limit, cfg.context or settings.limit)
         self._recipe, self._settings, self._others = recipe, dataclasses.replace(settings, limit=limit), others
         self._trainer, self._tasks = adapt.Trainer(recipe, cfg, mesh), tasks
-        self._start = adapt.begin(recipe, cfg, self._params)
+        self._start = adapt.begin(recipe, cfg, self._params, settings.seed)
         groups = self._trainer.groups
         self._answer = [Answerer(decoder, recipe.model(cfg), rows) for _ in groups]
         self._bases = [sharding.of_group(self._params, self._trainer.mesh, one) for one in groups]
@@ -95,8 +92,10 @@ class Nvarc:
         shared = watch.spent() / len(group)
 
         def answer(number: int) -> Outcome:
+            each = min(trained[number].each, len(group))
+            own = watch.answering(number % each, each)
             before, task = watch.spent(), group[number]
-            outcome = self._outcome(task, trained[number], untrained.get(task.id), watch)
+            outcome = self._outcome(task, trained[number], untrained.get(task.id), own)
             outcome.seconds = shared + watch.spent() - before
             return outcome
 
@@ -111,6 +110,8 @@ class Nvarc:
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
         reasons = [untrained] if untrained else []
+        if len(task.demonstrations) == 1:
+            reasons.append("zero-shot: a lone demonstration, with none before it")
         if len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
         base, weights = self._bases[trained.group], trained.weights
@@ -137,8 +138,8 @@ def _lines(task: str, test: int, answer: Answer) -> Iterator[Line]:
     """Candidates, best first; their weights are shares by exp(score)."""
     if not answer.ranked:
         return
-    best = answer.ranked[0][0]
-    shares = [math.exp(score - best) for score, _ in answer.ranked]
+    scores = [round(score, 9) for score, _ in answer.ranked]  # as `rank` has them
+    shares = [math.exp(score - scores[0]) for score in scores]
     for share, (_, one) in zip(shares, answer.ranked, strict=True):
         source = f"{'greedy' if answer.greedy else 'search'} in {len(one.finds)} views" if one.finds else "elsewhere"
         yield Line(task, test, one.grid, share / math.fsum(shares), view_nll=list(one.view_nll), source=source)
