@@ -140,8 +140,8 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
     data, name = files.digest(tasks), args.model.absolute().name
     settings = json.loads(json.dumps(settings))  # as it will be read again: tuples are lists
     header = {"recipe": kind, "model": digest(args.model, **loading(args)), "data": data, "settings": settings}
+    (index, count), on = part(args), mesh(args)  # in this order: a part may be of some devices only
     runs.begin(folder, header, args.force)
-    index, count = part(args)
     own = sorted(tasks)[index::count]
     ready = len(runs.done(folder, own))
     if ready:
@@ -150,11 +150,8 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
         compiler.use_cache()
         advice = "give less of --tasks-at-once or --prompts-at-once, or --quantise int8 or a lower --limit with --force"
         with enough_memory(advice):
-            on = mesh(args)
-            model, at_once = (
-                plain(open_model(args.model, loading(args), on)),
-                round_up(args.tasks_at_once, on.shape["data"]),
-            )
+            model = plain(open_model(args.model, loading(args), on))
+            at_once = round_up(args.tasks_at_once, on.shape["data"])
             if not args.no_adapters and (size := adapter_bytes(model.cfg) * len(own)) > 2**30:
                 print(f"note: adapters of {len(own)} tasks take {size / 2**30:.1f} GiB; --no-adapters", file=sys.stderr)
             more = (at_once, 60 * args.minutes, not args.no_adapters)
