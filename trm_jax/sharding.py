@@ -90,6 +90,44 @@ def shardings(mesh: Mesh, rules: Rules, specs):
     return jax.tree_util.tree_map_with_path(one, specs, is_leaf=is_spec)
 
 
+def beside(mesh: Mesh, specs, lies, tree):
+    """Where the arrays of an optimiser's state lie: each with the weight that its path ends with, whole where it has
+    another shape than that. specs, lies: of the weights."""
+    whole, found = replicated(mesh), jax.tree_util.tree_leaves_with_path(specs, is_leaf=is_spec)
+    places = {path_name(at): (one.shape, lie) for (at, one), lie in zip(found, jax.tree.leaves(lies), strict=True)}
+
+    def one(path, array):
+        name = path_name(path)
+        ends = [name.split("/", n)[-1] for n in range(name.count("/") + 1)]
+        shape, lie = next((places[end] for end in ends if end in places), (None, whole))
+        return lie if shape == array.shape else whole
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def groups(mesh: Mesh) -> list[Mesh]:
+    """The devices at each place along `data`, as meshes of their own."""
+    return [Mesh(devices[None], MESH_AXES, axis_types=(AxisType.Auto,) * 3) for devices in mesh.devices]
+
+
+def of_group(tree, mesh: Mesh, group: Mesh):
+    """What one of the `groups` of a mesh has of a tree of arrays on it: they stay where they are. What is cut along
+    `data` alone is its part of that axis."""
+    if mesh.shape["data"] == 1:
+        return tree
+
+    def one(x: jax.Array) -> jax.Array:
+        ways = [mesh.shape["data"] if axes == "data" else 1 for axes in x.sharding.spec]
+        shape = (n // by for n, by in zip(x.shape, ways + [1] * (x.ndim - len(ways)), strict=True))
+        place = NamedSharding(group, PartitionSpec(*(None if axes == "data" else axes for axes in x.sharding.spec)))
+        parts = {shard.device: shard.data for shard in x.addressable_shards}
+        return jax.make_array_from_single_device_arrays(
+            tuple(shape), place, [parts[device] for device in group.devices.flat]
+        )
+
+    return jax.tree.map(one, tree)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

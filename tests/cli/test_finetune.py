@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 def words(place, output, *more):
     given = ["finetune", place / "model", "--data", place / "tasks", "--output", output, "--batch", 4, "--lr", "0.01"]
-    return [*given, "--steps", 60, *more]
+    return [*given, "--steps", 60, "--mesh", "data=1", *more]
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +50,22 @@ def test_an_adapter_learns_and_the_base_stays(place, tuned):
     adapter, lora = peft.read(place / "lora", CFG, params)
     assert lora.rank == 4 and lora.scale == 2 and all(np.any(pair["b"]) for pair in adapter.values())
     record = json.loads((place / "lora" / "finetune.json").read_text())
-    assert len(record["losses"]) == 60 and record["trained_on"] == {"name": "tasks", "tasks": sorted(TASKS)}
+    trained = record["trained_on"]
+    assert len(record["losses"]) == 60 and (trained["name"], trained["tasks"]) == ("tasks", sorted(TASKS))
+    assert len(trained["pairs"]) == 3  # but for their colours, the pairs of each are one
     assert record["losses"][0] == pytest.approx(np.log(16), abs=0.1)
     assert np.mean(record["losses"][-10:]) < 0.95 * record["losses"][0]
     assert f"trm ttt nvarc {place / 'model'} --adapter {place / 'lora'}" in tuned.err
 
 
 class StopAfter(StopRequest):
-    """A signal that comes when 23 steps are under way."""
+    """A signal that comes when `most` steps are under way."""
 
-    asked = 0
+    asked, most = 0, 23
 
     def __bool__(self) -> bool:
         self.asked += 1
-        if self.asked > 23:
+        if self.asked > self.most:
             self.name = "SIGTERM"
         return super().__bool__()
 
@@ -83,6 +85,22 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(trm, here, place, tun
         assert (place / "stopped" / name).read_bytes() == (place / "lora" / name).read_bytes()
 
 
+def test_devices_that_share_a_batch_go_on_to_the_same_numbers(here, place, monkeypatch):
+    """Two of them, and in two parts: stopped after three steps of five, and not; first losses as one device has them,
+    to 1e-5."""
+    more = ("--steps", 5, "--mesh", "data=2", "--accumulate", 2)
+    given = [words(place, place / name, "--lora-rank", 4, *more) for name in ("shared", "shared_stopped")]
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "StopRequest", StopAfter)
+        patch.setattr(StopAfter, "most", 3)
+        assert here(*given[1]).code == 75
+    assert [here(*words).code for words in given] == [0, 0]
+    whole, stopped = (json.loads((words[5] / "finetune.json").read_text())["losses"] for words in given)
+    assert whole == stopped
+    alone = json.loads((place / "lora" / "finetune.json").read_text())["losses"]
+    np.testing.assert_allclose(whole[0], alone[0], rtol=0, atol=1e-5)
+
+
 def test_all_weights_are_a_model_of_their_own(trm, here, place):
     result = trm.run(*words(place, place / "full", "--lora-rank", 0))
     assert result.code == 0, result.err
@@ -93,12 +111,18 @@ def test_all_weights_are_a_model_of_their_own(trm, here, place):
     assert all(jax.tree.leaves(changed))
     record = json.loads((place / "full" / "finetune.json").read_text())
     assert np.mean(record["losses"][-10:]) < 0.8 * record["losses"][0]
-    record["trained_on"] = {"name": "before", "tasks": ["old"]}  # what it learned counts on
+    record["trained_on"] = {"name": "before", "tasks": ["old"], "pairs": ["0123"]}  # what it learned counts on
     (place / "full" / "finetune.json").write_text(json.dumps(record))
     given = words(place, place / "again", "--lora-rank", 0, "--steps", 1)
     assert here(given[0], place / "full", *given[2:]).code == 0
     trained = json.loads((place / "again" / "finetune.json").read_text())["trained_on"]
-    assert trained == {"name": "tasks, before", "tasks": sorted([*TASKS, "old"])}
+    assert (trained["name"], trained["tasks"]) == ("tasks, before", sorted([*TASKS, "old"]))
+    assert "0123" in trained["pairs"] and len(trained["pairs"]) > 1
+    said = here("ttt", "nvarc", place / "full", "--adapter", place / "lora", "--data", place / "tasks")
+    assert said.code == 2 and "has seen what it is asked" in said.err
+    asked = ["--data", place / "tasks", "--allow-contaminated", "--workdir", place / "ttt"]
+    said = here("ttt", "nvarc", place / "full", "--adapter", place / "lora", *asked)
+    assert said.code == 2 and "was trained beside another model than" in said.err
 
 
 def test_what_is_wrong_is_said_in_a_line(refused, place):
@@ -106,6 +130,8 @@ def test_what_is_wrong_is_said_in_a_line(refused, place):
     assert "lr is" in refused(*words(place, place / "x", "--lr", "0"))
     assert "does not exist" in refused(*words(place, place / "x")[:3], place / "none", "--output", place / "x")
     assert "belongs to no model" in refused(*words(place, place / "x", "--adapter", place / "lora"))
+    assert "--accumulate 3 does not divide --batch 4" in refused(*words(place, place / "x", "--accumulate", 3))
+    assert "8 devices cannot be shared so" in refused(*words(place, place / "x", "--mesh", "data=9"))
     assert "give another folder" in refused(*words(place, place / "model"))
     assert not (place / "x").exists()
     said = refused(*words(place, place / "y", "--limit", 17))

@@ -1,6 +1,7 @@
 """`trm lm plan`: what it says, its exit codes, and wrong input."""
 
 import json
+import re
 
 import pytest
 
@@ -33,6 +34,23 @@ def test_training(here):
     assert result.code == 0 and "adapter" in result.out and "trains " in result.out and "fits: " in result.out
 
 
+def test_presets_of_test_time_training(here):
+    """Their memory and rate are those of the same words to `trm lm plan`; hours are of 400 tasks of 128 texts."""
+    plain = "--train lora --rank 256 --targets q,k,v,o,gate,up,down --context 8192 --device h100".split()
+    plain = here("lm", "plan", "qwen3-4b-16-tokens", *plain).out
+    rate = re.search(r"trains ([\d,]+) tokens", plain)[1]
+    result = here("ttt", "plan", "nvarc_4b", "--device", "h100")
+    assert result.code == 0 and "nobody has run it here" in result.out
+    row = next(line.split() for line in result.out.splitlines() if line.startswith("h100"))
+    assert f"fits: {row[2]} GB of {row[3]}" in plain and row[4] == rate
+    hours = 400 * 128 * 8192 / int(rate.replace(",", "")) / 3600
+    assert [float(one) for one in row[5:]] == pytest.approx([hours, 3.89 * hours], abs=0.01)
+    assert "--preset nvarc_4b" in result.out
+    listed = here("ttt", "plan").out
+    assert all(f"{name}: for " in listed for name in ("marc_8b", "marc_as_run", "nvarc_4b", "smollm2"))
+    assert "there are marc_8b" in here("ttt", "plan", "x").err
+
+
 def test_folders_and_notes(here, golden_folder):
     where = golden_folder / "llm" / "llama32_sharded"
     context = json.loads((where / "config.json").read_text())["max_position_embeddings"]
@@ -49,8 +67,16 @@ def test_folders_and_notes(here, golden_folder):
         (("llama-3-8b", "--train", "lora", "--rank", "5000"), "rank 5000 is larger than the kernel"),
         (("llama-3-8b", "--train", "lora", "--targets", "q,w"), "lora: targets q, w; choose of q, k"),
         (("llama-3-8b", "--train", "full", "--quantise", "int8"), "quantised weights (int8) are not trained"),
-        (("llama-3-8b", "--compile"), "h100 is no TPU slice of a known shape"),
-        (("llama-3-8b", "--compile", "--device", "v4-8", "--train", "full"), "leave out --train"),
+        (("llama-3-8b", "--compile", "--memory", "24", "--device", "v4-24"), "v4-24 is no TPU slice of a known shape"),
+        (
+            ("llama-3-8b", "--compile", "--device", "v4-8", "--train", "full"),
+            "is not compiled; leave out --mesh, --com",
+        ),
+        (
+            ("llama-3-8b", "--device", "v4-8", "--mesh", "tensor=3"),
+            "4 chips cannot share the weights 3 ways; 2 would do",
+        ),
+        (("llama-3-8b", "--mesh", "heads=3"), "'heads=3' is no cut; write tensor=4"),
         (("absent.gguf",), "absent.gguf: No such file"),
         (("llama-3-8b", "--context", 2**31, "--train", "lora"), "positions are counted in 32 bits"),
         (("llama-3-8b", "--context", "0"), "'0' is not a whole number of at least 1"),
@@ -83,9 +109,32 @@ def test_compiled_for_a_slice(here, monkeypatch):
         "how": "int8",
         "context": 64,
         "rows": 1,
+        "tensor": 0,
+        "train": None,
+        "adapter_dtype": None,
     }
     line = next(line for line in result.out.splitlines() if line.startswith("write a token"))
     assert line.split()[3:] == ["5.000", "1.200", "0.000", "1.00", "1,000"]
     found["overflow_bytes"] = [2, 1]
     result = here("lm", "plan", "llama-3-8b", "--device", "v4-8", "--compile")
-    assert result.code == 1 and "note: write a token: it does not fit the memory of a chip" in result.out
+    assert result.code == 1 and "note: write a token: it does not fit: 0.0 GB of a chip; --quantise int8" in result.out
+
+
+def test_an_update_compiled_for_a_gpu(here, monkeypatch):
+    """Nobody but the size says that it does not fit."""
+    found, asked = {**aot.NOTHING, "memory_bytes": {"total": 23e9}, "traffic_bytes": 2.02e12}, []
+    monkeypatch.setattr(
+        "trm_jax.aot.decoder.compile_kind", lambda words, kind, *_: asked.append((words, kind)) or found
+    )
+    given = ("lm", "plan", "smollm2-135m", "--device", "4090", "--train", "lora", "--rank", "8", "--compile")
+    monkeypatch.setattr("trm_jax.aot.gpu.there", lambda: False)
+    assert "plugin for CUDA (Linux only) is not installed" in here(*given).err
+    monkeypatch.setattr("trm_jax.aot.gpu.there", lambda: True)
+    result = here(*given, "--adapter-dtype", "float32")
+    assert result.code == 0 and "fits, as compiled: 23.0 GB of the 24.0" in result.out, result.err
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95" in result.out and "2000.00" in result.out
+    ((words, kind),) = asked
+    assert kind == "an update" and words["train"]["rank"] == 8 and words["adapter_dtype"] == "float32"
+    found["memory_bytes"] = {"total": 25e9}
+    result = here(*given)
+    assert result.code == 1 and "an update: it does not fit: 25.0 GB of a chip; --quantise int8, a lower" in result.out

@@ -5,6 +5,7 @@ inputs of one shape share it.
 """
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,13 @@ def assert_near(impl, arrays, causal, segments, scale=None, dtype="float32", nea
 def rows_of(rng, *sizes):
     """q, k, v and the output's gradient [B, T, H, K]."""
     return list(rng.standard_normal((4, *sizes)))
+
+
+def test_a_long_causal_mask_is_computed_where_it_is_used(monkeypatch):
+    """Of two rows in three segments, whose end is padded; in a program of its own, for the scale is."""
+    monkeypatch.setattr(importlib.import_module("trm_jax.models.attention.splash"), "_LONG", 1)
+    segments = jnp.array(np.repeat([[0, 1, 2], [0, 0, 1]], 30, axis=1), jnp.int32)
+    assert_near("splash", rows_of(np.random.default_rng(3), 2, 90, 2, 8), True, segments, scale=0.31)
 
 
 def segments_of(rng, *sizes):

@@ -175,6 +175,22 @@ def test_chips_share():
     assert shared.parts["optimiser"] == pytest.approx(alone.parts["optimiser"] / 8, rel=1e-3)
 
 
+def test_each_chip_has_an_adapter_of_its_own():
+    """Of the model's dtype, as it is trained; weights are cut where that is asked for; what is too much is mended."""
+    marc = asked("llama-3-8b", train=lora.Lora(128, 1.0, MARC), context=8192, rows=2)
+    found = language.needs(marc, find_device("v4-64"))
+    assert found.mesh == {"data": 32, "fsdp": 1, "tensor": 1}
+    alone = language.needs(dataclasses.replace(marc, adapter_dtype="float32"), find_device("h100")).parts
+    assert found.parts["weights"] == alone["weights"] and 2 * found.parts["adapter"] == alone["adapter"]
+    cut = language.needs(dataclasses.replace(marc, tensor=4), find_device("v4-64"))
+    assert cut.mesh == {"data": 8, "fsdp": 1, "tensor": 4}
+    assert 2.8 < alone["weights"] / cut.parts["weights"] < 3  # embedding and head are whole
+    whole = dataclasses.replace(marc, how="int8", adapter_dtype="float32")
+    why = language.obstacle(whole, find_device("4090"))
+    assert "int4 does, with 22.2 GB; --context 6144 does, with 23.4 GB; 5090 has room" in why
+    assert language.obstacle(dataclasses.replace(whole, adapter_dtype=None), find_device("4090")) == ""
+
+
 def test_flops_of_a_token():
     """2, 4 and 6 for each weight that multiplies; attention of half the context."""
     one = asked("llama-3-8b", context=1024)

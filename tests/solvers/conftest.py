@@ -1,6 +1,8 @@
 """Golden files of test-time training, and grids as they are written there."""
 
 import json
+import math
+import random
 import shutil
 
 import jax
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from trm_jax.language import weights
+from trm_jax.language import peft, weights
 from trm_jax.models import decoder
+from trm_jax.solvers import run
 from trm_jax.tasks.arc.grids import Pair
 
 
@@ -36,6 +39,68 @@ def grid():
 @pytest.fixture(scope="session")
 def pairs():
     return pairs_of
+
+
+def kept_of(folder) -> dict:
+    """What a run has kept, by its path: adapters to the bit, and what is said of each task but for its seconds."""
+    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    said = {path: json.loads(data) for path, data in files.items() if path.parent.name == run.RECORDS}
+    lines = {
+        path: [json.loads(line) for line in data.splitlines()]
+        for path, data in files.items()
+        if path.suffix == ".jsonl"
+    }
+    lines = {path: [{**one, "seconds": None, "member": None} for one in some] for path, some in lines.items()}
+    return files | lines | {path: {**record, "seconds": None} for path, record in said.items()}
+
+
+@pytest.fixture(scope="session")
+def kept():
+    return kept_of
+
+
+class Killed(BaseException):
+    """Nothing that is told to the program: it ends where it is."""
+
+
+@pytest.fixture
+def check_killed(tmp_path, monkeypatch):
+    """check_killed(solver, questions, at_once): a run that dies at random moments, as it looks at the clock or before
+    and after a file is written, and is begun anew each time keeps what one keeps that does not; how often it died."""
+
+    left = [math.inf]  # moments to live
+
+    def look() -> bool:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return False
+
+    def write(path, data, whole=run.write_whole):
+        look()
+        whole(path, data)
+        look()
+
+    def answer(folder, solver, questions, at_once, moments) -> float:
+        left[0] = moments
+        for _ in run.answer(folder, questions, solver, at_once, lambda n: run.Watch(1e6, look), "tiny"):
+            pass
+        return moments - left[0]
+
+    def check(solver, questions, at_once: int) -> int:
+        monkeypatch.setattr(run, "write_whole", write)
+        monkeypatch.setattr(peft, "write_whole", write)
+        whole = int(answer(tmp_path / "whole", solver, questions, at_once, 1e6))
+        deaths = 0
+        for moments in [*sorted(random.Random(0).sample(range(whole), 4)), math.inf]:
+            try:
+                answer(tmp_path / "killed", solver, questions, at_once, moments)
+            except Killed:
+                deaths += 1
+        assert kept_of(tmp_path / "killed") == kept_of(tmp_path / "whole")
+        return deaths
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,18 @@
 """Training of adapters: PEFT's numbers, the schedule, several tasks side by side, and what stops one of them."""
 
 import dataclasses
+import functools
 import json
+import math
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from trm_jax import sharding
+from trm_jax.aot import hlo
 from trm_jax.language import config, peft, weights
 from trm_jax.losses import IGNORE
 from trm_jax.models import decoder, quant
@@ -223,3 +228,68 @@ def test_training_ends_when_it_is_told_to(base, trainer):
     (one,) = adapt.train(trainer, base, adapt.begin(RECIPE, TINY, base), [course_of(1, 10)], go_on)
     assert [made for made, _ in told] == [1, 2, 3] and len(one.losses) == 4 and one.updates == 10
     assert [losses[0] for _, losses in told] == one.losses[:3]
+
+
+@pytest.mark.parametrize("sizes", [{"data": 4}, {"data": 2, "tensor": 2}])
+def test_tasks_over_devices_are_tasks_of_one(base, trainer, sizes):
+    """Five tasks on four devices: to 1e-5 as tasks side by side are, for another program rounds its sums otherwise.
+    Devices that have all weights tell each other nothing, and each answers what it has trained."""
+    mesh = sharding.make_mesh(**sizes, devices=jax.devices()[:4])
+    spread = adapt.Trainer(RECIPE, TINY, mesh)
+    there = jax.device_put(base, sharding.shardings(mesh, sharding.Rules(), decoder.specs(TINY)))
+    start = adapt.begin(RECIPE, TINY, base)
+    courses = [course_of(seed, count) for seed, count in ((1, 6), (2, 3), (3, 4), (4, 2), (5, 5))]
+    found = adapt.train(spread, there, start, courses)
+    assert {len(jax.tree.leaves(one.state)[0]) for one in found} == {8 if sizes["data"] == 4 else 6}
+    for one, alone in zip(found, adapt.train(trainer, base, start, courses), strict=True):
+        np.testing.assert_allclose(one.losses, alone.losses, rtol=0, atol=1e-5)
+        assert_close(jax.device_get(one.weights), jax.device_get(alone.weights))
+    if sizes["data"] == 4:
+        batch = jax.device_put(adapt.batch_of([[]] * 8, 2), spread.batch_lies)
+        text = spread.program.lower(there, spread.start(start, 8), batch, np.zeros(8, np.float32)).compile().as_text()
+        assert not hlo.collectives(hlo.parse(text))
+    threads = set()
+
+    def answer(number: int) -> tuple[int, set]:
+        threads.add(threading.current_thread().name)
+        own = sharding.of_group(there, mesh, spread.groups[found[number].group])
+        params = adapt.adapted(own, found[number].weights, RECIPE)
+        return number, decoder.head(params, TINY, jnp.ones((1, 1, 16))).devices()
+
+    told = dict(adapt.answers(found, [0, 1, 3, 4], answer))
+    assert told == {number: {*mesh.devices[found[number].group].flat} for number in (0, 1, 3, 4)}
+    assert len(threads) == (1 if "tensor" in sizes else len({found[number].group for number in told}))
+
+
+@functools.cache
+def learned_in(of: str, parts: int = 1, **sizes: int):
+    """Losses and weights of three updates of eight lessons, one of which has nothing to learn."""
+    recipe = adapt.Recipe(LORA if of == "adapter" else None, lr=0.01, batch=8, clip=0.5)
+    lessons = [one for seed in range(3) for one in course_of(seed, 8).lessons]
+    lessons[3] = lessons[3][0], np.zeros_like(lessons[3][1])
+    mesh = sharding.make_mesh(**{"data": 1, **sizes}, devices=jax.devices()[: math.prod(sizes.values())])
+    places = sharding.shardings(mesh, sharding.Rules(), decoder.specs(TINY))
+    there = jax.jit(decoder.init, static_argnums=1, out_shardings=places)(jax.random.key(1), TINY)
+    trainer, losses = adapt.Trainer(recipe, TINY, mesh, "lessons", parts), []
+    state = trainer.start(adapt.begin(recipe, TINY, there), 1)
+    for at in range(3):
+        batch = adapt.batch_of([lessons[8 * at : 8 * at + 8]], 8)
+        state, loss = trainer.update(there if recipe.lora else {}, state, batch, np.full(1, 0.01, np.float32))
+        losses.append(float(loss[0]))
+    return losses, jax.device_get(state["trained"])
+
+
+@pytest.mark.parametrize(
+    ("of", "parts", "sizes"),
+    [
+        ("adapter", 2, {}),
+        ("adapter", 1, {"data": 4}),
+        ("adapter", 2, {"data": 2, "tensor": 2}),
+        ("all weights", 2, {"fsdp": 4}),
+    ],
+)
+def test_lessons_over_devices_and_in_parts_are_those_of_one(of, parts, sizes):
+    """To a hundredth of the rate: Adam turns rounding of a gradient near 0 into up to a part of it."""
+    one, other = learned_in(of), learned_in(of, parts, **sizes)
+    assert_close(one, other, 1e-4)
+    assert one[0][2] < one[0][0]

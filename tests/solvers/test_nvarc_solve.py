@@ -72,13 +72,18 @@ def test_tasks_are_answered_and_merged(small, tasks, tmp_path, capsys):
     first = tmp_path / "first"
     assert main(command(small, tasks, first)) == 0
     said = capsys.readouterr()
-    assert "tasks        3: 3 ok" in said.out and "trm arc score" in said.err
+    assert "tasks        3: 2 ok, 1 partial" in said.out and "trm arc score" in said.err
     found = records(first)
+    assert found["b"]["reason"] == "zero-shot: a lone demonstration, with none before it"
     assert all(one["numbers"]["updates"] == "8/8" and one["numbers"]["greedy"][0] == "0" for one in found.values())
     assert {line["test"] for line in found["c"]["candidates"]} == {0, 1}
     header, _ = read(first / run.PREDICTIONS)
-    assert header.member.kind == "nvarc" and header.data_sha256 == files.digest(files.read_tasks(tasks))
-    for (name, test), candidates in ranked([first / run.PREDICTIONS]):
+    assert (
+        header.member.kind == "nvarc"
+        and header.score_kind == "weight"
+        and header.data_sha256 == files.digest(files.read_tasks(tasks))
+    )
+    for (name, test), candidates in ranked([first / run.PREDICTIONS]):  # by their weights
         lines = [line for line in found[name]["candidates"] if line["test"] == test]
         assert [one.grid.tolist() for one in candidates] == [line["grid"] for line in lines]
         weights = [line["weight"] for line in lines]
@@ -149,6 +154,10 @@ def test_tasks_side_by_side_are_tasks_one_by_one(nvarc):
             np.testing.assert_allclose(a.view_nll, b.view_nll, atol=1e-3)  # eight updates at a rate of 0.01
 
 
+def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(nvarc, check_killed):
+    assert check_killed(nvarc, [question(name, seed) for seed, name in enumerate("xyz")], 2) >= 2
+
+
 def test_time_that_is_over_is_told(nvarc):
     (outcome,) = nvarc([question("a")], {"a"}, run.Watch(1e-9))
     assert outcome.status == "partial" and outcome.numbers["updates"] == "2/8"
@@ -160,8 +169,11 @@ def test_time_that_is_over_is_told(nvarc):
 
 def test_what_is_too_long_is_told(opened):
     """Pairs of which a text holds none leave a task untrained; a question that does not fit is not asked."""
-    short = solve.Nvarc(opened, RECIPE, dataclasses.replace(HOW, limit=60, reply=20), 8, {})
+    short = solve.Nvarc(opened, RECIPE, dataclasses.replace(HOW, limit=60, reply=20, seed=5), 8, {})
     fits, not_fits = short([question("a", side=4), question("b", side=6)], {"a", "b"}, run.Watch(600.0))
+    trained = fits.adapter[0]["q"]["a"]
+    starts = [adapt.begin(RECIPE, opened.cfg, opened.params, seed)["lora"]["q"]["a"] for seed in (5, 0)]
+    assert np.abs(trained - starts[0]).max() < 8.5 * RECIPE.lr < np.abs(trained - starts[1]).max()  # 8 updates
     assert fits.status == "ok" and fits.numbers["updates"] == "8/8"
     assert not_fits.status == "skipped" and "answered without training: the shortest text has" in not_fits.reason
     assert "test 0 is not asked" in not_fits.reason

@@ -1,23 +1,23 @@
 """`trm ttt marc` from files to predictions: what is kept, what goes on, what is refused."""
 
+import itertools
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from trm_jax.cli.main import main
+from trm_jax.cli.ttt import enough_memory
+from trm_jax.errors import InputError
 from trm_jax.language import model, peft
 from trm_jax.models.lora import Lora
 from trm_jax.solvers import Question, adapt, run
 from trm_jax.solvers.marc import solve
-from trm_jax.solvers.seen import seen
+from trm_jax.solvers.seen import Told, record, seen
 from trm_jax.tasks.arc.files import read_tasks
-from trm_jax.tasks.arc.grids import Pair
+from trm_jax.tasks.arc.grids import ArcTask, Pair
 from trm_jax.tasks.arc.predictions import ranked, read
 
 RECIPE = adapt.Recipe(Lora(2, 4, solve.TARGETS), lr=1e-2)
@@ -95,22 +95,6 @@ def ranked_of(workdir) -> list:
     return [(key, [one.grid.tolist() for one in found]) for key, found in ranked([workdir / run.PREDICTIONS])]
 
 
-@pytest.mark.slow
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tiny_model, tasks, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(command(tiny_model, tasks, whole)) == 0
-    words = [sys.executable, "-m", "trm_jax", *command(tiny_model, tasks, killed)]
-    codes = []
-    for patience in (1, 2, 100):  # records that are waited for
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list((killed / run.RECORDS).glob("*.json"))) < patience:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        codes.append(process.wait())
-    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
-    assert records(killed) == records(whole) and ranked_of(killed) == ranked_of(whole)
-
-
 @pytest.fixture(scope="module")
 def marc(tiny_model):
     """As `command` has it, so that what the first test compiled serves."""
@@ -123,11 +107,37 @@ def question(name: str, seed: int = 1) -> Question:
     return Question(name, shown, (np.array(made["test"][0]["input"], np.uint8),))
 
 
-def test_time_that_is_over_leaves_what_is_there(marc):
-    """Training ends after an update, and answers after a batch."""
+def test_a_run_that_dies_anywhere_ends_as_if_it_had_not(marc, check_killed):
+    assert check_killed(marc, [question(name, seed) for seed, name in enumerate("abcd")], 2) >= 2
+
+
+def test_time_that_is_over_ends_training_and_answers(marc):
     (outcome,) = marc([question("a")], {"a"}, run.Watch(1e-9))
     assert outcome.status == "partial" and outcome.numbers["updates"] == "2/4"
-    assert outcome.reason == "the time for training was over"  # the seven prompts are one batch
+    assert outcome.reason == "the time for training was over; the time was over" and not outcome.candidates
+
+
+def slow(seconds: float) -> run.Watch:
+    """One on which a second goes by with each look."""
+    looks = itertools.count()
+
+    class Slow(run.Watch):
+        def spent(self) -> float:
+            return next(looks)
+
+    return Slow(seconds)
+
+
+def test_time_that_is_over_cuts_a_batch_of_answers(marc):
+    """Of two tasks side by side, each has half of what training leaves."""
+    whole = {outcome.task: outcome for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, slow(1e6))}
+    assert [one.status for one in whole.values()] == ["ok", "ok"]
+    for seconds in (20, 40):
+        for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, slow(seconds)):
+            assert outcome.status == "partial" and outcome.reason == "the time was over"
+            assert (
+                outcome.numbers["updates"] == "4/4" and outcome.numbers["grids"] <= whole[outcome.task].numbers["grids"]
+            )
 
 
 def test_a_run_that_is_to_stop_leaves_the_task_for_later(marc):
@@ -155,14 +165,28 @@ def test_a_loss_that_is_no_number_ends_its_task(marc, monkeypatch):
     assert not outcome.candidates and outcome.adapter is None
 
 
-def test_parts_share_a_set_and_the_last_one_merges(tiny_model, tasks, tmp_path, capsys):
-    """Tasks that nothing can be asked of take no time."""
+def test_devices_that_share_the_weights_give_the_same_answers(tiny_model, tasks, tmp_path, capsys):
+    found = []
+    for more in (("data=1",), ("tensor=2", "--mesh", "data=2")):
+        workdir = tmp_path / more[0]
+        assert main(command(tiny_model, tasks, workdir, "--tasks", "a", "b", "--mesh", *more)) == 0
+        found.append({name: record["candidates"] for name, record in records(workdir).items()})
+    assert found[0] == found[1] and found[0]["a"]
+    capsys.readouterr()
+    assert main(command(tiny_model, tasks, workdir, "--force", "--mesh", "tensor=3")) == 2
+    assert "--mesh tensor=3: 8 devices cannot be shared so" in capsys.readouterr().err
+
+
+def test_parts_share_a_set_and_the_last_one_merges(tiny_model, tasks, tmp_path, capsys, monkeypatch):
+    """By --part, or one of several processes. Tasks that nothing can be asked of take no time."""
     workdir = tmp_path / "parts"
     given = command(tiny_model, tasks, workdir, "--limit", "20")
     assert main([*given, "--part", "1/2"]) == 0
     assert "2 of 3 tasks are other parts'" in capsys.readouterr().out
     assert not (workdir / run.PREDICTIONS).exists() and records(workdir).keys() == {"b"}
-    assert main([*given, "--part", "0/2"]) == 0
+    for name, value in (("COORDINATOR", "host:1"), ("PROCESSES", "2"), ("PROCESS", "0")):
+        monkeypatch.setenv(f"TRM_{name}", value)
+    assert main(given) == 0
     assert "3 skipped" in capsys.readouterr().out
     assert {record["reason"].split("; ")[-1] for record in records(workdir).values()} == {
         "no prompt has fewer than 20 tokens"
@@ -199,6 +223,25 @@ def test_a_model_that_has_seen_the_tasks_is_refused_or_marked(tiny_model, tasks,
     assert f"by a model that was trained on {told}" in capsys.readouterr().out
 
 
+def test_what_a_folder_says_of_its_model_tells_turned_and_recoloured_pairs(tasks, tmp_path):
+    """Also of what was learned before it."""
+    known = read_tasks(tasks)
+    colours = np.array([0, 2, 3, 4, 5, 6, 7, 8, 9, 1], np.uint8)
+    other = Pair(*(colours[np.rot90(grid)] for grid in (known["a"].train[1].input, known["a"].train[1].output)))
+    first = record("first", {"x": ArcTask("x", (other,), ())}, [])
+    assert len(first["pairs"]) == 1
+    for name, said in (
+        ("one", first),
+        ("two", record("second", {"c": known["c"]}, [Told("first", {"x"}, {*first["pairs"]})])),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "finetune.json").write_text(json.dumps({"trained_on": said}))
+    found = seen(known, [tmp_path / "one"], [])
+    assert (found.sets, found.ids, found.pairs) == (("first",), (), ("a",))
+    found = seen(known, [tmp_path / "two"], [])
+    assert (found.sets, found.ids, found.pairs) == (("second, first",), ("c",), ("a",))
+
+
 def test_two_sets_of_one_name_are_both_compared(tasks, tmp_path):
     for place, name in (("one", "a"), ("two", "z")):
         folder = tmp_path / place / "training"
@@ -206,6 +249,21 @@ def test_two_sets_of_one_name_are_both_compared(tasks, tmp_path):
         (folder / f"{name}.json").write_text(json.dumps(task(9)))
     found = seen(read_tasks(tasks), [], [tmp_path / place / "training" for place in ("one", "two")])
     assert found.ids == ("a",) and found.sets == ("training",)
+
+
+def test_a_preset_decides_what_is_not_given(tiny_model, tasks, tmp_path):
+    """Tasks that nothing can be asked of take no time."""
+    words = ["ttt", "marc", str(tiny_model), "--data", str(tasks), "--limit", "20"]
+    for number, more in enumerate((["--preset", "smollm2"], ["--puzzles", "0", "--lora-rank", "4"])):
+        assert main([*words, "--workdir", str(tmp_path / str(number)), *more]) == 0
+    first, second = (json.loads((tmp_path / name / run.RUN).read_text())["settings"] for name in "01")
+    assert (first["most"], first["longest"], first["lr"], first["lora"]["rank"]) == (10, 20, 1.25e-3, 16)
+    assert (second["most"], second["longest"], second["lr"], second["lora"]["rank"]) == (0, 20, 5e-5, 4)
+
+
+def test_memory_that_is_used_up_is_told_in_a_line():
+    with pytest.raises(InputError, match="the device has too little memory; give less"), enough_memory("give less"):
+        jnp.zeros(2**50, jnp.uint8).block_until_ready()
 
 
 @pytest.mark.parametrize(
@@ -217,6 +275,7 @@ def test_two_sets_of_one_name_are_both_compared(tasks, tmp_path):
         (["--minutes", "five"], "write minutes, as 2.5"),
         (["--prompt-file", "nowhere"], "--prompt-file nowhere cannot be read"),
         (["--trained-on", "nowhere"], "nowhere does not exist"),
+        (["--preset", "nvarc_4b"], "no preset 'nvarc_4b' of marc; there are marc_8b"),
         (["--lr", "-1"], "recipe: lr is -1.0; it must be positive"),
     ],
 )

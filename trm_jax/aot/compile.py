@@ -1,4 +1,4 @@
-"""Compiling a run's programs for a TPU that is not at hand, and keeping what was found: none is compiled twice.
+"""Compiling programs for a device that is not at hand, and keeping what was found: none is compiled twice.
 
 Each program is traced and compiled in a process of its own (`python -m trm_jax.aot.compile`): a failed check of the
 compiler ends the process that it happens in. A result belongs to the program's text, the code that reads the compiled
@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from trm_jax.aot import hlo, programs
+from trm_jax.aot import gpu, hlo, programs
 from trm_jax.configs import resolve
 from trm_jax.planning import Device, hardware
 from trm_jax.storage.paths import write_whole
@@ -42,16 +42,19 @@ _OVERFLOW = re.compile(rf"(?:Used {_SIZE} of {_SIZE} hbm|\({_SIZE}\) exceeds ava
 def versions() -> dict[str, str]:
     """What decides how a program is compiled: versions, and flags where there are any."""
     installed = {}
-    for name in ("jax", "jaxlib", "libtpu"):
+    for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
     return installed | {name: os.environ[name] for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if os.environ.get(name)}
 
 
 def environment(topology: Device) -> dict[str, str]:
-    """Of a process that compiles for a TPU without taking one that may be here, and beside others that do so."""
+    """Of a process that compiles for a device without taking one that may be here, and beside others that do so."""
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {gpu.FLAGS}"} if topology.name in hardware.GPUS else {}
     return {
         **os.environ,
+        **flags,
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from trm_jax import sharding
+from trm_jax.aot import gpu
 from trm_jax.errors import InputError
 from trm_jax.evals.runner import jit_eval_step, rows_of_batch
 from trm_jax.models import target
 from trm_jax.planning import Device, work
+from trm_jax.planning.hardware import GPUS
 from trm_jax.train.compiled import jit_train_step
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import Stage, stages
@@ -33,9 +35,12 @@ def libtpu_arguments(topology: Device) -> dict:
 
 
 def devices(topology: Device) -> list:
-    """The JAX devices of a TPU slice, which only compile. Raises InputError where the installed libtpu shows others."""
+    """The JAX devices of a TPU slice or of GPUs, which only compile. Raises InputError where the installed libtpu shows
+    others."""
     from jax.experimental import topologies
 
+    if topology.name in GPUS:
+        return gpu.devices(topology)
     found = topologies.get_topology_desc(platform="tpu", num_slices=1, **libtpu_arguments(topology)).devices
     if len(found) != topology.chips:
         shown = f"{topology.name} has {topology.chips} chips, and this libtpu shows {len(found)} devices for it"

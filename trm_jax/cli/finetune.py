@@ -6,7 +6,8 @@ at any time: the same command goes on.
 
 examples:
   trm finetune models/Qwen3-0.6B --lora-rank 16 --data ARC-AGI/data/training
-  trm finetune models/Qwen3-4B-Thinking-2507 --lora-rank 0 --data arc/training --output runs/nvarc --steps 12716
+  trm finetune models/Qwen3-4B-Thinking-2507 --lora-rank 0 --data arc/training --output runs/nvarc --steps 12716 \
+      --batch 256 --accumulate 32 --mesh fsdp=8
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import sys
 
 from trm_jax.cli.arguments import add_documented, any_path, at_least, command, local_path, positive, seed
-from trm_jax.cli.lm import add_loading, loading, model_path, open_model
+from trm_jax.cli.lm import add_loading, add_mesh, loading, mesh, model_path, open_model
 from trm_jax.errors import InputError
 
 OUTPUT = "runs/finetune"
@@ -32,6 +33,9 @@ def add_parser(subparsers) -> None:
     group.add_argument("--lora-alpha", type=float, metavar="A", help="the adapter counts A / R times (twice R)")
     group.add_argument("--steps", type=positive, default=1000, metavar="N", help="updates (1000)")
     group.add_argument("--batch", type=positive, default=8, metavar="N", help="texts of an update (8)")
+    text = "parts of an update that are learned one after another, in the memory of one (1)"
+    group.add_argument("--accumulate", type=positive, default=1, metavar="N", help=text)
+    add_mesh(group, "fsdp", "tensor")
     group.add_argument("--lr", type=float, default=1e-4, metavar="X", help="learning rate at first (1e-4)")
     group.add_argument("--last-lr", type=float, default=1e-7, metavar="X", help="and at last (1e-7)")
     group.add_argument("--weight-decay", type=float, default=0.1, metavar="X", help="(0.1)")
@@ -43,6 +47,7 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from trm_jax.cli.main import EXIT_NO, EXIT_STOPPED
+    from trm_jax.cli.ttt import enough_memory
     from trm_jax.language.model import digest
     from trm_jax.models.lora import Lora
     from trm_jax.models.quant import LINEARS
@@ -58,6 +63,8 @@ def run(args) -> int:
     lora = Lora(rank, 2.0 * rank if args.lora_alpha is None else args.lora_alpha, LINEARS) if rank else None
     how = {"lr": args.lr, "batch": args.batch, "b2": 0.98, "weight_decay": args.weight_decay, "clip": args.clip}
     plan = Plan(Recipe(lora, **how), args.steps, args.last_lr, args.limit, args.seed)
+    if args.batch % args.accumulate:
+        raise InputError(f"--accumulate {args.accumulate} does not divide --batch {args.batch}; give a divisor of it")
     if args.quantise and not rank:
         raise InputError("--lora-rank 0 trains the weights, which --quantise leaves no gradient; leave one out")
     if args.adapter and rank:
@@ -68,7 +75,8 @@ def run(args) -> int:
     tasks = files.read_tasks(args.data)
     known = {"model": digest(args.model, **loading(args)), "data": files.digest(tasks)}
     with owned(args.output, lambda: None, "--output"):
-        tuned, stopped = _tune(args, plan, tasks, known)
+        with enough_memory("give a smaller --batch or --limit; for an adapter, --quantise int8 too"):
+            tuned, stopped = _tune(args, plan, tasks, known)
         if not tuned.finite:
             print(f"error: the loss of step {len(tuned.losses)} is not finite; give a lower --lr", file=sys.stderr)
             return EXIT_NO
@@ -79,9 +87,8 @@ def run(args) -> int:
         _write(args, plan, tuned)
         last = tuned.losses[-max(1, plan.steps // 10) :]
         before = seen.told([one for one in (args.model, args.adapter) if one and one.is_dir()])
-        names, ids = zip((args.data.name, set(tasks)), *before, strict=True)
-        trained = {"name": ", ".join(dict.fromkeys(names)), "tasks": sorted(set().union(*ids))}
-        record = {"model": str(args.model), **known, "trained_on": trained}
+        trained = seen.record(args.data.name, tasks, before)
+        record = {**known, "base": digest(args.model), "trained_on": trained}
         write_whole(args.output / seen.RECORD, (json.dumps({**record, "losses": tuned.losses}) + "\n").encode())
     print(f"loss {tuned.losses[0]:.4f} at first, {sum(last) / len(last):.4f} over the last {len(last)} of {plan.steps}")
     print(f"written: {args.output}; {args.output / CHECKPOINTS} is no longer needed")
@@ -102,7 +109,8 @@ def _tune(args, plan, tasks, known):
     from trm_jax.train.stopping import StopRequest
 
     compiler.use_cache()
-    model = plain(open_model(args.model, loading(args)))
+    on = mesh(args, rows=args.batch // args.accumulate)
+    model = plain(open_model(args.model, loading(args), on))
     cfg, params = cut(model.cfg, model.params, model.words)
     with StopRequest() as stop, closing(Progress(f"finetune {model.name}", plan.steps)) as progress:
 
@@ -112,7 +120,8 @@ def _tune(args, plan, tasks, known):
             else:
                 progress.step(step, f"loss {loss:.3f}")
 
-        tuned = finetune(cfg, params, tasks, plan, args.output, known, lambda: bool(stop), on_step, progress.say)
+        told = (lambda: bool(stop), on_step, progress.say)
+        tuned = finetune(cfg, params, tasks, plan, args.output, known, *told, on, args.accumulate)
         return tuned, stop.name
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import math
+import re
 from pathlib import Path
 
 from trm_jax.cli.arguments import local_path, positive
+from trm_jax.errors import InputError
 
 PARTS = ("lm_run", "lm_generate", "lm_judge", "lm_plan")
 
@@ -40,19 +44,55 @@ def loading(args, prefix: str = "") -> dict:
     return {name: getattr(args, prefix.replace("-", "_") + name) for name in names}
 
 
+def add_mesh(parser, *axes: str) -> None:
+    """The option that says which devices share a model, instead of having it whole each."""
+
+    def ways(text: str) -> tuple[str, int]:
+        found = re.fullmatch(rf"({'|'.join(axes)}|data)=([1-9]\d{{0,3}})", text)
+        if not found:
+            raise argparse.ArgumentTypeError(f"{text!r} is no cut; write {axes[0]}=4")
+        return found[1], int(found[2])
+
+    text = f"{' or '.join(axes)}: N devices share the weights, else each has all; data: so many sets of them, else all"
+    parser.add_argument("--mesh", type=ways, action="append", default=[], metavar="AXIS=N", help=text)
+
+
+def mesh(args, rows: int = 0):
+    """The devices of this process, all or as --mesh says; rows: that are to be divided by those that share them."""
+    import jax
+
+    from trm_jax import sharding
+
+    sizes, devices = {"data": 0, **dict(args.mesh)}, jax.local_devices()
+    cut = math.prod(ways for axis, ways in sizes.items() if axis != "data")
+    data = sizes["data"] or (len(devices) // cut if len(devices) % cut == 0 else 0)
+    if not 0 < data * cut <= len(devices):
+        asked = " ".join(f"--mesh {axis}={ways}" for axis, ways in args.mesh)
+        raise InputError(f"{asked}: {len(devices)} devices cannot be shared so; give a divisor of their number")
+    if rows and not sizes["data"]:
+        data = math.gcd(data, rows)
+    return sharding.make_mesh(**{**sizes, "data": data}, devices=devices[: data * cut])
+
+
 def model_path(text: str) -> Path:
     """An argument that names a model's folder or file."""
     return local_path(text, "; a model is read from this machine")
 
 
-def open_model(path: Path, how: dict):
-    """The `language.model.Model` at `path`, with a bar while its weights are read."""
+def open_model(path: Path, how: dict, on=None):
+    """The `language.model.Model` at `path`, with a bar while it is read; on: a mesh, else the first device."""
     from contextlib import closing
+    from functools import partial
 
+    from trm_jax import sharding
     from trm_jax.language import model
+    from trm_jax.solvers.seen import require_base
     from trm_jax.train.progress import Progress
 
+    if how["adapter"]:
+        require_base(how["adapter"], path)
     with closing(Progress(f"reading {path.name}", 100)) as progress:
         progress.step(0, "%")
+        place = None if on is None else partial(sharding.shardings, on, sharding.Rules())
         told = {"say": progress.say, "progress": lambda done, total: progress.step(100 * done // total)}
-        return model.load(path, **how, **told)
+        return model.load(path, **how, place=place, **told)

@@ -10,6 +10,7 @@ examples:
   trm lm plan qwen3-4b --device h100 --context 4096 --batch 8 --train lora
   trm lm plan llama-3-8b --device v4-8 --train full --context 1024
   trm lm plan llama-3-8b --device v4-8 --batch 8 --compile          compiled for the slice (needs libtpu)
+  trm lm plan llama-3-8b --device 4090 --quantise int8 --train lora --context 8192 --batch 2 --compile
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from trm_jax.cli import arguments as cli
+from trm_jax.cli.lm import add_mesh
 from trm_jax.cli.plan import amount, print_table
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import cache_folder
@@ -45,13 +47,19 @@ def add_parser(subparsers) -> None:
     parser.add_argument(
         "--context", type=cli.positive, metavar="TOKENS", help="of a row (default: 2048 or the model's)"
     )
-    parser.add_argument("--batch", type=cli.positive, default=1, metavar="ROWS", help="at a time (default: 1)")
+    parser.add_argument(
+        "--batch", type=cli.positive, default=1, metavar="ROWS", help="at a time, of each adapter (default: 1)"
+    )
     parser.add_argument("--train", choices=["lora", "full"], help="an adapter, or all weights, with Adam")
     parser.add_argument("--rank", type=cli.positive, default=128, help="of the adapter (default: %(default)s)")
     parser.add_argument(
         "--targets", default=TARGETS, help="of the adapter (default: %(default)s; also k, o, embed, head)"
     )
-    parser.add_argument("--compile", action="store_true", help="compile reading and writing for a TPU slice")
+    text = "of the adapter, its gradient and its moments (the model's)"
+    parser.add_argument("--adapter-dtype", choices=["float32", "bfloat16"], help=text)
+    add_mesh(parser, "tensor")
+    text = "compile reading and writing, or an update of an adapter, for a TPU slice or a GPU"
+    parser.add_argument("--compile", action="store_true", help=text)
 
 
 def run(args) -> int:
@@ -61,7 +69,10 @@ def run(args) -> int:
     from trm_jax.planning import hardware
     from trm_jax.planning import language as plan
 
-    topology = _slice(args) if args.compile else None
+    shared = dict(args.mesh).get("tensor", 0)
+    if args.train == "full" and (shared or args.compile):
+        raise InputError("--train full cuts the weights for all chips and is not compiled; leave out --mesh, --compile")
+    topology = _made_for(args) if args.compile else None
     given = {"memory_gb": args.memory, "dollars_per_hour": args.price}
     given = {name: value for name, value in given.items() if value is not None}
     if args.device is None and args.memory:
@@ -75,7 +86,7 @@ def run(args) -> int:
     if context >= 2**31:
         raise InputError(f"--context {context}: positions are counted in 32 bits; give less")
     train = Lora(args.rank, 2.0 * args.rank, tuple(args.targets.split(","))) if args.train == "lora" else args.train
-    asked = plan.Asked(cfg, declared, args.quantise, context, args.batch, train)
+    asked = plan.Asked(cfg, declared, args.quantise, context, args.batch, train, shared, args.adapter_dtype)
     found = plan.needs(asked, device)
     _show(args.model, source, asked, device, found)
     if cfg.context and context > cfg.context:
@@ -86,7 +97,7 @@ def run(args) -> int:
     print(why or f"fits: {found.total / 1e9:.1f} GB of {device.memory_gb:g}{' a chip' * (device.chips > 1)}")
     _speed(asked, device, found)
     if args.compile:
-        why = _compiled(args, asked, topology) or why
+        why = _compiled(args, asked, topology)  # the compiler knows better
     if os.path.exists(args.model) and not (why or args.train):
         given = (
             ("--dtype", args.dtype, None),
@@ -114,51 +125,68 @@ def _show(name: str, source: str, asked: Asked, device: Device, found: Needs) ->
     print_table(("", "GB a chip" if device.chips > 1 else "GB"), rows)
 
 
-def _slice(args) -> Device:
+def _made_for(args) -> Device:
     """What is compiled for. Raises InputError where nothing can be."""
+    from trm_jax.aot import gpu
     from trm_jax.aot.compile import versions
     from trm_jax.cli.health import pip_install
     from trm_jax.planning import hardware
 
-    if args.train:
-        raise InputError("--compile is for reading and writing; leave out --train")
-    topology = hardware.find_slice(args.device or "h100")
-    if "libtpu" not in versions():
+    device = hardware.GPUS.get(args.device or "h100") or hardware.find_slice(args.device)
+    if device.name in hardware.GPUS and not gpu.there():
+        install = pip_install("'jax[cuda12]'")
+        raise InputError(f"JAX's plugin for CUDA (Linux only) is not installed; install it: {install}")
+    if device.name not in hardware.GPUS and "libtpu" not in versions():
         install = pip_install("'jax[tpu]'")
         raise InputError(f"the TPU's compiler, libtpu (Linux on x86-64 only), is not installed; install it: {install}")
-    return topology
+    return device
 
 
 def _compiled(args, asked: Asked, topology: Device) -> str:
-    """Compile for the slice and show what the programs take; why they cannot be there, or nothing."""
+    """Compile for the device and show what the programs take; why they cannot be there, or nothing."""
     from trm_jax.aot import decoder
     from trm_jax.aot.compile import versions
+    from trm_jax.planning import hardware
     from trm_jax.planning import language as plan
 
     words = {"model": args.model, "dtype": args.dtype, "rope_theta": args.rope_theta}
-    words |= {"how": asked.how, "context": asked.context, "rows": asked.rows}
-    rows, why = [], ""
-    for kind in decoder.KINDS:
+    words |= {"how": asked.how, "context": asked.context, "rows": asked.rows, "tensor": asked.tensor}
+    words |= {"train": asked.train and dataclasses.asdict(asked.train), "adapter_dtype": asked.adapter_dtype}
+    of_gpu = topology.name in hardware.GPUS
+    there_is = (args.memory or topology.memory_gb) * 1e9 if of_gpu else topology.usable_bytes
+    links = topology.links * topology.link_gb_s
+    rows, why, most = [], "", 0
+    for kind in (decoder.UPDATE,) if asked.train else decoder.KINDS:
         print(f"compiling: {kind} ...", file=sys.stderr)  # it takes half a minute
         found = decoder.compile_kind(words, kind, topology, cache_folder() / "compiled")
-        if found["crash"] or found["overflow_bytes"]:
-            why = f"{kind}: {found['crash'] or 'it does not fit the memory of a chip'}"
+        too_much = (found["overflow_bytes"] or [0])[0]
+        if not (found["crash"] or too_much) and found["memory_bytes"]["total"] > there_is:  # of a GPU nobody told it
+            too_much = found["memory_bytes"]["total"]
+        if found["crash"] or too_much:
+            change = plan.less(asked, topology)
+            why = f"{kind}: {found['crash'] or f'it does not fit: {too_much / 1e9:.1f} GB of a chip; {change}'}"
             print(f"note: {why}")
             continue
         sent = sum(one["sent_bytes"] for one in found["collectives_by_kind"].values())
-        tokens = asked.rows * (asked.context if kind == decoder.KINDS[0] else 1)
+        tokens = asked.rows * (1 if kind == decoder.KINDS[1] else asked.context)
+        tokens *= plan.needs(asked, topology).mesh["data"] if asked.train else 1
         seconds = max(
             found["traffic_bytes"] / (topology.bandwidth_tb_s * 1e12),
-            sent / (topology.links * topology.link_gb_s * 1e9),
+            sent / (links * 1e9) if links else 0,
             tokens * plan.flops(asked) / (topology.chips * topology.peak_tflops * 1e12),
         )
+        most = max(most, found["memory_bytes"]["total"])
         sizes = (found["memory_bytes"]["total"], found["traffic_bytes"], sent)
         rows.append(
             [kind, *(f"{size / 1e9:.3f}" for size in sizes), f"{1e3 * seconds:.2f}", f"{tokens / seconds:,.0f}"]
         )
     print_table(("", "GB of\na chip", "GB\nmoved", "GB\nsent", "ms,\nat best", "tokens\na second"), rows)
-    by = f"{topology.name} by libtpu {versions()['libtpu']}, which gives a program {topology.usable_bytes / 1e9:.1f} GB"
-    print(f"compiled for {by} of a chip; at best: data sheets' rates, no latency")
+    by = f"XLA of jaxlib {versions()['jaxlib']}" if of_gpu else f"libtpu {versions()['libtpu']}"
+    print(f"compiled for {topology.name} by {by}; at best: data sheets' rates, no latency")
+    if not why:
+        print(f"fits, as compiled: {most / 1e9:.1f} GB of the {there_is / 1e9:.1f} that a program has of a chip")
+    if of_gpu and not why and most > 0.75 * there_is:
+        print("note: JAX takes three quarters of a GPU; XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 gives it more")
     return why
 
 

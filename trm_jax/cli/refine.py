@@ -125,7 +125,7 @@ def run(args) -> int:
     told |= {"program_megabytes": args.program_megabytes, "coder_model": args.coder_model}
     header = {"coder": kind, "model": model, "data": files.digest(tasks), "settings": told}
     runs.begin(folder, header, args.force)
-    index, count = args.part
+    index, count = ttt.part(args)
     own = sorted(tasks)[index::count]
     if not _answer(args, kind, script or place, sandbox, settings, folder, [tasks[name] for name in own]):
         return EXIT_STOPPED

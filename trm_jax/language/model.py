@@ -44,15 +44,17 @@ def load(
     rope_theta: float | None = None,
     tokenizer: str | Path | None = None,
     adapter: str | Path | None = None,
+    place: Callable[[dict], dict] | None = None,
     say: Callable[[str], None] = print,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Model:
-    """The model at `path`, a folder with config.json, a .gguf file or a name of `packaged`, on the first device.
+    """The model at `path`: a folder with config.json, a .gguf file or a name of `packaged`.
 
     dtype: of weights and products; by default the folder's, and float32 of a GGUF file. quantise: of
     `trm_jax.models.quant.KINDS`. rope_theta: for files that do not tell it. tokenizer: a folder whose tokenizer.json
-    is taken instead of the model's own. adapter: a folder of PEFT. say: told what is worth a note. progress is called
-    with what has been read and all there is. Raises InputError for what is missing, broken or not supported.
+    is taken instead of the model's own. adapter: a folder of PEFT. place: where it lies, as of `weights.load`; the
+    first device by default. say: told what is worth a note. progress is called with what has been read and all there
+    is. Raises InputError for what is missing, broken or not supported.
     """
     path, asked = located(path), digest(path, dtype, quantise, rope_theta, tokenizer, adapter)
     words = tokenizers.load(tokenizer, say) if tokenizer else None
@@ -62,12 +64,13 @@ def load(
         eos = config.ids(path).eos
         if words.size > cfg.vocab_size:
             raise InputError(f"{path}: the tokenizer has {words.size} tokens, and the model {cfg.vocab_size}")
-        params = weights.load(path, cfg, quantise=quantise, progress=progress)
+        params = weights.load(path, cfg, place, quantise=quantise, progress=progress)
     else:
         how = {"dtype": dtype or "float32", "rope_theta": rope_theta, "tokenizer": words}
-        cfg, params, words = gguf.load(path, **how, say=say, progress=progress)
+        cfg, params, words = gguf.load(path, **how, place=place, say=say, progress=progress)
         if quantise:
-            kernels = {name: weights.quantised(params["layers"][name], quantise) for name in quant.LINEARS}
+            lies = place(quant.specs(decoder.specs(cfg), quantise))["layers"] if place else {}
+            kernels = {n: weights.quantised(params["layers"][n], quantise, lies.get(n)) for n in quant.LINEARS}
             params = {**params, "layers": params["layers"] | kernels}
         eos = ()
     named = tuple(number for number in map(words.id, _ENDS) if number is not None)

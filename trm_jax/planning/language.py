@@ -1,8 +1,9 @@
 """What a language model takes of a device before it is fetched: weights, cache, adapter, optimiser, activations.
 
 Bytes are those of the arrays that would be there, counted from their declarations and by tracing; a tenth is added for
-what compilers take on top. Of several chips, as many share the heads as divide them (`tensor`); in training the others
-share the weights (`fsdp`), else the rows (`data`).
+what compilers take on top. Of several chips, as many share the heads as divide them (`tensor`), the others the rows
+(`data`); where all weights are trained all share them (`fsdp`), and adapters are trained as `trm_jax.solvers.adapt`
+does it, on each chip one of its own.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Asked:
     """A model and what it is to do.
 
     declared: its arrays as they would be there, from how they are quantised ("": not); context: tokens of a row, prompt
-    and answer; rows: at a time; train: an adapter, "full" for all weights in float32, or None.
+    and answer; rows: at a time, of each adapter where such are trained; train: an adapter, "full" for all weights in
+    float32, or None; tensor: chips that share the heads, 0 for as many as can, or 1 for adapters; adapter_dtype: the
+    model's where it is None.
     """
 
     cfg: decoder.Config
@@ -102,15 +105,21 @@ class Asked:
     context: int = 0
     rows: int = 1
     train: lora.Lora | str | None = None
+    tensor: int = 0
+    adapter_dtype: str | None = None
 
     def specs(self) -> dict:
         return self.declared(self.how)
+
+    def recipe(self) -> adapt.Recipe:
+        """Of an adapter's training."""
+        return adapt.Recipe(self.train, batch=self.rows, dtype=self.adapter_dtype)
 
     def adapter(self) -> dict:
         """The declaration of what is trained beside the weights. Raises InputError for a rank too large."""
         if not isinstance(self.train, lora.Lora):
             return {}
-        found = lora.specs(decoder.specs(self.cfg), self.train)
+        found = self.recipe().specs(self.cfg)["lora"]
         for name, pair in found.items():
             inner, out = pair["a"].shape[-2], pair["b"].shape[-1]
             if self.train.rank > max(inner, out):
@@ -176,6 +185,14 @@ def _placed(specs: dict, chips: int, axis: str, most: int) -> tuple[AbstractMesh
     raise AssertionError
 
 
+def _cut(asked: Asked, specs: dict, chips: int, most: int) -> tuple[AbstractMesh, dict]:
+    """The same along `tensor`, by as many chips as are asked for. Raises InputError where so many cannot."""
+    mesh, lies = _placed(specs, chips, "tensor", asked.tensor or most)
+    if asked.tensor not in (0, mesh.shape["tensor"]):
+        raise InputError(f"{chips} chips cannot share the weights {asked.tensor} ways; {mesh.shape['tensor']} would do")
+    return mesh, lies
+
+
 def _bytes(specs: dict, lies: dict) -> int:
     """Bytes of one chip."""
     found = zip(jax.tree.leaves(specs, is_leaf=params.is_spec), jax.tree.leaves(lies), strict=True)
@@ -188,7 +205,7 @@ def needs(asked: Asked, device: Device) -> Needs:
     if asked.train:
         return _training(asked, device)
     specs = asked.specs()
-    mesh, lies = _placed(specs, chips, "tensor", math.gcd(chips, cfg.kv_heads))
+    mesh, lies = _cut(asked, specs, chips, math.gcd(chips, cfg.kv_heads))
     rows, weights = -(-asked.rows // mesh.shape["data"]), _bytes(specs, lies)
     cache = cache_bytes(cfg, rows, asked.context) // mesh.shape["tensor"]
     looked_up = 0 if cfg.tied else _bytes({"embed": specs["embed"]}, {"embed": lies["embed"]})
@@ -209,14 +226,17 @@ def _training(asked: Asked, device: Device) -> Needs:
             f"quantised weights ({asked.how}) are not trained; train an adapter beside them, or all of them"
         )
     specs = asked.specs() if adapter else decoder.specs(dataclasses.replace(cfg, dtype="float32"))
-    mesh, lies = _placed({"base": specs, "adapter": adapter}, device.chips, "fsdp", device.chips)
+    both = {"base": specs, "adapter": adapter}
+    if adapter:
+        (mesh, lies), rows = _cut(asked, both, device.chips, 1), asked.rows
+    else:
+        (mesh, lies), rows = _placed(both, device.chips, "fsdp", device.chips), -(-asked.rows // device.chips)
     trained = _bytes(adapter, lies["adapter"]) if adapter else _bytes(specs, lies["base"])
-    rows = -(-asked.rows // device.chips)
     # Of a device that is only so many GB, as of any GPU: with kernels that keep no scores.
     with device.target() if device.peak_tflops else target.made_for("gpu", 8.0):
         kept = _kept(cfg, specs, adapter, rows, asked.context)
     parts = {"weights": _bytes(specs, lies["base"]), "adapter": trained} if adapter else {"weights": trained}
-    # Adam's two moments and the gradient are as large as what is trained, all in float32.
+    # Adam's two moments and the gradient are as large as what is trained, and of its dtype.
     parts |= {"gradients": trained, "optimiser": 2 * trained, "activations": kept}
     return Needs(parts, 0, dict(mesh.shape))
 
@@ -271,23 +291,39 @@ _LARGER = sorted(
 
 
 def obstacle(asked: Asked, device: Device) -> str:
-    """Why it does not fit, and which quantisation and which device do; empty where it fits."""
+    """Why it does not fit, and what does: a quantisation, shorter texts, chips that share, a device; empty where it
+    fits."""
     found = needs(asked, device)
     if fits(found, device):
         return ""
+    quantised = [] if asked.train == "full" else [(how, {"how": how}) for how in quant.KINDS]
+    shorter, shared = [], []
+    if asked.adapter():
+        sizes = sorted({adapt.bucket(n) for n in range(128, asked.context, 128)} - {asked.context}, reverse=True)
+        shorter = [(f"--context {size}", {"context": size}) for size in sizes]
+        counts = [n for n in range(2, device.chips + 1) if device.chips % n == 0 and n > asked.tensor]
+        shared = [(f"--mesh tensor={n}", {"tensor": n}) for n in counts]
     ways = []
-    for how in () if asked.train == "full" else quant.KINDS:
-        try:
-            other = needs(dataclasses.replace(asked, how=how), device)
-        except InputError:  # a file that is quantised already, or groups that do not divide
-            continue
-        if fits(other, device):
-            ways.append(f"{how} does, with {other.total / 1e9:.1f} GB")
-            break
+    for changes in (shared, quantised, shorter):
+        for how, change in changes:
+            try:
+                other = needs(dataclasses.replace(asked, **change), device)
+            except InputError:  # a file that is quantised already, groups or heads that do not divide
+                continue
+            if fits(other, device):
+                ways.append(f"{how} does, with {other.total / 1e9:.1f} GB")
+                break
     larger = next((one.name for one in _LARGER if fits(needs(asked, one), one)), None)
     ways += [f"{larger} has room"] if larger else []
     what = "; ".join(ways) or "nor does it fit anything in the table; lower the context or the batch"
     return f"does not fit: {found.total / 1e9:.1f} GB of {device.memory_gb:g} a chip; {what}"
+
+
+def less(asked: Asked, device: Device) -> str:
+    """What makes a program smaller."""
+    more = [] if asked.how else ["--quantise int8"]
+    more += ["a larger --mesh tensor=N"] if device.chips > 1 else []
+    return ", ".join([*more, "a lower --context", "a lower --batch"])
 
 
 def fits(found: Needs, device: Device) -> bool:

@@ -1,31 +1,38 @@
 """Training adapters of a frozen decoder, one for each task, several tasks side by side in one program.
 
 A lesson is a text as ids and which of them are learned. N = tasks side by side, R = lessons of an update, T = tokens of
-the longest of them, rounded up to one of few sizes, so that tasks share what is compiled.
+the longest of them, rounded up to one of few sizes, so that tasks share what is compiled. Of several devices each
+trains tasks of its own and answers them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from trm_jax import compiler, optim
+from trm_jax import compiler, optim, sharding
 from trm_jax.losses import IGNORE, token_cross_entropy
-from trm_jax.models import decoder, lora
+from trm_jax.models import decoder, lora, target
 from trm_jax.models import params as P
 from trm_jax.models.layers import round_up
 from trm_jax.optim.clip import clip, norms
 from trm_jax.optim.schedules import warmup_cosine
 from trm_jax.settings import check, number, positive
 
+T = TypeVar("T")
 Lesson = tuple[np.ndarray, np.ndarray]  # ids [T] int32, learned [T] bool
 HEAD_TOKENS = 1024  # whose logits are there at a time: those of a whole batch may take more memory than the model
 WHOLE = ("embed", "head")
@@ -117,33 +124,63 @@ def batch_of(updates: Sequence[Sequence[Lesson]], rows: int) -> dict[str, np.nda
     return {"inputs": inputs, "labels": labels, "segments": segments}
 
 
-def loss(params: dict, cfg: decoder.Config, batch: dict) -> jax.Array:
-    """The mean cross-entropy over all learned tokens of a batch [R, T], []; 0 where there is none."""
-    x = decoder.features(params, cfg, batch["inputs"], batch["segments"])
-    count = batch["labels"].size
-    part = min(HEAD_TOKENS, count)
-    padding = round_up(count, part) - count
-    x = jnp.pad(x.reshape(count, -1), ((0, padding), (0, 0))).reshape(-1, 1, part, x.shape[-1])
-    labels = jnp.pad(batch["labels"].reshape(-1), (0, padding), constant_values=IGNORE).reshape(-1, 1, part)
+def loss(params: dict, cfg: decoder.Config, batch: dict, count: jax.Array | None = None) -> jax.Array:
+    """The cross-entropy of all learned tokens of a batch [R, T] by `count`, else their mean; 0 where there is none."""
+    x, labels = decoder.features(params, cfg, batch["inputs"], batch["segments"]), batch["labels"]
+    rows, length = labels.shape
+    part = min(length, max(1, HEAD_TOKENS // rows))
+    padding = (0, 0), (0, round_up(length, part) - length)
+    # Parts of every row, since devices may share the rows.
+    x = einops.rearrange(jnp.pad(x, (*padding, (0, 0))), "r (n t) d -> n r t d", t=part)
+    of_part = einops.rearrange(jnp.pad(labels, padding, constant_values=IGNORE), "r (n t) -> n r t", t=part)
 
     @jax.checkpoint
     def add(total, of):
         x, labels = of
         return total + token_cross_entropy(decoder.head(params, cfg, x), labels, "softmax").sum(), None
 
-    total, _ = lax.scan(add, jnp.float32(0), (x, labels))
-    return total / jnp.maximum(1, jnp.sum(batch["labels"] != IGNORE))
+    total, _ = lax.scan(add, jnp.float32(0), (x, of_part))
+    return total / (learned(labels) if count is None else count)
+
+
+def learned(labels: jax.Array) -> jax.Array:
+    """How many tokens are learned, at least 1."""
+    return jnp.maximum(1, jnp.sum(labels != IGNORE))
 
 
 class Trainer:
-    """The updates of one recipe for one decoder."""
+    """The updates of one recipe for one decoder, on the devices of a mesh.
 
-    def __init__(self, recipe: Recipe, cfg: decoder.Config):
-        self.recipe, self.cfg = recipe, recipe.model(cfg)
+    They share the tasks along `data`, or the lessons of an update along `data` and `fsdp`; what is trained is cut as
+    `sharding.Rules` has it, and so should the base be. Every process has a mesh of its own.
+    """
+
+    def __init__(
+        self, recipe: Recipe, cfg: decoder.Config, mesh: Mesh | None = None, shared: str = "tasks", parts: int = 1
+    ):
+        """mesh: of the first device by default; shared: by its devices, "tasks" or "lessons"; parts: lessons of an
+        update are learned a part at a time, in the memory of one."""
+        self.recipe, self.cfg, self._parts = recipe, recipe.model(cfg), parts
+        self.mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+        self.groups = sharding.groups(self.mesh)
         self._specs = recipe.specs(cfg)
+        rules = sharding.Rules(batch=None) if shared == "tasks" else sharding.Rules()
+        tasks = "data" if shared == "tasks" else None
+
+        def there(place: NamedSharding) -> NamedSharding:
+            return NamedSharding(self.mesh, PartitionSpec(tasks, *place.spec))
+
+        lies, whole = sharding.shardings(self.mesh, rules, self._specs), sharding.replicated(self.mesh)
+        state = jax.eval_shape(self._optimiser(0.0).init, P.abstract(self._specs))
+        beside = sharding.beside(self.mesh, self._specs, lies, state)
+        self.lies = jax.tree.map(there, {"trained": lies, "optimiser": beside, "finite": whole})
+        self.task_lies = there(whole)
+        self.batch_lies = NamedSharding(self.mesh, PartitionSpec(tasks, rules.batch))
         how = {"compiler_options": compiler.options()}
-        self._update = jax.jit(jax.vmap(self._one, in_axes=(None, 0, 0, 0)), donate_argnums=1, **how)
-        self._begin = jax.jit(self._first, static_argnames="tasks", **how)
+        update = jax.vmap(self._one, in_axes=(None, 0, 0, 0), spmd_axis_name=tasks)
+        update = sharding.traced_on(self.mesh, rules)(update)
+        self.program = jax.jit(update, donate_argnums=1, out_shardings=(self.lies, self.task_lies), **how)
+        self._begin = jax.jit(self._first, static_argnames="tasks", out_shardings=self.lies, **how)
 
     def _optimiser(self, rate) -> optax.GradientTransformation:
         how = self.recipe
@@ -153,15 +190,31 @@ class Trainer:
         one = {"trained": start, "optimiser": self._optimiser(0.0).init(start), "finite": jnp.array(True)}
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (tasks, *x.shape)), one)
 
-    def _one(self, params: dict, state: dict, batch: dict, rate: jax.Array) -> tuple[dict, jax.Array]:
-        """An update of one task."""
-
+    def _gradients(self, params: dict, trained: dict, batch: dict) -> tuple[jax.Array, dict]:
+        """(the loss of an update of one task, its gradients)."""
         cfg = dataclasses.replace(self.cfg, remat=True)  # texts are long, and attention's scores grow with their square
 
-        def of(trained):
-            return loss(adapted(params, trained, self.recipe), cfg, batch)
+        def of(whole, batch):
+            params, trained, count = whole
+            return jax.value_and_grad(lambda x: loss(adapted(params, x, self.recipe), cfg, batch, count))(trained)
 
-        value, grads = jax.value_and_grad(of)(state["trained"])
+        def by_parts(whole, batch):
+            """Neighbouring lessons go to different parts, so that every device has some of each."""
+            pieces = jax.tree.map(lambda x: x.reshape(-1, self._parts, x.shape[1]).swapaxes(0, 1), batch)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), whole[1])
+            add = partial(jax.tree.map, jnp.add)
+            total, _ = lax.scan(lambda total, piece: (add(total, of(whole, piece)), None), (0.0, zeros), pieces)
+            return total[0], jax.tree.map(lambda x, like: x.astype(like.dtype), total[1], whole[1])
+
+        compute = of if self._parts == 1 else by_parts
+        whole = params, trained, learned(batch["labels"])
+        if self.mesh.shape["fsdp"] > 1:  # its devices do not have all of the weights
+            return compute(whole, batch)
+        return target.summed_over_devices(lambda *given: (compute(*given), ()), whole, batch)[0]
+
+    def _one(self, params: dict, state: dict, batch: dict, rate: jax.Array) -> tuple[dict, jax.Array]:
+        """An update of one task."""
+        value, grads = self._gradients(params, state["trained"], batch)
         norm = norms(grads)
         updates, optimiser = self._optimiser(rate).update(
             clip(grads, norm, self.recipe.clip), state["optimiser"], state["trained"]
@@ -177,6 +230,11 @@ class Trainer:
         """The state {"trained", "optimiser", "finite"} of tasks side by side [N, ...] before their first update."""
         return self._begin(start, tasks=tasks)
 
+    def abstract(self, tasks: int) -> dict:
+        """The same as abstract arrays that know where they lie."""
+        state = jax.eval_shape(partial(self._first, tasks=tasks), P.abstract(self._specs))
+        return jax.tree.map(lambda x, lie: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie), state, self.lies)
+
     def update(self, params: dict, state: dict, batch: dict, rates: np.ndarray) -> tuple[dict, jax.Array]:
         """(state after an update, losses before it [N]); batch: of `batch_of`; rates [N]: learning rates.
 
@@ -184,17 +242,40 @@ class Trainer:
         and its losses are NaN.
         `state` must not be used again.
         """
-        return self._update(params, state, batch, rates)
+        batch, rates = jax.device_put((batch, rates), (self.batch_lies, self.task_lies))
+        state, losses = self.program(params, state, batch, rates)
+        if not sharding.may_queue(self.mesh):
+            jax.block_until_ready(losses)
+        return state, losses
 
 
 @dataclass
 class Trained:
     """What became of a task's training."""
 
-    weights: dict  # as `begin` has them
+    state: dict  # of all tasks side by side, as `begin` has one [N, ...]
+    task: int  # among them
+    trainer: Trainer
     losses: list[float] = field(default_factory=list)  # before each update that was made
     updates: int = 0  # that were to be made
     finite: bool = True  # else the weights are those before the update that gave no number
+
+    @property
+    def each(self) -> int:
+        """Tasks of a group."""
+        return len(jax.tree.leaves(self.state)[0]) // len(self.trainer.groups)
+
+    @property
+    def group(self) -> int:
+        """Of `Trainer.groups`, the one that has its weights."""
+        return self.task // self.each
+
+    @property
+    def weights(self) -> dict:
+        """As `begin` has them, on the devices of its group."""
+        mesh, groups = self.trainer.mesh, self.trainer.groups
+        there = sharding.of_group(self.state, mesh, groups[self.group])
+        return jax.tree.map(lambda x: x[self.task % self.each], there)
 
     def told(self) -> dict[str, str | float]:
         """For a task's record."""
@@ -219,12 +300,13 @@ def train(
 ) -> list[Trained]:
     """Train an adapter for each course, side by side.
 
-    tasks: how many the program is compiled for, where there may be fewer courses. go_on(updates made, losses of the
-    last one) is called while the next one is computed; False ends the training.
+    tasks: how many the program is compiled for at least, where there may be fewer courses. go_on(updates made, losses
+    of the last one) is called while the next one is computed; False ends the training.
     """
     recipe, real = trainer.recipe, len(courses)
+    tasks = round_up(max(real, tasks), len(trainer.groups))
     courses = [*courses, *[Course([], np.zeros((0, recipe.batch), int))] * (tasks - real)]
-    state = trainer.start(start, len(courses))
+    state = trainer.start(start, tasks)
     rates = [recipe.rates(len(one.order)) for one in courses]
     found: list[Any] = []
     for at in range(max((len(one.order) for one in courses), default=0)):
@@ -235,15 +317,37 @@ def train(
         if at:
             before = np.asarray(found[-2])
             learning = [task for task, one in enumerate(courses) if at < len(one.order)]
-            if not np.isfinite(before[learning]).any() or not go_on(at, before.tolist()):
+            if not np.isfinite(before[learning]).any() or not go_on(at, before[:real].tolist()):
                 break
-    finite, losses = np.asarray(state["finite"]), np.array(jax.device_get(found)).reshape(len(found), len(courses))
+    finite, losses = np.asarray(state["finite"]), np.array(jax.device_get(found)).reshape(len(found), tasks)
     result = []
     for task, one in enumerate(courses[:real]):
         made = losses[: len(one.order), task].tolist()
-        result.append(Trained(_slice(state["trained"], task), made, len(one.order), bool(finite[task])))
+        result.append(Trained(state["trained"], task, trainer, made, len(one.order), bool(finite[task])))
     return result
 
 
-def _slice(tree: dict, task: int) -> dict:
-    return jax.tree.map(lambda x: x[task], tree)
+def answers(trained: Sequence[Trained], wanted: Iterable[int], answer: Callable[[int], T]) -> Iterator[T]:
+    """answer(number of a task) for those wanted, as they come. Each group of devices answers the tasks that it trained,
+    one after another, beside the others."""
+    wanted = [(number, trained[number].group) for number in wanted]
+    trainer = trained[0].trainer
+
+    def of(number: int, group: int) -> T:
+        with sharding.traced_on(trainer.groups[group], sharding.Rules()):
+            return answer(number)
+
+    used = sorted({group for _, group in wanted})
+    if len(used) < 2 or not (trainer.mesh.shape["tensor"] == 1 or sharding.may_queue(trainer.mesh)):
+        for one in wanted:
+            yield of(*one)
+        return
+    with ExitStack() as open:
+        workers = {group: open.enter_context(ThreadPoolExecutor(1)) for group in used}
+        futures = [workers[group].submit(of, number, group) for number, group in wanted]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.models import decoder
 from trm_jax.settings import check, number, positive
@@ -94,14 +96,19 @@ def finetune(
     stopping: Callable[[], bool] = lambda: False,
     on_step: Callable[[int, float | None], None] = lambda step, loss: None,
     say: Callable[[str], None] = print,
+    mesh: Mesh | None = None,
+    parts: int = 1,
 ) -> Tuned:
     """Train until the plan is done, a loss is not finite, or `stopping()`; the same call goes on from there, exactly.
 
     cfg, params: of a decoder with 16 tokens. folder: has the checkpoints. known: what must be the same for work to go
-    on, besides the plan, as the digests of model and data are. Raises InputError where other work lies in `folder`.
+    on, besides the plan, as the digests of model and data are. mesh, parts: as of `adapt.Trainer`; on other devices or
+    in other parts work goes on to the same numbers but for rounding. Raises InputError where other work lies in
+    `folder`, and for a batch that cannot be shared.
     """
     require_short(tasks, plan.limit)
-    trainer = adapt.Trainer(plan.recipe, cfg)
+    trainer, batch = adapt.Trainer(plan.recipe, cfg, mesh, "lessons", parts), plan.recipe.batch
+    sharding.check_batch(trainer.mesh, sharding.Rules(), batch // parts, "a part of the batch,")
     state = trainer.start(adapt.begin(plan.recipe, cfg, params, plan.seed), 1)
     if plan.recipe.lora is None:
         params = {}  # they are all in the state
@@ -122,8 +129,8 @@ def finetune(
         while finite:
             going = at < plan.steps and not stopping()
             if going:
-                batch = adapt.batch_of([lessons(tasks, plan, at)], plan.recipe.batch)
-                state, loss = trainer.update(params, state, batch, np.full(1, plan.rate(at), np.float32))
+                texts = adapt.batch_of([lessons(tasks, plan, at)], batch)
+                state, loss = trainer.update(params, state, texts, np.full(1, plan.rate(at), np.float32))
                 at += 1
             if waiting is not None:  # of the step before, while this one is computed
                 losses.append(float(waiting[0]))

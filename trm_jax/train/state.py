@@ -77,29 +77,12 @@ def abstract_state(cfg: RunConfig, mesh) -> TrainState:
     abstract = jax.eval_shape(lambda: initial_state(cfg, jax.random.key(0)))
     whole, rules = sharding.replicated(mesh), sharding.Rules()
     params = sharding.shardings(mesh, rules, specs)
-    of_weights = {
-        P.path_name(path): (spec.shape, lie)
-        for (path, spec), lie in zip(
-            jax.tree_util.tree_leaves_with_path(specs["weights"], is_leaf=P.is_spec),
-            jax.tree.leaves(params["weights"]),
-            strict=True,
-        )
-    }
-
-    def of_optimizer(path, array):
-        """That of the weight whose path ends this one; whole for what has another shape than its weight."""
-        name = P.path_name(path)
-        ends = [name.split("/", n)[-1] for n in range(name.count("/") + 1)]
-        shape, lie = next((of_weights[end] for end in ends if end in of_weights), (None, whole))
-        return lie if shape == array.shape else whole
-
-    opt_state = jax.tree_util.tree_map_with_path(of_optimizer, abstract.opt_state)
     lies = TrainState(
         step=whole,
         params=params,
         ema=params["weights"] if cfg.optim.ema_decay else {},
         ema_also={name: params["weights"] for name in abstract.ema_also},
-        opt_state=opt_state,
+        opt_state=sharding.beside(mesh, specs["weights"], params["weights"], abstract.opt_state),
         loss_scale=jax.tree.map(lambda _: whole, abstract.loss_scale),
         carry=sharding.shardings(mesh, rules, cfg.family.carry_specs(cfg.model, cfg.train.batch_size)),
         key=whole,

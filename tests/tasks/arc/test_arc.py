@@ -501,6 +501,28 @@ def test_test_pairs_that_are_trained_on(sets):
     }  # fmt: skip
 
 
+@given(*(st.lists(st.integers(0, 3), min_size=4, max_size=4) for _ in range(2)), st.permutations(range(1, 10)))
+def test_pairs_have_one_form_where_a_symmetry_and_a_recolouring_carry_one_to_the_other(cells, others, colours):
+    def pair(cells):
+        return grids.Pair(np.array(cells[:3], np.uint8)[None], np.array(cells, np.uint8).reshape(2, 2))
+
+    def carried(number: int) -> bool:
+        both = {(0, 0)} | {
+            cell
+            for a, b in ((one.input, other.input), (one.output, other.output))
+            for cell in zip(dihedral(a, number).ravel().tolist(), b.ravel().tolist(), strict=True)
+        }
+        shaped = dihedral(one.input, number).shape == other.input.shape
+        return shaped and len({a for a, _ in both}) == len(both) == len({b for _, b in both})
+
+    one, other = pair(cells), pair(others)
+    assert (augment.canonical(one) == augment.canonical(other)) == any(map(carried, range(8)))
+    new = np.array([0, *colours], np.uint8)
+    for number in range(8):
+        image = grids.Pair(*(dihedral(new[grid], number) for grid in (one.input, one.output)))
+        assert augment.canonical(image) == augment.canonical(one) and verify.key(image) == verify.key(one)
+
+
 def test_pictures_and_text(tmp_path):
     """One cell of each of ten colours; the second answer is the empty grid."""
     grid = np.arange(10, dtype=np.uint8).reshape(2, 5)

@@ -13,6 +13,7 @@ from trm_jax.models import target
 from trm_jax.models.layers import round_up
 
 _BLOCK = 512
+_LONG = 4096  # tokens, from which on the library would take many seconds to look through a mask of numbers
 
 
 def splash(q, k, v, *, causal: bool, scale: float, segments: jax.Array | None = None) -> jax.Array:
@@ -31,9 +32,12 @@ def splash(q, k, v, *, causal: bool, scale: float, segments: jax.Array | None = 
 
 
 def _kernel(causal: bool, length: int, padded: int, heads: int):
-    """The library's kernel on [H, padded, K]; keys of the padding are seen by none."""
-    seen = np.tile(np.arange(padded) < length, (padded, 1))
-    mask = library.NumpyMask(np.tril(seen) if causal else seen)
+    """The library's kernel on [H, padded, K]; no row but of the padding sees keys of the padding."""
+    if causal and padded >= _LONG:
+        mask = library.CausalMask((padded, padded))
+    else:
+        seen = np.tile(np.arange(padded) < length, (padded, 1))
+        mask = library.NumpyMask(np.tril(seen) if causal else seen)
     block = min(padded, _BLOCK)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")
     return library.make_splash_mha(

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jax.sharding import Mesh
 
+from trm_jax import sharding
 from trm_jax.evals.decode import Decoder
 from trm_jax.language.model import Model
 from trm_jax.models import decoder
-from trm_jax.models.lora import Lora
 from trm_jax.settings import check, check_seed, number, option
 from trm_jax.solvers import Question, adapt, generator
 from trm_jax.solvers.marc import prompts, puzzles
@@ -18,12 +19,7 @@ from trm_jax.solvers.marc.vote import vote
 from trm_jax.solvers.run import Outcome, Watch
 from trm_jax.tasks.arc.predictions import Line
 
-# The published run; its code trained the head too, where a setting said that it should not.
-TARGETS = ("q", "v", "gate", "up", "down")
-PRESETS = {
-    "marc": adapt.Recipe(Lora(128, 16, TARGETS)),
-    "marc_as_run": adapt.Recipe(Lora(128, 16, (*TARGETS, "head"))),
-}
+TARGETS = ("q", "v", "gate", "up", "down")  # of the published run
 CHUNK = 16  # tokens between two looks at what has ended
 
 
@@ -32,7 +28,7 @@ class Settings:
     """What decides the answers besides the model and the recipe."""
 
     seed: int = 0
-    most: int = number(puzzles.MOST)  # that train an adapter, at most
+    most: int = number(puzzles.MOST)  # that train an adapter, at most; 0: no training
     longest: int = number(puzzles.LONGEST, low=1)  # tokens of a text
     loss: str = option("after_first", *prompts.LOSSES)
     instruction: str = prompts.INSTRUCTION
@@ -45,14 +41,24 @@ class Settings:
 class Marc:
     """A `run.Solver`."""
 
-    def __init__(self, model: Model, recipe: adapt.Recipe, settings: Settings, rows: int, tasks: int = 1):
-        """rows: prompts that are answered at a time; tasks: the most of a group."""
+    def __init__(
+        self,
+        model: Model,
+        recipe: adapt.Recipe,
+        settings: Settings,
+        rows: int,
+        tasks: int = 1,
+        mesh: Mesh | None = None,
+    ):
+        """rows: prompts that are answered at a time; tasks: the most of a group; mesh: as of `adapt.Trainer`."""
         self._model, self._recipe, self._settings, self._tasks = model, recipe, settings, tasks
         self._form = prompts.Format(model.words, settings.instruction)
-        self._trainer = adapt.Trainer(recipe, model.cfg)
+        self._trainer = adapt.Trainer(recipe, model.cfg, mesh)
         self._start = adapt.begin(recipe, model.cfg, model.params, settings.seed)
         ends = sorted({self._form.end, *model.eos})
-        self._write = Decoder(decoder, recipe.model(model.cfg), rows, ends, chunk=CHUNK)
+        cfg, groups = recipe.model(model.cfg), self._trainer.groups
+        self._write = [Decoder(decoder, cfg, rows, ends, chunk=CHUNK) for _ in groups]
+        self._params = [sharding.of_group(model.params, self._trainer.mesh, one) for one in groups]
         self._longest = min(settings.longest, model.cfg.context or settings.longest)
 
     def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
@@ -68,12 +74,16 @@ class Marc:
 
         trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
-        for task, course, one in zip(group, courses, trained, strict=True):
-            if task.id in wanted:
-                before = watch.spent()
-                outcome = self._outcome(task, course, one, watch)
-                outcome.seconds = shared + watch.spent() - before
-                yield outcome
+
+        def answer(number: int) -> Outcome:
+            each = min(trained[number].each, len(group))
+            own = watch.answering(number % each, each)
+            before = watch.spent()
+            outcome = self._outcome(group[number], courses[number], trained[number], own)
+            outcome.seconds = shared + watch.spent() - before
+            return outcome
+
+        yield from adapt.answers(trained, (n for n, task in enumerate(group) if task.id in wanted), answer)
 
     def _course(self, task: Question) -> adapt.Course:
         how, lessons = self._settings, {}
@@ -90,16 +100,17 @@ class Marc:
         numbers = {"puzzles": len(course.lessons), **trained.told()}
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
-        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
+        weights = trained.weights
+        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, weights, trained.group, watch)
         reasons = []
-        if not trained.updates:
+        if not trained.updates and self._settings.most:
             reasons.append("zero-shot: " + self._why_untrained(task))
         elif len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
         if cut:
             reasons.append(cut)
         status = "skipped" if not numbers["prompts"] else "partial" if reasons else "ok"
-        adapter = (trained.weights["lora"], self._recipe.lora) if trained.losses else None
+        adapter = (weights["lora"], self._recipe.lora) if trained.losses else None
         return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
 
     def _why_untrained(self, task: Question) -> str:
@@ -107,7 +118,7 @@ class Marc:
             return "one demonstration leaves none to learn from"
         return f"no {self._recipe.batch} puzzles of fewer than {self._longest} tokens"
 
-    def _answers(self, task: Question, weights: dict, watch: Watch) -> tuple[list[Line], int, int, str]:
+    def _answers(self, task: Question, weights: dict, group: int, watch: Watch) -> tuple[list[Line], int, int, str]:
         """(candidates, prompts, those that were answered with a grid, why there are not more or "")."""
 
         def tokens(puzzle: puzzles.Puzzle) -> int:
@@ -122,23 +133,26 @@ class Marc:
             return [], 0, 0, f"no prompt has fewer than {self._longest} tokens"
         sizes = np.array([len(ids) for *_, ids in asked])
 
+        late = False
+
         def stop(number: int, written: np.ndarray) -> bool:
-            watch.over()
-            over = prompts.settled(self._model.words.decode(written))
-            return over or sizes[number] + len(written) >= self._longest
+            nonlocal late
+            whole = prompts.settled(self._model.words.decode(written)) or sizes[number] + len(written) >= self._longest
+            late |= watch.over() and not whole
+            return late or whole
 
         def on_batch(done: int, total: int) -> bool:
+            nonlocal late
             watch.tell(f"{task.id}: prompt {done} of {total}")
-            return done > 0 and watch.over()
+            late |= watch.over()
+            return late
 
-        params = adapt.adapted(self._model.params, weights, self._recipe)
+        params = adapt.adapted(self._params[group], weights, self._recipe)
         outputs: dict[int, list] = {test: [] for test in range(len(task.inputs))}
-        answered = 0
         most = self._longest - int(sizes.min())
-        for batch in self._write(params, lambda n: {"inputs": asked[n][2]}, sizes, most, on_batch, stop=stop):
+        for batch in self._write[group](params, lambda n: {"inputs": asked[n][2]}, sizes, most, on_batch, stop=stop):
             for one in batch:
                 test, view, _ = asked[one.prompt]
-                answered += 1
                 grid = prompts.parse_answer(self._model.words.decode(one.tokens))
                 if grid is not None:
                     outputs[test].append((view, puzzles.undone(grid, view)))
@@ -147,5 +161,4 @@ class Marc:
             for grid in vote(found):
                 count = sum(np.array_equal(grid, other) for _, other in found)
                 lines.append(Line(task.id, test, grid, weight=count))
-        cut = "the time was over" if answered < len(asked) else ""
-        return lines, len(asked), sum(map(len, outputs.values())), cut
+        return lines, len(asked), sum(map(len, outputs.values())), "the time was over" if late else ""

@@ -8,22 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from trm_jax import sharding
 from trm_jax.errors import InputError
 from trm_jax.language.model import Model
 from trm_jax.models import decoder
 from trm_jax.models.lora import Lora
-from trm_jax.models.quant import LINEARS
 from trm_jax.solvers import Question, adapt, generator
 from trm_jax.solvers.nvarc import text, vocabulary
 from trm_jax.solvers.nvarc.answer import Answer, Answerer, Settings
 from trm_jax.solvers.run import Outcome, Watch
 from trm_jax.tasks.arc.predictions import Line
 
-# The published run. Its embedding and head, listed as targets, were in truth trained whole and apart.
-RECIPE = adapt.Recipe(
-    Lora(256, 32, LINEARS, rslora=True), lr=5e-5, epochs=1, batch=1, warmup=13, weight_decay=0.0, clip=1.0, whole=True
-)
+# What no preset says. The published run's embedding and head, listed as targets, were in truth trained whole and apart.
+RECIPE = adapt.Recipe(None, epochs=1, batch=1, weight_decay=0.0, clip=1.0, whole=True)
 
 
 def low_rank(trained: dict, params: dict, kind: Lora) -> tuple[dict, Lora]:
@@ -62,15 +61,18 @@ class Nvarc:
         rows: int,
         others: Mapping[tuple[str, int], Sequence[np.ndarray]],
         tasks: int = 1,
+        mesh: Mesh | None = None,
     ):
         """rows: prompts at a time; others: grids from elsewhere for (task, test input), which are scored too; tasks:
-        the most of a group."""
+        the most of a group; mesh: as of `adapt.Trainer`."""
         cfg, self._params = vocabulary.cut(model.cfg, model.params, model.words)
         limit = min(settings.limit, cfg.context or settings.limit)
         self._recipe, self._settings, self._others = recipe, dataclasses.replace(settings, limit=limit), others
-        self._trainer, self._tasks = adapt.Trainer(recipe, cfg), tasks
-        self._start = adapt.begin(recipe, cfg, self._params)
-        self._answer = Answerer(decoder, recipe.model(cfg), rows)
+        self._trainer, self._tasks = adapt.Trainer(recipe, cfg, mesh), tasks
+        self._start = adapt.begin(recipe, cfg, self._params, settings.seed)
+        groups = self._trainer.groups
+        self._answer = [Answerer(decoder, recipe.model(cfg), rows) for _ in groups]
+        self._bases = [sharding.of_group(self._params, self._trainer.mesh, one) for one in groups]
 
     def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
         courses, untrained = [], {}
@@ -88,12 +90,16 @@ class Nvarc:
         watch.over()
         trained = adapt.train(self._trainer, self._params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
-        for task, one in zip(group, trained, strict=True):
-            if task.id in wanted:
-                before = watch.spent()
-                outcome = self._outcome(task, one, untrained.get(task.id), watch)
-                outcome.seconds = shared + watch.spent() - before
-                yield outcome
+
+        def answer(number: int) -> Outcome:
+            each = min(trained[number].each, len(group))
+            own = watch.answering(number % each, each)
+            before, task = watch.spent(), group[number]
+            outcome = self._outcome(task, trained[number], untrained.get(task.id), own)
+            outcome.seconds = shared + watch.spent() - before
+            return outcome
+
+        yield from adapt.answers(trained, (n for n, task in enumerate(group) if task.id in wanted), answer)
 
     def _lessons(self, task: Question) -> list[adapt.Lesson]:
         how = self._settings
@@ -104,14 +110,17 @@ class Nvarc:
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
         reasons = [untrained] if untrained else []
+        if len(task.demonstrations) == 1:
+            reasons.append("zero-shot: a lone demonstration, with none before it")
         if len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
-        params, lines, answers = adapt.adapted(self._params, trained.weights, self._recipe), [], []
+        base, weights = self._bases[trained.group], trained.weights
+        params, lines, answers = adapt.adapted(base, weights, self._recipe), [], []
         for test in range(len(task.inputs)):
             watch.tell(f"{task.id}: test {test}")
             others = self._others.get((task.id, test), ())
             try:
-                answers.append(self._answer(params, task, test, self._settings, others, watch.over))
+                answers.append(self._answer[trained.group](params, task, test, self._settings, others, watch.over))
             except InputError as error:
                 reasons.append(f"test {test} is not asked: {error}")
             else:
@@ -121,7 +130,7 @@ class Nvarc:
             reasons.append("the budget or the time of a search was over")
         numbers |= {"grids": len(lines), "greedy": f"{sum(one.greedy for one in answers)}/{len(task.inputs)}"}
         status = "skipped" if not answers else "partial" if reasons else "ok"
-        adapter = low_rank(trained.weights, self._params, self._recipe.lora) if trained.losses else None
+        adapter = low_rank(weights, base, self._recipe.lora) if trained.losses else None
         return Outcome(task.id, status, "; ".join(reasons) or None, lines, numbers=numbers, adapter=adapter)
 
 
@@ -129,8 +138,8 @@ def _lines(task: str, test: int, answer: Answer) -> Iterator[Line]:
     """Candidates, best first; their weights are shares by exp(score)."""
     if not answer.ranked:
         return
-    best = answer.ranked[0][0]
-    shares = [math.exp(score - best) for score, _ in answer.ranked]
+    scores = [round(score, 9) for score, _ in answer.ranked]  # as `rank` has them
+    shares = [math.exp(score - scores[0]) for score in scores]
     for share, (_, one) in zip(shares, answer.ranked, strict=True):
         source = f"{'greedy' if answer.greedy else 'search'} in {len(one.finds)} views" if one.finds else "elsewhere"
         yield Line(task, test, one.grid, share / math.fsum(shares), view_nll=list(one.view_nll), source=source)
