@@ -129,15 +129,11 @@ def slow(seconds: float) -> run.Watch:
 
 
 def test_time_that_is_over_cuts_a_batch_of_answers(marc):
-    """Of two tasks side by side, each has half of what training leaves."""
-    whole = {outcome.task: outcome for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, slow(1e6))}
-    assert [one.status for one in whole.values()] == ["ok", "ok"]
-    for seconds in (20, 40):
-        for outcome in marc([question("a"), question("c", 7)], {"a", "c"}, slow(seconds)):
-            assert outcome.status == "partial" and outcome.reason == "the time was over"
-            assert (
-                outcome.numbers["updates"] == "4/4" and outcome.numbers["grids"] <= whole[outcome.task].numbers["grids"]
-            )
+    """Each of two tasks has half of what training leaves; their random model writes to the limit where it may."""
+    for number, outcome in enumerate(marc([question("a"), question("c", 7)], {"a", "c"}, slow(40))):
+        assert outcome.status == "partial" and outcome.reason == "the time was over"
+        assert outcome.numbers["updates"] == "4/4" and outcome.numbers["prompts"] == 7
+        assert number or outcome.seconds < 40
 
 
 def test_a_run_that_is_to_stop_leaves_the_task_for_later(marc):
