@@ -93,7 +93,12 @@ def test_members_that_were_asked_different_tasks(here, tasks, members, tmp_path)
     assert result.code == 0 and "2 tasks, 2 test pairs" in result.out, result.err
     made = json.loads((tmp_path / "r.submission.json").read_text())
     assert made["t1"][0]["attempt_1"] == RIGHT and made["t0"][1]["attempt_2"] == [[0, 0], [0, 0]]
-    assert json.loads((tmp_path / "r.json").read_text())["submission"]["unanswered"] == 2
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["submission"]["unanswered"] == 2 and [one["asked"] for one in report["members"]] == [4, 2]
+    result = here("ensemble", *given, "--tasks", "t3", "t1", "--output", tmp_path / "s.json")
+    assert result.code == 0 and "of the 2 tasks" in result.out and "1 tasks, 1 test pairs" in result.out
+    assert json.loads((tmp_path / "s.submission.json").read_text()).keys() == {"t1", "t3"}
+    assert "--tasks t9: " in here("ensemble", *given, "--tasks", "t9").err
 
 
 def test_tuned_weights_are_scored_on_other_tasks(here, refused, tasks, members):
@@ -140,6 +145,10 @@ def rewrite(path: Path, change) -> Path:
     return copy
 
 
+def trained_on(path: Path, kind: str, name: str) -> Path:
+    return rewrite(path, lambda head: head["member"].update(kind=kind, trained_on=[name]))
+
+
 def test_contaminated_members(here, refused, tasks, members, tmp_path):
     seen = rewrite(tmp_path / "a.jsonl", lambda head: head["member"].update(trained_on=["mine:all"]))
     given = (f"a={seen}", members[1], "--data", tasks)
@@ -148,6 +157,16 @@ def test_contaminated_members(here, refused, tasks, members, tmp_path):
     assert "b was trained on 2 tasks" in refused("ensemble", f"b={told}", "--data", tasks)
     fine = rewrite(tmp_path / "b.jsonl", lambda head: head["member"].update(trained_on=["mine:demonstrations"]))
     assert here("ensemble", f"b={fine}", "--data", tasks).code == 0
+    # Sets of the header's names that lie beside the one asked are looked at, unless `trm train` left such tasks out.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "t3.json").write_text((tasks / "t3.json").read_text())
+    for kind, trained in (("nvarc", "other"), ("trm", "other:all"), ("nvarc", "other:demonstrations")):
+        said = here("ensemble", f"b={trained_on(tmp_path / 'b.jsonl', kind, trained)}", "--data", tasks)
+        assert (said.code, "1 task ids (t3)" in said.err) == ((2, True) if trained == "other" else (0, False))
+    (other / "t3.json").rename(other / "renamed.json")
+    said = here("ensemble", f"b={trained_on(tmp_path / 'b.jsonl', 'nvarc', 'other')}", "--data", tasks)
+    assert said.code == 0 and "note: b was trained on demonstrations of" in said.err
     result = here("ensemble", *given, "--allow-contaminated", "--output", tmp_path / "r.json")
     assert result.code == 0 and "contaminated: a was trained on the answers of mine:all" in result.out
     assert "contaminated" in predictions.read(tmp_path / "r.predictions.jsonl")[0].member.settings
@@ -176,7 +195,7 @@ def test_bad_input(refused, tasks, members, tmp_path):
         ([f"a={other}"], "answers mine, whose tasks or test inputs are not those"),
         ([f"a={broken}"], "line 8, row 1: 1 cells where row 0 has 2"),
         ([f"a={strange}"], "task t1, test 7 is not among the tasks given"),
-        ([f"s={tmp_path / 's.json'}"], "task t9 is none of the tasks given"),
+        ([f"s={tmp_path / 's.json'}"], "task t9, test 0 is not among the tasks given; name the set"),
         ([a, "--mode", "rescore"], "--mode rescore and --scorer MODEL belong together"),
         ([f"{a}:1", f"{b}:2", "--mode", "count"], "count has no weights"),
         ([a, "--dry-run"], "are of a configuration"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,7 @@ from trm_jax.storage.paths import AnyPath, as_path
 
 if TYPE_CHECKING:
     from trm_jax.solvers.configuration import Configuration, Part
+    from trm_jax.tasks.arc.vote import Ballot
 
 
 class Given(NamedTuple):
@@ -39,6 +41,74 @@ def parse(text: str) -> Given:
     except ValueError:
         weight = None  # the colon is the file's
     return Given(name, as_path(file), weight)
+
+
+def different(given: list[Given]) -> list[Given]:
+    """The members, each of which has a name and a file of its own. Raises InputError."""
+
+    def place(file: AnyPath) -> AnyPath:
+        return file.resolve() if isinstance(file, Path) else file
+
+    for number, one in enumerate(given):
+        for other in given[:number]:
+            if one.name == other.name:
+                raise InputError(f"{one.name} stands there twice; give each member once")
+            if place(one.file) == place(other.file):
+                raise InputError(f"{other.name} and {one.name} are both {other.file}; give each member once")
+    return given
+
+
+def weights_of(given: list[Given]) -> list[float]:
+    """The members' weights as they are given, or all alike. Raises InputError where some have none."""
+    weights = [one.weight for one in given]
+    if None not in weights:
+        return weights
+    if len(set(weights)) > 1:
+        lacking = given[weights.index(None)].name
+        raise InputError(f"{lacking} has no weight and others have one; write NAME=FILE:WEIGHT for all, or for none")
+    return [1.0] * len(given)
+
+
+class Entry(NamedTuple):
+    """A member whose file was read; seen: what is known of answers that it was trained on, by its header and by sets
+    of the header's names that lie beside the one asked."""
+
+    given: Given
+    ballot: Ballot
+    tasks: Mapping  # that it was asked
+    trained_on: Sequence[str] = ()
+    seen: str | None = None
+
+
+def enter(given: Given, data: AnyPath, every: Mapping) -> Entry:
+    """Read a member. Raises InputError for answers to other tasks than `every` of `data`."""
+    from trm_jax.solvers.seen import by_header
+    from trm_jax.tasks.arc.predictions import asked, contaminated, read, read_ballot
+    from trm_jax.tasks.arc.submission import NOTHING, read_submission
+    from trm_jax.tasks.arc.vote import Ballot
+
+    if not given.file.name.endswith(".json"):
+        header, ballot = read(given.file)[0], read_ballot(given.file)
+        one = Entry(given, ballot, asked(given.file, every), header.member.trained_on, contaminated(header))
+        known = by_header(header, one.tasks, data.parent)
+        if known.ids:
+            one = one._replace(seen=one.seen or str(known))
+        elif known.pairs:
+            print(f"note: {given.name} was trained on {known}", file=sys.stderr)
+        said = [key for key, _ in ballot.ranked()]
+    else:
+        ballot, found = Ballot(), read_submission(given.file)
+        for key, grids in found.items():
+            if [grid.tolist() for grid in grids] != [NOTHING]:  # which says that nothing was found
+                for place, grid in enumerate((grid for grid in grids if grid.size), 1):
+                    ballot.add(*key, grid, place, weight=1 / place)
+        said = [*found]
+        one = Entry(given, ballot, {name: every[name] for name, _ in said if name in every})
+    for name, test in said:
+        if name not in one.tasks or test >= len(one.tasks[name].test):
+            where = "is not among the tasks given; name the set that it belongs to"
+            raise InputError(f"{given.file}: task {name}, test {test} {where}")
+    return one
 
 
 def print_plan(config: Configuration) -> None:
