@@ -43,6 +43,7 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     from trm_jax.cli.main import EXIT_NO, EXIT_STOPPED
+    from trm_jax.cli.ttt import enough_memory
     from trm_jax.language.model import digest
     from trm_jax.models.lora import Lora
     from trm_jax.models.quant import LINEARS
@@ -68,7 +69,8 @@ def run(args) -> int:
     tasks = files.read_tasks(args.data)
     known = {"model": digest(args.model, **loading(args)), "data": files.digest(tasks)}
     with owned(args.output, lambda: None, "--output"):
-        tuned, stopped = _tune(args, plan, tasks, known)
+        with enough_memory("give a smaller --batch or --limit; for an adapter, --quantise int8 too"):
+            tuned, stopped = _tune(args, plan, tasks, known)
         if not tuned.finite:
             print(f"error: the loss of step {len(tuned.losses)} is not finite; give a lower --lr", file=sys.stderr)
             return EXIT_NO
@@ -79,8 +81,7 @@ def run(args) -> int:
         _write(args, plan, tuned)
         last = tuned.losses[-max(1, plan.steps // 10) :]
         before = seen.told([one for one in (args.model, args.adapter) if one and one.is_dir()])
-        names, ids = zip((args.data.name, set(tasks)), *before, strict=True)
-        trained = {"name": ", ".join(dict.fromkeys(names)), "tasks": sorted(set().union(*ids))}
+        trained = seen.record(args.data.name, tasks, before)
         record = {"model": str(args.model), **known, "trained_on": trained}
         write_whole(args.output / seen.RECORD, (json.dumps({**record, "losses": tuned.losses}) + "\n").encode())
     print(f"loss {tuned.losses[0]:.4f} at first, {sum(last) / len(last):.4f} over the last {len(last)} of {plan.steps}")

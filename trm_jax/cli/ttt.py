@@ -8,14 +8,15 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from trm_jax.cli.arguments import any_path, command, positive, seed
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
 
-PARTS = ("ttt_marc", "ttt_nvarc")
+PARTS = ("ttt_marc", "ttt_nvarc", "ttt_plan")
 
 
 def add_parser(subparsers) -> None:
@@ -39,10 +40,11 @@ def add_tasks(parser, workdir: str, data_help: str = ""):
     return group
 
 
-def add_options(parser) -> None:
-    """What all recipes ask for."""
+def add_options(parser, preset: str) -> None:
+    """What all recipes ask for; preset: the published run's."""
     parser.add_argument("model", type=model_path, metavar="MODEL", help="a folder, or a .gguf file")
     group = add_tasks(parser, "runs/ttt_RECIPE")
+    parser.add_argument("--preset", default=preset, metavar="NAME", help=f"`trm ttt plan` lists them ({preset})")
     group.add_argument("--tasks-at-once", type=positive, default=1, metavar="N", help="trained side by side (1)")
     text = "tasks that the model was trained on, besides those that its folder tells"
     group.add_argument("--trained-on", type=any_path, nargs="+", default=[], metavar="SET", help=text)
@@ -50,6 +52,14 @@ def add_options(parser) -> None:
     group.add_argument("--allow-contaminated", action="store_true", help=text)
     group.add_argument("--no-adapters", action="store_true", help="do not keep what was trained")
     add_loading(parser, batch=False)
+
+
+def options(args, recipe: str) -> dict:
+    """The options of a recipe by its preset, and in place of the preset's those that were given."""
+    from trm_jax.solvers.configuration import preset
+
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    return {name: given.get(name, value) for name, value in preset(args.preset, recipe).items()}
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -69,11 +79,25 @@ def _minutes(text: str) -> float:
     return found
 
 
-def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Callable) -> int:
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Say in a line that the device's memory is used up, and what to do."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"the device has too little memory; {advice}") from None
+
+
+def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Callable, score_kind: str = "rank") -> int:
     """Answer the tasks of a set by a recipe: exit code.
 
     kind: of the predictions' member; settings: what decides the answers, besides the model and how it is loaded;
-    solver(model) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a task.
+    solver(model) -> a `solvers.run.Solver`; adapter_bytes(decoder.Config): of what is kept of a task; score_kind: of
+    the predictions.
     """
     from trm_jax import compiler
     from trm_jax.cli.main import EXIT_STOPPED
@@ -104,17 +128,19 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
         print(f"going on: {ready} of {len(own)} tasks are answered", file=sys.stderr)
     if ready < len(own):
         compiler.use_cache()
-        model = plain(open_model(args.model, loading(args)))
-        if not args.no_adapters and (size := adapter_bytes(model.cfg) * len(own)) > 2**30:
-            print(f"note: adapters of {len(own)} tasks take {size / 2**30:.1f} GiB; --no-adapters", file=sys.stderr)
-        more = (args.tasks_at_once, 60 * args.minutes, not args.no_adapters)
-        if not work(folder, f"{kind} {name}", {one: tasks[one] for one in own}, solver(model), name, *more):
-            return EXIT_STOPPED
+        advice = "give less of --tasks-at-once or --prompts-at-once, or --quantise int8 or a lower --limit with --force"
+        with enough_memory(advice):
+            model = plain(open_model(args.model, loading(args)))
+            if not args.no_adapters and (size := adapter_bytes(model.cfg) * len(own)) > 2**30:
+                print(f"note: adapters of {len(own)} tasks take {size / 2**30:.1f} GiB; --no-adapters", file=sys.stderr)
+            more = (args.tasks_at_once, 60 * args.minutes, not args.no_adapters)
+            if not work(folder, f"{kind} {name}", {one: tasks[one] for one in own}, solver(model), name, *more):
+                return EXIT_STOPPED
     contaminated += [settings["contaminated"]] if "contaminated" in settings else []
     told = {**settings, **({"contaminated": "; ".join(contaminated)} if contaminated else {})}
     words = command("ttt", kind, args.model, "--data", args.data)
     member = {"name": f"{kind}-{name}", "kind": kind, "command": words, "settings": told, "trained_on": known.sets}
-    code = finish(folder, tasks, args.data, member)
+    code = finish(folder, tasks, args.data, member, score_kind)
     if contaminated:
         print(f"contaminated: the model was trained on {told['contaminated']}")
     return code
@@ -182,9 +208,9 @@ def row(record: Mapping, number: int, total: int) -> str:
     return f"{place}  {record['task']}  {record['status']:<7}  {record['seconds']:.1f} s  {told}{why}"
 
 
-def finish(folder, tasks: Mapping, source, member: Mapping) -> int:
+def finish(folder, tasks: Mapping, source, member: Mapping, score_kind: str = "rank") -> int:
     """Merge the records into predictions once those of all parts are there; source: of the tasks; member: what
-    `predictions.Member` takes, of any name."""
+    `predictions.Member` takes, of any name; score_kind: what counts in a vote."""
     from trm_jax.solvers import run as runs
     from trm_jax.tasks.arc.files import digest
     from trm_jax.tasks.arc.predictions import Header, Member, ranked
@@ -195,7 +221,7 @@ def finish(folder, tasks: Mapping, source, member: Mapping) -> int:
         print(f"answered: this part; {missing} of {len(tasks)} tasks are other parts'")
         return 0
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", member["name"])[:64]
-    header = Header(Member(**{**member, "name": safe}), source.name, digest(tasks), "rank")
+    header = Header(Member(**{**member, "name": safe}), source.name, digest(tasks), score_kind)
     counts = runs.merge(folder, header, sorted(tasks))
     best = {key: [one.grid for one in found] for key, found in ranked([folder / runs.PREDICTIONS])}
     write_submission(folder / runs.SUBMISSION, submission(best, tasks))

@@ -8,35 +8,39 @@ it was stopped; hosts that share --workdir take a --part each.
 examples:
   trm ttt nvarc models/nvarc-4B --data ARC-AGI-2/data/evaluation
   trm ttt nvarc models/Qwen3-0.6B --adapter runs/tuned --data arc/evaluation --lora-rank 32 --permutations 4
+  trm ttt nvarc smollm2 --preset smollm2 --data ARC-AGI/data/training --tasks 25ff71a9 3c9b0459
   trm ttt nvarc models/nvarc-4B --data arc/evaluation --candidates runs/arc2/predictions.jsonl --middle median
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trm_jax.cli import ttt
 from trm_jax.cli.arguments import add_documented, any_path, at_least, positive
 from trm_jax.errors import InputError
 
+PRESET = "nvarc_4b"
 OTHERS = 20  # candidates from elsewhere for a test input, the best ones
 
 
 def add_parser(subparsers) -> None:
     parser = add_documented(subparsers, "nvarc", run, __doc__)
-    ttt.add_options(parser)
+    ttt.add_options(parser, PRESET)
     group = parser.add_argument_group("training")
-    group.add_argument("--lora-rank", type=positive, default=256, metavar="R", help="of the adapter (256)")
-    group.add_argument("--lora-alpha", type=float, default=32.0, metavar="A", help="it counts A / sqrt(R) times (32)")
-    group.add_argument("--lr", type=float, default=5e-5, metavar="X", help="learning rate at most (5e-5)")
+    group.add_argument("--lora-rank", type=positive, metavar="R", help="of the adapter (256)")
+    group.add_argument("--lora-alpha", type=float, metavar="A", help="it counts A / sqrt(R) times (32)")
+    group.add_argument("--lr", type=float, metavar="X", help="learning rate at most (5e-5)")
     text = "views of each symmetry to train on, an update each; 0: no training (16)"
-    group.add_argument("--permutations", type=at_least(0), default=16, metavar="N", help=text)
+    group.add_argument("--permutations", type=at_least(0), metavar="N", help=text)
     text = "embedding and head are trained as copies apart, as an adapter, or not (whole)"
     group.add_argument("--embedding", choices=("whole", "lora", "frozen"), default="whole", help=text)
     text = "and of the optimiser's state (model's)"
     group.add_argument("--adapter-dtype", choices=("float32", "bfloat16"), help=text)
-    group.add_argument("--limit", type=positive, default=8192, metavar="N", help="tokens of a text (8192)")
+    group.add_argument("--limit", type=positive, metavar="N", help="tokens of a text (8192)")
     group = parser.add_argument_group("answers")
     group.add_argument("--probability", type=float, default=0.2, metavar="P", help="find what is likelier (0.2)")
-    group.add_argument("--views", type=positive, default=2, metavar="N", help="of each symmetry, to search in (2)")
+    group.add_argument("--views", type=positive, metavar="N", help="of each symmetry, to search in (2)")
     group.add_argument("--scoring-views", type=positive, default=1, metavar="N", help="of each, to score in (1)")
     selectors = ("count_minus_mean_nll", "probability_product_3")
     group.add_argument("--selector", choices=selectors, default=selectors[0], help=f"({selectors[0]})")
@@ -50,36 +54,52 @@ def add_parser(subparsers) -> None:
 
 def run(args) -> int:
     import dataclasses
-    import math
 
     from trm_jax.models import decoder, params, quant
-    from trm_jax.models.lora import Lora
     from trm_jax.solvers.nvarc import solve, vocabulary
 
-    whole, rank = args.embedding == "whole", args.lora_rank
-    if whole and rank < vocabulary.SIZE:
+    chosen = ttt.options(args, "nvarc")
+    made = recipe(chosen, args.embedding, args.adapter_dtype)
+    if made.whole and made.lora.rank < vocabulary.SIZE:
         raise InputError(
-            f"--lora-rank {rank} is too small for a whole embedding of 16 tokens; give 16 or --embedding lora"
+            f"--lora-rank {made.lora.rank} is too small for a whole embedding of 16 tokens; give 16 or --embedding lora"
         )
-    targets = (*quant.LINEARS, "embed", "head") if args.embedding == "lora" else quant.LINEARS
-    kind = Lora(rank, args.lora_alpha, targets, rslora=True)
-    warmup = math.ceil(8 * args.permutations / 10)  # 13 of the published run's 128 updates
-    how = {"lora": kind, "lr": args.lr, "whole": whole, "warmup": warmup, "dtype": args.adapter_dtype}
-    recipe = dataclasses.replace(solve.RECIPE, **how)
-    given = {name: getattr(args, name) for name in "seed permutations limit probability views selector middle".split()}
+    given = {name: getattr(args, name) for name in ("seed", "probability", "selector", "middle")}
+    given |= {name: chosen[name] for name in ("permutations", "limit", "views")}
     given |= {"budget": args.budget} if args.budget else {}
     settings = solve.Settings(**given, scoring=args.scoring_views)
     others, known = _others(args)
-    told = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe), "minutes": str(args.minutes)}
+    told = {**dataclasses.asdict(settings), **dataclasses.asdict(made), "minutes": str(args.minutes)}
 
     def size(cfg: decoder.Config) -> int:
         small = dataclasses.replace(cfg, vocab_size=vocabulary.SIZE)
-        return quant.bytes_of(params.abstract(recipe.specs(small)))
+        return quant.bytes_of(params.abstract(made.specs(small)))
 
     def solver(model):
-        return solve.Nvarc(model, recipe, settings, args.prompts_at_once, others, args.tasks_at_once)
+        return solve.Nvarc(model, made, settings, args.prompts_at_once, others, args.tasks_at_once)
 
-    return ttt.run(args, "nvarc", {**told, **known}, solver, size)
+    return ttt.run(args, "nvarc", {**told, **known}, solver, size, "weight")
+
+
+def recipe(chosen: Mapping, embedding: str = "whole", dtype: str | None = None):
+    """The `adapt.Recipe` of options."""
+    import dataclasses
+    import math
+
+    from trm_jax.models.lora import Lora
+    from trm_jax.models.quant import LINEARS
+    from trm_jax.solvers.nvarc.solve import RECIPE
+
+    targets = (*LINEARS, "embed", "head") if embedding == "lora" else LINEARS
+    kind = Lora(chosen["lora_rank"], chosen["lora_alpha"], targets, rslora=True)
+    warmup = math.ceil(texts(chosen) / 10)  # 13 of the published run's 128 updates
+    how = {"lora": kind, "lr": chosen["lr"], "whole": embedding == "whole", "warmup": warmup, "dtype": dtype}
+    return dataclasses.replace(RECIPE, **how)
+
+
+def texts(chosen: Mapping) -> int:
+    """That an adapter reads while it is trained."""
+    return 8 * chosen["permutations"]
 
 
 def _others(args) -> tuple[dict, dict]:

@@ -1,4 +1,4 @@
-"""The configurations A, B and C of the users' page as files: members, weights, device, hours, claims."""
+"""What is told in files: the configurations A, B and C of the users' page, and how a recipe of `trm ttt` is run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from trm_jax.errors import InputError
 
 NAMES = ("A", "B", "C")
-_FOLDER = Path(__file__).with_name("configurations")
+_FOLDER, _RECIPES = (Path(__file__).with_name(name) for name in ("configurations", "recipes"))
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,30 @@ def read(name: str) -> Configuration:
     }
     beside = said.pop("refinement", None)
     return Configuration(name, members=members, refinement=Part(**known[beside]) if beside else None, **said)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How one or both recipes are run, by the names of their options, and the model that they are for."""
+
+    name: str
+    model: str  # of `trm lm plan`
+    here: str  # what is known of it here
+    recipes: Mapping[str, Mapping[str, Any]]  # of "marc" and "nvarc"
+
+
+def presets() -> dict[str, Preset]:
+    """All that there are, by their names."""
+    found = {}
+    for path in sorted(_RECIPES.glob("*.toml")):
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        found[path.stem] = Preset(path.stem, said.pop("model"), said.pop("here"), said)
+    return found
+
+
+def preset(name: str, recipe: str) -> Mapping[str, Any]:
+    """The options of a recipe in a preset. Raises InputError for another name, with those that there are."""
+    known = {key: one.recipes[recipe] for key, one in presets().items() if recipe in one.recipes}
+    if name not in known:
+        raise InputError(f"no preset {name!r} of {recipe}; there are {', '.join(known)}")
+    return known[name]

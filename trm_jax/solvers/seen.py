@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath
 from trm_jax.tasks.arc.files import Tasks, read_json, read_tasks
 from trm_jax.tasks.arc.predictions import Header
-from trm_jax.tasks.arc.verify import overlaps
+from trm_jax.tasks.arc.verify import key, overlaps
 
 LEAVE_OUT = ("trm", "arc_transformer", "hybrid")  # kinds of members whose training refuses or drops the tasks asked
 RECORD = "finetune.json"  # beside the weights that `trm finetune` wrote
@@ -36,8 +37,25 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def told(folders: Iterable[AnyPath]) -> list[tuple[str, set[str]]]:
-    """(name of a set, ids in it) of all that models' folders say they were trained on."""
+class Told(NamedTuple):
+    """What a folder says that its model was trained on."""
+
+    name: str  # of the sets
+    tasks: set[str]
+    pairs: set[str]  # `verify.key` of each
+
+
+def record(name: str, tasks: Tasks, before: Sequence[Told]) -> dict:
+    """For a model's folder: that it was trained on all pairs of these tasks, and on what it was trained on before."""
+    pairs = {key(pair) for task in tasks.values() for pair in task.pairs if pair.output is not None}
+    every = [Told(name, set(tasks), pairs), *before]
+    names = ", ".join(dict.fromkeys(one.name for one in every))
+    ids, keys = (sorted(set().union(*(one[place] for one in every))) for place in (1, 2))
+    return {"name": names, "tasks": ids, "pairs": keys}
+
+
+def told(folders: Iterable[AnyPath]) -> list[Told]:
+    """What models' folders say they were trained on, those of them that say something."""
     found = []
     for folder in folders:
         if (folder / RECORD).is_file():
@@ -46,7 +64,8 @@ def told(folders: Iterable[AnyPath]) -> list[tuple[str, set[str]]]:
             if not isinstance(trained, Mapping) or not isinstance(trained.get("tasks"), list):
                 named = f"{folder / RECORD} does not say what the model was trained on"
                 raise InputError(f"{named}; write the folder once more")
-            found.append((str(trained.get("name")), set(map(str, trained["tasks"]))))
+            ids, pairs = (set(map(str, trained.get(what) or ())) for what in ("tasks", "pairs"))
+            found.append(Told(str(trained.get("name")), ids, pairs))
     return found
 
 
@@ -55,12 +74,14 @@ def seen(asked: Tasks, folders: Iterable[AnyPath], sets: Iterable[AnyPath]) -> S
 
     No answer to a test input of theirs is looked at: demonstrations tell which tasks they are.
     """
-    known = [(path.name, read_tasks(path)) for path in sets]
+    known, said = [(path.name, read_tasks(path)) for path in sets], told(folders)
     trained = set().union(*(tasks for _, tasks in known))
     pairs = {one.task for one in overlaps(asked, [tasks for _, tasks in known], of="train") if one.other in trained}
-    every = [*told(folders), *known]  # two sets may have one name
-    ids = asked.keys() & set().union(*(tasks for _, tasks in every))
-    return Seen(tuple(dict.fromkeys(name for name, _ in every)), tuple(sorted(ids)), tuple(sorted(pairs - ids)))
+    if keys := set().union(*(one.pairs for one in said)):
+        pairs |= {name for name, task in asked.items() if any(key(pair) in keys for pair in task.train)}
+    ids = asked.keys() & trained.union(*(one.tasks for one in said))
+    names = [*(one.name for one in said), *(name for name, _ in known)]
+    return Seen(tuple(dict.fromkeys(names)), tuple(sorted(ids)), tuple(sorted(pairs - ids)))
 
 
 def by_header(header: Header, asked: Tasks, folder: AnyPath) -> Seen:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from trm_jax.evals.decode import Decoder
 from trm_jax.language.model import Model
 from trm_jax.models import decoder
-from trm_jax.models.lora import Lora
 from trm_jax.settings import check, check_seed, number, option
 from trm_jax.solvers import Question, adapt, generator
 from trm_jax.solvers.marc import prompts, puzzles
@@ -18,12 +17,7 @@ from trm_jax.solvers.marc.vote import vote
 from trm_jax.solvers.run import Outcome, Watch
 from trm_jax.tasks.arc.predictions import Line
 
-# The published run; its code trained the head too, where a setting said that it should not.
-TARGETS = ("q", "v", "gate", "up", "down")
-PRESETS = {
-    "marc": adapt.Recipe(Lora(128, 16, TARGETS)),
-    "marc_as_run": adapt.Recipe(Lora(128, 16, (*TARGETS, "head"))),
-}
+TARGETS = ("q", "v", "gate", "up", "down")  # of the published run
 CHUNK = 16  # tokens between two looks at what has ended
 
 
@@ -32,7 +26,7 @@ class Settings:
     """What decides the answers besides the model and the recipe."""
 
     seed: int = 0
-    most: int = number(puzzles.MOST)  # that train an adapter, at most
+    most: int = number(puzzles.MOST)  # that train an adapter, at most; 0: no training
     longest: int = number(puzzles.LONGEST, low=1)  # tokens of a text
     loss: str = option("after_first", *prompts.LOSSES)
     instruction: str = prompts.INSTRUCTION
@@ -68,10 +62,10 @@ class Marc:
 
         trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
-        for task, course, one in zip(group, courses, trained, strict=True):
+        for place, (task, course, one) in enumerate(zip(group, courses, trained, strict=True)):
             if task.id in wanted:
                 before = watch.spent()
-                outcome = self._outcome(task, course, one, watch)
+                outcome = self._outcome(task, course, one, watch.tell, watch.answering(place, len(group)))
                 outcome.seconds = shared + watch.spent() - before
                 yield outcome
 
@@ -86,13 +80,13 @@ class Marc:
         rng = generator(how.seed, task.id, "order")
         return adapt.course([lessons[puzzle.key] for puzzle in chosen], self._recipe, rng)
 
-    def _outcome(self, task: Question, course: adapt.Course, trained: adapt.Trained, watch: Watch) -> Outcome:
+    def _outcome(self, task: Question, course: adapt.Course, trained: adapt.Trained, tell, over) -> Outcome:
         numbers = {"puzzles": len(course.lessons), **trained.told()}
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
-        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, watch)
+        lines, numbers["prompts"], numbers["grids"], cut = self._answers(task, trained.weights, tell, over)
         reasons = []
-        if not trained.updates:
+        if not trained.updates and self._settings.most:
             reasons.append("zero-shot: " + self._why_untrained(task))
         elif len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
@@ -107,7 +101,9 @@ class Marc:
             return "one demonstration leaves none to learn from"
         return f"no {self._recipe.batch} puzzles of fewer than {self._longest} tokens"
 
-    def _answers(self, task: Question, weights: dict, watch: Watch) -> tuple[list[Line], int, int, str]:
+    def _answers(
+        self, task: Question, weights: dict, tell: Callable[[str], None], over: Callable[[], bool]
+    ) -> tuple[list[Line], int, int, str]:
         """(candidates, prompts, those that were answered with a grid, why there are not more or "")."""
 
         def tokens(puzzle: puzzles.Puzzle) -> int:
@@ -122,23 +118,26 @@ class Marc:
             return [], 0, 0, f"no prompt has fewer than {self._longest} tokens"
         sizes = np.array([len(ids) for *_, ids in asked])
 
+        late = False
+
         def stop(number: int, written: np.ndarray) -> bool:
-            watch.over()
-            over = prompts.settled(self._model.words.decode(written))
-            return over or sizes[number] + len(written) >= self._longest
+            nonlocal late
+            whole = prompts.settled(self._model.words.decode(written)) or sizes[number] + len(written) >= self._longest
+            late |= over() and not whole
+            return late or whole
 
         def on_batch(done: int, total: int) -> bool:
-            watch.tell(f"{task.id}: prompt {done} of {total}")
-            return done > 0 and watch.over()
+            nonlocal late
+            tell(f"{task.id}: prompt {done} of {total}")
+            late |= over()
+            return late
 
         params = adapt.adapted(self._model.params, weights, self._recipe)
         outputs: dict[int, list] = {test: [] for test in range(len(task.inputs))}
-        answered = 0
         most = self._longest - int(sizes.min())
         for batch in self._write(params, lambda n: {"inputs": asked[n][2]}, sizes, most, on_batch, stop=stop):
             for one in batch:
                 test, view, _ = asked[one.prompt]
-                answered += 1
                 grid = prompts.parse_answer(self._model.words.decode(one.tokens))
                 if grid is not None:
                     outputs[test].append((view, puzzles.undone(grid, view)))
@@ -147,5 +146,4 @@ class Marc:
             for grid in vote(found):
                 count = sum(np.array_equal(grid, other) for _, other in found)
                 lines.append(Line(task.id, test, grid, weight=count))
-        cut = "the time was over" if answered < len(asked) else ""
-        return lines, len(asked), sum(map(len, outputs.values())), cut
+        return lines, len(asked), sum(map(len, outputs.values())), "the time was over" if late else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +69,7 @@ class Nvarc:
         limit = min(settings.limit, cfg.context or settings.limit)
         self._recipe, self._settings, self._others = recipe, dataclasses.replace(settings, limit=limit), others
         self._trainer, self._tasks = adapt.Trainer(recipe, cfg), tasks
-        self._start = adapt.begin(recipe, cfg, self._params)
+        self._start = adapt.begin(recipe, cfg, self._params, settings.seed)
         self._answer = Answerer(decoder, recipe.model(cfg), rows)
 
     def __call__(self, group: Sequence[Question], wanted: set[str], watch: Watch) -> Iterator[Outcome]:
@@ -88,10 +88,11 @@ class Nvarc:
         watch.over()
         trained = adapt.train(self._trainer, self._params, self._start, courses, go_on, self._tasks)
         shared = watch.spent() / len(group)
-        for task, one in zip(group, trained, strict=True):
+        for number, (task, one) in enumerate(zip(group, trained, strict=True)):
             if task.id in wanted:
                 before = watch.spent()
-                outcome = self._outcome(task, one, untrained.get(task.id), watch)
+                over = watch.answering(number, len(group))
+                outcome = self._outcome(task, one, untrained.get(task.id), watch.tell, over)
                 outcome.seconds = shared + watch.spent() - before
                 yield outcome
 
@@ -99,19 +100,28 @@ class Nvarc:
         how = self._settings
         return text.samples(task.demonstrations, generator(how.seed, task.id, "train"), how.permutations, how.limit)
 
-    def _outcome(self, task: Question, trained: adapt.Trained, untrained: str | None, watch: Watch) -> Outcome:
+    def _outcome(
+        self,
+        task: Question,
+        trained: adapt.Trained,
+        untrained: str | None,
+        tell: Callable[[str], None],
+        over: Callable[[], bool],
+    ) -> Outcome:
         numbers = trained.told()
         if fault := trained.fault():
             return Outcome(task.id, "failed", fault, numbers=numbers)
         reasons = [untrained] if untrained else []
+        if len(task.demonstrations) == 1:
+            reasons.append("zero-shot: the one demonstration is learned with none before it")
         if len(trained.losses) < trained.updates:
             reasons.append("the time for training was over")
         params, lines, answers = adapt.adapted(self._params, trained.weights, self._recipe), [], []
         for test in range(len(task.inputs)):
-            watch.tell(f"{task.id}: test {test}")
+            tell(f"{task.id}: test {test}")
             others = self._others.get((task.id, test), ())
             try:
-                answers.append(self._answer(params, task, test, self._settings, others, watch.over))
+                answers.append(self._answer(params, task, test, self._settings, others, over))
             except InputError as error:
                 reasons.append(f"test {test} is not asked: {error}")
             else:
@@ -129,8 +139,8 @@ def _lines(task: str, test: int, answer: Answer) -> Iterator[Line]:
     """Candidates, best first; their weights are shares by exp(score)."""
     if not answer.ranked:
         return
-    best = answer.ranked[0][0]
-    shares = [math.exp(score - best) for score, _ in answer.ranked]
+    scores = [round(score, 9) for score, _ in answer.ranked]  # as `rank` has them
+    shares = [math.exp(score - scores[0]) for score in scores]
     for share, (_, one) in zip(shares, answer.ranked, strict=True):
         source = f"{'greedy' if answer.greedy else 'search'} in {len(one.finds)} views" if one.finds else "elsewhere"
         yield Line(task, test, one.grid, share / math.fsum(shares), view_nll=list(one.view_nll), source=source)

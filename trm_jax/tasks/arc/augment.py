@@ -51,13 +51,16 @@ def _recoloring(one: np.ndarray, other: np.ndarray, known: dict[int, int]) -> di
     return found if len(set(found.values())) == len(found) else None
 
 
-def same(one: Pair, other: Pair) -> bool:
-    """Whether a pair is another one up to a symmetry and a permutation of the colours 1 to 9."""
+def canonical(pair: Pair) -> bytes:
+    """The same for pairs that are one up to a symmetry and a permutation of the colours 1 to 9, and for no others."""
+    forms = []
     for symmetry in range(8):
-        known = _recoloring(dihedral(one.input, symmetry), other.input, {0: 0})
-        if known and _recoloring(dihedral(one.output, symmetry), other.output, known):
-            return True
-    return False
+        grids = dihedral(pair.input, symmetry), dihedral(pair.output, symmetry)
+        cells = np.concatenate([[0], *(grid.ravel() for grid in grids)])
+        _, first, which = np.unique(cells, return_index=True, return_inverse=True)
+        names = np.argsort(np.argsort(first)).astype(np.uint8)  # colours in the order in which they appear
+        forms.append(bytes([*grids[0].shape, *grids[1].shape]) + names[which].tobytes())
+    return min(forms)
 
 
 def symmetries(task: ArcTask) -> list[tuple[int, dict[int, int]]]:

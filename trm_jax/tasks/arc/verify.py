@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from trm_jax.tasks.arc.augment import same
+from trm_jax.tasks.arc.augment import canonical
 from trm_jax.tasks.arc.files import Tasks
 from trm_jax.tasks.arc.grids import Pair
 
@@ -32,6 +33,11 @@ def _outline(pair: Pair) -> tuple:
     )
 
 
+def key(pair: Pair) -> str:
+    """16 digits for all pairs that are this one, turned or recoloured."""
+    return hashlib.sha256(canonical(pair)).hexdigest()[:16]
+
+
 def overlaps(tested: Tasks, trained: Iterable[Tasks], of: str = "test") -> Iterator[Overlap]:
     """Test pairs of `tested` that are training pairs: demonstrations of its own tasks, or pairs of `trained`.
 
@@ -49,7 +55,7 @@ def overlaps(tested: Tasks, trained: Iterable[Tasks], of: str = "test") -> Itera
             if pair.output is None:
                 continue
             for other, side, place, found in known[_outline(pair)]:
-                if (of == "test" or other != name) and same(pair, found):
+                if (of == "test" or other != name) and canonical(pair) == canonical(found):
                     pairs = (pair.input, found.input), (pair.output, found.output)
                     exact = all(np.array_equal(a, b) for a, b in pairs)
                     yield Overlap(name, number, other, side, place, exact)
