@@ -1,14 +1,17 @@
 """`trm ensemble` from files to a submission, its configurations, and what it refuses."""
 
+import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_arc import write
-from trm_jax.cli import main
-from trm_jax.planning import find
+from trm_jax.cli import ensemble_plan, main
+from trm_jax.configs import registry, resolve
+from trm_jax.planning import find, plan
 from trm_jax.solvers import configuration
 from trm_jax.tasks.arc import predictions
 from trm_jax.tasks.arc.files import digest, read_tasks
@@ -236,10 +239,33 @@ def test_configurations_are_the_users(here, name):
         for text in part.commands:
             words = shlex.split(text.format(data="x", workdir="y"))[1:]
             assert main.parser().parse_args(words).run
+    table = result.out.split("at 40% of the peak:")[1].split("the page has")[0]
+    assert all(f"\n{key} " in table for key in config.members) and "\nall " in table
+    assert ("trm, training and evaluations: about 58 GB a chip" in table) == (name == "C")
     unsupported = [part.instead_of for part in config.members.values() if part.instead_of]
     assert unsupported == [*said.get("unsupported", {})] and all(
         f"instead of {one}" in result.out for one in unsupported
     )
+
+
+def test_what_members_take_is_what_their_own_planners_say(here):
+    """The hours of TRM are those of `trm plan`; an adapter's memory and speed those of `trm lm plan`; twice the
+    views and texts take twice the hours."""
+    h100, members = find("h100"), configuration.read("A").members
+    [trm] = ensemble_plan.needs(members["trm"], h100)
+    whole = plan(resolve.freeze(registry.get("arc1")), h100)
+    assert (trm.hours, trm.gigabytes) == (whole.train_hours + whole.eval_hours, whole.memory_bytes / 1e9)
+    adapter, answers = ensemble_plan.needs(members["nvarc"], h100)
+    words = ("--train", "lora", "--rank", "256", "--targets", "q,k,v,o,gate,up,down", "--context", "8192")
+    said = here("lm", "plan", "qwen3-4b-16-tokens", "--device", "h100", *words).out
+    assert f"fits: {adapter.gigabytes:.1f} GB of 80" in said
+    rate = float(re.search(r"trains ([0-9,]+) tokens a second", said)[1].replace(",", ""))
+    assert adapter.hours == pytest.approx(400 * 128 * 8192 / rate / 3600, rel=1e-4)  # the rate is printed rounded
+    assert answers.hours > 0 and not answers.obstacle
+    [command] = members["nvarc"].commands
+    twice = dataclasses.replace(members["nvarc"], commands=[f"{command} --permutations 32 --views 4"])
+    more = [one.hours for one in ensemble_plan.needs(twice, h100)]
+    assert more == pytest.approx([2 * adapter.hours, 2 * answers.hours])
 
 
 def test_a_configuration_runs_what_is_there(here, refused, tasks, members, tmp_path):

@@ -22,10 +22,10 @@ import dataclasses
 import json
 import sys
 
+from trm_jax.cli import ensemble_plan, ttt
 from trm_jax.cli import ensemble_report as report
-from trm_jax.cli import ttt
 from trm_jax.cli.arguments import add_documented, any_path, check_free, command, options_again, positive
-from trm_jax.cli.ensemble_members import Given, different, enter, of_config, parse, print_plan, weights_of
+from trm_jax.cli.ensemble_members import Given, different, enter, of_config, parse, weights_of
 from trm_jax.cli.ensemble_report import ENDS, beside
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
@@ -68,7 +68,7 @@ def run(args) -> int:
     _check(args)
     given = different([parse(text) for text in args.members])
     if args.plan:
-        print_plan(configuration.read(args.configuration))
+        ensemble_plan.show(configuration.read(args.configuration))
         return 0
     every = read_tasks(args.data) if args.data else {}
     if args.configuration:

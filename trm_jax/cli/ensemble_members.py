@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trm_jax.cli.arguments import command
+from trm_jax.cli.ensemble_plan import missing
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
 
 if TYPE_CHECKING:
-    from trm_jax.solvers.configuration import Configuration, Part
+    from trm_jax.solvers.configuration import Configuration
     from trm_jax.tasks.arc.vote import Ballot
 
 
@@ -111,51 +112,6 @@ def enter(given: Given, data: AnyPath, every: Mapping) -> Entry:
     return one
 
 
-def print_plan(config: Configuration) -> None:
-    """Print what a configuration takes, what is there of it, and what is claimed of it."""
-    from trm_jax.cli.plan import print_table
-    from trm_jax.planning import find
-
-    device = find(config.device)
-    rented, other = config.hours * device.dollars_per_hour, sum(config.other_dollars.values())
-    print(f"configuration {config.name}: {device.title}, {config.hours:g} hours")
-    print(f"{config.hours:g} x {device.dollars_per_hour:g} = {rented:.2f} dollars of rent ({device.price_source})")
-    more = ", ".join(f"{name} {dollars:g}" for name, dollars in config.other_dollars.items())
-    print(f"{more}: {rented + other:.2f} dollars in all; the hours are the users' page's, and were not measured\n")
-    rows = []
-    for name, part in config.members.items():
-        lacking = _lacking(part)
-        rows.append([name, f"{part.weight:g}", part.what, f"missing: {', '.join(lacking)}" if lacking else "there"])
-    print_table(("member", "weight", "what", "here"), rows, words=(0, 2, 3))
-    print(f"vote: {config.vote}, in the page's word")
-    for name, part in config.members.items():
-        if part.instead_of:
-            print(f"{name}: instead of {part.instead_of}, which is not supported: {part.because}")
-        if part.runs_code:
-            print(f"{name}: runs code that a model wrote, so it is not started from here")
-    if config.refinement:
-        print(f"refinement, not part of the vote: {config.refinement.what}")
-    print("\nclaimed by the users' page, which names no source; not results:")
-    for name, claimed in [(config.name, config.claimed), *((n, part.claimed) for n, part in config.members.items())]:
-        if claimed:
-            print(f"  {name}: ARC-AGI-1 {_percent(claimed['arc1'])}, ARC-AGI-2 {_percent(claimed['arc2'])}")
-    print("\npublished by others, with their source; not measured here:")
-    beside = {"refinement": config.refinement} if config.refinement else {}
-    for name, part in (config.members | beside).items():
-        for one in part.sourced:
-            print(f"  {name}: {one['percent']:g}%, {one['on']} ({one['from']})")
-    print(f"\nnext: {command('ensemble', '--config', config.name, '--dry-run')}")
-    return 0
-
-
-def _percent(claimed) -> str:
-    return f"{'-'.join(f'{one:g}' for one in claimed)}%" if isinstance(claimed, list) else f"{claimed:g}%"
-
-
-def _lacking(part: Part) -> list[str]:
-    return [one for one in part.needs if not Path(one).exists()]
-
-
 def of_config(args, config: Configuration, given: list[Given]) -> list[Given]:
     """The members of a configuration whose predictions are there, once those that can be made are. A dry run
     makes none, and prints what would be run.
@@ -174,12 +130,13 @@ def of_config(args, config: Configuration, given: list[Given]) -> list[Given]:
         filled = {"data": shlex.quote(str(args.data or "TASKS")), "workdir": workdir}
         file = as_path(part.predictions.format(**filled))
         commands = [text.format(**filled) for text in part.commands]
+        first = [text.format(**filled) for text in part.first]
         if name in named or file.exists():
             one = named.get(name, Given(name, file, None))
             found.append(one if one.weight is not None else one._replace(weight=weight))
             said.append(f"{name}: {one.file} is there")
-        elif lacking := _lacking(part):
-            said.append(f"{name}: left out, for {', '.join(lacking)} is missing; then: {'; '.join(commands)}")
+        elif lacking := missing(part):
+            said.append(f"{name}: left out, for {', '.join(lacking)} is missing; then: {'; '.join(first + commands)}")
         elif part.runs_code:
             said.append(f"{name}: left out, for it runs code that a model wrote; start it: {'; '.join(commands)}")
         else:
