@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trm_jax.cli.arguments import command
+from trm_jax.cli.ttt_plan import TASKS
 
 if TYPE_CHECKING:
     from trm_jax.planning import Device
     from trm_jax.planning.language import Asked
     from trm_jax.solvers.configuration import Configuration, Part
 
-TESTS = 400  # as many as the tasks of ARC-AGI-1's evaluation set, one of each
 ANSWER = 930  # tokens: a cell and the end of a row each, of a grid of 30 rows and columns
 PROMPTS = {"marc": 23, "nvarc": 8}  # of a test input; NVARC's in each of --views
 SHOWN = 8192  # tokens of a coder's request
@@ -90,8 +90,8 @@ def _show_needs(config: Configuration, device: Device) -> None:
             rows.append([name, one.stage, f"{one.gigabytes:.1f}", fit, f"{one.hours:,.1f}", dollars])
             notes += [f"note: {name}, {one.stage}: {one.obstacle}"] if one.obstacle else []
     rows += [(), ["all", "", "", "", f"{total:,.1f}", f"{total * device.dollars_per_hour:,.2f}"]]
-    said = f"by architecture and commands, for {TESTS} test inputs, every text as long as it may be, at 40% of the peak"
-    print(f"\n{said}:")
+    said = f"by architecture and commands: {TASKS} tasks of one test input, all texts as long as they may be"
+    print(f"\n{said}, at 40% of the peak:")
     print_table(("member", "stage", "GB a chip", "fits", "hours", "dollars"), rows, words=(0, 1, 3))
     print("\n".join([*notes, f"the page has {config.hours:g} hours for all of it\n"]))
 
@@ -150,9 +150,9 @@ def _language(part: Part, args, made_by: str, device: Device) -> Iterator[Need]:
         written = ANSWER
         if texts:
             asked = plan.Asked(cfg, declared, how, shown, made.batch, made.lora)
-            yield _need("an adapter for each task", asked, device, TESTS * texts * shown)
+            yield _need("an adapter for each task", asked, device, TASKS * texts * shown)
     asked = plan.Asked(cfg, declared, how, shown + written, rows)
-    yield _need("answers", asked, device, TESTS * prompts * shown, TESTS * prompts * written)
+    yield _need("answers", asked, device, TASKS * prompts * shown, TASKS * prompts * written)
 
 
 def _need(stage: str, asked: Asked, device: Device, read: int, written: int = 0) -> Need:
