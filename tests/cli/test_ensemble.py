@@ -94,6 +94,7 @@ def test_members_that_were_asked_different_tasks(here, tasks, members, tmp_path)
     given = (members[0], f"c={tmp_path / 'c.jsonl'}", "--data", tasks)
     result = here("ensemble", *given, "--output", tmp_path / "r.json")
     assert result.code == 0 and "2 tasks, 2 test pairs" in result.out, result.err
+    assert "asked: a 4 tasks, c 2 tasks" in result.out
     made = json.loads((tmp_path / "r.submission.json").read_text())
     assert made["t1"][0]["attempt_1"] == RIGHT and made["t0"][1]["attempt_2"] == [[0, 0], [0, 0]]
     report = json.loads((tmp_path / "r.json").read_text())

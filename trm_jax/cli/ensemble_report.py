@@ -50,6 +50,8 @@ def show(found: Mapping, data: AnyPath) -> None:
         table = [["-" if one is None else f"{one:.4f}" for one in row] for row in found["agreement"]]
         print_table(("", *names), [[name, *row] for name, row in zip(names, table, strict=True)])
     print(found["verdict"] or f"no scores: {data} does not have all answers")
+    if len({one["asked"] for one in found["members"]}) > 1:
+        print("asked: " + ", ".join(f"{one['name']} {one['asked']} tasks" for one in found["members"]))
     for said in found["contaminated"]:
         print(f"contaminated: {said}")
 
