@@ -12,6 +12,7 @@ from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource, TrainSource
 
 # Setting data.task -> where its `Task` is; imported when it is asked for.
 BUILT_IN = {name: f"trm_jax.tasks.{name}:TASK" for name in ("sudoku", "maze", "arc", "pairs")}
+BUILT_IN["hybrid"] = "trm_jax.solvers.hybrid:TASK"
 Progress = Callable[[int, int], None]  # (done, total)
 
 
