@@ -82,6 +82,8 @@ class Task(Protocol):
     # models that know each puzzle by an embedding: `trm solve` learns one for them.
     # seen(trained, asked) -> why a model trained under settings `trained` must not be scored under `asked`, or "".
     # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
+    # reader(cfg) -> (a language model, tokens of a text): what runs before training and is unloaded, for `trm plan`.
+    # Its training and evaluation sources may have given(params) -> frozen parameters that come with the data.
     # made_up(cfg) -> what `load` gives, of random puzzles that need no files: for a benchmark, which else takes random
     # tokens and puzzle ids in the shapes of `batch_spec`.
     # For `trm eval --rollouts`:

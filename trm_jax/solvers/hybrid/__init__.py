@@ -82,6 +82,10 @@ class HybridTask(ArcTaskKind):
 
         return with_features(cfg, progress)
 
+    def reader(self, cfg: HybridConfig) -> tuple[str, int]:
+        """What reads before training, and the tokens of its longest text: for a plan."""
+        return cfg.llm, cfg.limit
+
     def local(self, cfg: HybridConfig) -> dict[str, int | str]:
         small = {"train_sets": "training@1-2", "test_set": "training@1-2", "augmentations": 0}
         return {**small, "features": f"{cfg.features}_local"}
