@@ -31,9 +31,9 @@ class HybridConfig(ArcConfig):
     feedback: bool = False  # evaluation asks the demonstrations too, and takes the step that has most of them right
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.source != "tasks":
             raise InputError("data.source=arrays has no tasks to read; a hybrid needs data.source=tasks")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
