@@ -5,7 +5,7 @@ from trm_jax.configs.registry import Experiment, Group
 _HYBRID = {
     "data.task": "hybrid",
     "model.family": "hybrid",
-    "data.side": 10,
+    "data.side": 8,
     "model.mlp_t": False,
     "model.pos_encodings": "rope",
     "model.dtype": "float32",
@@ -13,7 +13,7 @@ _HYBRID = {
     "model.num_heads": 2,
     "model.H_cycles": 1,
     "model.L_cycles": 2,
-    "model.halt_max_steps": 4,
+    "model.halt_max_steps": 2,
     "optim.lr": 2e-3,
     "optim.min_lr_ratio": 0.1,
     "optim.warmup_steps": 50,
@@ -22,9 +22,9 @@ _HYBRID = {
     "train.loss": "softmax",
     "train.batch_size": 32,
     "train.epochs": 0,
-    "train.steps": 1500,
+    "train.steps": 900,
     "eval.every_epochs": 0,
-    "eval.every_steps": 500,
+    "eval.every_steps": 300,
     "eval.batch_size": 64,
     "checkpoint.every_steps": 250,
 }
@@ -33,6 +33,7 @@ _LLAMA = {
     "data.llm": "models/Llama-3.1-8B-Instruct",
     "data.features": "features/llama8b",
     "data.side": 30,
+    "model.halt_max_steps": 16,
     "model.dtype": "bfloat16",
     "model.hidden_size": 512,
     "model.num_heads": 8,
@@ -45,7 +46,7 @@ _LLAMA = {
     "checkpoint.every_steps": 2000,
 }
 # Attention begins beside a model that has learned: its gate opens slowly, and little else has to move.
-_ATTENDS = {"model.text_tokens": 256, "optim.lr": 1e-3, "train.steps": 500, "eval.every_steps": 250}
+_ATTENDS = {"model.text_tokens": 192, "optim.lr": 1e-3, "train.steps": 300, "eval.every_steps": 150}
 
 GROUPS = [
     Group(
