@@ -5,34 +5,34 @@ from trm_jax.configs.registry import Experiment, Group
 _HYBRID = {
     "data.task": "hybrid",
     "model.family": "hybrid",
-    "data.side": 8,
-    "model.mlp_t": False,
-    "model.pos_encodings": "rope",
+    "data.side": 7,
     "model.dtype": "float32",
     "model.hidden_size": 64,
     "model.num_heads": 2,
     "model.H_cycles": 1,
     "model.L_cycles": 2,
     "model.halt_max_steps": 2,
-    "optim.lr": 2e-3,
+    "optim.lr": 4e-3,
     "optim.min_lr_ratio": 0.1,
-    "optim.warmup_steps": 50,
+    "optim.warmup_steps": 20,
     "optim.weight_decay": 0.1,
-    "optim.ema_decay": 0.99,
+    "optim.ema_decay": 0.95,
     "train.loss": "softmax",
-    "train.batch_size": 32,
+    "train.batch_size": 24,
     "train.epochs": 0,
-    "train.steps": 900,
+    "train.steps": 250,
     "eval.every_epochs": 0,
-    "eval.every_steps": 300,
+    "eval.every_steps": 125,
     "eval.batch_size": 64,
-    "checkpoint.every_steps": 250,
+    "checkpoint.every_steps": 125,
 }
 _LLAMA = {
     "data.augmentations": 7,
     "data.llm": "models/Llama-3.1-8B-Instruct",
     "data.features": "features/llama8b",
     "data.side": 30,
+    "model.mlp_t": False,
+    "model.pos_encodings": "rope",
     "model.halt_max_steps": 16,
     "model.dtype": "bfloat16",
     "model.hidden_size": 512,
@@ -41,12 +41,15 @@ _LLAMA = {
     "model.L_cycles": 4,
     "model.text_width": 4096,
     "optim.lr": 1e-4,
+    "optim.warmup_steps": 500,
+    "optim.ema_decay": 0.999,
+    "train.batch_size": 32,
     "train.steps": 10_000,
     "eval.every_steps": 2000,
     "checkpoint.every_steps": 2000,
 }
 # Attention begins beside a model that has learned: its gate opens slowly, and little else has to move.
-_ATTENDS = {"model.text_tokens": 192, "optim.lr": 1e-3, "train.steps": 300, "eval.every_steps": 150}
+_ATTENDS = {"model.text_tokens": 192, "optim.lr": 1e-3, "train.steps": 100, "eval.every_steps": 50}
 
 GROUPS = [
     Group(

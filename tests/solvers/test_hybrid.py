@@ -137,7 +137,7 @@ def test_the_features_are_the_states_of_the_last_tokens(settings, place):
     ids = opened.words.encode(texts[3][1])
     found = decoder.features(opened.params, opened.cfg, np.array([ids]))[0].astype(jax.numpy.bfloat16)
     tables = state.params["features"]
-    # Filled up to 64 tokens the products are tiled otherwise; one place of bfloat16 is 2^-8.
+    # Filled up to 32 tokens the products are tiled otherwise; one place of bfloat16 is 2^-8.
     np.testing.assert_allclose(np.float32(tables["states"][3, : len(ids)]), np.float32(found), rtol=2**-7, atol=1e-2)
     np.testing.assert_array_equal(tables["pooled"][3], tables["states"][3, len(ids) - 1])
     assert tables["sizes"][3] == len(ids) and not np.float32(tables["states"][3, len(ids) :]).any()

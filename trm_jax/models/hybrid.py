@@ -53,7 +53,7 @@ def cross_attention(weights: dict, cfg: HybridConfig, x: jax.Array, states: jax.
 
 class Hybrid(TRM):
     Config = HybridConfig
-    LOCAL = {name: value for name, value in TRM.LOCAL.items() if name != "puzzle_emb_ndim"}
+    LOCAL = {name: value for name, value in TRM.LOCAL.items() if name != "puzzle_emb_ndim"} | {"text_width": 576}
     # This run's own where it begins with another's weights: the features, and the attention that those may lack.
     OWN = ("features", "scaling", "cross")
 

@@ -31,7 +31,7 @@ from trm_jax.tasks.arc.source import Augmented
 from trm_jax.tasks.dihedral import dihedral
 
 PAIR, ASKED = "Input:\n{}\nOutput:\n{}\n\n", "Input:\n{}\nOutput:\n"
-_LENGTHS = 64  # texts are filled up to a multiple of so many tokens: one program for each
+_LENGTHS = 32  # texts are filled up to a multiple of so many tokens: one program for each
 _EVERY_S = 5.0  # how often it is noted how many texts have been read
 _SAMPLE = 65_536  # tokens from which the states' mean and deviation are taken
 

@@ -154,12 +154,15 @@ class ArcTrain:
         addressing = self._addressing(seed, batch_size, epochs_per_interval)
         groups, variants, examples = addressing.lookup(step, slots, self._variants)
         pairs = self.data.pairs[groups] + examples
-        puzzles = self.data.puzzles[groups] + variants
+        return _examples(self.data, self.side, groups, variants, pairs, self.offsets(groups, variants, examples))
+
+    def offsets(self, groups: np.ndarray, variants: np.ndarray, examples: np.ndarray) -> np.ndarray:
+        """[b, 2]: where in the square the grids lie."""
+        pairs, puzzles = self.data.pairs[groups] + examples, self.data.puzzles[groups] + variants
         largest = self.data.sizes[pairs].max(1)  # of input and output, before they turn
         turned = np.isin(self.data.symmetries[puzzles], (1, 3, 6, 7))
         room = self.side - np.where(turned[:, None], largest[:, ::-1], largest)
-        offsets = _offsets(np.int64(self.seed), puzzles, examples, self.lengths[groups], room)
-        return _examples(self.data, self.side, groups, variants, pairs, offsets)
+        return _offsets(np.int64(self.seed), puzzles, examples, self.lengths[groups], room)
 
 
 @dataclass(frozen=True)
