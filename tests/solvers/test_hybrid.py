@@ -346,14 +346,13 @@ LEARNS = {
     "model.L_layers": 2,
     "model.L_cycles": 2,
     "model.puzzle_emb_len": 4,
+    "model.mlp_t": True,
+    "model.pos_encodings": "none",
     "optim.lr": 4e-3,
     "optim.warmup_steps": 20,
     "optim.ema_decay": 0.95,
     "train.batch_size": 24,
-    "train.steps": 450,
-    "eval.every_steps": 450,
-    "checkpoint.every_steps": 450,
-    "log.every_steps": 450,
+    **dict.fromkeys(("train.steps", "eval.every_steps", "checkpoint.every_steps", "log.every_steps"), 80),
 }
 
 
