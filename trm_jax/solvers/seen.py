@@ -12,7 +12,7 @@ from trm_jax.tasks.arc.files import Tasks, read_json, read_tasks
 from trm_jax.tasks.arc.predictions import Header
 from trm_jax.tasks.arc.verify import key, overlaps
 
-LEAVE_OUT = ("trm", "arc_transformer", "hybrid")  # kinds of members whose training refuses or drops the tasks asked
+LEAVE_OUT = ("trm", "arc_transformer")  # kinds of members whose training refuses or drops the tasks asked
 RECORD = "finetune.json"  # beside the weights that `trm finetune` wrote
 
 
