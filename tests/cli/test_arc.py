@@ -95,9 +95,25 @@ def test_a_vote_of_files(here, tasks, tmp_path):
     assert here("arc", "vote", *files, "--output", tmp_path / "v.jsonl").code == 0
     header, lines = predictions.read(tmp_path / "v.jsonl")
     assert header.member.kind == "ensemble" and header.member.settings["members"] == ["a", "b", "c"]
-    assert [(line.grid.tolist(), line.weight) for line in lines] == [(other, 1.75), (one, 1.25)]
+    said = [(line.grid.tolist(), line.weight) for line in lines if line.grid is not None]
+    assert said == [(other, 1.75), (one, 1.25)]
     assert here("arc", "vote", *files, "--weights", 3, 1, 1, "--output", tmp_path / "w.jsonl").code == 0
     assert next(predictions.read(tmp_path / "w.jsonl")[1]).grid.tolist() == one
+
+
+def test_a_vote_knows_the_tasks_that_nobody_answers(here, tasks, tmp_path):
+    """Of a part of a set: what was asked is what has a line."""
+    every = read_tasks(tasks)
+    head = predictions.Header(predictions.Member("a", "external"), "some", digest({n: every[n] for n in ("t1", "t2")}))
+    with predictions.writing(tmp_path / "a.jsonl", head) as writer:
+        writer.candidates(("t1", 0), [Candidate(np.array([[1]], np.uint8), 1)])
+        for name in ("t1", "t2"):
+            writer.line(predictions.Line(name, status="ok"))
+    assert here("arc", "vote", tmp_path / "a.jsonl", "--output", tmp_path / "v.jsonl").code == 0
+    told = {line.task: line.status for line in predictions.read(tmp_path / "v.jsonl")[1] if line.status}
+    assert told == {"t1": "ok", "t2": "failed"}
+    result = here("arc", "submit", tmp_path / "v.jsonl", "--data", tasks, "--output", tmp_path / "s.json")
+    assert result.code == 0, result.err
 
 
 def test_merge(here, tasks, refused, tmp_path):

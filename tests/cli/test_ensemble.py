@@ -1,14 +1,17 @@
 """`trm ensemble` from files to a submission, its configurations, and what it refuses."""
 
+import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_arc import write
-from trm_jax.cli import main
-from trm_jax.planning import find
+from trm_jax.cli import ensemble_plan, main
+from trm_jax.configs import registry, resolve
+from trm_jax.planning import find, plan
 from trm_jax.solvers import configuration
 from trm_jax.tasks.arc import predictions
 from trm_jax.tasks.arc.files import digest, read_tasks
@@ -91,9 +94,15 @@ def test_members_that_were_asked_different_tasks(here, tasks, members, tmp_path)
     given = (members[0], f"c={tmp_path / 'c.jsonl'}", "--data", tasks)
     result = here("ensemble", *given, "--output", tmp_path / "r.json")
     assert result.code == 0 and "2 tasks, 2 test pairs" in result.out, result.err
+    assert "asked: a 4 tasks, c 2 tasks" in result.out
     made = json.loads((tmp_path / "r.submission.json").read_text())
     assert made["t1"][0]["attempt_1"] == RIGHT and made["t0"][1]["attempt_2"] == [[0, 0], [0, 0]]
-    assert json.loads((tmp_path / "r.json").read_text())["submission"]["unanswered"] == 2
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["submission"]["unanswered"] == 2 and [one["asked"] for one in report["members"]] == [4, 2]
+    result = here("ensemble", *given, "--tasks", "t3", "t1", "--output", tmp_path / "s.json")
+    assert result.code == 0 and "of the 2 tasks" in result.out and "1 tasks, 1 test pairs" in result.out
+    assert json.loads((tmp_path / "s.submission.json").read_text()).keys() == {"t1", "t3"}
+    assert "--tasks t9: " in here("ensemble", *given, "--tasks", "t9").err
 
 
 def test_tuned_weights_are_scored_on_other_tasks(here, refused, tasks, members):
@@ -140,6 +149,10 @@ def rewrite(path: Path, change) -> Path:
     return copy
 
 
+def trained_on(path: Path, kind: str, name: str) -> Path:
+    return rewrite(path, lambda head: head["member"].update(kind=kind, trained_on=[name]))
+
+
 def test_contaminated_members(here, refused, tasks, members, tmp_path):
     seen = rewrite(tmp_path / "a.jsonl", lambda head: head["member"].update(trained_on=["mine:all"]))
     given = (f"a={seen}", members[1], "--data", tasks)
@@ -148,6 +161,16 @@ def test_contaminated_members(here, refused, tasks, members, tmp_path):
     assert "b was trained on 2 tasks" in refused("ensemble", f"b={told}", "--data", tasks)
     fine = rewrite(tmp_path / "b.jsonl", lambda head: head["member"].update(trained_on=["mine:demonstrations"]))
     assert here("ensemble", f"b={fine}", "--data", tasks).code == 0
+    # Sets of the header's names that lie beside the one asked are looked at, unless `trm train` left such tasks out.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "t3.json").write_text((tasks / "t3.json").read_text())
+    for kind, trained in (("nvarc", "other"), ("trm", "other:all"), ("nvarc", "other:demonstrations")):
+        said = here("ensemble", f"b={trained_on(tmp_path / 'b.jsonl', kind, trained)}", "--data", tasks)
+        assert (said.code, "1 task ids (t3)" in said.err) == ((2, True) if trained == "other" else (0, False))
+    (other / "t3.json").rename(other / "renamed.json")
+    said = here("ensemble", f"b={trained_on(tmp_path / 'b.jsonl', 'nvarc', 'other')}", "--data", tasks)
+    assert said.code == 0 and "note: b was trained on demonstrations of" in said.err
     result = here("ensemble", *given, "--allow-contaminated", "--output", tmp_path / "r.json")
     assert result.code == 0 and "contaminated: a was trained on the answers of mine:all" in result.out
     assert "contaminated" in predictions.read(tmp_path / "r.predictions.jsonl")[0].member.settings
@@ -176,7 +199,7 @@ def test_bad_input(refused, tasks, members, tmp_path):
         ([f"a={other}"], "answers mine, whose tasks or test inputs are not those"),
         ([f"a={broken}"], "line 8, row 1: 1 cells where row 0 has 2"),
         ([f"a={strange}"], "task t1, test 7 is not among the tasks given"),
-        ([f"s={tmp_path / 's.json'}"], "task t9 is none of the tasks given"),
+        ([f"s={tmp_path / 's.json'}"], "task t9, test 0 is not among the tasks given; name the set"),
         ([a, "--mode", "rescore"], "--mode rescore and --scorer MODEL belong together"),
         ([f"{a}:1", f"{b}:2", "--mode", "count"], "count has no weights"),
         ([a, "--dry-run"], "are of a configuration"),
@@ -217,10 +240,33 @@ def test_configurations_are_the_users(here, name):
         for text in part.commands:
             words = shlex.split(text.format(data="x", workdir="y"))[1:]
             assert main.parser().parse_args(words).run
+    table = result.out.split("at 40% of the peak:")[1].split("the page has")[0]
+    assert all(f"\n{key} " in table for key in config.members) and "\nall " in table
+    assert ("trm, training and evaluations: about 58 GB a chip" in table) == (name == "C")
     unsupported = [part.instead_of for part in config.members.values() if part.instead_of]
     assert unsupported == [*said.get("unsupported", {})] and all(
         f"instead of {one}" in result.out for one in unsupported
     )
+
+
+def test_what_members_take_is_what_their_own_planners_say(here):
+    """The hours of TRM are those of `trm plan`; an adapter's memory and speed those of `trm lm plan`; twice the
+    views and texts take twice the hours."""
+    h100, members = find("h100"), configuration.read("A").members
+    [trm] = ensemble_plan.needs(members["trm"], h100)
+    whole = plan(resolve.freeze(registry.get("arc1")), h100)
+    assert (trm.hours, trm.gigabytes) == (whole.train_hours + whole.eval_hours, whole.memory_bytes / 1e9)
+    adapter, answers = ensemble_plan.needs(members["nvarc"], h100)
+    words = ("--train", "lora", "--rank", "256", "--targets", "q,k,v,o,gate,up,down", "--context", "8192")
+    said = here("lm", "plan", "qwen3-4b-16-tokens", "--device", "h100", *words).out
+    assert f"fits: {adapter.gigabytes:.1f} GB of 80" in said
+    rate = float(re.search(r"trains ([0-9,]+) tokens a second", said)[1].replace(",", ""))
+    assert adapter.hours == pytest.approx(400 * 128 * 8192 / rate / 3600, rel=1e-4)  # the rate is printed rounded
+    assert answers.hours > 0 and not answers.obstacle
+    [command] = members["nvarc"].commands
+    twice = dataclasses.replace(members["nvarc"], commands=[f"{command} --permutations 32 --views 4"])
+    more = [one.hours for one in ensemble_plan.needs(twice, h100)]
+    assert more == pytest.approx([2 * adapter.hours, 2 * answers.hours])
 
 
 def test_a_configuration_runs_what_is_there(here, refused, tasks, members, tmp_path):

@@ -15,8 +15,7 @@ from tests.solvers.conftest import grid_of
 from trm_jax.cli.main import main
 from trm_jax.language import remote
 from trm_jax.solvers import question, run
-from trm_jax.solvers.refine import coders, sandbox, score, search
-from trm_jax.storage.paths import json_lines
+from trm_jax.solvers.refine import coders, sandbox, score, search, solve
 from trm_jax.tasks.arc.files import task_from
 from trm_jax.tasks.arc.predictions import ranked, read
 
@@ -109,10 +108,8 @@ def test_programs_of_one_text_count_once_where_the_first_stands(scripted):
     texts = ["a", "b", "a\n", "c"]
     made = [score.Solution(at, text, (), (), (1.0,), (np.full((1, 1), at),)) for at, text in enumerate(texts)]
     assert [one.number for one in score.distinct(made)] == [0, 1, 3]
-    expert = search.Rounds(search.Settings(stop_after=3), scripted)
-    for one in made[:3]:
-        expert.take(search.Ask("0.0", (), ()), one)
-    assert sorted(one.number for one in expert.ordered()) == [1, 2]
+    found = [(search.Ask("0.0", (), ()), one) for one in made[:3]]
+    assert sorted(one.number for one in search.best_of_rounds(search.Settings(stop_after=3), found)) == [1, 2]
 
 
 def test_feedback_and_numbers(scripted):
@@ -161,7 +158,7 @@ def command(coder, workdir, *more):
 
 
 def replies(workdir, task="a") -> list[dict]:
-    return [json.loads(line) for line in search.journal(workdir, task).read_text().splitlines()]
+    return [{"ask": name, **one} for name, one in solve.Journal(workdir, task).records.items()]
 
 
 def program(body: str) -> str:
@@ -190,11 +187,10 @@ def test_a_script_is_refined_to_the_end(ensemble, tmp_path, capsys):
     assert main(asked) == 0 and replies(folder) == found
     assert f"calls {len(found)}" in capsys.readouterr().err
     (folder / run.RECORDS / "a.json").unlink()
-    kept = search.journal(folder, "a")
+    kept = folder / run.REPLIES / "a.jsonl"
     kept.write_bytes(kept.read_bytes()[:-20])  # as a kill may cut it
     assert main(asked) == 0
-    again = [{**one, "seconds": None} for _, one in json_lines(kept)]
-    assert again == [{**one, "seconds": None} for one in found]
+    assert [{**one, "seconds": None} for one in replies(folder)] == [{**one, "seconds": None} for one in found]
 
 
 def test_hostile_programs_end_with_a_line_each(ensemble, tmp_path, capsys):
@@ -222,7 +218,7 @@ def test_hostile_programs_end_with_a_line_each(ensemble, tmp_path, capsys):
         assert one["outcome"] in [*allowed, *["timeout"] * (expected["program"] == "prints_100_MB")], expected[
             "program"
         ]
-        assert one["seconds"] < 4 and len(one["printed"]) <= search.PRINTED
+        assert one["seconds"] < 4 and len(one["printed"]) <= solve.PRINTED
     assert str(secret) in found[2]["errors"][0]
     err = capsys.readouterr().err
     assert all(f"a  {at}.0" in err for at in range(6))
@@ -266,6 +262,20 @@ def test_budgets_and_what_is_left_of_them(ensemble, tmp_path, capsys):
     assert "0 s are over" in capsys.readouterr().err
 
 
+def test_a_larger_budget_goes_on(ensemble, tmp_path, capsys):
+    """What was left partial is taken up again, without a call for what is there; a smaller one takes nothing away."""
+    coder = script(tmp_path / "a.json", ensemble("refine"), [WRONG, WRONG, FLIP])
+    for options, said, calls in (
+        (["--calls", "2"], "1 partial", 2),
+        (["--calls", "2", "--minutes", "9"], "1 partial", 2),
+        (["--calls", "3", "--minutes", "9"], "1 ok", 3),
+        (["--calls", "1"], "1 ok", 3),
+    ):
+        assert main(command(coder, tmp_path / "run", *options)) == 0
+        assert said in capsys.readouterr().out and len(replies(tmp_path / "run")) == calls
+    assert read(tmp_path / "run" / run.PREDICTIONS)[0].member.settings["calls"] == 1
+
+
 def test_nothing_found_is_said(ensemble, tmp_path, capsys):
     coder = script(tmp_path / "a.json", ensemble("refine"), ["nothing", program("return None")])
     assert main(command(coder, tmp_path / "run", "--rounds", "2")) == 0
@@ -300,7 +310,7 @@ class Scripted:
 def searched(scripted, makes, folder, **how):
     both = Scripted(scripted, makes)
     settings = search.Settings(search="tree", stop_after=2, **how)
-    solver = search.Refine(both, both, settings, folder)
+    solver = solve.Refine(both, both, settings, folder)
     [outcome] = solver([scripted], {scripted.id}, run.Watch(1e9))
     return both, outcome
 
@@ -310,7 +320,7 @@ def test_a_tree_grows_by_generations(scripted, tmp_path):
     both, outcome = searched(scripted, lambda n: {n % 3} if n < 6 else set(), tmp_path)
     assert len(both.prompts) == 50 + 200 + 100 + 50 + 50 + 5 and outcome.status == "ok"
     assert [prompt.count("```python\n") for prompt in both.prompts[::50][:10]] == [0, 0, 0, 0, 0, 1, 1, 1, 1, 3]
-    asked = [json.loads(line) for line in search.journal(tmp_path, scripted.id).read_text().splitlines()]
+    asked = replies(tmp_path, scripted.id)
     assert {one["shown"][0] for one in asked[250:350]} == {0, 1, 2, 3, 4, 5} | {
         *[one["shown"][0] for one in asked[310:350]]
     }
@@ -337,14 +347,12 @@ def test_prompts_that_do_not_fit_show_less(scripted, tmp_path):
     both = Scripted(scripted, lambda n: set())
     shortest = len(search.prompt(scripted, search.Ask("", (), (0, 1, 2))))
     both.fits = lambda prompt: prompt.count("Program ") <= 2 and len(prompt) >= shortest
-    solver = search.Refine(both, both, search.Settings(rounds=5), tmp_path)
+    solver = solve.Refine(both, both, search.Settings(rounds=5), tmp_path)
     [outcome] = solver([scripted], {scripted.id}, run.Watch(1e9))
-    asked = [json.loads(line) for line in search.journal(tmp_path, scripted.id).read_text().splitlines()]
+    asked = replies(tmp_path, scripted.id)
     assert [one["shown"] for one in asked] == [[], [0], [0, 1], [1, 2], [2, 3]] and outcome.status == "ok"
     both.fits = lambda prompt: False
-    [outcome] = search.Refine(both, both, search.Settings(), tmp_path / "other")(
-        [scripted], {scripted.id}, run.Watch(9)
-    )
+    [outcome] = solve.Refine(both, both, search.Settings(), tmp_path / "other")([scripted], {scripted.id}, run.Watch(9))
     assert outcome.status == "skipped" and "longer than the coder can read" in outcome.reason
 
 
@@ -394,7 +402,7 @@ def test_a_run_goes_on_with_a_prompt_that_is_refused(server, data, tmp_path):
     """A server that answered before the run was stopped is believed; an answer that is none costs a round too."""
     asked = command(server.address, tmp_path / "run", "--data", str(data), "--coder-model", "coder", "--calls", "20")
     server.answers = [(400, '{"error": "no such model"}', {})]
-    assert main(asked) == 2 and not search.journal(tmp_path / "run", "a").exists()
+    assert main(asked) == 2 and not (tmp_path / "run" / run.REPLIES).exists()
     server.answers = [completion(WRONG), (500, "", {})]
     assert main(asked) == 69
     server.answers = [(400, '{"error": "too long"}', {}), (200, '{"error": "overloaded"}', {}), completion(FLIP)]
@@ -403,6 +411,21 @@ def test_a_run_goes_on_with_a_prompt_that_is_refused(server, data, tmp_path):
     assert [one["outcome"] for one in found] == ["scored", "no_reply", "no_reply", "solved"]
     header, _ = read(tmp_path / "run" / run.PREDICTIONS)
     assert f"--coder {server.address} --coder-model coder " in header.member.command
+
+
+def test_a_first_prompt_that_is_too_long_ends_its_task(server, ensemble, tmp_path, capsys):
+    """A server that answers something short is believed: the next task is asked."""
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for name in "ab":
+        (tasks / f"{name}.json").write_text(json.dumps(ensemble("refine")["task"]))
+    server.answers = [(400, '{"error": "too long"}', {}), completion("yes"), completion(FLIP)]
+    asked = command(server.address, tmp_path / "run", "--data", str(tasks), "--coder-model", "coder")
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    assert "1 ok, 1 skipped" in said.out and "a  skipped" in said.err and "too long" in said.err
+    assert [one["tries"] for one in replies(tmp_path / "run", "a")] == [2] and len(server.requests) == 3
+    assert [key for key, _ in ranked([tmp_path / "run" / run.PREDICTIONS])] == [("b", 0)]
 
 
 def test_a_server_that_is_gone_ends_the_run_and_its_tries_count(server, data, tmp_path, capsys):
@@ -459,7 +482,8 @@ def test_a_script_that_runs_out_and_another_run(ensemble, tmp_path, capsys):
 
 
 def test_an_interrupt_keeps_what_is_there(ensemble, tmp_path, capsys, monkeypatch):
-    """At once, in the midst of a program; the same command goes on."""
+    """At once, in the midst of a program; the same command runs the program of the reply that is there: the script has
+    no third one."""
     asked = command(script(tmp_path / "a.json", ensemble("refine"), [WRONG, FLIP]), tmp_path / "run")
     runs = sandbox.Sandbox.run
 
@@ -473,7 +497,7 @@ def test_an_interrupt_keeps_what_is_there(ensemble, tmp_path, capsys, monkeypatc
         assert main(asked) == 75
     said = capsys.readouterr()
     assert "stopped: 0 of 1 tasks are answered" in said.out and "the same command goes on" in said.err
-    assert [one["outcome"] for one in replies(tmp_path / "run")] == ["scored"]
+    assert [one.get("outcome") for one in replies(tmp_path / "run")] == ["scored", None]
     assert main(asked) == 0
     assert [one["outcome"] for one in replies(tmp_path / "run")] == ["scored", "solved"]
 
@@ -498,8 +522,8 @@ def test_a_model_here_writes(tiny_model, data, tmp_path, capsys):
     one, other = ([said["reply"] for said in replies(tmp_path / name)] for name in ("one", "other"))
     assert len(one) == 2 and one[0] != one[1] and one != other
     (tmp_path / "one" / run.RECORDS / "a.json").unlink()
-    kept = search.journal(tmp_path / "one", "a")
-    kept.write_text(kept.read_text().splitlines(keepends=True)[0])
+    kept = tmp_path / "one" / run.REPLIES / "a.jsonl"
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:2]))  # a reply, and what came of it
     small[5] = "0"
     assert main(command(f"local:{tiny_model}", tmp_path / "one", "--rounds", "2", *small)) == 0
     assert [said["reply"] for said in replies(tmp_path / "one")] == one  # it goes on as if it had not been stopped

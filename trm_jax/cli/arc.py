@@ -132,7 +132,7 @@ def _vote(args) -> int:
       trm arc vote a/predictions.jsonl b/predictions.jsonl --output both.jsonl
       trm arc vote a.jsonl b.jsonl --weights 2 1 --output both.jsonl
     """
-    from trm_jax.tasks.arc.predictions import Header, Member, ranked, read, writing
+    from trm_jax.tasks.arc.predictions import Header, Line, Member, ranked, read, writing
 
     check_free(args.output, args.force)
     headers = [read(file)[0] for file in args.files]
@@ -143,11 +143,15 @@ def _vote(args) -> int:
     made_by = command("arc", "vote", *(str(file) for file in args.files))
     member = Member("vote", "ensemble", made_by, settings, None, trained)
     with writing(args.output, Header(member, headers[0].data_name, headers[0].data_sha256)) as writer:
-        counts = []
+        counts = {}
         for key, candidates in ranked(args.files, _weights(args)):
             writer.candidates(key, candidates)
-            counts.append(len(candidates))
-    print(f"wrote {args.output}: {sum(counts)} candidates for {len(counts)} test pairs")
+            counts[key] = len(candidates)
+        answered = {name for name, _ in counts}
+        for name in sorted({line.task for file in args.files for line in read(file)[1]}):
+            fails = {} if name in answered else {"reason": "no candidate"}
+            writer.line(Line(name, status="failed" if fails else "ok", **fails))
+    print(f"wrote {args.output}: {sum(counts.values())} candidates for {len(counts)} test pairs")
     print(f"next: {command('arc', 'score', args.output, '--data', 'TASKS')}", file=sys.stderr)
     return 0
 

@@ -37,7 +37,7 @@ def add_parser(commands) -> None:
     parser.add_argument("--preset", required=True, help="low, medium, high, small, or an ablation such as rope1d")
     parser.add_argument("--data", type=local_path, default=Path("arc"), help="folder of the sets (default: arc)")
     parser.add_argument("--seeds", type=seed, nargs="+", metavar="N", help="a run each (default: the preset's own)")
-    parser.add_argument("--output", type=local_path, metavar="FOLDER", help="default: runs/arc_PRESET")
+    parser.add_argument("--output", type=local_path, metavar="FOLDER", help="default: runs/arc_run_PRESET")
     parser.add_argument("--drafts", action="store_true", help="answer with drafts, as `trm eval --drafts`")
     add_set(parser)
 
@@ -59,7 +59,7 @@ def run(args) -> int:
         if said := fetch(name.strip(), args.data):
             print(f"note: {said}", file=sys.stderr)
     tasks = read_set(page.data, page.data.test_set)
-    folder = args.output or Path("runs") / f"arc_{args.preset}"
+    folder = args.output or Path("runs") / f"arc_run_{args.preset}"
     seeds = list(dict.fromkeys(args.seeds or [page.seed]))
     runs = [folder / f"seed_{number}" for number in seeds]
     predictions, tested = folder / PREDICTIONS, args.data / page.data.test_set

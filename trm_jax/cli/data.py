@@ -1,4 +1,4 @@
-"""`trm data sudoku|maze build|verify|stats|export|show`, `trm data arc verify`."""
+"""`trm data sudoku|maze build|verify|stats|export|show`, `trm data arc fetch|verify`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from types import ModuleType
 
-from trm_jax.cli.arguments import add_command, add_documented, any_path, check_free, command, seed, whole
+from trm_jax.cli.arguments import add_command, add_documented, any_path, check_free, command, local_path, seed, whole
 from trm_jax.errors import InputError
 
 _BAR = 40  # characters of the longest bar of a histogram
@@ -37,6 +37,9 @@ def add_parser(subparsers) -> None:
     commands = kinds.add_parser("arc", help="tasks of ARC-AGI").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
+    get = add_documented(commands, "fetch", _fetch_arc, _fetch_arc.__doc__)
+    get.add_argument("folder", type=local_path, help="where they are put, a folder each")
+    get.add_argument("--sets", nargs="+", metavar="NAME", help="(all)")
     verify = add_documented(commands, "verify", _verify_arc, _verify_arc.__doc__)
     verify.add_argument("tested", type=any_path, help="the set whose test pairs are held out")
     verify.add_argument("trained", type=any_path, nargs="*", help="sets that are trained on besides")
@@ -205,6 +208,23 @@ def _verify(args) -> int:
         kind.require_disjoint(*splits.values())
         print("train and test share no puzzle, not even up to symmetry")
     return _next("data", args.kind, "stats", args.path)
+
+
+def _fetch_arc(args) -> int:
+    """`trm data arc fetch`: get the public sets from the repositories of their authors.
+
+    training and evaluation are ARC-AGI-1, training2 and evaluation2 ARC-AGI-2, concept is ConceptARC. What comes is
+    held against known digests; what is there stays.
+
+    examples:
+      trm data arc fetch arc
+      trm data arc fetch arc --sets training evaluation
+    """
+    from trm_jax.tasks.arc.fetch import PUBLIC, fetch
+
+    for name in args.sets or PUBLIC:
+        print(fetch(name, args.folder) or f"{args.folder / name} is there")
+    return _next("train", "arc_small", "--set", f"data.path={args.folder}")
 
 
 def _verify_arc(args) -> int:

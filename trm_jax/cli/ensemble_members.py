@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trm_jax.cli.arguments import command
+from trm_jax.cli.ensemble_plan import missing
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
 
 if TYPE_CHECKING:
-    from trm_jax.solvers.configuration import Configuration, Part
+    from trm_jax.solvers.configuration import Configuration
+    from trm_jax.tasks.arc.vote import Ballot
 
 
 class Given(NamedTuple):
@@ -41,49 +44,72 @@ def parse(text: str) -> Given:
     return Given(name, as_path(file), weight)
 
 
-def print_plan(config: Configuration) -> None:
-    """Print what a configuration takes, what is there of it, and what is claimed of it."""
-    from trm_jax.cli.plan import print_table
-    from trm_jax.planning import find
+def different(given: list[Given]) -> list[Given]:
+    """The members, each of which has a name and a file of its own. Raises InputError."""
 
-    device = find(config.device)
-    rented, other = config.hours * device.dollars_per_hour, sum(config.other_dollars.values())
-    print(f"configuration {config.name}: {device.title}, {config.hours:g} hours")
-    print(f"{config.hours:g} x {device.dollars_per_hour:g} = {rented:.2f} dollars of rent ({device.price_source})")
-    more = ", ".join(f"{name} {dollars:g}" for name, dollars in config.other_dollars.items())
-    print(f"{more}: {rented + other:.2f} dollars in all; the hours are the users' page's, and were not measured\n")
-    rows = []
-    for name, part in config.members.items():
-        lacking = _lacking(part)
-        rows.append([name, f"{part.weight:g}", part.what, f"missing: {', '.join(lacking)}" if lacking else "there"])
-    print_table(("member", "weight", "what", "here"), rows, words=(0, 2, 3))
-    print(f"vote: {config.vote}, in the page's word")
-    for name, part in config.members.items():
-        if part.instead_of:
-            print(f"{name}: instead of {part.instead_of}, which is not supported: {part.because}")
-        if part.runs_code:
-            print(f"{name}: runs code that a model wrote, so it is not started from here")
-    if config.refinement:
-        print(f"refinement, not part of the vote: {config.refinement.what}")
-    print("\nclaimed by the users' page, which names no source; not results:")
-    for name, claimed in [(config.name, config.claimed), *((n, part.claimed) for n, part in config.members.items())]:
-        if claimed:
-            print(f"  {name}: ARC-AGI-1 {_percent(claimed['arc1'])}, ARC-AGI-2 {_percent(claimed['arc2'])}")
-    print("\npublished by others, with their source; not measured here:")
-    beside = {"refinement": config.refinement} if config.refinement else {}
-    for name, part in (config.members | beside).items():
-        for one in part.sourced:
-            print(f"  {name}: {one['percent']:g}%, {one['on']} ({one['from']})")
-    print(f"\nnext: {command('ensemble', '--config', config.name, '--dry-run')}")
-    return 0
+    def place(file: AnyPath) -> AnyPath:
+        return file.resolve() if isinstance(file, Path) else file
+
+    for number, one in enumerate(given):
+        for other in given[:number]:
+            if one.name == other.name:
+                raise InputError(f"{one.name} stands there twice; give each member once")
+            if place(one.file) == place(other.file):
+                raise InputError(f"{other.name} and {one.name} are both {other.file}; give each member once")
+    return given
 
 
-def _percent(claimed) -> str:
-    return f"{'-'.join(f'{one:g}' for one in claimed)}%" if isinstance(claimed, list) else f"{claimed:g}%"
+def weights_of(given: list[Given]) -> list[float]:
+    """The members' weights as they are given, or all alike. Raises InputError where some have none."""
+    weights = [one.weight for one in given]
+    if None not in weights:
+        return weights
+    if len(set(weights)) > 1:
+        lacking = given[weights.index(None)].name
+        raise InputError(f"{lacking} has no weight and others have one; write NAME=FILE:WEIGHT for all, or for none")
+    return [1.0] * len(given)
 
 
-def _lacking(part: Part) -> list[str]:
-    return [one for one in part.needs if not Path(one).exists()]
+class Entry(NamedTuple):
+    """A member whose file was read; seen: what is known of answers that it was trained on, by its header and by sets
+    of the header's names that lie beside the one asked."""
+
+    given: Given
+    ballot: Ballot
+    tasks: Mapping  # that it was asked
+    trained_on: Sequence[str] = ()
+    seen: str | None = None
+
+
+def enter(given: Given, data: AnyPath, every: Mapping) -> Entry:
+    """Read a member. Raises InputError for answers to other tasks than `every` of `data`."""
+    from trm_jax.solvers.seen import by_header
+    from trm_jax.tasks.arc.predictions import asked, contaminated, read, read_ballot
+    from trm_jax.tasks.arc.submission import NOTHING, read_submission
+    from trm_jax.tasks.arc.vote import Ballot
+
+    if not given.file.name.endswith(".json"):
+        header, ballot = read(given.file)[0], read_ballot(given.file)
+        one = Entry(given, ballot, asked(given.file, every), header.member.trained_on, contaminated(header))
+        known = by_header(header, one.tasks, data.parent)
+        if known.ids:
+            one = one._replace(seen=one.seen or str(known))
+        elif known.pairs:
+            print(f"note: {given.name} was trained on {known}", file=sys.stderr)
+        said = [key for key, _ in ballot.ranked()]
+    else:
+        ballot, found = Ballot(), read_submission(given.file)
+        for key, grids in found.items():
+            if [grid.tolist() for grid in grids] != [NOTHING]:  # which says that nothing was found
+                for place, grid in enumerate((grid for grid in grids if grid.size), 1):
+                    ballot.add(*key, grid, place, weight=1 / place)
+        said = [*found]
+        one = Entry(given, ballot, {name: every[name] for name, _ in said if name in every})
+    for name, test in said:
+        if name not in one.tasks or test >= len(one.tasks[name].test):
+            where = "is not among the tasks given; name the set that it belongs to"
+            raise InputError(f"{given.file}: task {name}, test {test} {where}")
+    return one
 
 
 def of_config(args, config: Configuration, given: list[Given]) -> list[Given]:
@@ -104,12 +130,13 @@ def of_config(args, config: Configuration, given: list[Given]) -> list[Given]:
         filled = {"data": shlex.quote(str(args.data or "TASKS")), "workdir": workdir}
         file = as_path(part.predictions.format(**filled))
         commands = [text.format(**filled) for text in part.commands]
+        first = [text.format(**filled) for text in part.first]
         if name in named or file.exists():
             one = named.get(name, Given(name, file, None))
             found.append(one if one.weight is not None else one._replace(weight=weight))
             said.append(f"{name}: {one.file} is there")
-        elif lacking := _lacking(part):
-            said.append(f"{name}: left out, for {', '.join(lacking)} is missing; then: {'; '.join(commands)}")
+        elif lacking := missing(part):
+            said.append(f"{name}: left out, for {', '.join(lacking)} is missing; then: {'; '.join(first + commands)}")
         elif part.runs_code:
             said.append(f"{name}: left out, for it runs code that a model wrote; start it: {'; '.join(commands)}")
         else:

@@ -69,6 +69,7 @@ def run(args) -> int:
 def _score(args, opened, members: list[str], meter, other: Callable | None) -> int:
     from trm_jax.evals.runner import Evaluator
     from trm_jax.train.progress import Progress
+    from trm_jax.train.restore import with_given
 
     cfg, headline = opened.cfg, opened.cfg.task.headline
     trained, seen = opened.trained, getattr(cfg.task, "seen", lambda trained, asked: "")
@@ -78,6 +79,7 @@ def _score(args, opened, members: list[str], meter, other: Callable | None) -> i
             raise InputError(f"{which} {said}; a score would be on what it was trained on")
         trained = trained.start() if trained.train.start_from else None
     data = cfg.task.load_eval(cfg.data)
+    opened.params = with_given(opened.params, data, opened.mesh, "features")
     for note in getattr(data, "notes", tuple)():
         print(f"note: {note}", file=sys.stderr)
     learned, asked = (getattr(c.model, "halt_max_steps", 1) for c in (opened.trained, cfg))
@@ -100,6 +102,7 @@ def _score(args, opened, members: list[str], meter, other: Callable | None) -> i
         if number:
             args.checkpoint, opened = member, None  # one model at a time in memory
             opened = open_run(args, changes(args))
+            opened.params = with_given(opened.params, data, opened.mesh, "features")
         steps_of.append(opened.step)
         with closing(Progress(f"eval {args.run_dir.name}", evaluator.num_batches)) as progress:
 

@@ -120,11 +120,12 @@ def run(args) -> int:
     named = {name: getattr(args, name) for name in ("search", "rounds", "experts", "shown", "keep", "calls", "seed")}
     settings = search.Settings(**named, stop_after=stop_after, tokens=args.token_budget)
     model = script.digest if script else digest(place, **loading(args)) if kind == "local" else place
-    told = {**dataclasses.asdict(settings), "minutes": str(args.minutes)}
+    told = dataclasses.asdict(settings)
+    budgets = {"calls": told.pop("calls"), "tokens": told.pop("tokens"), "minutes": str(args.minutes)}
     told |= {name: getattr(args, name) for name in ("temperature", "max_new_tokens", "program_seconds")}
     told |= {"program_megabytes": args.program_megabytes, "coder_model": args.coder_model}
     header = {"coder": kind, "model": model, "data": files.digest(tasks), "settings": told}
-    runs.begin(folder, header, args.force)
+    runs.begin(folder, header, args.force, budgets)
     index, count = ttt.part(args)
     own = sorted(tasks)[index::count]
     if not _answer(args, kind, script or place, sandbox, settings, folder, [tasks[name] for name in own]):
@@ -132,7 +133,7 @@ def run(args) -> int:
     name = args.coder_model or Path(place).absolute().name
     coder = ("--coder", place, "--coder-model", name) if kind == "http" else ("--coder", f"{kind}:{place}")
     words = command("refine", "--data", args.data, *coder, "--allow-code-execution")
-    told |= {"sandbox": dict(sandbox.layers)}
+    told |= {"sandbox": dict(sandbox.layers), **budgets}
     known = seen(tasks, [one for one in (place, args.adapter) if kind == "local" and one and one.is_dir()], ())
     if known.ids:
         told["contaminated"] = str(known)
@@ -180,7 +181,7 @@ def _answer(args, kind: str, coder, sandbox, settings, folder, tasks) -> bool:
 
     from trm_jax.solvers import question
     from trm_jax.solvers import run as runs
-    from trm_jax.solvers.refine import search
+    from trm_jax.solvers.refine import solve
     from trm_jax.train.progress import Progress
     from trm_jax.train.stopping import StopRequest
 
@@ -196,11 +197,11 @@ def _answer(args, kind: str, coder, sandbox, settings, folder, tasks) -> bool:
     with StopRequest() if local else nullcontext() as stop, closing(Progress("refine", len(names))) as progress:
         progress.start(ready)
         write = _open(args, kind, model or coder, settings, folder, lambda: bool(stop), progress.say)
-        solve = search.Refine(write, sandbox, settings, folder, progress.say)
+        solver = solve.Refine(write, sandbox, settings, folder, progress.say)
         seconds = 60 * args.minutes
         watch = lambda _: runs.Watch(seconds, lambda: bool(stop))  # noqa: E731
         try:
-            for record in runs.answer(folder, [question(task) for task in tasks], solve, 1, watch, "", False):
+            for record in runs.answer(folder, [question(task) for task in tasks], solver, 1, watch, "", False):
                 ready += 1
                 progress.say(ttt.row(record, ready, len(names)))
                 progress.step(ready)
@@ -219,10 +220,10 @@ def _open(args, kind: str, given, settings, folder, stopping: Callable[[], bool]
     """The coder, ready to write; given: the script, the model or the address."""
     from trm_jax import compiler
     from trm_jax.language import remote
-    from trm_jax.solvers.refine import coders, search
+    from trm_jax.solvers.refine import coders, solve
 
     if kind == "script":
-        given.given = search.replies_in(folder)
+        given.given = solve.replies_in(folder)
         return given
     if kind == "local":
         compiler.use_cache()
@@ -231,5 +232,5 @@ def _open(args, kind: str, given, settings, folder, stopping: Callable[[], bool]
     key = remote.key_of(*KEYS)
     if key and remote.exposes_key(given):
         print(f"note: {key.name} goes to {given} unencrypted; https:// would hide it", file=sys.stderr)
-    answered = search.replies_in(folder) > 0
+    answered = solve.replies_in(folder) > 0
     return coders.Remote(given, args.coder_model, args.max_new_tokens, args.temperature, key, say, answered)

@@ -46,6 +46,8 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     # Shapes alone: where a row begins is kept in the dtype of the run's activations, and cast to that of others.
     ours, theirs = (params.abstract(c.family.specs(c.model)) for c in (cfg, trained))
     ours, theirs = (jax.tree.map(lambda x: x.shape, tree) for tree in (ours, theirs))
+    for name in getattr(cfg.family, "OWN", ()):  # comes with the data, which may be others here
+        ours.pop(name, None), theirs.pop(name, None)
     if ours != theirs and cfg.embeds_ids and cfg.model.num_puzzle_ids != trained.model.num_puzzle_ids:
         there, here = trained.model.num_puzzle_ids, cfg.model.num_puzzle_ids
         said = f"{args.run_dir} has rows for {there:,} tasks, and these are {here:,}"

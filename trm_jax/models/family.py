@@ -22,6 +22,7 @@ BUILT_IN = {
     "urm": "trm_jax.models.urm:FAMILY",
     "eqr": "trm_jax.models.eqr:FAMILY",
     "symbols": "trm_jax.models.symbols:FAMILY",
+    "hybrid": "trm_jax.models.hybrid:FAMILY",
 }
 
 

@@ -307,13 +307,17 @@ class Supervision:
         early = score(answers[first, jnp.arange(first.size)], batch, counted)
         steps = jnp.full(counted.shape, num_steps)
         return {
-            "rows": {"answers": answers[-1], "q_halt": q_halt[-1]},
+            "rows": self.of_steps(answers, q_halt),
             **scores,
             **{f"early_exit_{name}": value for name, value in early.items() if name != "count"},
             **_halting_sums(answers[-1], q_halt[-1], steps, batch["labels"], counted),
             "early_exit_steps": jnp.sum(jnp.where(counted, first + 1, 0), dtype=jnp.float32),
             "halt_steps": _histogram(first + 1, counted, num_steps),
         }
+
+    def of_steps(self, answers: jax.Array, q_halt: jax.Array) -> dict:
+        """What a task that collects answers gets of an evaluation's [steps, B, S] and [steps, B]: the last step's."""
+        return {"answers": answers[-1], "q_halt": q_halt[-1]}
 
     def finish(self, sums: Mapping, count: float, sequences: float = 0) -> dict:
         """Fetched sums as the figures of a record: losses per sequence trained, scores per sequence counted."""

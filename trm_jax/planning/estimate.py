@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trm_jax.errors import InputError
 from trm_jax.models import params
+from trm_jax.models.quant import bytes_of
 from trm_jax.planning import memory
 from trm_jax.planning.floor import optimiser_flops
 from trm_jax.planning.hardware import Device
@@ -102,4 +103,15 @@ def _plan(cfg: RunConfig, device: Device, utilisation: float, mesh, found: Work)
     hours = found.train_flops / per_hour, found.eval_flops / per_hour
     dollars = None if device.dollars_per_hour is None else sum(hours) * device.dollars_per_hour
     chip_bytes = state_bytes(there, mesh) + step_bytes(there, mesh, cfg.train.accumulation)
+    if hasattr(cfg.task, "reader"):
+        from trm_jax.planning.language import reader_bytes
+
+        source, reading = reader_bytes(*cfg.task.reader(cfg.data))
+        source = source.removesuffix(": its config.json")
+        features = bytes_of(params.abstract(cfg.family.specs(cfg.model).get("features", {})))
+        of_features = f"{chip_bytes / 1e9:.2f} GB, {features / 1e9:.2f} of them features"
+        warnings.append(f"{source} reads the tasks first, {reading / 1e9:.2f} GB, and is gone; then {of_features}")
+        if reading > device.memory_gb * 1e9:
+            obstacle = obstacle or f"{source} takes {reading / 1e9:.0f} GB, and {device.name} has {device.memory_gb:g}"
+        chip_bytes = max(chip_bytes, reading)
     return Plan(found, *hours, dollars, chip_bytes, tuple(warnings), obstacle)

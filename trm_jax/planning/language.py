@@ -24,7 +24,9 @@ from trm_jax import sharding
 from trm_jax.configs.resolve import nearest
 from trm_jax.errors import InputError
 from trm_jax.language import config, gguf
+from trm_jax.language.packaged import located
 from trm_jax.models import decoder, lora, params, quant, target
+from trm_jax.models.attention import fastest
 from trm_jax.models.params import is_spec
 from trm_jax.planning.hardware import GPUS, Device
 from trm_jax.planning.hardware import find as find_device
@@ -210,6 +212,28 @@ def needs(asked: Asked, device: Device) -> Needs:
     cache = cache_bytes(cfg, rows, asked.context) // mesh.shape["tensor"]
     looked_up = 0 if cfg.tied else _bytes({"embed": specs["embed"]}, {"embed": lies["embed"]})
     return Needs({"weights": weights, "cache": cache}, weights - looked_up + cache, dict(mesh.shape))
+
+
+def reader_bytes(words: str, tokens: int) -> tuple[str, int]:
+    """(source, bytes of a chip) of a model that reads texts of so many tokens one by one, and writes nothing.
+
+    words: as `find` takes, or a place where the model is not yet, whose name begins as one of `MODELS`.
+    """
+    place = Path(words)
+    try:
+        place = located(words)
+    except InputError:
+        pass  # a package that is not installed: as it will be
+    if not place.exists():
+        name = place.name.lower()
+        words = next((known for known in MODELS if name.startswith(known) or known.startswith(name)), words)
+    source, cfg, declared = find(str(place) if place.exists() else words)
+    width = jnp.dtype(cfg.dtype).itemsize
+    of_layer = tokens * (4 * cfg.hidden_size + 3 * cfg.inner_size) * width
+    dense = fastest(tokens, jnp.dtype(cfg.dtype)) == "dense"
+    scores = cfg.heads * tokens * tokens * 4 if dense else 0
+    weights = quant.bytes_of(params.abstract(declared("")))
+    return source, math.ceil(ON_TOP * (weights + of_layer + scores))
 
 
 def cache_bytes(cfg: decoder.Config, rows: int, context: int) -> int:

@@ -20,6 +20,8 @@ class Part:
 
     what: str
     needs: Sequence[str] = ()  # files and folders, without which the commands cannot run
+    architecture: str = ""  # of a language model: a name of `trm lm plan`
+    first: Sequence[str] = ()  # commands that make what it needs, where there are some
     commands: Sequence[str] = ()  # that answer the tasks; with {data} and {workdir}
     predictions: str = ""  # the file that they write
     runs_code: bool = False  # that a model wrote: only a person starts it

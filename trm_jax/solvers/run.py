@@ -73,17 +73,28 @@ class Solver(Protocol):
         sums of another group would be other ones."""
 
 
-def begin(folder: AnyPath, header: Mapping, force: bool) -> None:
-    """Begin a run, or go on with one of the same header. Raises InputError where another one is, unless `force`."""
+def begin(folder: AnyPath, header: Mapping, force: bool, budgets: Mapping | None = None) -> None:
+    """Begin a run, or go on with one of the same header. Raises InputError where another one is, unless `force`.
+
+    budgets: of a task, which are no part of what the run is: where they are others than before, tasks that were left
+    partial are taken up again.
+    """
     path = folder / RUN
-    if path.exists() and (there := read_json(path)) != header:
+    there = dict(read_json(path)) if path.exists() else header
+    before = there.pop("budgets", None) if there is not header else budgets
+    if there != header:
         if not force:
             differ = sorted(name for name in {*there, *header} if there.get(name) != header.get(name))
             raise InputError(f"{folder} is of another run ({', '.join(differ)} differ); --force begins anew there")
         kept = *(folder / RECORDS).glob("*.json"), *(folder / REPLIES).glob("*.jsonl")
         for file in (*kept, folder / PREDICTIONS, folder / SUBMISSION):
             file.unlink(missing_ok=True)
-    write_whole(path, (json.dumps(header, indent=1) + "\n").encode())
+    elif before != budgets:
+        for file in (folder / RECORDS).glob("*.json"):
+            if read_json(file)["status"] == "partial":
+                file.unlink()
+    said = {**header, "budgets": budgets} if budgets else header
+    write_whole(path, (json.dumps(said, indent=1) + "\n").encode())
 
 
 def done(folder: AnyPath, ids: Sequence[str]) -> list[str]:

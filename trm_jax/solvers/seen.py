@@ -11,8 +11,10 @@ from trm_jax.errors import InputError
 from trm_jax.language.model import digest
 from trm_jax.storage.paths import AnyPath
 from trm_jax.tasks.arc.files import Tasks, read_json, read_tasks
+from trm_jax.tasks.arc.predictions import Header
 from trm_jax.tasks.arc.verify import key, overlaps
 
+LEAVE_OUT = ("trm", "arc_transformer")  # kinds of members whose training refuses or drops the tasks asked
 RECORD = "finetune.json"  # beside the weights that `trm finetune` wrote
 
 
@@ -89,3 +91,11 @@ def seen(asked: Tasks, folders: Iterable[AnyPath], sets: Iterable[AnyPath]) -> S
     ids = asked.keys() & trained.union(*(one.tasks for one in said))
     names = [*(one.name for one in said), *(name for name, _ in known)]
     return Seen(tuple(dict.fromkeys(names)), tuple(sorted(ids)), tuple(sorted(pairs - ids)))
+
+
+def by_header(header: Header, asked: Tasks, folder: AnyPath) -> Seen:
+    """The same of a member by its predictions' header: sets whose answers it has seen are compared where they lie in
+    `folder` under their names. What `trm train` trains has left out whatever is asked."""
+    whole = [name for name in header.member.trained_on if not name.endswith(":demonstrations")]
+    places = [folder / name.removesuffix(":all") for name in whole if header.member.kind not in LEAVE_OUT]
+    return seen(asked, [], [place for place in places if place.exists()])

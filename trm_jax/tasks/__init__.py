@@ -12,6 +12,7 @@ from trm_jax.data.dataset import Batch, DatasetInfo, EvalSource, TrainSource
 
 # Setting data.task -> where its `Task` is; imported when it is asked for.
 BUILT_IN = {name: f"trm_jax.tasks.{name}:TASK" for name in ("sudoku", "maze", "arc", "pairs")}
+BUILT_IN["hybrid"] = "trm_jax.solvers.hybrid:TASK"
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -81,6 +82,8 @@ class Task(Protocol):
     # models that know each puzzle by an embedding: `trm solve` learns one for them.
     # seen(trained, asked) -> why a model trained under settings `trained` must not be scored under `asked`, or "".
     # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
+    # reader(cfg) -> (a language model, tokens of a text): what runs before training and is unloaded, for `trm plan`.
+    # Its training and evaluation sources may have given(params) -> frozen parameters that come with the data.
     # made_up(cfg) -> what `load` gives, of random puzzles that need no files: for a benchmark, which else takes random
     # tokens and puzzle ids in the shapes of `batch_spec`.
     # For `trm eval --rollouts`:

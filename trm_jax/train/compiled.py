@@ -11,7 +11,7 @@ from trm_jax.data.dataset import DatasetInfo
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import stage_at, stages
 from trm_jax.train.memory import room, with_remat
-from trm_jax.train.restore import started_from
+from trm_jax.train.restore import started_from, with_given
 from trm_jax.train.state import TrainState, abstract_state, initial_state, shardings_of
 from trm_jax.train.step import hparams_of, make_train_step
 
@@ -62,10 +62,11 @@ class Compiled:
         """The family's config with model.remat settled by the memory there is."""
         return with_remat(self._cfg, model, self.mesh, self.room)
 
-    def first_state(self) -> TrainState:
-        """Where the run begins."""
+    def first_state(self, data=None) -> TrainState:
+        """Where the run begins; data: the training source, where it gives parameters that are not learned."""
         make = jax.jit(partial(initial_state, self._cfg), out_shardings=shardings_of(self.abstract))
         state = make(jax.random.key(self._cfg.seed))
+        state = state.replace(params=with_given(state.params, data, self.mesh))
         return started_from(self._cfg, state, self.mesh) if self._cfg.train.start_from else state
 
     def train_step(self, state: TrainState, step: int, rows: dict) -> tuple[TrainState, dict]:

@@ -80,7 +80,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     # 1. The data, and the compiled functions.
     clock = Clock()
     with clock.doing("data"):
-        train_data, eval_data = data or _load(cfg, group, stream_to)
+        train_data, eval_data = data or _load(cfg, group, stop, stream_to)
     info = train_data.info
     compiled = Compiled(cfg, info, devices)
     total_steps, mesh = compiled.total_steps, compiled.mesh
@@ -113,7 +113,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
 
     # 3. The state: the newest good checkpoint, or the beginning.
     restored = checkpoints.restore_latest(compiled.abstract)
-    step, state, meta = restored or (0, compiled.first_state(), {})
+    step, state, meta = restored or (0, compiled.first_state(train_data), {})
     if restored:
         progress.say(f"going on from step {step} of {total_steps}")
     progress.start(step)
@@ -215,11 +215,13 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     return Outcome(step, total_steps, group.stop_reason if unfinished else "", last, seconds)
 
 
-def _load(cfg: RunConfig, group: ProcessGroup, stream_to):
+def _load(cfg: RunConfig, group: ProcessGroup, stop: StopRequest, stream_to):
     """The task's data, read with a bar where that takes long; all processes must find the same."""
     bars: list[Progress] = []
 
     def progress(done: int, total: int) -> None:
+        if stop:
+            raise KeyboardInterrupt
         if not bars:
             bars.append(Progress("reading puzzles", total, stream=stream_to, quiet=not group.first, line_every_s=10.0))
         bars[0].step(done)

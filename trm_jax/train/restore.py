@@ -44,6 +44,16 @@ def load_params(cfg: RunConfig, workdir: AnyPath, which: str, mesh, *, live: boo
     return params, step
 
 
+def with_given(params: dict, data, mesh, *names: str) -> dict:
+    """`params` with the frozen ones that come with `data`, a source whose given(params) makes some; names: only those.
+
+    Raises InputError where they do not fit the model.
+    """
+    given = getattr(data, "given", None)
+    found = given(params) if given else {}
+    return params | {name: sharding.put_whole(mesh, found[name]) for name in names or found if name in found}
+
+
 def started_from(cfg: RunConfig, state: TrainState, mesh) -> TrainState:
     """`state` with the averaged weights and the tables of the run that `train.start_from` names.
 
@@ -52,6 +62,11 @@ def started_from(cfg: RunConfig, state: TrainState, mesh) -> TrainState:
     place, theirs = as_path(cfg.train.start_from).expanduser(), cfg.start()
     params, _ = load_params(theirs, place.resolve(), cfg.train.start_at, mesh)
     ours, found = (P.abstract(c.family.specs(c.model)) for c in (cfg, theirs))
+    for name in getattr(cfg.family, "OWN", ()):
+        if name in ours:
+            params[name], found[name] = state.params[name], ours[name]
+        elif name in state.params["weights"]:
+            params["weights"].setdefault(name, state.params["weights"][name])
     kept = getattr(cfg.task, "kept_ids", None)
     count = kept(cfg.data, theirs.data) if kept and theirs.task is cfg.task else theirs.model.num_puzzle_ids
 

