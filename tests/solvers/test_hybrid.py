@@ -10,11 +10,13 @@ import pytest
 
 from tests import tiny
 from trm_jax.cli.main import main
+from trm_jax.configs import registry, resolve
 from trm_jax.data.dataset import IGNORED
 from trm_jax.errors import InputError
 from trm_jax.language import model as language
 from trm_jax.models import decoder, hybrid, params
 from trm_jax.models.family import get
+from trm_jax.planning import find, plan
 from trm_jax.solvers.hybrid import features, source
 from trm_jax.tasks.arc.grids import EOS, crop
 from trm_jax.tasks.arc.predictions import contaminated, read
@@ -168,6 +170,31 @@ def test_what_is_not_the_same_is_refused(settings, place, tmp_path, changes, wor
     with pytest.raises(InputError, match=words):
         cfg = tiny.config(made)
         cfg.task.load(cfg.data)
+
+
+def test_the_task_and_the_family_need_each_other(settings, place):
+    plain = {"data.task": "arc", "data.path": str(place), "data.train_sets": "ten", "data.test_set": "ten"}
+    for changes in (plain | {"model.family": "hybrid"}, {k: v for k, v in settings().items() if k[:5] == "data."}):
+        with pytest.raises(InputError, match="need each other; set both"):
+            tiny.config(changes)
+
+
+def test_a_plan_counts_the_reading_and_the_training(place):
+    """The language model is gone when training begins, so the larger one counts; features are in the state."""
+    plans = {}
+    for name in ("hybrid_llama8b_phase1", "hybrid_llama8b_phase2"):
+        plans[name] = plan(resolve.freeze(registry.get(name)), find("h100"))
+    one, two = plans.values()
+    weights = 2 * 8_030_261_248  # of Llama-3.1-8B in bfloat16
+    assert weights < one.memory_bytes == two.memory_bytes < 1.2 * weights
+    [said] = [line for line in two.warnings if "reads the tasks first" in line]
+    tables = 376 * (2049 * 4096 * 2 + 4)  # of the states of 376 texts, their last ones, and their lengths
+    assert said.startswith("meta-llama/Llama-3.1-8B reads the tasks first, 17.9")
+    assert said.endswith(f"{tables / 1e9:.2f} of them features")
+    small = plan(resolve.freeze(registry.get("hybrid_llama8b_phase1")), find("l40s"))
+    assert not small.obstacle
+    config = resolve.override(registry.get("hybrid_phase1"), {"data.llm": "models/Llama-3.1-70B-Instruct"})
+    assert "takes 1" in plan(resolve.freeze(config), find("h100")).obstacle
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def run(args) -> int:
 
 def _score(args, opened, members: list[str], meter, other: Callable | None) -> int:
     from trm_jax.evals.runner import Evaluator
-    from trm_jax.train.progress import Progress
+    from trm_jax.train.progress import Progress, reading
     from trm_jax.train.restore import with_given
 
     cfg, headline = opened.cfg, opened.cfg.task.headline
@@ -78,7 +78,8 @@ def _score(args, opened, members: list[str], meter, other: Callable | None) -> i
             which = args.run_dir if trained is opened.trained else f"{args.run_dir}, or what it began with,"
             raise InputError(f"{which} {said}; a score would be on what it was trained on")
         trained = trained.start() if trained.train.start_from else None
-    data = cfg.task.load_eval(cfg.data)
+    with reading() as progress:
+        data = cfg.task.load_eval(cfg.data, progress=progress)
     opened.params = with_given(opened.params, data, opened.mesh, "features")
     for note in getattr(data, "notes", tuple)():
         print(f"note: {note}", file=sys.stderr)

@@ -176,6 +176,11 @@ class RunConfig:
             "a model for each task (model.family=arc_transformer_each) and rows by task (data.rows_of=task) need each "
             "other; set both or neither",
         )
+        _require(
+            hasattr(self.family, "OWN") == hasattr(self.task, "reader"),
+            "what a language model has read (data.task=hybrid) and a model that takes it (model.family=hybrid) need "
+            "each other; set both",
+        )
         for name, start in self.curriculum_start.items():
             end = getattr(self.model, name, None)
             _require(end is not None, "train.curriculum_epochs is set, but this model has no cycles; leave it at 0")

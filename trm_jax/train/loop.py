@@ -27,7 +27,7 @@ from trm_jax.train.compiled import Compiled
 from trm_jax.train.config import RunConfig
 from trm_jax.train.curriculum import train_flops
 from trm_jax.train.profile import Profile
-from trm_jax.train.progress import Progress
+from trm_jax.train.progress import Progress, reading
 from trm_jax.train.recorder import Diverged, Recorder
 from trm_jax.train.state import evaluation_params
 from trm_jax.train.stopping import StopRequest
@@ -217,20 +217,8 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
 
 def _load(cfg: RunConfig, group: ProcessGroup, stop: StopRequest, stream_to):
     """The task's data, read with a bar where that takes long; all processes must find the same."""
-    bars: list[Progress] = []
-
-    def progress(done: int, total: int) -> None:
-        if stop:
-            raise KeyboardInterrupt
-        if not bars:
-            bars.append(Progress("reading puzzles", total, stream=stream_to, quiet=not group.first, line_every_s=10.0))
-        bars[0].step(done)
-
-    try:
+    with reading(stop, stream=stream_to, quiet=not group.first) as progress:
         train_data, eval_data = cfg.task.load(cfg.data, progress=progress)
-    finally:
-        for bar in bars:
-            bar.close()
     slots = np.arange(min(cfg.train.batch_size, 256))
     first = train_data.batch(0, slots, seed=cfg.seed, batch_size=cfg.train.batch_size)
     seen = {"training data": zlib.crc32(first["inputs"].tobytes()), "evaluation data": eval_data.digest}

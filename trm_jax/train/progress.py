@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 def duration(seconds: float) -> str:
@@ -105,3 +107,25 @@ class Progress:
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
+
+
+@contextmanager
+def reading(stop: object = None, **how) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) for what reads puzzles, whose bar comes with the first call; how: of `Progress`.
+
+    It raises KeyboardInterrupt once `stop` is true.
+    """
+    bars: list[Progress] = []
+
+    def progress(done: int, total: int) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        if not bars:
+            bars.append(Progress("reading puzzles", total, line_every_s=10.0, **how))
+        bars[0].step(done)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars:
+            bar.close()

@@ -43,7 +43,7 @@ class Known:
     tasks: int
     puzzles: int
     texts: int
-    tested: int  # examples of an evaluation
+    tested: int  # test pairs of all puzzles
 
 
 # By train_sets, test_set, augmentations: the smallest tasks of ARC-1's training set.
@@ -51,6 +51,7 @@ KNOWN = {
     ("training@1-10", "training@1-10", 0): Known(10, 10, 47, 11),
     ("training@1-10", "training@1-10", 7): Known(10, 80, 376, 88),
     ("training@1-2", "training@1-2", 0): Known(2, 2, 8, 2),
+    ("training@11-15", "training@11-15", 0): Known(5, 5, 29, 7),
 }
 
 
@@ -61,21 +62,23 @@ class HybridTask(ArcTaskKind):
 
     def _known(self, cfg: HybridConfig) -> Known | None:
         """By the settings, where what is known does for them."""
-        plain = cfg.fit and not cfg.feedback and not cfg.most_tokens
-        return KNOWN.get((cfg.train_sets, cfg.test_set, cfg.augmentations)) if plain else None
+        return None if cfg.most_tokens else KNOWN.get((cfg.train_sets, cfg.test_set, cfg.augmentations))
 
     def info(self, cfg: HybridConfig) -> DatasetInfo:
         from trm_jax.solvers.hybrid.source import sources
 
         if not (found := self._known(cfg)):
             return sources(cfg)[0].info
-        return DatasetInfo(VOCAB_SIZE, cfg.side**2, found.texts, found.tasks, found.texts / found.puzzles)
+        trained = found.texts - found.tested * (not cfg.fit)
+        return DatasetInfo(VOCAB_SIZE, cfg.side**2, found.texts, found.tasks, trained / found.puzzles)
 
     def eval_size(self, cfg: HybridConfig) -> int:
         from trm_jax.solvers.hybrid.source import sources
 
         found = self._known(cfg)
-        return found.tested if found else len(sources(cfg)[1])
+        if not found:
+            return len(sources(cfg)[1])
+        return found.texts if cfg.feedback else found.tested
 
     def load(self, cfg: HybridConfig, *, progress: Progress | None = None) -> tuple[TrainSource, EvalSource]:
         from trm_jax.solvers.hybrid.source import with_features

@@ -93,7 +93,7 @@ class ArcTaskKind:
         return load(cfg)
 
     def load_eval(self, cfg: ArcConfig, *, progress: Progress | None = None) -> EvalSource:
-        return self.load(cfg)[1]
+        return self.load(cfg, progress=progress)[1]
 
     def batch_spec(self, cfg: ArcConfig) -> dict[str, tuple[tuple[int, ...], type]]:
         cells = (cfg.side**2,)
