@@ -173,7 +173,7 @@ def test_devices_that_share_the_weights_do_the_same(tiny_model, tasks, tmp_path,
         workdir = tmp_path / more[0]
         assert main(command(tiny_model, tasks, workdir, "--tasks", "a", "b", "--mesh", *more)) == 0
         found.append(records(workdir))
-    one, other = ([record.pop("numbers") for record in run.values()] for run in found)
+    one, other = ([done[name].pop("numbers") for name in "ab"] for done in found)
     assert found[0] == found[1]
     for numbers, others in zip(one, other, strict=True):
         assert numbers == {name: pytest.approx(x, abs=1e-3) if "loss" in name else x for name, x in others.items()}
