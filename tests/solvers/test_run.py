@@ -161,13 +161,18 @@ def test_a_loss_that_is_no_number_ends_its_task(marc, monkeypatch):
     assert not outcome.candidates and outcome.adapter is None
 
 
-def test_devices_that_share_the_weights_give_the_same_answers(tiny_model, tasks, tmp_path, capsys):
+@pytest.mark.slow  # test_adapt.py holds the training, and every other test here runs on eight devices
+def test_devices_that_share_the_weights_do_the_same(tiny_model, tasks, tmp_path, capsys):
+    """Losses to 1e-3 of 12; the model is random and writes no grid."""
     found = []
     for more in (("data=1",), ("tensor=2", "--mesh", "data=2")):
         workdir = tmp_path / more[0]
         assert main(command(tiny_model, tasks, workdir, "--tasks", "a", "b", "--mesh", *more)) == 0
-        found.append({name: record["candidates"] for name, record in records(workdir).items()})
-    assert found[0] == found[1] and found[0]["a"]
+        found.append(records(workdir))
+    one, other = ([done[name].pop("numbers") for name in "ab"] for done in found)
+    assert found[0] == found[1]
+    for numbers, others in zip(one, other, strict=True):
+        assert numbers == {name: pytest.approx(x, abs=1e-3) if "loss" in name else x for name, x in others.items()}
     capsys.readouterr()
     assert main(command(tiny_model, tasks, workdir, "--force", "--mesh", "tensor=3")) == 2
     assert "--mesh tensor=3: 8 devices cannot be shared so" in capsys.readouterr().err

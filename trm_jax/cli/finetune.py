@@ -72,11 +72,11 @@ def run(args) -> int:
         raise InputError(f"--adapter: {said}; --lora-rank 0 trains the weights with it in them")
     if args.output.resolve() in [one.resolve() for one in (args.model, args.adapter) if one]:
         raise InputError(f"--output {args.output} is what is trained on; give another folder")
-    tasks = files.read_tasks(args.data)
+    tasks, on = files.read_tasks(args.data), mesh(args, rows=args.batch // args.accumulate)
     known = {"model": digest(args.model, **loading(args)), "data": files.digest(tasks)}
     with owned(args.output, lambda: None, "--output"):
         with enough_memory("give a smaller --batch or --limit; for an adapter, --quantise int8 too"):
-            tuned, stopped = _tune(args, plan, tasks, known)
+            tuned, stopped = _tune(args, plan, tasks, known, on)
         if not tuned.finite:
             print(f"error: the loss of step {len(tuned.losses)} is not finite; give a lower --lr", file=sys.stderr)
             return EXIT_NO
@@ -97,7 +97,7 @@ def run(args) -> int:
     return 0
 
 
-def _tune(args, plan, tasks, known):
+def _tune(args, plan, tasks, known, on):
     """(what came of it, what stopped it)."""
     from contextlib import closing
 
@@ -109,7 +109,6 @@ def _tune(args, plan, tasks, known):
     from trm_jax.train.stopping import StopRequest
 
     compiler.use_cache()
-    on = mesh(args, rows=args.batch // args.accumulate)
     model = plain(open_model(args.model, loading(args), on))
     cfg, params = cut(model.cfg, model.params, model.words)
     with StopRequest() as stop, closing(Progress(f"finetune {model.name}", plan.steps)) as progress:
