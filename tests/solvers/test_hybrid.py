@@ -352,12 +352,14 @@ def straight(settings, tmp_path_factory):
     return folder, changes
 
 
+@pytest.mark.slow
 def test_eight_devices_are_one(straight, tmp_path):
     one, changes = straight
     tiny.train_here(tmp_path / "run", changes, devices=8)
     tiny.assert_moved_alike(one, tmp_path / "run", 3, 12)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(straight, tmp_path):
     one, changes = straight
     outcome = tiny.train_here(tmp_path / "run", changes, stop=tiny.StopAfter(tmp_path / "run", 3))
