@@ -94,7 +94,13 @@ class HybridTask(ArcTaskKind):
         return cfg.llm, cfg.limit
 
     def local(self, cfg: HybridConfig) -> dict[str, int | str]:
-        small = {"train_sets": "training@1-2", "test_set": "training@1-2", "augmentations": 0, "llm": "smollm2"}
+        small = {
+            "train_sets": "training@1-2",
+            "test_set": "training@1-2",
+            "augmentations": 0,
+            "side": 7,
+            "llm": "smollm2",
+        }
         return {**small, "features": f"{cfg.features}_local"}
 
     def seen(self, trained: HybridConfig, asked: HybridConfig) -> str:

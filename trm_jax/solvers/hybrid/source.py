@@ -91,7 +91,7 @@ class HybridBallot(arc.EvalBallot):
             return
         data, places = self.source.data, self.source.places(indices)
         for row, (group, variant, test) in enumerate(zip(*(x.tolist() for x in places), strict=True)):
-            if (group, variant) != self._view:
+            if (group, variant) != self._view or not indices[row]:  # another view, or another model's answers
                 self._view, self._right = (group, variant), []
             if test < 0:
                 pair = data.pairs[group] + self.source.shown[group] + test
