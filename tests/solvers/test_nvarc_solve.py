@@ -51,7 +51,8 @@ def tasks(tmp_path):
 
 
 def command(small, tasks, workdir, *more) -> list[str]:
-    return ["ttt", "nvarc", str(small), "--data", str(tasks), "--workdir", str(workdir), *SETTINGS, *more]
+    one = [] if "--mesh" in more else ["--mesh", "data=1"]  # on each device all would be compiled anew
+    return ["ttt", "nvarc", str(small), "--data", str(tasks), "--workdir", str(workdir), *SETTINGS, *one, *more]
 
 
 def records(workdir) -> dict:

@@ -45,6 +45,7 @@ def command(tiny_model, tasks, workdir, *more) -> list[str]:
     (tasks.parent / "prompt.txt").write_text("Find the rule.\n")
     small = "--puzzles 4 --lora-rank 2 --lora-alpha 4 --lr 0.01 --prompts-at-once 8 --limit 300".split()
     given = ["ttt", "marc", str(tiny_model), "--data", str(tasks), "--workdir", str(workdir), *small]
+    given += [] if "--mesh" in more else ["--mesh", "data=1"]  # on each device all would be compiled anew
     return [*given, "--prompt-file", str(tasks.parent / "prompt.txt"), *more]
 
 
