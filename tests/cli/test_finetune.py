@@ -1,11 +1,13 @@
 """`trm finetune` of a tiny decoder on three tasks: an adapter, all weights, and a run that is stopped and goes on."""
 
+import argparse
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from trm_jax.cli.lm import mesh
 from trm_jax.language import config, peft, weights
 from trm_jax.models import decoder
 from trm_jax.solvers.nvarc import vocabulary
@@ -123,6 +125,12 @@ def test_all_weights_are_a_model_of_their_own(trm, here, place):
     asked = ["--data", place / "tasks", "--allow-contaminated", "--workdir", place / "ttt"]
     said = here("ttt", "nvarc", place / "full", "--adapter", place / "lora", *asked)
     assert said.code == 2 and "was trained beside another model than" in said.err
+
+
+def test_devices_that_share_weights_share_texts_too():
+    for rows, data in ((4, 1), (8, 2), (12, 1)):
+        sizes = mesh(argparse.Namespace(mesh=[("fsdp", 4)]), rows).shape
+        assert sizes == {"data": data, "fsdp": 4, "tensor": 1}
 
 
 def test_what_is_wrong_is_said_in_a_line(refused, place):

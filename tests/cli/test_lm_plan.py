@@ -77,6 +77,7 @@ def test_folders_and_notes(here, golden_folder):
             "4 chips cannot share the weights 3 ways; 2 would do",
         ),
         (("llama-3-8b", "--mesh", "heads=3"), "'heads=3' is no cut; write tensor=4"),
+        (("llama-3-8b", "--mesh", "data=2"), "'data=2' is no cut; write tensor=4"),
         (("absent.gguf",), "absent.gguf: No such file"),
         (("llama-3-8b", "--context", 2**31, "--train", "lora"), "positions are counted in 32 bits"),
         (("llama-3-8b", "--context", "0"), "'0' is not a whole number of at least 1"),

@@ -189,6 +189,8 @@ def test_each_chip_has_an_adapter_of_its_own():
     why = language.obstacle(whole, find_device("4090"))
     assert "int4 does, with 22.2 GB; --context 6144 does, with 23.4 GB; 5090 has room" in why
     assert language.obstacle(dataclasses.replace(whole, adapter_dtype=None), find_device("4090")) == ""
+    shared = asked("llama-3-70b", tensor=4)  # what the table has no GPU for
+    assert "int8 does, with" in language.obstacle(shared, find_device("v4-8"))
 
 
 def test_flops_of_a_token():

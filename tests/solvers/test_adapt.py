@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -259,6 +260,27 @@ def test_tasks_over_devices_are_tasks_of_one(base, trainer, sizes):
     told = dict(adapt.answers(found, [0, 1, 3, 4], answer))
     assert told == {number: {*mesh.devices[found[number].group].flat} for number in (0, 1, 3, 4)}
     assert len(threads) == (1 if "tensor" in sizes else len({found[number].group for number in told}))
+
+
+def test_an_answer_that_fails_takes_no_other_along():
+    """Those that devices are at are waited for and told; those that nobody has begun are left."""
+    mesh = sharding.make_mesh(2, devices=jax.devices()[:2])
+    trainer, fails = adapt.Trainer(RECIPE, TINY, mesh), threading.Event()
+    found = [adapt.Trained({"of each": np.zeros(4)}, number, trainer) for number in range(4)]
+
+    def answer(number: int) -> int:
+        if number == 0:
+            fails.set()
+            raise ZeroDivisionError
+        assert fails.wait(60)
+        time.sleep(0.5)
+        return number
+
+    told = []
+    with pytest.raises(ZeroDivisionError):
+        for number in adapt.answers(found, range(4), answer):
+            told.append(number)
+    assert 2 in told and 3 not in told
 
 
 @functools.cache

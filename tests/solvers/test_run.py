@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.gcs.server import Gcs
 from trm_jax.cli.main import main
-from trm_jax.cli.ttt import enough_memory
+from trm_jax.cli.ttt import enough_memory, work
 from trm_jax.errors import InputError
 from trm_jax.language import model, peft
 from trm_jax.models.lora import Lora
 from trm_jax.solvers import Question, adapt, run
 from trm_jax.solvers.marc import solve
 from trm_jax.solvers.seen import Told, record, seen
+from trm_jax.storage.paths import as_path
 from trm_jax.tasks.arc.files import read_tasks
 from trm_jax.tasks.arc.grids import ArcTask, Pair
 from trm_jax.tasks.arc.predictions import ranked, read
@@ -261,6 +263,38 @@ def test_a_preset_decides_what_is_not_given(tiny_model, tasks, tmp_path):
     first, second = (json.loads((tmp_path / name / run.RUN).read_text())["settings"] for name in "01")
     assert (first["most"], first["longest"], first["lr"], first["lora"]["rank"]) == (10, 20, 1.25e-3, 16)
     assert (second["most"], second["longest"], second["lr"], second["lora"]["rank"]) == (0, 20, 5e-5, 4)
+
+
+def test_time_is_that_of_a_task_on_its_device(tmp_path):
+    """Of five tasks on two devices, four side by side: two of each device, then one."""
+    given = []
+
+    def solver(group, wanted, watch):
+        given.append(watch.seconds)
+        return (run.Outcome(task.id) for task in group)
+
+    asked = {name: ArcTask(name, (), ()) for name in "abcde"}
+    assert work(tmp_path, "tasks", asked, solver, "tiny", at_once=4, seconds=10.0, devices=2)
+    assert given == [20.0, 10.0]
+
+
+def test_a_run_begins_anew_in_a_bucket(monkeypatch):
+    """Records and adapters of the other one are gone."""
+    adapter = {"q": {"a": np.ones((1, 2, 1), np.float32), "b": np.ones((1, 1, 2), np.float32)}}
+
+    def solver(group, wanted, watch):
+        yield run.Outcome("a", adapter=(adapter, Lora(1, 1, ("q",))))
+
+    with Gcs("bucket", page_size=3) as gcs:
+        for name, value in gcs.environment.items():
+            monkeypatch.setenv(name, value)
+        folder = as_path("gs://bucket/run")
+        run.begin(folder, {"seed": 0}, False)
+        assert len([*run.answer(folder, [question("a")], solver, 1, run.Watch, "tiny")]) == 1
+        kept = folder / run.ADAPTERS / "a" / peft.WEIGHTS
+        assert run.done(folder, ["a"]) and kept.exists()
+        run.begin(folder, {"seed": 1}, True)
+        assert not run.done(folder, ["a"]) and not kept.exists()
 
 
 def test_memory_that_is_used_up_is_told_in_a_line():

@@ -35,7 +35,7 @@ def add_parser(subparsers) -> None:
     group.add_argument("--batch", type=positive, default=8, metavar="N", help="texts of an update (8)")
     text = "parts of an update that are learned one after another, in the memory of one (1)"
     group.add_argument("--accumulate", type=positive, default=1, metavar="N", help=text)
-    add_mesh(group, "fsdp", "tensor")
+    add_mesh(group, "fsdp", "tensor", "data")
     group.add_argument("--lr", type=float, default=1e-4, metavar="X", help="learning rate at first (1e-4)")
     group.add_argument("--last-lr", type=float, default=1e-7, metavar="X", help="and at last (1e-7)")
     group.add_argument("--weight-decay", type=float, default=0.1, metavar="X", help="(0.1)")
@@ -75,7 +75,7 @@ def run(args) -> int:
     tasks, on = files.read_tasks(args.data), mesh(args, rows=args.batch // args.accumulate)
     known = {"model": digest(args.model, **loading(args)), "data": files.digest(tasks)}
     with owned(args.output, lambda: None, "--output"):
-        with enough_memory("give a smaller --batch or --limit; for an adapter, --quantise int8 too"):
+        with enough_memory("give a larger --accumulate, or --mesh fsdp=N; or a smaller --limit with another --output"):
             tuned, stopped = _tune(args, plan, tasks, known, on)
         if not tuned.finite:
             print(f"error: the loss of step {len(tuned.losses)} is not finite; give a lower --lr", file=sys.stderr)

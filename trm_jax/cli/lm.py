@@ -48,12 +48,13 @@ def add_mesh(parser, *axes: str) -> None:
     """The option that says which devices share a model, instead of having it whole each."""
 
     def ways(text: str) -> tuple[str, int]:
-        found = re.fullmatch(rf"({'|'.join(axes)}|data)=([1-9]\d{{0,3}})", text)
+        found = re.fullmatch(rf"({'|'.join(axes)})=([1-9]\d{{0,3}})", text)
         if not found:
             raise argparse.ArgumentTypeError(f"{text!r} is no cut; write {axes[0]}=4")
         return found[1], int(found[2])
 
-    text = f"{' or '.join(axes)}: N devices share the weights, else each has all; data: so many sets of them, else all"
+    text = f"{' or '.join(name for name in axes if name != 'data')}: N devices share the weights, else each has all"
+    text += "; data: so many sets of them, else all" if "data" in axes else ""
     parser.add_argument("--mesh", type=ways, action="append", default=[], metavar="AXIS=N", help=text)
 
 
@@ -70,7 +71,7 @@ def mesh(args, rows: int = 0):
         asked = " ".join(f"--mesh {axis}={ways}" for axis, ways in args.mesh)
         raise InputError(f"{asked}: {len(devices)} devices cannot be shared so; give a divisor of their number")
     if rows and not sizes["data"]:
-        data = math.gcd(data, rows)
+        data = math.gcd(data, max(1, rows // sizes.get("fsdp", 1)))  # `fsdp` shares rows too
     return sharding.make_mesh(**{**sizes, "data": data}, devices=devices[: data * cut])
 
 

@@ -49,7 +49,7 @@ def add_options(parser, preset: str) -> None:
     group.add_argument(
         "--tasks-at-once", type=positive, default=1, metavar="N", help="trained side by side (1 a device)"
     )
-    add_mesh(group, "tensor")
+    add_mesh(group, "tensor", "data")
     text = "tasks that the model was trained on, besides those that its folder tells"
     group.add_argument("--trained-on", type=any_path, nargs="+", default=[], metavar="SET", help=text)
     text = "answer tasks that the model was trained on, and mark the answers so"
@@ -154,7 +154,7 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
             at_once = round_up(args.tasks_at_once, on.shape["data"])
             if not args.no_adapters and (size := adapter_bytes(model.cfg) * len(own)) > 2**30:
                 print(f"note: adapters of {len(own)} tasks take {size / 2**30:.1f} GiB; --no-adapters", file=sys.stderr)
-            more = (at_once, 60 * args.minutes, not args.no_adapters)
+            more = (at_once, 60 * args.minutes, not args.no_adapters, on.shape["data"])
             asked = {one: tasks[one] for one in own}
             if not work(folder, f"{kind} {name}", asked, solver(model, at_once, on), name, *more):
                 return EXIT_STOPPED
@@ -176,10 +176,11 @@ def chosen(args, tasks: Mapping) -> dict:
     return {name: tasks[name] for name in sorted(args.tasks or tasks)}
 
 
-def work(folder, title, tasks, solver, base: str, at_once=1, seconds=math.inf, adapters=True) -> bool:
+def work(folder, title, tasks, solver, base: str, at_once=1, seconds=math.inf, adapters=True, devices=1) -> bool:
     """Answer those of `tasks` that no record in `folder` is of, with a bar: whether there is one of all of them now.
 
-    at_once: tasks that are trained side by side; seconds: for a task; base, adapters: as for `solvers.run.answer`.
+    at_once: tasks that are trained side by side; seconds: for a task; devices: that share them out, and their time runs
+    at once; base, adapters: as for `solvers.run.answer`.
     """
     from contextlib import closing
 
@@ -193,7 +194,9 @@ def work(folder, title, tasks, solver, base: str, at_once=1, seconds=math.inf, a
         progress.start(ready)
 
         def watch(group: int) -> runs.Watch:
-            return runs.Watch(seconds * group, lambda: bool(stop), lambda text: progress.step(ready, text))
+            return runs.Watch(
+                seconds * min(group, at_once // devices), lambda: bool(stop), lambda text: progress.step(ready, text)
+            )
 
         asked = [question(one) for one in tasks.values()]
         try:

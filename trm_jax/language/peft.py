@@ -19,7 +19,7 @@ from trm_jax.language import weights
 from trm_jax.models import decoder, quant
 from trm_jax.models.lora import TARGETS, Lora
 from trm_jax.models.lora import specs as lora_specs
-from trm_jax.storage.paths import write_whole
+from trm_jax.storage.paths import AnyPath, as_path, write_whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Settings under which an adapter means something else than W + scale B A on the given base.
@@ -142,7 +142,7 @@ def _require_copy(path: Path, key: str, tensor: weights.Tensor, params: dict, na
         raise InputError(f"{path}: {key} differs from the base's; the adapter is of another base, or trained it whole")
 
 
-def write(folder: str | Path, adapter: dict, lora: Lora, base: str = "") -> None:
+def write(folder: str | AnyPath, adapter: dict, lora: Lora, base: str = "") -> None:
     """Write an adapter as a folder that PEFT loads; base: name or path of the model that it is for.
 
     Modules that are all zeros, as `read` makes of those that a file leaves out, are left out.
@@ -173,7 +173,6 @@ def write(folder: str | Path, adapter: dict, lora: Lora, base: str = "") -> None
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = as_path(folder)
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(folder / CONFIG, (json.dumps(settings, indent=1) + "\n").encode())

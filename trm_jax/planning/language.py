@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -327,17 +328,20 @@ def obstacle(asked: Asked, device: Device) -> str:
         shorter = [(f"--context {size}", {"context": size}) for size in sizes]
         counts = [n for n in range(2, device.chips + 1) if device.chips % n == 0 and n > asked.tensor]
         shared = [(f"--mesh tensor={n}", {"tensor": n}) for n in counts]
+
+    def room(device: Device, **change) -> Needs | None:
+        """What it takes so, where it fits."""
+        try:
+            other = needs(dataclasses.replace(asked, **change), device)
+        except InputError:  # a file that is quantised already, groups, heads or chips that do not divide
+            return None
+        return other if fits(other, device) else None
+
     ways = []
     for changes in (shared, quantised, shorter):
-        for how, change in changes:
-            try:
-                other = needs(dataclasses.replace(asked, **change), device)
-            except InputError:  # a file that is quantised already, groups or heads that do not divide
-                continue
-            if fits(other, device):
-                ways.append(f"{how} does, with {other.total / 1e9:.1f} GB")
-                break
-    larger = next((one.name for one in _LARGER if fits(needs(asked, one), one)), None)
+        some = ((how, room(device, **change)) for how, change in changes)
+        ways += islice((f"{how} does, with {other.total / 1e9:.1f} GB" for how, other in some if other), 1)
+    larger = next((one.name for one in _LARGER if room(one)), None)
     ways += [f"{larger} has room"] if larger else []
     what = "; ".join(ways) or "nor does it fit anything in the table; lower the context or the batch"
     return f"does not fit: {found.total / 1e9:.1f} GB of {device.memory_gb:g} a chip; {what}"

@@ -329,7 +329,7 @@ def train(
 
 def answers(trained: Sequence[Trained], wanted: Iterable[int], answer: Callable[[int], T]) -> Iterator[T]:
     """answer(number of a task) for those wanted, as they come. Each group of devices answers the tasks that it trained,
-    one after another, beside the others."""
+    one after another, beside the others. Where one fails, those that are at work are waited for, and come first."""
     wanted = [(number, trained[number].group) for number in wanted]
     trainer = trained[0].trainer
 
@@ -344,10 +344,19 @@ def answers(trained: Sequence[Trained], wanted: Iterable[int], answer: Callable[
         return
     with ExitStack() as open:
         workers = {group: open.enter_context(ThreadPoolExecutor(1)) for group in used}
-        futures = [workers[group].submit(of, number, group) for number, group in wanted]
+        futures, failed = [workers[group].submit(of, number, group) for number, group in wanted], None
         try:
             for future in as_completed(futures):
-                yield future.result()
+                if future.cancelled():
+                    continue
+                if error := future.exception():
+                    failed = failed or error
+                    for other in futures:
+                        other.cancel()
+                else:
+                    yield future.result()
+            if failed:
+                raise failed
         finally:
             for future in futures:
                 future.cancel()

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from trm_jax.errors import InputError
 from trm_jax.language import peft
 from trm_jax.models.lora import Lora
-from trm_jax.solvers import Question
+from trm_jax.solvers import Question, adapt
 from trm_jax.storage.paths import AnyPath, write_whole
 from trm_jax.tasks.arc.files import read_grid, read_json
 from trm_jax.tasks.arc.predictions import Header, Line, writing
@@ -73,6 +75,36 @@ class Solver(Protocol):
         sums of another group would be other ones."""
 
 
+def by_training(
+    trainer: adapt.Trainer,
+    params: dict,
+    start: dict,
+    courses: Sequence[adapt.Course],
+    tasks: int,
+    group: Sequence[Question],
+    wanted: set[str],
+    watch: Watch,
+    outcome: Callable[[int, adapt.Trained, Watch], Outcome],
+) -> Iterator[Outcome]:
+    """Train an adapter for each task of a group, as `adapt.train` does; then, of those wanted, outcome(number of a
+    task, what was trained for it, its own watch)."""
+
+    def go_on(made: int, losses: Sequence[float]) -> bool:
+        watch.tell(f"{group[0].id}: update {made}, loss {np.mean(losses):.3f}")
+        return not watch.over(0.5)  # the rest is for answers
+
+    trained = adapt.train(trainer, params, start, courses, go_on, tasks)
+    shared, each = watch.spent() / len(group), min(trained[0].each, len(group))
+
+    def answer(number: int) -> Outcome:
+        before = watch.spent()
+        found = outcome(number, trained[number], watch.answering(number % each, each))
+        found.seconds = shared + watch.spent() - before
+        return found
+
+    yield from adapt.answers(trained, (n for n, task in enumerate(group) if task.id in wanted), answer)
+
+
 def begin(folder: AnyPath, header: Mapping, force: bool, budgets: Mapping | None = None) -> None:
     """Begin a run, or go on with one of the same header. Raises InputError where another one is, unless `force`.
 
@@ -86,15 +118,20 @@ def begin(folder: AnyPath, header: Mapping, force: bool, budgets: Mapping | None
         if not force:
             differ = sorted(name for name in {*there, *header} if there.get(name) != header.get(name))
             raise InputError(f"{folder} is of another run ({', '.join(differ)} differ); --force begins anew there")
-        kept = *(folder / RECORDS).glob("*.json"), *(folder / REPLIES).glob("*.jsonl")
+        trained = [file for one in _inside(folder / ADAPTERS) for file in _inside(one)]
+        kept = *_inside(folder / RECORDS), *trained, *_inside(folder / REPLIES)
         for file in (*kept, folder / PREDICTIONS, folder / SUBMISSION):
             file.unlink(missing_ok=True)
     elif before != budgets:
-        for file in (folder / RECORDS).glob("*.json"):
-            if read_json(file)["status"] == "partial":
+        for file in _inside(folder / RECORDS):
+            if file.suffix == ".json" and read_json(file)["status"] == "partial":
                 file.unlink()
     said = {**header, "budgets": budgets} if budgets else header
     write_whole(path, (json.dumps(said, indent=1) + "\n").encode())
+
+
+def _inside(folder: AnyPath) -> list[AnyPath]:
+    return [*folder.iterdir()] if folder.is_dir() else []
 
 
 def done(folder: AnyPath, ids: Sequence[str]) -> list[str]:

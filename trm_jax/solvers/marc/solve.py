@@ -16,7 +16,7 @@ from trm_jax.settings import check, check_seed, number, option
 from trm_jax.solvers import Question, adapt, generator
 from trm_jax.solvers.marc import prompts, puzzles
 from trm_jax.solvers.marc.vote import vote
-from trm_jax.solvers.run import Outcome, Watch
+from trm_jax.solvers.run import Outcome, Watch, by_training
 from trm_jax.tasks.arc.predictions import Line
 
 TARGETS = ("q", "v", "gate", "up", "down")  # of the published run
@@ -68,22 +68,11 @@ class Marc:
             watch.tell(f"{task.id}: texts")
             courses.append(self._course(task))
 
-        def go_on(made: int, losses: Sequence[float]) -> bool:
-            watch.tell(f"{group[0].id}: update {made}, loss {np.mean(losses):.3f}")
-            return not watch.over(0.5)  # the rest is for answers
+        def outcome(number: int, trained: adapt.Trained, own: Watch) -> Outcome:
+            return self._outcome(group[number], courses[number], trained, own)
 
-        trained = adapt.train(self._trainer, self._model.params, self._start, courses, go_on, self._tasks)
-        shared = watch.spent() / len(group)
-
-        def answer(number: int) -> Outcome:
-            each = min(trained[number].each, len(group))
-            own = watch.answering(number % each, each)
-            before = watch.spent()
-            outcome = self._outcome(group[number], courses[number], trained[number], own)
-            outcome.seconds = shared + watch.spent() - before
-            return outcome
-
-        yield from adapt.answers(trained, (n for n, task in enumerate(group) if task.id in wanted), answer)
+        how = (self._trainer, self._model.params, self._start, courses, self._tasks)
+        yield from by_training(*how, group, wanted, watch, outcome)
 
     def _course(self, task: Question) -> adapt.Course:
         how, lessons = self._settings, {}

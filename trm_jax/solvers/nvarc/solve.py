@@ -18,7 +18,7 @@ from trm_jax.models.lora import Lora
 from trm_jax.solvers import Question, adapt, generator
 from trm_jax.solvers.nvarc import text, vocabulary
 from trm_jax.solvers.nvarc.answer import Answer, Answerer, Settings
-from trm_jax.solvers.run import Outcome, Watch
+from trm_jax.solvers.run import Outcome, Watch, by_training
 from trm_jax.tasks.arc.predictions import Line
 
 # What no preset says. The published run's embedding and head, listed as targets, were in truth trained whole and apart.
@@ -83,23 +83,12 @@ class Nvarc:
                 lessons, untrained[task.id] = [], f"answered without training: {error}"
             courses.append(adapt.Course(lessons, np.arange(len(lessons))[:, None]))  # they are in order, one an update
 
-        def go_on(made: int, losses: Sequence[float]) -> bool:
-            watch.tell(f"{group[0].id}: update {made}, loss {np.mean(losses):.3f}")
-            return not watch.over(0.5)  # the rest is for answers
+        def outcome(number: int, trained: adapt.Trained, own: Watch) -> Outcome:
+            return self._outcome(group[number], trained, untrained.get(group[number].id), own)
 
         watch.over()
-        trained = adapt.train(self._trainer, self._params, self._start, courses, go_on, self._tasks)
-        shared = watch.spent() / len(group)
-
-        def answer(number: int) -> Outcome:
-            each = min(trained[number].each, len(group))
-            own = watch.answering(number % each, each)
-            before, task = watch.spent(), group[number]
-            outcome = self._outcome(task, trained[number], untrained.get(task.id), own)
-            outcome.seconds = shared + watch.spent() - before
-            return outcome
-
-        yield from adapt.answers(trained, (n for n, task in enumerate(group) if task.id in wanted), answer)
+        how = (self._trainer, self._params, self._start, courses, self._tasks)
+        yield from by_training(*how, group, wanted, watch, outcome)
 
     def _lessons(self, task: Question) -> list[adapt.Lesson]:
         how = self._settings
