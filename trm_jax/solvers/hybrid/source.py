@@ -110,6 +110,8 @@ class HybridBallot(arc.EvalBallot):
         if not self.source.feedback:
             super().add(indices, answers[:, -1], q_halt[:, -1])
             return
+        from scipy.special import expit
+
         data, places = self.source.data, self.source.places(indices)
         for row, (group, variant, test) in enumerate(zip(*(x.tolist() for x in places), strict=True)):
             if (group, variant) != self._view or not indices[row]:  # another view, or another model's answers
@@ -123,7 +125,7 @@ class HybridBallot(arc.EvalBallot):
                 self._right.append([np.array_equal(crop(answer), wanted) for answer in answers[row]])
                 continue
             right = np.mean(self._right, axis=0)
-            sure = 1 / (1 + np.exp(-q_halt[row].astype(np.float64)))
+            sure = expit(q_halt[row].astype(np.float64))
             step = int(np.lexsort((sure, right))[-1])
             self.count(indices[row : row + 1], answers[row : row + 1, step], np.array([(right[step] + sure[step]) / 2]))
 
