@@ -353,7 +353,7 @@ def test_scores_on_trained_answers_are_asked_for_and_said(settings, run, place, 
     asked = ["--set", "data.train_sets=ten@2-3", "data.test_set=ten@2-3", "data.fit=False"]
     assert main(["eval", str(fitted), *asked]) == 2
     assert "was trained on the answers of d631b094" in capsys.readouterr().err
-    # What the run was trained on is what counts, not what is said now; features of other tasks take the place of theirs.
+    # What the run was trained on counts, not what is said now; features of other tasks take the place of theirs.
     others = ["data.train_sets=ten@5-6", "data.test_set=ten@5-6", f"data.features={tmp_path / 'new'}"]
     assert main(["eval", str(fitted), "--set", *others]) == 0
     header = read(fitted / "predictions.jsonl")[0]
