@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class StoppedEarly(KeyboardInterrupt):
+    """A signal came before a run had anything to save."""
+
+
 class OutOfReach(Exception):
     """A storage, the hub or another process did not answer, however often it was asked. What was asked is not wrong.
 

@@ -102,6 +102,7 @@ def test_members_that_were_asked_different_tasks(here, tasks, members, tmp_path)
     result = here("ensemble", *given, "--tasks", "t3", "t1", "--output", tmp_path / "s.json")
     assert result.code == 0 and "of the 2 tasks" in result.out and "1 tasks, 1 test pairs" in result.out
     assert json.loads((tmp_path / "s.submission.json").read_text()).keys() == {"t1", "t3"}
+    assert predictions.read(tmp_path / "s.predictions.jsonl")[0].member.command.endswith(" --tasks t3 t1")
     assert "--tasks t9: " in here("ensemble", *given, "--tasks", "t9").err
 
 

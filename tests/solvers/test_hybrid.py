@@ -154,6 +154,17 @@ def test_the_features_are_the_states_of_the_last_tokens(settings, place):
         ({"data.augmentations": 0}, "holds features of other tasks than is asked for"),
         ({"data.llm": "other"}, "holds features of other model than is asked for"),
         ({"data.features": "new", "data.limit": 40}, "task 6150a2bd: its text has .* tokens, more than the 40"),
+        ({"data.limit": 40}, "task 6150a2bd: its text has .* tokens, more than the 40"),
+        (
+            {
+                "data.train_sets": "ten@1-1",
+                "data.test_set": "ten@1-1",
+                "data.features": "one",
+                "data.control": "shuffled",
+            },
+            "there is one task alone",
+        ),
+        ({"data.features": "gs://a/b"}, "data.features=gs://a/b is not on this machine"),
         ({"data.features": "new", "data.layer": 99}, "data.layer is 99; llama.gguf has layers up to"),
         ({"data.source": "arrays"}, "data.source=arrays has no tasks to read"),
         ({"data.train_sets": "ten@9-11", "data.test_set": "ten@9-11"}, "set ten@9-11: ten has tasks 1 to 10"),
@@ -164,7 +175,7 @@ def test_what_is_not_the_same_is_refused(settings, place, tmp_path, changes, wor
     if changes.get("data.llm"):
         (tmp_path / "qwen").mkdir()
         changes = {"data.llm": str(tiny.language_model(tmp_path / "qwen", "qwen2"))}
-    if changes.get("data.features"):
+    if changes.get("data.features", "gs:")[:3] != "gs:":
         changes = {**changes, "data.features": str(tmp_path / "new")}
     made = {**settings(), **changes}
     with pytest.raises(InputError, match=words):
@@ -307,6 +318,12 @@ def test_no_prediction_depends_on_the_answers(run, place, tmp_path, feedback):
     assert written[0] == written[1]
 
 
+@pytest.mark.parametrize("feedback", [False, True])
+def test_rows_that_stop_by_themselves_vote(run, feedback, capsys):
+    assert main(["eval", str(run), "--stop-at", "q", "--set", f"data.feedback={feedback}"]) == 0
+    assert "pass@2" in capsys.readouterr().out
+
+
 def test_feedback_takes_the_step_whose_demonstrations_are_right(settings):
     """Among equals the one that is surest; the answers of the demonstrations are given, those of the tests are not."""
     cfg = tiny.config(settings(**{"data.feedback": True, "data.augmentations": 3}))
@@ -333,12 +350,21 @@ def test_scores_on_trained_answers_are_asked_for_and_said(settings, run, place, 
     assert main(["eval", str(fitted)]) == 0
     assert "a score says how well they are fitted" in capsys.readouterr().err
     assert contaminated(read(fitted / "predictions.jsonl")[0]) == "the answers of ten@1-2:all"
-    same = [f"data.train_sets=ten@{part}" for part in ("2-3",)]
-    asked = ["--set", *same, "data.test_set=ten@2-3", "data.fit=False", f"data.features={tmp_path / 'others'}"]
+    asked = ["--set", "data.train_sets=ten@2-3", "data.test_set=ten@2-3", "data.fit=False"]
     assert main(["eval", str(fitted), *asked]) == 2
     assert "was trained on the answers of d631b094" in capsys.readouterr().err
-    assert main(["eval", str(run), *asked]) == 0  # other tasks, whose features take the place of those of training
+    # What the run was trained on counts, not what is said now; features of other tasks take the place of theirs.
+    others = ["data.train_sets=ten@5-6", "data.test_set=ten@5-6", f"data.features={tmp_path / 'new'}"]
+    assert main(["eval", str(fitted), "--set", *others]) == 0
+    header = read(fitted / "predictions.jsonl")[0]
+    assert header.member.trained_on == ["ten@1-2:all", "ten@1-2:demonstrations"] and not contaminated(header)
+    assert main(["eval", str(run), "--set", "data.fit=True"]) == 0
     assert contaminated(read(run / "predictions.jsonl")[0]) is None
+    assert "trained on" not in capsys.readouterr().err
+    with pytest.raises(InputError, match="the model was trained on the answers of 6150a2bd, d631b094"):  # nor begins so
+        state_of(settings(**{"data.fit": False, "train.start_from": str(fitted)}))
+    assert main(["eval", str(run), "--set", "data.layer=0"]) == 2
+    assert "leave data.llm and data.layer as they were" in capsys.readouterr().err
     assert main(["solve", str(run), str(place / "ten.json")]) == 2
     assert "it knows tasks by their text" in capsys.readouterr().err
 

@@ -8,7 +8,9 @@ import pytest
 
 from tests import tiny
 from tests.terminal import Terminal
-from trm_jax.train.progress import Progress, duration
+from trm_jax.cli.main import EXIT_STOPPED, report_failure
+from trm_jax.errors import StoppedEarly
+from trm_jax.train.progress import Progress, duration, reading
 
 EVAL = {"kind": "eval", "step": 6, "exact_accuracy": 0.25, "accuracy": 0.5, "count": 12}
 
@@ -86,3 +88,14 @@ def test_a_terminal_gets_a_bar(trm, tmp_path):
     assert "━" in text and "12/12" in text and "left" in text
     assert re.search(r"loss \d+\.\d{3}", text)
     assert "step 6: held-out exact accuracy" in text and "step 12: held-out exact accuracy" in text
+
+
+def test_a_signal_while_puzzles_are_read_stops_a_run_and_nothing_is_lost(capsys):
+    """As at any later step: the code of a run that goes on with the same command, which launchers know."""
+    stream, stop = io.StringIO(), []
+    with pytest.raises(StoppedEarly) as stopped, reading(stop, stream=stream) as progress:
+        progress(1, 3)
+        stop.append("SIGTERM")
+        progress(2, 3)
+    assert report_failure(stopped.value) == EXIT_STOPPED
+    assert capsys.readouterr().err == "stopped before the first step; the same command goes on\n"

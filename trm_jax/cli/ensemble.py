@@ -4,9 +4,9 @@ A member's candidates share its weight by their votes, likelihoods or ranks; sub
 count takes the three best grids of each member and counts them as MARC does; --mode rescore lets the language model
 --scorer rank the best of all by NVARC's likelihood. --output writes the report, and beside it the submission, the
 predictions and a gallery. Members may have been asked different tasks: scores are those of the tasks that all of them
-were asked, the submission has all of --data. Weights are tuned on tasks that
-are then left out of the scores. --config votes with the members of a configuration: it runs what makes their
-predictions where the models are there, and says what is missing; --plan says what it would cost.
+were asked, the submission has all of --data. Weights are tuned on tasks that are then left out of the scores. --config
+votes with the members of a configuration: it runs what makes their predictions where the models are there, and says
+what is missing; --plan says what it would cost.
 
 examples:
   trm ensemble marc=A.jsonl:.4 nvarc=B.jsonl:.35 trm=C.jsonl:.25 --data arc/evaluation --output results.json
@@ -148,16 +148,19 @@ def _vote(args, given: list[Given], weights: list[float], every: dict) -> int:
         without = f", but the {len(told['tuned_on'])} that weights were tuned on" if told["tuned_on"] else ""
         print(f"of the {len(every)} tasks of {args.data} those that all members were asked{without}:")
     report.show(found, args.data)
+    modes = (
+        ("--mode", args.mode, "weighted"),
+        ("--scorer", args.scorer, None),
+        ("--missing", args.missing, "renormalise"),
+    )
+    words = [*map(str, given), "--data", args.data]
+    words += options_again(*modes, ("--allow-contaminated", args.allow_contaminated, False))
+    for option, ids in (("--tasks", args.tasks), ("--tune-weights", args.tune_weights)):
+        words += [option, *ids] if ids else []
     if args.output:
-        made_by = command("ensemble", *map(str, given), "--data", args.data)
-        report.write(args.output, args.data, made_by, found, told, chosen, voted, every)
+        report.write(args.output, args.data, command("ensemble", *words), found, told, chosen, voted, every)
     else:
-        modes = (("--mode", args.mode, "weighted"), ("--missing", args.missing, "renormalise"))
-        again = options_again(*modes, ("--allow-contaminated", args.allow_contaminated, False))
-        for option, ids in (("--tasks", args.tasks), ("--tune-weights", args.tune_weights)):
-            again += [option, *ids] if ids else []
-        words = (*map(str, given), "--data", args.data, *again, "--output", "results.json")
-        print(f"next: {command('ensemble', *words)}", file=sys.stderr)
+        print(f"next: {command('ensemble', *words, '--output', 'results.json')}", file=sys.stderr)
     return 0
 
 

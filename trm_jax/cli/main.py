@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import trm_jax
 from trm_jax.cli import streams
-from trm_jax.errors import InputError, OutOfReach, causes, tensorstore_code
+from trm_jax.errors import InputError, OutOfReach, StoppedEarly, causes, tensorstore_code
 from trm_jax.storage.bucket import problem as storage_problem
 
 # 69 and 70 are EX_UNAVAILABLE and EX_SOFTWARE of sysexits.h: Python's own code for an uncaught exception, 1, would say
@@ -66,6 +66,9 @@ def environment_problem(error: BaseException) -> str | None:
 
 def report_failure(error: BaseException) -> int:
     """Print what a person needs of `error` and return the exit code."""
+    if isinstance(error, StoppedEarly):
+        print("stopped before the first step; the same command goes on", file=sys.stderr)
+        return EXIT_STOPPED
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130

@@ -43,6 +43,8 @@ def open_run(args, changes: dict | None = None, *, devices=None) -> Run:
     saved = workdir.load_config(args.run_dir)
     config = resolve.override(saved, changes or {})
     cfg, trained = resolve.freeze(config), resolve.freeze(saved)
+    if cfg.task is trained.task and hasattr(cfg.task, "follows"):
+        cfg.task.follows(trained.data, cfg.data)
     # Shapes alone: where a row begins is kept in the dtype of the run's activations, and cast to that of others.
     ours, theirs = (params.abstract(c.family.specs(c.model)) for c in (cfg, trained))
     ours, theirs = (jax.tree.map(lambda x: x.shape, tree) for tree in (ours, theirs))

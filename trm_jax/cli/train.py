@@ -128,7 +128,8 @@ def _tell(args, cfg, workdir, outcome) -> None:
     print(f"curves: {workdir / 'curve.png'}   metrics: {workdir / 'metrics.jsonl'}")
     lost = f", {duration(outcome.seconds['lost'])} lost to crashes" if outcome.seconds["lost"] >= 1 else ""
     print(f"goodput: {goodput(outcome.seconds):.0%} of {duration(spent(outcome.seconds))} trained{lost}")
-    solve = "" if hasattr(cfg.family, "begin") else f"   or: {command('solve', workdir, 'PUZZLE')}"
+    evaluated = hasattr(cfg.family, "begin") or hasattr(cfg.task, "reader")  # and never asked a puzzle by itself
+    solve = "" if evaluated else f"   or: {command('solve', workdir, 'PUZZLE')}"
     print(f"next: {command('eval', workdir)}{solve}")
 
 

@@ -34,7 +34,8 @@ class TrainSource(Protocol):
 
 
 class EvalSource(Protocol):
-    """An evaluation set of `len` examples. One with notes() -> lines says what a person should know of its scores."""
+    """An evaluation set of `len` examples. One with notes() -> lines says what a person should know of its scores; one
+    with of_run(settings) is told under which settings the model was trained, and what it began with."""
 
     info: DatasetInfo
     digest: str  # identifies the content

@@ -81,6 +81,8 @@ class Task(Protocol):
     # unseen(cfg, path) -> the settings of section `data` under which the puzzles at `path` are a set of their own, for
     # models that know each puzzle by an embedding: `trm solve` learns one for them.
     # seen(trained, asked) -> why a model trained under settings `trained` must not be scored under `asked`, or "".
+    # follows(trained, asked): raises InputError where a model trained under `trained` cannot be used under `asked`, nor
+    # be what a run under `asked` begins with.
     # kept_ids(cfg, other) -> how many puzzle ids, from 0 on, mean the same under both settings (default: all).
     # reader(cfg) -> (a language model, tokens of a text): what runs before training and is unloaded, for `trm plan`.
     # Its training and evaluation sources may have given(params) -> frozen parameters that come with the data.

@@ -6,7 +6,7 @@ Sections `data` and `model` of the settings page are those of the task and the f
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,6 +187,13 @@ class RunConfig:
             _require(
                 start <= end, f"train.curriculum_{name[0]}_start {start} is more than model.{name} {end}, where it ends"
             )
+
+    @property
+    def lineage(self) -> Iterator[RunConfig]:
+        """This run, the one that it begins with, the one that that began with, and so on."""
+        yield self
+        if self.train.start_from:
+            yield from self.start().lineage
 
     @property
     def models(self) -> int:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from trm_jax.errors import StoppedEarly
+
 
 def duration(seconds: float) -> str:
     """'1:02:03' or '2:03'."""
@@ -113,13 +115,13 @@ class Progress:
 def reading(stop: object = None, **how) -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) for what reads puzzles, whose bar comes with the first call; how: of `Progress`.
 
-    It raises KeyboardInterrupt once `stop` is true.
+    It raises StoppedEarly once `stop` is true.
     """
     bars: list[Progress] = []
 
     def progress(done: int, total: int) -> None:
         if stop:
-            raise KeyboardInterrupt
+            raise StoppedEarly
         if not bars:
             bars.append(Progress("reading puzzles", total, line_every_s=10.0, **how))
         bars[0].step(done)

@@ -31,7 +31,7 @@ class HybridConfig(ArcConfig):
     feedback: bool = False  # evaluation asks the demonstrations too, and takes the step that has most of them right
 
     def __post_init__(self) -> None:
-        if self.source != "tasks":
+        if self.source == "arrays":
             raise InputError("data.source=arrays has no tasks to read; a hybrid needs data.source=tasks")
         super().__post_init__()
 
@@ -110,6 +110,15 @@ class HybridTask(ArcTaskKind):
 
         known = set(sources(trained)[0].whole) & sources(asked)[1].tasks.keys()
         return f"was trained on the answers of {', '.join(sorted(known)[:4])}" if known else ""
+
+    def follows(self, trained: HybridConfig, asked: HybridConfig) -> None:
+        from trm_jax.solvers.hybrid.features import same_states
+
+        if not same_states(trained, asked):
+            said = f"a run trained on what {trained.llm} reads, layer {trained.layer}, knows no other states"
+            raise InputError(f"{said}; leave data.llm and data.layer as they were")
+        if said := self.seen(trained, asked):
+            raise InputError(f"the model {said}; with data.fit=False they would count as held out")
 
     def unseen(self, cfg: HybridConfig, path) -> dict[str, int | str]:
         say = "it knows tasks by their text: trm eval RUN --set data.path=... data.train_sets=... data.test_set=..."

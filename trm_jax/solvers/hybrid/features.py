@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,9 @@ from trm_jax.errors import InputError
 from trm_jax.language import model as language
 from trm_jax.models import decoder
 from trm_jax.models.layers import round_up
+from trm_jax.solvers.hybrid import HybridConfig
 from trm_jax.storage.output import owned
-from trm_jax.storage.paths import write_whole
+from trm_jax.storage.paths import as_path, write_whole
 from trm_jax.tasks.arc.source import Augmented
 from trm_jax.tasks.dihedral import dihedral
 
@@ -74,7 +75,8 @@ class Features:
         found = {"features": {"pooled": _as(every[order], share)}, "scaling": {"pooled": _scaling(_as(every, share))}}
         if "states" in like["features"]:
             room = like["features"]["states"].shape[1]
-            if (longest := int(self.sizes.argmax())) >= 0 and self.sizes[longest] > room:
+            longest = int(self.sizes.argmax())
+            if self.sizes[longest] > room:
                 said = f"task {self.names[longest]}: its text has {self.sizes[longest]} tokens"
                 raise InputError(f"{said}, and model.text_tokens is {room}; set it to as many or more")
             padded = np.zeros((len(order), room, width), np.uint16)
@@ -130,7 +132,24 @@ def read(
         with owned(folder, check, "data.features"):
             _make(folder, known, llm, layer, limit, asked, progress or (lambda done, total: None))
     sizes = np.array(_manifest(folder)["sizes"], np.int64)
+    _require_short(asked, sizes, limit)
     return Features([name for name, _ in asked], sizes, np.load(folder / "states.npy", mmap_mode="r"))
+
+
+def folder_of(cfg: HybridConfig) -> Path:
+    """Where the features lie. Raises InputError for a bucket."""
+    path = as_path(cfg.features).expanduser()
+    if not isinstance(path, Path):
+        raise InputError(f"data.features={cfg.features} is not on this machine; the states are mapped into memory")
+    return path
+
+
+def same_states(one: HybridConfig, other: HybridConfig) -> bool:
+    """Whether the features under two settings are states of one layer of one model, as far as `one`'s folder tells."""
+    if (one.llm, one.layer) == (other.llm, other.layer):
+        return True
+    there = _manifest(folder_of(one))
+    return one.layer == other.layer and (not there or there["of"]["model"] == language.digest(other.llm))
 
 
 def _hash(parts: list[str]) -> str:
@@ -139,19 +158,23 @@ def _hash(parts: list[str]) -> str:
 
 def _manifest(folder: Path) -> dict | None:
     file = folder / "features.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return json.loads(file.read_text()) if file.exists() and (folder / "states.npy").exists() else None
+
+
+def _require_short(asked: list, sizes: Sequence[int], limit: int) -> None:
+    for (name, _), size in zip(asked, sizes, strict=True):
+        if size > limit:
+            raise InputError(f"task {name}: its text has {size} tokens, more than the {limit} that are allowed")
 
 
 def _make(folder: Path, known: dict, llm: str, layer: int, limit: int, asked: list, progress: Callable) -> None:
     opened = language.load(llm, say=lambda line: print(line, file=sys.stderr))
     cfg, words = opened.cfg, [opened.words.encode(text) for _, text in asked]
     limit = min(limit, cfg.context or limit)
-    for (name, _), ids in zip(asked, words, strict=True):
-        if len(ids) > limit:
-            raise InputError(f"task {name}: its text has {len(ids)} tokens, more than the {limit} that are allowed")
+    sizes, done = [len(ids) for ids in words], (_manifest(folder) or {"done": 0})["done"]
+    _require_short(asked, sizes, limit)
     if not -1 <= layer <= cfg.layers:
         raise InputError(f"data.layer is {layer}; {opened.name} has layers up to {cfg.layers}, or -1 for the last")
-    sizes, done = [len(ids) for ids in words], (_manifest(folder) or {"done": 0})["done"]
 
     def note(done: int) -> None:
         write_whole(folder / "features.json", json.dumps({"of": known, "done": done, "sizes": sizes}).encode())

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from trm_jax.data.dataset import DatasetInfo
+from trm_jax.errors import InputError
 from trm_jax.solvers.hybrid import HybridConfig
-from trm_jax.solvers.hybrid.features import Features, read
+from trm_jax.solvers.hybrid.features import Features, folder_of, read
 from trm_jax.tasks import Progress
 from trm_jax.tasks.arc import source as arc
 from trm_jax.tasks.arc.grids import crop
+from trm_jax.tasks.arc.verify import notes
 from trm_jax.tasks.dihedral import dihedral
 
 
@@ -54,6 +55,16 @@ class HybridEval(arc.ArcEval):
     fit: bool = False
     feedback: bool = False
     given: Given | None = None
+    learned: Sequence[str] = ()
+    trained: arc.Tasks = field(default_factory=dict)  # by a name, the tasks of which some pairs train
+
+    def of_run(self, settings: Sequence[HybridConfig]) -> HybridEval:
+        """The same for a model that was trained under these settings: what is said of it does not depend on others."""
+        runs = [sources(cfg) for cfg in settings]
+        fit = any(not self.tasks.keys().isdisjoint(train.whole) for train, _ in runs)
+        learned = [name for _, test in runs for name in test.learned] + [f"{self.name}:all"] * fit
+        trained = {name: task for train, _ in runs for name, task in train.data.tasks.items()}
+        return dataclasses.replace(self, fit=fit, learned=tuple(dict.fromkeys(learned)), trained=trained)
 
     @functools.cached_property
     def _tests(self) -> np.ndarray:
@@ -64,8 +75,16 @@ class HybridEval(arc.ArcEval):
         return groups, variants, pairs - self.shown[groups] * self.feedback  # a demonstration is a test below 0
 
     def notes(self) -> tuple[str, ...]:
-        told = f"the answers of {self.name} are trained on: a score says how well they are fitted"
-        return (told,) if self.fit else super().notes()
+        if self.fit:
+            return (f"the answers of {self.name} are trained on: a score says how well they are fitted",)
+        others = {name: task for name, task in self.trained.items() if name not in self.tasks}
+        tested = {
+            name: task
+            if name in self.trained
+            else dataclasses.replace(task, train=())  # its demonstrations are new too
+            for name, task in self.tasks.items()
+        }
+        return notes(tested, others, self.name)
 
     def ballot(self) -> HybridBallot:
         return HybridBallot(self)
@@ -86,9 +105,13 @@ class HybridBallot(arc.EvalBallot):
         self._view, self._right = None, []  # of the view that comes in: [steps] bool of each demonstration
 
     def add(self, indices: np.ndarray, answers: np.ndarray, q_halt: np.ndarray) -> None:
+        if q_halt.ndim == 1:  # of rows that stopped by themselves, each after a step of its own
+            answers, q_halt = answers[:, None], q_halt[:, None]
         if not self.source.feedback:
             super().add(indices, answers[:, -1], q_halt[:, -1])
             return
+        from scipy.special import expit
+
         data, places = self.source.data, self.source.places(indices)
         for row, (group, variant, test) in enumerate(zip(*(x.tolist() for x in places), strict=True)):
             if (group, variant) != self._view or not indices[row]:  # another view, or another model's answers
@@ -102,7 +125,7 @@ class HybridBallot(arc.EvalBallot):
                 self._right.append([np.array_equal(crop(answer), wanted) for answer in answers[row]])
                 continue
             right = np.mean(self._right, axis=0)
-            sure = 1 / (1 + np.exp(-q_halt[row].astype(np.float64)))
+            sure = expit(q_halt[row].astype(np.float64))
             step = int(np.lexsort((sure, right))[-1])
             self.count(indices[row : row + 1], answers[row : row + 1, step], np.array([(right[step] + sure[step]) / 2]))
 
@@ -123,18 +146,20 @@ def sources(cfg: HybridConfig) -> tuple[HybridTrain, HybridEval]:
         len(data.tasks),
         float((views * lengths).sum() / views.sum()),
     )
-    trained = (*test.trained_on, test.name) if cfg.fit else test.trained_on
-    how = {"fit": cfg.fit, "feedback": cfg.feedback}
+    learned = [f"{test.name}:all"] * cfg.fit + test.learned
+    how = {"fit": cfg.fit, "feedback": cfg.feedback, "learned": learned, "trained": data.tasks}
     return (
         HybridTrain(info, data, lengths, cfg.side, cfg.seed),
-        HybridEval(info, data, test.tested, cfg.side, test.name, trained, **how),
+        HybridEval(info, data, test.tested, cfg.side, test.name, test.trained_on, **how),
     )
 
 
 def with_features(cfg: HybridConfig, progress: Progress | None) -> tuple[HybridTrain, HybridEval]:
     """Both, their texts read by the language model or found in the folder of features."""
     train, test = sources(cfg)
-    features = read(Path(cfg.features).expanduser(), cfg.llm, cfg.layer, cfg.limit, train.data, progress)
+    features = read(folder_of(cfg), cfg.llm, cfg.layer, cfg.limit, train.data, progress)
+    if cfg.control == "shuffled" and len(train.data.tasks) == 1:
+        raise InputError("data.control=shuffled gives each task another one's features, and there is one task alone")
     order = _of_the_next_task(train.data) if cfg.control == "shuffled" else np.arange(len(features.sizes))
     given = Given(features, order, float(cfg.control != "zeros"))
     return dataclasses.replace(train, given=given), dataclasses.replace(test, given=given)

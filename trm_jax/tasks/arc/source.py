@@ -237,6 +237,11 @@ class ArcEval:
                 grid = back[row][dihedral(grid, INVERSE[symmetries[row]])]
             yield names[group], test, grid
 
+    @property
+    def learned(self) -> list[str]:
+        """What a model has seen of which sets, for the header of its predictions."""
+        return [*(f"{other}:all" for other in self.trained_on), f"{self.name}:demonstrations"]
+
     def notes(self) -> tuple[str, ...]:
         """What is wrong with a score on this set, in a line: test pairs that stand in what is trained on."""
         others = {name: task for name, task in self.data.tasks.items() if name not in self.tasks}
@@ -270,9 +275,8 @@ class EvalBallot:
     def write(self, path: AnyPath, name: str, command: str, settings: Mapping[str, Any]) -> None:
         """The candidates of every test pair as a predictions file; name: of the member, command: that made it."""
         source = self.source
-        trained = [*(f"{other}:all" for other in source.trained_on), f"{source.name}:demonstrations"]
         settings = {"puzzles": len(source.data.symmetries), **settings}
-        member = Member(name, self.kind, command, settings, None, trained)
+        member = Member(name, self.kind, command, settings, None, source.learned)
         with writing(path, Header(member, source.name, digest(source.tasks))) as writer:
             for key, candidates in self.votes.ranked():
                 writer.candidates(key, candidates)
@@ -282,10 +286,11 @@ class EvalBallot:
     def scores(self) -> dict[str, float]:
         """pass@K as the ARC Prize counts it: the mean over tasks of the share of their test pairs that are solved.
 
-        Of an evaluation of fewer examples, over the "tasks" that it came to. Empty where one's answers are not known.
+        Of an evaluation of fewer examples, over the "tasks" that it came to. Empty where there are none, and where the
+        answers of one are not known.
         """
         begun = {name: self.source.tasks[name] for name in self.votes.tasks}
-        if any(unknown(task) is not None for task in begun.values()):
+        if not begun or any(unknown(task) is not None for task in begun.values()):
             return {}
         found = score(((key, [one.grid for one in ranked]) for key, ranked in self.votes.ranked()), begun)
         return {"tasks": found.tasks, **{f"pass@{k}": value for k, value in found.mean_over_tasks.items()}}
