@@ -64,6 +64,7 @@ def test_folders_and_notes(here, golden_folder):
     [
         (("llama-3-9b",), "llama-3-9b is no folder, no .gguf file and no known model. Did you mean llama-3-8b"),
         (("llama-3-8b", "--device", "h101"), "no device 'h101' in the table. Did you mean h100"),
+        (("llama-3-8b", "--adapter-dtype", "float32"), "--adapter-dtype is of an adapter; add --train lora"),
         (("llama-3-8b", "--train", "lora", "--rank", "5000"), "rank 5000 is larger than the kernel"),
         (("llama-3-8b", "--train", "lora", "--targets", "q,w"), "lora: targets q, w; choose of q, k"),
         (("llama-3-8b", "--train", "full", "--quantise", "int8"), "quantised weights (int8) are not trained"),

@@ -51,10 +51,8 @@ def add_parser(subparsers) -> None:
         "--batch", type=cli.positive, default=1, metavar="ROWS", help="at a time, of each adapter (default: 1)"
     )
     parser.add_argument("--train", choices=["lora", "full"], help="an adapter, or all weights, with Adam")
-    parser.add_argument("--rank", type=cli.positive, default=128, help="of the adapter (default: %(default)s)")
-    parser.add_argument(
-        "--targets", default=TARGETS, help="of the adapter (default: %(default)s; also k, o, embed, head)"
-    )
+    parser.add_argument("--rank", type=cli.positive, help="of the adapter (default: 128)")
+    parser.add_argument("--targets", help=f"of the adapter (default: {TARGETS}; also k, o, embed, head)")
     text = "of the adapter, its gradient and its moments (the model's)"
     parser.add_argument("--adapter-dtype", choices=["float32", "bfloat16"], help=text)
     add_mesh(parser, "tensor")
@@ -85,7 +83,11 @@ def run(args) -> int:
     context = args.context or min(2048, cfg.context or 2048)
     if context >= 2**31:
         raise InputError(f"--context {context}: positions are counted in 32 bits; give less")
-    train = Lora(args.rank, 2.0 * args.rank, tuple(args.targets.split(","))) if args.train == "lora" else args.train
+    train, rank = args.train, args.rank or 128
+    if train == "lora":
+        train = Lora(rank, 2.0 * rank, tuple((args.targets or TARGETS).split(",")))
+    elif idle := next((name for name in ("rank", "targets", "adapter_dtype") if getattr(args, name)), ""):
+        raise InputError(f"--{idle.replace('_', '-')} is of an adapter; add --train lora, or leave it out")
     asked = plan.Asked(cfg, declared, args.quantise, context, args.batch, train, shared, args.adapter_dtype)
     found = plan.needs(asked, device)
     _show(args.model, source, asked, device, found)

@@ -90,7 +90,8 @@ def by_training(
     task, what was trained for it, its own watch)."""
 
     def go_on(made: int, losses: Sequence[float]) -> bool:
-        watch.tell(f"{group[0].id}: update {made}, loss {np.mean(losses):.3f}")
+        known = [loss for loss in losses if np.isfinite(loss)]  # a task that is given up has none
+        watch.tell(f"{group[0].id}: update {made}, loss {np.mean(known):.3f}")
         return not watch.over(0.5)  # the rest is for answers
 
     trained = adapt.train(trainer, params, start, courses, go_on, tasks)
@@ -118,19 +119,20 @@ def begin(folder: AnyPath, header: Mapping, force: bool, budgets: Mapping | None
         if not force:
             differ = sorted(name for name in {*there, *header} if there.get(name) != header.get(name))
             raise InputError(f"{folder} is of another run ({', '.join(differ)} differ); --force begins anew there")
-        trained = [file for one in _inside(folder / ADAPTERS) for file in _inside(one)]
-        kept = *_inside(folder / RECORDS), *trained, *_inside(folder / REPLIES)
+        trained = [file for one in inside(folder / ADAPTERS) for file in inside(one)]
+        kept = *inside(folder / RECORDS), *trained, *inside(folder / REPLIES)
         for file in (*kept, folder / PREDICTIONS, folder / SUBMISSION):
             file.unlink(missing_ok=True)
     elif before != budgets:
-        for file in _inside(folder / RECORDS):
+        for file in inside(folder / RECORDS):
             if file.suffix == ".json" and read_json(file)["status"] == "partial":
                 file.unlink()
     said = {**header, "budgets": budgets} if budgets else header
     write_whole(path, (json.dumps(said, indent=1) + "\n").encode())
 
 
-def _inside(folder: AnyPath) -> list[AnyPath]:
+def inside(folder: AnyPath) -> list[AnyPath]:
+    """What lies in a folder, which need not be there."""
     return [*folder.iterdir()] if folder.is_dir() else []
 
 

@@ -41,8 +41,8 @@ def _some(names: tuple[str, ...]) -> str:
 
 def require_base(adapter: AnyPath, model: str | Path) -> None:
     """Raise InputError for an adapter whose folder says that it was trained beside another model than this one."""
-    path = adapter / RECORD
-    if path.is_file() and read_json(path).get("base", digest(model)) != digest(model):
+    said = read_json(adapter / RECORD) if (adapter / RECORD).is_file() else {}
+    if isinstance(said, Mapping) and said.get("base", digest(model)) != digest(model):
         raise InputError(f"{adapter} was trained beside another model than {model}; name that one")
 
 

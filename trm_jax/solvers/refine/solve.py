@@ -16,7 +16,7 @@ from trm_jax.solvers.refine.coders import Coder
 from trm_jax.solvers.refine.sandbox import Ran, Sandbox
 from trm_jax.solvers.refine.score import Solution
 from trm_jax.solvers.refine.search import Ask, Settings
-from trm_jax.solvers.run import REPLIES, Outcome, Watch
+from trm_jax.solvers.run import REPLIES, Outcome, Watch, inside
 from trm_jax.storage.paths import AnyPath, append_line, json_lines
 from trm_jax.tasks.arc.predictions import Line
 
@@ -50,7 +50,7 @@ class Journal:
 
 def replies_in(folder: AnyPath) -> int:
     """How many replies a run has had so far."""
-    tasks = (path.stem for path in (folder / REPLIES).glob("*.jsonl"))
+    tasks = (path.stem for path in inside(folder / REPLIES) if path.suffix == ".jsonl")
     return sum("reply" in one for task in tasks for one in Journal(folder, task).records.values())
 
 
