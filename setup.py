@@ -95,7 +95,7 @@ setup(
         "trm_jax.reports": ["page.html"],
         "trm_jax.tasks.arc": ["gallery.html"],
         "trm_jax.language": ["questions/*.jsonl"],
-        "trm_jax.solvers": ["configurations/*.toml"],
+        "trm_jax.solvers": ["configurations/*.toml", "recipes/*.toml"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

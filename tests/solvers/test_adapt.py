@@ -231,7 +231,7 @@ def test_training_ends_when_it_is_told_to(base, trainer):
     assert [losses[0] for _, losses in told] == one.losses[:3]
 
 
-@pytest.mark.parametrize("sizes", [{"data": 4}, {"data": 2, "tensor": 2}])
+@pytest.mark.parametrize("sizes", [{"data": 4}, pytest.param({"data": 2, "tensor": 2}, marks=pytest.mark.slow)])
 def test_tasks_over_devices_are_tasks_of_one(base, trainer, sizes):
     """Five tasks on four devices: to 1e-5 as tasks side by side are, for another program rounds its sums otherwise.
     Devices that have all weights tell each other nothing, and each answers what it has trained."""
@@ -305,9 +305,9 @@ def learned_in(of: str, parts: int = 1, **sizes: int):
     ("of", "parts", "sizes"),
     [
         ("adapter", 2, {}),
-        ("adapter", 1, {"data": 4}),
+        pytest.param("adapter", 1, {"data": 4}, marks=pytest.mark.slow),
         ("adapter", 2, {"data": 2, "tensor": 2}),
-        ("all weights", 2, {"fsdp": 4}),
+        pytest.param("all weights", 2, {"fsdp": 4}, marks=pytest.mark.slow),
     ],
 )
 def test_lessons_over_devices_and_in_parts_are_those_of_one(of, parts, sizes):
