@@ -1,6 +1,6 @@
 """A frozen language model reads ARC tasks, a TRM answers them: docs/hybrid.md."""
 
-from trm_jax.configs.registry import Experiment
+from trm_jax.configs.registry import Experiment, Group
 
 _HYBRID = {
     "data.task": "hybrid",
@@ -51,24 +51,38 @@ _LLAMA = {
 # Attention begins beside a model that has learned: its gate opens slowly, and little else has to move.
 _ATTENDS = {"model.text_tokens": 192, "optim.lr": 1e-3, "train.steps": 100, "eval.every_steps": 50}
 
-EXPERIMENTS = [
-    Experiment("hybrid_phase1", "ten small ARC tasks, each by SmolLM2's pooled state, on a laptop", _HYBRID),
-    Experiment(
-        "hybrid_phase2",
-        "phase 1 going on with cross-attention to the text (train.start_from=RUN of hybrid_phase1)",
-        _ATTENDS,
-        "hybrid_phase1",
+GROUPS = [
+    Group(
+        "hybrid",
+        "Does attention to a frozen language model's states help a TRM that reads?",
+        ("model.text_tokens", "optim.lr", "train.steps", "eval.every_steps"),
+        (
+            Experiment("hybrid_phase1", "ten small ARC tasks, each by SmolLM2's pooled state, on a laptop", _HYBRID),
+            Experiment(
+                "hybrid_phase2",
+                "phase 1 going on with cross-attention to the text (train.start_from=RUN of hybrid_phase1)",
+                _ATTENDS,
+                "hybrid_phase1",
+            ),
+        ),
     ),
-    Experiment(
-        "hybrid_llama8b_phase1",
-        "the same with Llama-3.1-8B on one GPU; nobody has run it",
-        _LLAMA,
-        "hybrid_phase1",
-    ),
-    Experiment(
-        "hybrid_llama8b_phase2",
-        "its phase 2 (train.start_from=RUN of hybrid_llama8b_phase1); nobody has run it",
-        {"model.text_tokens": 2048, "train.steps": 3000},
-        "hybrid_llama8b_phase1",
+    Group(
+        "hybrid_llama8b",
+        "Do the states of Llama-3.1-8B help, on one GPU, which nobody has tried?",
+        ("model.text_tokens", "train.steps"),
+        (
+            Experiment(
+                "hybrid_llama8b_phase1",
+                "hybrid_phase1 with Llama-3.1-8B on one GPU; nobody has run it",
+                _LLAMA,
+                "hybrid_phase1",
+            ),
+            Experiment(
+                "hybrid_llama8b_phase2",
+                "its phase 2 (train.start_from=RUN of hybrid_llama8b_phase1); nobody has run it",
+                {"model.text_tokens": 2048, "train.steps": 3000},
+                "hybrid_llama8b_phase1",
+            ),
+        ),
     ),
 ]
