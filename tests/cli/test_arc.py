@@ -107,11 +107,11 @@ def test_a_vote_knows_the_tasks_that_nobody_answers(here, tasks, tmp_path):
     head = predictions.Header(predictions.Member("a", "external"), "some", digest({n: every[n] for n in ("t1", "t2")}))
     with predictions.writing(tmp_path / "a.jsonl", head) as writer:
         writer.candidates(("t1", 0), [Candidate(np.array([[1]], np.uint8), 1)])
-        for name in ("t1", "t2"):
-            writer.line(predictions.Line(name, status="ok"))
+        writer.line(predictions.Line("t1", status="partial", reason="the time was over"))
+        writer.line(predictions.Line("t2", status="ok"))
     assert here("arc", "vote", tmp_path / "a.jsonl", "--output", tmp_path / "v.jsonl").code == 0
     told = {line.task: line.status for line in predictions.read(tmp_path / "v.jsonl")[1] if line.status}
-    assert told == {"t1": "ok", "t2": "failed"}
+    assert told == {"t1": "partial", "t2": "failed"}
     result = here("arc", "submit", tmp_path / "v.jsonl", "--data", tasks, "--output", tmp_path / "s.json")
     assert result.code == 0, result.err
 

@@ -345,8 +345,9 @@ def test_feedback_takes_the_step_whose_demonstrations_are_right(settings):
 
 
 def test_scores_on_trained_answers_are_asked_for_and_said(settings, run, place, tmp_path, capsys):
-    fitted = tmp_path / "fitted"
-    tiny.train_here(fitted, {**settings(), "train.steps": 2, "eval.every_steps": 2})
+    fitted, lines = tmp_path / "fitted", []
+    tiny.train_here(fitted, {**settings(), "train.steps": 2, "eval.every_steps": 2}, lines=lines)
+    assert any("step 2: fitted pass@2" in line for line in lines) and not any("held" in line for line in lines)
     assert main(["eval", str(fitted)]) == 0
     assert "a score says how well they are fitted" in capsys.readouterr().err
     assert contaminated(read(fitted / "predictions.jsonl")[0]) == "the answers of ten@1-2:all"

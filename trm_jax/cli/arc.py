@@ -147,10 +147,16 @@ def _vote(args) -> int:
         for key, candidates in ranked(args.files, _weights(args)):
             writer.candidates(key, candidates)
             counts[key] = len(candidates)
-        answered = {name for name, _ in counts}
-        for name in sorted({line.task for file in args.files for line in read(file)[1]}):
-            fails = {} if name in answered else {"reason": "no candidate"}
-            writer.line(Line(name, status="failed" if fails else "ok", **fails))
+        answered, said = {name for name, _ in counts}, {}
+        for line in (line for file in args.files for line in read(file)[1]):
+            said.setdefault(line.task, set()).add(line.status)
+        for name in sorted(said):
+            status, why = "ok", None
+            if name not in answered:
+                status, why = "failed", "no candidate"
+            elif "partial" in said[name] and "ok" not in said[name]:
+                status, why = "partial", "all answers to it are partial"
+            writer.line(Line(name, status=status, reason=why))
     print(f"wrote {args.output}: {sum(counts.values())} candidates for {len(counts)} test pairs")
     print(f"next: {command('arc', 'score', args.output, '--data', 'TASKS')}", file=sys.stderr)
     return 0

@@ -119,10 +119,10 @@ def _tell(args, cfg, workdir, outcome) -> None:
         print(f"next: {command(*again, '--workdir', workdir)}   (goes on from there)")
         return
     score, name = outcome.last_eval, cfg.task.headline
-    held_out = "there is no score, for the answers are not known"
+    told = "there is no score, for the answers are not known"
     if name in score:
-        held_out = f"held-out {name.replace('_', ' ')} {score[name]:.4f} on {score['count']} puzzles"
-    print(f"done: {outcome.total_steps} steps; {held_out}")
+        told = f"{cfg.scored} {name.replace('_', ' ')} {score[name]:.4f} on {score['count']} puzzles"
+    print(f"done: {outcome.total_steps} steps; {told}")
     if args.local:
         print("this was a small debug run: it shows that everything works, not what the model can learn")
     print(f"curves: {workdir / 'curve.png'}   metrics: {workdir / 'metrics.jsonl'}")

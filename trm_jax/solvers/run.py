@@ -113,8 +113,8 @@ def begin(folder: AnyPath, header: Mapping, force: bool, budgets: Mapping | None
     partial are taken up again.
     """
     path = folder / RUN
-    there = dict(read_json(path)) if path.exists() else header
-    before = there.pop("budgets", None) if there is not header else budgets
+    there = read_json(path) if path.exists() else {**header, "budgets": budgets}
+    before = there.pop("budgets", None)
     if there != header:
         if not force:
             differ = sorted(name for name in {*there, *header} if there.get(name) != header.get(name))

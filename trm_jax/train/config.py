@@ -196,6 +196,11 @@ class RunConfig:
             yield from self.start().lineage
 
     @property
+    def scored(self) -> str:
+        """What an evaluation is of: "held-out" puzzles, or "fitted" ones, whose answers train too (data.fit)."""
+        return "fitted" if getattr(self.data, "fit", False) else "held-out"
+
+    @property
     def models(self) -> int:
         """How many models are trained side by side, one for each puzzle id; 0 for a family that trains a single one."""
         return self.model.num_puzzle_ids if hasattr(self.family, "of_task") else 0

@@ -93,12 +93,13 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
         total_steps,
         cfg.task.headline,
         held_out=evaluate.total,
+        scored=cfg.scored,
         stream=stream_to,
         quiet=not group.first,
     )
     closing.callback(progress.close)
     facts = _facts(cfg, compiled, info, len(eval_data))
-    progress.say(_opening_line(facts, group, len(eval_data), workdir))
+    progress.say(_opening_line(facts, group, f"{len(eval_data):,} {cfg.scored.replace('-', ' ')}", workdir))
     notes = getattr(eval_data, "notes", tuple)() if group.first else ()
     for note in (*cfg.warnings(total_steps), *notes):
         progress.say(f"note: {note}")
@@ -271,12 +272,12 @@ def _facts(cfg: RunConfig, compiled: Compiled, info, held_out: int) -> dict:
     }
 
 
-def _opening_line(facts: dict, group: ProcessGroup, held_out: int, workdir: AnyPath) -> str:
+def _opening_line(facts: dict, group: ProcessGroup, asked: str, workdir: AnyPath) -> str:
     devices = f"{facts['devices']} {facts['device_kind']} device{'s' * (facts['devices'] > 1)}"
     return (
         f"{facts['name']}: {facts['parameters']:,} parameters, {facts['total_steps']:,} steps of "
         f"batch {facts['batch_size']} on {devices}{f' of {group.count} processes' * (group.count > 1)}; "
-        f"{facts['groups']:,} training puzzles, {held_out:,} held out; workdir {workdir}"
+        f"{facts['groups']:,} training puzzles, {asked}; workdir {workdir}"
     )
 
 

@@ -28,13 +28,14 @@ class Progress:
         headline: str = "",
         *,
         held_out: int = 0,
+        scored: str = "held-out",
         stream=None,
         line_every_s: float = 60.0,
         quiet: bool = False,
     ):
         """headline: the score shown; held_out: puzzles of the last evaluation, of which others may score the first
-        ones only; `quiet`: show nothing; another process does."""
-        self._held_out = held_out
+        ones only; scored: what they are; `quiet`: show nothing; another process does."""
+        self._held_out, self._scored = held_out, scored
         self._quiet, self._headline, self._total, self._line_every_s = quiet, headline, total, line_every_s
         self._stream, self._latest, self._bar = stream or sys.stderr, "", None
         if self._stream.isatty() and not quiet:
@@ -87,7 +88,7 @@ class Progress:
                 on = f"the first {n} of {self._held_out} puzzles"
                 if 0 <= score <= 1:  # of a share, as if each puzzle were drawn
                     on += f", standard error {math.sqrt(score * (1 - score) / n):.4f}"
-            self.say(f"step {record['step']}: held-out {name} {score:.4f} on {on}")
+            self.say(f"step {record['step']}: {self._scored} {name} {score:.4f} on {on}")
         else:
             headline = self._headline.replace("_", " ") + " {:.3f}"
             shown = {"loss": "loss {:.3f}", self._headline: headline, "steps": "steps {:.1f}"}

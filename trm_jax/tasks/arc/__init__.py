@@ -66,9 +66,9 @@ def known(cfg: ArcConfig) -> Known | None:
 def seen(trained, asked) -> str:
     """Why a model must not be scored on the test pairs of a set: it has seen their answers. Empty if it has not."""
     names = {name.strip() for name in trained.train_sets.split(",")} - {trained.test_set}
-    wholes = {name.partition("@")[0] for name in names}  # parts of one set may overlap
-    known = asked.test_set != trained.test_set and asked.test_set.partition("@")[0] in wholes
-    return f"was trained on the answers of {asked.test_set}" if known else ""
+    whole = asked.test_set.partition("@")[0]  # parts of one set may overlap
+    known = sorted(name for name in names if name.partition("@")[0] == whole)
+    return f"was trained on the answers of {', '.join(known)}" if known and asked.test_set != trained.test_set else ""
 
 
 class ArcTaskKind:
