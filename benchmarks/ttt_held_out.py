@@ -60,7 +60,7 @@ def lesson_of(recipe: str, words, task: ArcTask) -> adapt.Lesson:
 
 
 def losses(recipe: str, opened: model.Model, tasks: dict[str, ArcTask], adapters: Path | None) -> dict[str, float]:
-    """Of the true answers, by the base or by what was trained for each task."""
+    """Of the true answers, by the base or by what was trained for each task; NaN where its training failed."""
     cfg, params = opened.cfg, opened.params
     if recipe == "nvarc":
         cfg, params = vocabulary.cut(cfg, params, opened.words)
@@ -69,6 +69,9 @@ def losses(recipe: str, opened: model.Model, tasks: dict[str, ArcTask], adapters
     for name, task in tasks.items():
         batch = adapt.batch_of([[lesson_of(recipe, opened.words, task)]], 1)
         trained = {}
+        if adapters and not (adapters / name).is_dir():
+            found[name] = np.nan
+            continue
         if adapters:
             tree, kind = peft.read(adapters / name, cfg, params)
             trained = {"lora": (tree, kind.scale)}
@@ -110,7 +113,7 @@ def main() -> None:
         print(line.format(*row))
     for kind in dict.fromkeys(row[:2] for row in rows):
         numbers = np.array([row[3:] for row in rows if row[:2] == kind], float)
-        print(line.format(*kind, f"mean of {len(numbers)}", *numbers.mean(0)))
+        print(line.format(*kind, f"mean of {len(numbers)}", *np.nanmean(numbers, 0)))
     spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"{spent / 60:.1f} minutes of processor time, if nothing was there before")
 

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests import tiny
 from trm_jax import optim, sharding
 from trm_jax.errors import InputError
+from trm_jax.tasks.arc.predictions import contaminated, read
 
 SIDE = 4
 
@@ -162,6 +163,21 @@ def test_only_the_table_is_trained(arc, begun, tmp_path):
         np.isfinite(record["grad_norm"]) and record["grad_norm"] > 0
         for record in tiny.records(tmp_path / "run", "train")
     )
+
+
+def test_predictions_say_what_the_run_that_it_began_with_has_seen(arc, tmp_path):
+    """By a run that asks a set on whose answers the first one was trained."""
+    few = {"train.steps": 1, "data.augmentations": 2}
+    changes = {**arc, **few, "data.train_sets": "a,b"}
+    tiny.train_here(tmp_path / "one", changes)
+    assert read(tmp_path / "one/predictions.jsonl")[0].member.trained_on == ["b:all", "a:demonstrations"]
+    changes |= {"data.test_set": "b", "data.train_sets": "b", "train.start_from": str(tmp_path / "one")}
+    tiny.train_here(tmp_path / "two", changes, lines=(lines := []))
+    [said] = [line for line in lines if "what it begins with was trained on the answers of b" in line]
+    assert "the predictions are marked so" in said
+    header = read(tmp_path / "two/predictions.jsonl")[0]
+    assert header.member.trained_on == ["b:demonstrations", "b:all", "a:demonstrations"]
+    assert contaminated(header) == "the answers of b"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def write_answers(args, opened, data, meter) -> str:
     """
     from trm_jax.evals.decode import Decoder
     from trm_jax.models.arc_transformer import END
+    from trm_jax.tasks.arc import learned
     from trm_jax.tasks.arc.files import digest
     from trm_jax.tasks.arc.predictions import Header, Line, Member, writing
     from trm_jax.tasks.arc.vote import Ballot, score, unknown
@@ -77,10 +78,9 @@ def write_answers(args, opened, data, meter) -> str:
     for number in sorted(done):
         dropped += not questions.vote(ballot, number, *done[number])
     print(f"answers          {len(questions):,} written, {dropped:,} of them no grid or the input itself")
-    sets = [f"{one}:all" for one in cfg.data.train_sets.split(",") if one != cfg.data.test_set]
     settings = {"checkpoints": [opened.step], "augmentations": cfg.data.augmentations, "weights": opened.weights}
-    trained = [*sets, f"{cfg.data.test_set}:demonstrations"]
-    member = Member(cfg.name, "arc_transformer", command(*sys.argv[1:]), settings, None, trained)
+    trained = learned(one.data for one in opened.trained.lineage if one.task is cfg.task)
+    member = Member(cfg.name, "arc_transformer", args.typed, settings, None, trained)
     predictions = args.run_dir / PREDICTIONS
     with writing(predictions, Header(member, cfg.data.test_set, digest(data.tasks))) as writer:
         for key, candidates in ballot.ranked():

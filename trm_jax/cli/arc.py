@@ -140,8 +140,7 @@ def _vote(args) -> int:
     settings = {"members": [header.member.name for header in headers], "weights": args.weights or [1] * len(headers)}
     if told := sorted({str(said) for header in headers if (said := header.member.settings.get("contaminated"))}):
         settings["contaminated"] = "; ".join(told)
-    made_by = command("arc", "vote", *(str(file) for file in args.files))
-    member = Member("vote", "ensemble", made_by, settings, None, trained)
+    member = Member("vote", "ensemble", args.typed, settings, None, trained)
     with writing(args.output, Header(member, headers[0].data_name, headers[0].data_sha256)) as writer:
         counts = {}
         for key, candidates in ranked(args.files, _weights(args)):

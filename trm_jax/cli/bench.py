@@ -22,7 +22,6 @@ examples:
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def run(args) -> int:
     if args.compare:
         suite.require_twin(configs)
     what = [kind for kind in suite.WHAT if kind not in suite.TWINS or args.compare]
-    results = {"command": shlex.join(["trm", "bench", *sys.argv[2:]]), "minutes": args.minutes}
+    results = {"command": args.typed, "minutes": args.minutes}
 
     def keep(found: dict) -> None:
         results.update(found)

@@ -158,7 +158,7 @@ def _vote(args, given: list[Given], weights: list[float], every: dict) -> int:
     for option, ids in (("--tasks", args.tasks), ("--tune-weights", args.tune_weights)):
         words += [option, *ids] if ids else []
     if args.output:
-        report.write(args.output, args.data, command("ensemble", *words), found, told, chosen, voted, every)
+        report.write(args.output, args.data, args.typed, found, told, chosen, voted, every)
     else:
         print(f"next: {command('ensemble', *words, '--output', 'results.json')}", file=sys.stderr)
     return 0

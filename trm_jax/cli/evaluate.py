@@ -138,7 +138,7 @@ def _score(args, opened, members: list[str], meter, other: Callable | None) -> i
         following = write_answers(args, opened, data, meter)
     elif evaluator.ballot:
         file, said = args.run_dir / PREDICTIONS, {"checkpoints": steps_of, "supervision_steps": evaluator.steps}
-        evaluator.ballot.write(file, cfg.name, command(*sys.argv[1:]), said)
+        evaluator.ballot.write(file, cfg.name, args.typed, said)
         print(f"predictions: {file}")
         following = command("arc", "score" if headline in scores else "submit", file, "--data", "TASKS")
         following += "" if headline in scores else " --output submission.json"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 from trm_jax.cli import lm_generate, lm_judge
-from trm_jax.cli.arguments import add_documented, any_path, command
+from trm_jax.cli.arguments import add_documented, any_path
 from trm_jax.cli.lm import add_loading, loading, model_path
 from trm_jax.storage.paths import AnyPath
 
@@ -66,9 +66,8 @@ def _report(args, answers: AnyPath, judged: AnyPath) -> AnyPath:
     from trm_jax.reports.pages import write_report
 
     (written, *answered), (ruled, *rulings) = generate.records(answers), judge.records(judged)
-    words = "lm", "run", "--generator", args.generator, "--judge", args.judge, "--workdir", args.workdir
     about = {
-        "command": f"{command(*words)}, and the options that say what is below",
+        "command": args.typed,
         "generator": f"{written['model']} ({written['digest']})",
         "judge": f"{ruled['judge']} ({ruled['digest']})",
         "questions": f"{written['questions']} (SHA-256 {written['sha256'][:16]})",

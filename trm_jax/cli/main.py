@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import trm_jax
 from trm_jax.cli import streams
+from trm_jax.cli.arguments import command
 from trm_jax.errors import InputError, OutOfReach, StoppedEarly, causes, tensorstore_code
 from trm_jax.storage.bucket import problem as storage_problem
 
@@ -104,7 +105,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (see EPILOG)."""
     try:
+        argv = sys.argv[1:] if argv is None else argv
         args = parser().parse_args(argv)
+        args.typed = command(*argv)  # what made a file, as its header says
         code = args.run(args)
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trm_jax.cli import ttt
-from trm_jax.cli.arguments import add_documented, at_least, command, positive
+from trm_jax.cli.arguments import add_documented, at_least, positive
 from trm_jax.cli.lm import add_loading, loading, model_path, open_model
 from trm_jax.errors import InputError
 
@@ -131,14 +131,13 @@ def run(args) -> int:
     if not _answer(args, kind, script or place, sandbox, settings, folder, [tasks[name] for name in own]):
         return EXIT_STOPPED
     name = args.coder_model or Path(place).absolute().name
-    coder = ("--coder", place, "--coder-model", name) if kind == "http" else ("--coder", f"{kind}:{place}")
-    words = command("refine", "--data", args.data, *coder, "--allow-code-execution")
     told |= {"sandbox": dict(sandbox.layers), **budgets}
     known = seen(tasks, [one for one in (place, args.adapter) if kind == "local" and one and one.is_dir()], ())
     if known.ids:
         told["contaminated"] = str(known)
         print(f"contaminated: the coder was trained on {known}")
-    member = {"name": f"refine-{name}", "kind": "refine", "command": words, "settings": told, "trained_on": known.sets}
+    member = {"name": f"refine-{name}", "kind": "refine", "command": args.typed, "settings": told}
+    member["trained_on"] = known.sets
     return ttt.finish(folder, tasks, args.data, member)
 
 

@@ -160,8 +160,7 @@ def run(args, kind: str, settings: Mapping, solver: Callable, adapter_bytes: Cal
                 return EXIT_STOPPED
     contaminated += [settings["contaminated"]] if "contaminated" in settings else []
     told = {**settings, **({"contaminated": "; ".join(contaminated)} if contaminated else {})}
-    words = command("ttt", kind, args.model, "--data", args.data)
-    member = {"name": f"{kind}-{name}", "kind": kind, "command": words, "settings": told, "trained_on": known.sets}
+    member = {"name": f"{kind}-{name}", "kind": kind, "command": args.typed, "settings": told, "trained_on": known.sets}
     code = finish(folder, tasks, args.data, member, score_kind)
     if contaminated:
         print(f"contaminated: the model was trained on {told['contaminated']}")

@@ -256,13 +256,15 @@ class RunConfig:
 
     def warnings(self, total_steps: int) -> list[str]:
         """What a person should know before the run starts: lines without a full stop."""
-        of_task = [*getattr(self.task, "warnings", lambda cfg: ())(self.data)]
+        told = [*getattr(self.task, "warnings", lambda cfg: ())(self.data)]
+        if getattr(self.model, "text_tokens", 0) and not self.train.start_from:
+            told.append("phase 2 begins with nothing; train.start_from=RUN names a run of phase 1 to begin with")
         if not self.warms_up_long(total_steps):
-            return of_task
+            return told
         warmup = self.optim.warmup(total_steps)
         where = "all" if warmup >= total_steps else f"{warmup / total_steps:.0%}"
         return [
-            *of_task,
+            *told,
             f"{where} of the {total_steps:,} steps lie inside the warm-up of {warmup:,}; optim.warmup_share=0.25 would "
             "make it a quarter of them, and train.examples sets a budget that does not depend on the puzzles",
         ]

@@ -81,6 +81,9 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     clock = Clock()
     with clock.doing("data"):
         train_data, eval_data = data or _load(cfg, group, stop, stream_to)
+    lineage = [one.data for one in cfg.lineage if one.task is cfg.task]  # what a score is said to be of
+    if hasattr(eval_data, "of_run"):
+        eval_data = eval_data.of_run(lineage)
     info = train_data.info
     compiled = Compiled(cfg, info, devices)
     total_steps, mesh = compiled.total_steps, compiled.mesh
@@ -101,6 +104,10 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     facts = _facts(cfg, compiled, info, len(eval_data))
     progress.say(_opening_line(facts, group, f"{len(eval_data):,} {cfg.scored.replace('-', ' ')}", workdir))
     notes = getattr(eval_data, "notes", tuple)() if group.first else ()
+    asked = getattr(cfg.task, "seen", lambda trained, asked: "")
+    seen = "; ".join(sorted({said for one in lineage[1:] if (said := asked(one, cfg.data))}))
+    if seen:
+        notes = (*notes, f"what it begins with {seen}; the predictions are marked so")
     for note in (*cfg.warnings(total_steps), *notes):
         progress.say(f"note: {note}")
     rooms = group.gather(compiled.room)
@@ -148,6 +155,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
                 scores |= found
                 if evaluate.ballot and step == total_steps and group.first:
                     said = {"checkpoints": [step], "supervision_steps": evaluate.steps}
+                    said |= {"contaminated": seen.removeprefix("was trained on ")} if seen else {}
                     evaluate.ballot.write(workdir / PREDICTIONS, cfg.name, f"trm train {cfg.name}", said)
         progress.record(recorder.log_evaluation(step, scores, eval_data.digest))
 

@@ -55,7 +55,6 @@ class HybridEval(arc.ArcEval):
     fit: bool = False
     feedback: bool = False
     given: Given | None = None
-    learned: Sequence[str] = ()
     trained: arc.Tasks = field(default_factory=dict)  # by a name, the tasks of which some pairs train
 
     def of_run(self, settings: Sequence[HybridConfig]) -> HybridEval:
@@ -146,11 +145,11 @@ def sources(cfg: HybridConfig) -> tuple[HybridTrain, HybridEval]:
         len(data.tasks),
         float((views * lengths).sum() / views.sum()),
     )
-    learned = [f"{test.name}:all"] * cfg.fit + test.learned
-    how = {"fit": cfg.fit, "feedback": cfg.feedback, "learned": learned, "trained": data.tasks}
+    learned = *[f"{test.name}:all"] * cfg.fit, *test.learned
+    how = {"fit": cfg.fit, "feedback": cfg.feedback, "trained": data.tasks}
     return (
         HybridTrain(info, data, lengths, cfg.side, cfg.seed),
-        HybridEval(info, data, test.tested, cfg.side, test.name, test.trained_on, **how),
+        HybridEval(info, data, test.tested, cfg.side, test.name, learned, **how),
     )
 
 

@@ -7,6 +7,7 @@ is the blank one.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from trm_jax.data.dataset import DatasetInfo, EvalSource, TrainSource
 from trm_jax.errors import InputError
 from trm_jax.settings import check, check_seed, number, option
+from trm_jax.storage.paths import as_path
 from trm_jax.tasks import Progress
 from trm_jax.tasks.tokens import finish_means, score_tokens
 
@@ -69,6 +71,27 @@ def seen(trained, asked) -> str:
     whole = asked.test_set.partition("@")[0]  # parts of one set may overlap
     known = sorted(name for name in names if name.partition("@")[0] == whole)
     return f"was trained on the answers of {', '.join(known)}" if known and asked.test_set != trained.test_set else ""
+
+
+def tested_set(cfg) -> str:
+    """The name of the set whose test pairs are held out."""
+    return as_path(cfg.path).expanduser().name if _of_arrays(cfg) else cfg.test_set
+
+
+def learned(settings: Iterable) -> tuple[str, ...]:
+    """What models that are trained under these settings see of which sets, for the header of their predictions."""
+    found = []
+    for cfg in settings:
+        tested = tested_set(cfg)
+        sets = (
+            [f"{tested} without its tests"] if _of_arrays(cfg) else [one.strip() for one in cfg.train_sets.split(",")]
+        )
+        found += [*(f"{name}:all" for name in sets if name != tested), f"{tested}:demonstrations"]
+    return tuple(dict.fromkeys(found))
+
+
+def _of_arrays(cfg) -> bool:
+    return getattr(cfg, "source", "tasks") == "arrays"
 
 
 class ArcTaskKind:

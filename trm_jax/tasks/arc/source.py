@@ -5,6 +5,7 @@ A group is a task, a puzzle one of its augmentations with an id of its own, an e
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -20,7 +21,7 @@ from trm_jax.data.hashing import below, key_of
 from trm_jax.data.puzzles import PuzzleAddressing
 from trm_jax.errors import InputError
 from trm_jax.storage.paths import AnyPath, as_path
-from trm_jax.tasks.arc import ArcConfig, known
+from trm_jax.tasks.arc import ArcConfig, known, learned, tested_set
 from trm_jax.tasks.arc.augment import augmentations
 from trm_jax.tasks.arc.files import Tasks, digest, read_tasks
 from trm_jax.tasks.arc.grids import SIDE, VOCAB_SIZE, ArcTask, Pair, crop, put
@@ -174,7 +175,7 @@ class ArcEval:
     tested: np.ndarray  # [T] int64: numbers of the tasks
     side: int
     name: str  # of the tested set
-    trained_on: tuple[str, ...]  # the other sets, whose test pairs train
+    learned: tuple[str, ...]  # what a model has seen of which sets, for the header of its predictions
 
     @functools.cached_property
     def _tests(self) -> np.ndarray:
@@ -237,10 +238,9 @@ class ArcEval:
                 grid = back[row][dihedral(grid, INVERSE[symmetries[row]])]
             yield names[group], test, grid
 
-    @property
-    def learned(self) -> list[str]:
-        """What a model has seen of which sets, for the header of its predictions."""
-        return [*(f"{other}:all" for other in self.trained_on), f"{self.name}:demonstrations"]
+    def of_run(self, settings: Sequence[ArcConfig]) -> ArcEval:
+        """The same for a model that was trained under these settings: its own, and of what it began with."""
+        return dataclasses.replace(self, learned=learned(settings))
 
     def notes(self) -> tuple[str, ...]:
         """What is wrong with a score on this set, in a line: test pairs that stand in what is trained on."""
@@ -324,9 +324,7 @@ def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
     if cfg.source == "arrays":
         from trm_jax.tasks.arc.arrays import read_arrays
 
-        folder = folder_of(cfg.source, cfg.path)
-        data, lengths, tested, num_ids = read_arrays(folder)
-        return _sources(cfg, data, lengths, tested, num_ids, folder.name, (f"{folder.name} without its tests",))
+        return _sources(cfg, *read_arrays(folder_of(cfg.source, cfg.path)))
     sets = {name: read_set(cfg, name) for name in _names(cfg)}
     sets = {
         name: {task_id: task for task_id, task in found.items() if fits(task, cfg.most_tokens)}
@@ -350,20 +348,20 @@ def _loaded(cfg: ArcConfig) -> tuple[ArcTrain, ArcEval]:
         if name not in sets[cfg.test_set] and unknown(task) is not None:
             raise InputError(f"{task.origin}: task {name} has a test pair without output, which cannot train")
     data = augmented(tasks, cfg.augmentations, cfg.seed)
-    others = tuple(name for name in sets if name != cfg.test_set)
-    return _sources(cfg, data, lengths, tested, len(data.ids) + 1, cfg.test_set, others)
+    return _sources(cfg, data, lengths, tested, len(data.ids) + 1)
 
 
 def _sources(
-    cfg: ArcConfig, data: Augmented, lengths: np.ndarray, tested: np.ndarray, num_ids: int, name: str, others
+    cfg: ArcConfig, data: Augmented, lengths: np.ndarray, tested: np.ndarray, num_ids: int
 ) -> tuple[ArcTrain, ArcEval]:
-    """Of `data`, whose tasks `tested` are called `name`; num_ids: rows of the puzzle table."""
+    """Of `data`, whose tasks `tested` are asked; num_ids: rows of the puzzle table."""
     if (largest := int(data.sizes.max())) > cfg.side:
         raise InputError(f"a grid is {largest} cells long and data.side={cfg.side}; set data.side={largest} or more")
     variants = np.diff(data.puzzles)
     mean = float((variants * lengths).sum() / variants.sum())
     info = DatasetInfo(VOCAB_SIZE, cfg.side**2, num_ids, len(data.tasks), mean)
-    return ArcTrain(info, data, lengths, cfg.side, cfg.seed), ArcEval(info, data, tested, cfg.side, name, others)
+    test = ArcEval(info, data, tested, cfg.side, tested_set(cfg), learned([cfg]))
+    return ArcTrain(info, data, lengths, cfg.side, cfg.seed), test
 
 
 def _names(cfg: ArcConfig) -> list[str]:
