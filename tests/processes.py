@@ -127,6 +127,8 @@ def _become_trm(request: dict) -> None:
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin = open(0, closefd=False)
+    # As from a terminal: what a shell starts in the background, this suite perhaps, ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     if request["max_file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)

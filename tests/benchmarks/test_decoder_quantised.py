@@ -7,6 +7,7 @@ from benchmarks import decoder_quantised
 from trm_jax.language import gguf
 
 
+@pytest.mark.slow
 def test_finer_grids_agree_more(golden_folder):
     """Random weights, whose logits lie close together: 8 bits change few likeliest tokens, 4 bits more, a minimum in
     each group fewer; and the plain NLL is that of the golden logits."""

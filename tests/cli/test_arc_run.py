@@ -43,6 +43,7 @@ def test_from_tasks_to_a_score(trm, data, tmp_path):
     assert result.err.endswith(f"--picture {tmp_path / 'out' / 'cost.png'}\n")
 
 
+@pytest.mark.slow
 def test_a_stop_stops_its_stage(data, compilations, tmp_path):
     """SIGTERM: the training saves, 75; the same command goes on from there to the end."""
     folder = tmp_path / "out"

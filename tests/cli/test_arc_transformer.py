@@ -95,7 +95,7 @@ def test_a_set_whose_answers_it_has_seen_is_refused(refused, run):
     assert "was trained on the answers of b; a score would be on what it was trained on" in said
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(trm, run, tmp_path, devices):
     """Bit for bit; and on eight devices as on one but for rounding: 12 steps at rates below 2e-3."""
     half, whole = tmp_path / "half", tmp_path / "whole"
@@ -201,6 +201,7 @@ def test_each_task_is_answered_by_its_own_model(trm, each, tmp_path):
     assert {one["prompt"]: one["tokens"] for one in map(json.loads, drafted.read_text().splitlines())} == wanted
 
 
+@pytest.mark.slow
 def test_models_that_were_stopped_end_as_those_that_were_not(each, run, tmp_path):
     page = resolve.override(registry.get("arc_transformer_high"), {**SMALL, **EACH, "data.path": str(run.parent)})
     for stopping in (tiny.StopAfter(tmp_path, 3), None):

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 
+import pytest
+
 from trm_jax.bench import against
 from trm_jax.bench.shapes import DEFAULT
 
@@ -30,6 +32,7 @@ def test_the_command(trm, tmp_path):
     assert change.verdict == "" and change.before == change.now
 
 
+@pytest.mark.slow
 def test_a_model_that_writes(trm, tmp_path):
     """Training and writing, beside PyTorch where it is installed; were the two not alike, there would be errors."""
     file, compare = tmp_path / "a.json", ["--compare", "torch"] * bool(importlib.util.find_spec("torch"))

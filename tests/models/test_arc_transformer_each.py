@@ -87,7 +87,11 @@ def test_models_side_by_side_are_each_alone():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"attention_impl": "flash", "remat": "block"}, {"attention_impl": "splash", "attention_dropout": 0}]
+    "changes",
+    [
+        {"attention_impl": "flash", "remat": "block"},
+        pytest.param({"attention_impl": "splash", "attention_dropout": 0}, marks=pytest.mark.slow),
+    ],
 )
 def test_with_dropout_the_gradients_are_each_model_s(changes):
     """By the kernels, interpreted; the keys are those of the batch's rows. To 1e-5 of the largest of each array."""
