@@ -125,7 +125,7 @@ def _diagnose(args, opened, data, meter) -> int:
     title = f"{cfg.name}, checkpoint {opened.step}, {page['held_out']['n']:,} puzzles"
     write_picture(picture, ".png", panels_png(panels({cfg.name: [page]}), title))
     print(f"checkpoint {opened.step} of {args.run_dir}, {opened.weights} weights, {diagnosis.steps} supervision steps")
-    print("\n".join(_lines(page)))
+    print("\n".join(_lines(page, cfg.scored)))
     print(f"diagnostics: {file}, {picture}")
     print(f"next: {command('report', args.run_dir)}", file=sys.stderr)
     return 0
@@ -144,7 +144,7 @@ def _originals(opened):
     return Originals(train.info, train.pool) if hasattr(train, "pool") else None
 
 
-def _lines(page: dict) -> Iterator[str]:
+def _lines(page: dict, scored: str) -> Iterator[str]:
     score = page["score"].replace("_", " ")
 
     def said(value: float | None, digits: int = 4) -> str:
@@ -153,7 +153,7 @@ def _lines(page: dict) -> Iterator[str]:
     def of(found: dict) -> str:
         return f"{said(found['score'])}  [{said(found['low'])}, {said(found['high'])}] of {found['n']:,}"
 
-    yield f"{score:<17}{of(page['held_out'])} held-out puzzles"
+    yield f"{score:<17}{of(page['held_out'])} {scored} puzzles"
     if "training" in page:
         yield f"{'':<17}{of(page['training'])} training puzzles"
     yield f"{'step':<6}{'latents move':>14}{'tokens change':>15}{score:>18}{'q_halt > 0':>12}"

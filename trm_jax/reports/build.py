@@ -29,7 +29,7 @@ def _about(study: Study, command: str) -> tuple[tuple[str, str], ...]:
         "command": command,
         "runs": f"{len({run.path for run in runs})}, of {len(study.ran)} experiments; seeds: {listed(seeds)}",
         "data": _data(runs),
-        "scored on": f"held-out puzzles, {runs[0].scored_on}",
+        "scored on": f"{'fitted' if runs[0].settings.get('data.fit') else 'held-out'} puzzles, {runs[0].scored_on}",
         "score": f"{study.score.name} of the evaluation after the last update, EMA weights where a run averages; never "
         "the best on the way",
         "device": "; ".join(dict.fromkeys(map(_device, runs))),
