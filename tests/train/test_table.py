@@ -1,6 +1,7 @@
 """The puzzle table: shared by devices, updated where it was touched, begun from another run's."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -174,10 +175,16 @@ def test_predictions_say_what_the_run_that_it_began_with_has_seen(arc, tmp_path)
     changes |= {"data.test_set": "b", "data.train_sets": "b", "train.start_from": str(tmp_path / "one")}
     tiny.train_here(tmp_path / "two", changes, lines=(lines := []))
     [said] = [line for line in lines if "what it begins with was trained on the answers of b" in line]
-    assert "the predictions are marked so" in said
+    assert "predictions are marked so" in said
     header = read(tmp_path / "two/predictions.jsonl")[0]
     assert header.member.trained_on == ["b:demonstrations", "b:all", "a:demonstrations"]
     assert contaminated(header) == "the answers of b"
+    changes |= {"train.steps": 3, "checkpoint.every_steps": 1}
+    tiny.train_here(tmp_path / "three", changes, stop=tiny.StopAfter(tmp_path / "three", 1))
+    shutil.rmtree(tmp_path / "one")
+    tiny.train_here(tmp_path / "three", changes, lines=(lines := []))
+    assert any(line.startswith("going on from step") for line in lines), lines
+    assert "nobody knows what" in contaminated(read(tmp_path / "three/predictions.jsonl")[0])
 
 
 @pytest.mark.parametrize(

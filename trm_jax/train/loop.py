@@ -16,7 +16,7 @@ import trm_jax
 from trm_jax.data import loader
 from trm_jax.distributed.checks import require_same
 from trm_jax.distributed.process_group import Elsewhere, ProcessGroup
-from trm_jax.errors import OutOfReach
+from trm_jax.errors import InputError, OutOfReach
 from trm_jax.evals.runner import Evaluator
 from trm_jax.models import params
 from trm_jax.storage.bucket import problem as storage_problem
@@ -81,7 +81,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     clock = Clock()
     with clock.doing("data"):
         train_data, eval_data = data or _load(cfg, group, stop, stream_to)
-    lineage = [one.data for one in cfg.lineage if one.task is cfg.task]  # what a score is said to be of
+    lineage, seen = _learned(cfg)
     if hasattr(eval_data, "of_run"):
         eval_data = eval_data.of_run(lineage)
     info = train_data.info
@@ -104,10 +104,8 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
     facts = _facts(cfg, compiled, info, len(eval_data))
     progress.say(_opening_line(facts, group, f"{len(eval_data):,} {cfg.scored.replace('-', ' ')}", workdir))
     notes = getattr(eval_data, "notes", tuple)() if group.first else ()
-    asked = getattr(cfg.task, "seen", lambda trained, asked: "")
-    seen = "; ".join(sorted({said for one in lineage[1:] if (said := asked(one, cfg.data))}))
     if seen:
-        notes = (*notes, f"what it begins with {seen}; the predictions are marked so")
+        notes = (*notes, f"what it begins with was trained on {seen}; predictions are marked so")
     for note in (*cfg.warnings(total_steps), *notes):
         progress.say(f"note: {note}")
     rooms = group.gather(compiled.room)
@@ -155,7 +153,7 @@ def _train(cfg, workdir, stop, data, stream_to, devices, group: ProcessGroup, cl
                 scores |= found
                 if evaluate.ballot and step == total_steps and group.first:
                     said = {"checkpoints": [step], "supervision_steps": evaluate.steps}
-                    said |= {"contaminated": seen.removeprefix("was trained on ")} if seen else {}
+                    said |= {"contaminated": seen} if seen else {}
                     evaluate.ballot.write(workdir / PREDICTIONS, cfg.name, f"trm train {cfg.name}", said)
         progress.record(recorder.log_evaluation(step, scores, eval_data.digest))
 
@@ -233,6 +231,18 @@ def _load(cfg: RunConfig, group: ProcessGroup, stop: StopRequest, stream_to):
     seen = {"training data": zlib.crc32(first["inputs"].tobytes()), "evaluation data": eval_data.digest}
     require_same(group, seen, "give every host the same data set")
     return train_data, eval_data
+
+
+def _learned(cfg: RunConfig) -> tuple[list, str]:
+    """(settings of the data of this run and of those that it goes on from, the answers among what is asked that those
+    were trained on)."""
+    asked = getattr(cfg.task, "seen", lambda trained, asked: "")
+    try:
+        lineage = [one.data for one in cfg.lineage if one.task is cfg.task]
+    except InputError:  # a run that goes on does not need the one that it began with
+        return [cfg.data], f"nobody knows what: {cfg.train.start_from} is not there any more"
+    found = {asked(one, cfg.data).removeprefix("was trained on ") for one in lineage[1:]} - {""}
+    return lineage, "; ".join(sorted(found))
 
 
 def _batches(cfg: RunConfig, train_data, compiled: Compiled, start: int):
