@@ -135,6 +135,18 @@ def test_what_is_tiny_in_s_goes_by_rank():
     assert [one.grid.item() for one in placed] == [4, 3, 2, 1]
 
 
+def test_the_last_digits_of_sums_decide_nothing():
+    """0.1 + 0.2 is 0.3: both grids are first, and the smaller one stands before the other. What is larger is so,
+    though S is equal to nine decimals."""
+    ballot = Ballot()
+    for place, (row, weight) in enumerate([("5", 0.1), ("5", 0.2), ("1", 0.3)]):
+        ballot.add("t", 0, array([row]), place, weight=weight)
+    placed = ensemble.weighted([ballot.of("t")[0]], [1])
+    assert [(one.grid.item(), one.best_rank) for one in placed] == [(1, 1), (5, 1)]
+    members = [candidates({row: 1}) for row in "912"]
+    assert [one.grid.item() for one in ensemble.weighted(members, [1, 1e-10, 2e-10])] == [9, 2, 1]
+
+
 def test_counting():
     """Each member puts three grids forward, however sure it is; MARC's vote decides."""
     sure, others = candidates({"1": 1000, "2": 1}), candidates({"2": 3, "3": 2})

@@ -192,6 +192,13 @@ def test_as_many_prompts_as_the_public_code_asks(count, prompts_wanted):
         assert seen < shown if count > 1 else seen == shown
 
 
+def test_a_view_that_looks_the_same_is_asked_all_the_same():
+    """Its answer has a place of its own in the vote."""
+    cells = [np.full((2, 2), color, np.uint8) for color in range(7)]
+    found = puzzles.asked(Question("same", tuple(map(Pair, cells[:3], cells[3:6])), (cells[6],)), 0, 0, nothing_is_long)
+    assert [view for view, _ in found if view != "identity"] == list(VIEWS)[1:]
+
+
 def test_two_demonstrations_are_left_out_where_all_prompts_are_too_long():
     def shown(puzzle):
         return len(puzzle.demonstrations)

@@ -109,6 +109,14 @@ def test_a_prompt_that_is_too_long_loses_leading_pairs():
     np.testing.assert_array_equal(text.prompt(TRAIN, question, view), wanted)
 
 
+def test_a_text_whose_last_pair_is_too_long_is_left_out():
+    large = Pair(*np.zeros((2, 9, 9), np.uint8))
+    found = text.samples([*TRAIN, large], generator(0, "a", "train"), 16, 100)
+    assert 64 < len(found) < 128 and max(len(tokens) for tokens, _ in found) <= 100
+    with pytest.raises(InputError, match="tokens, more than the 100 that are allowed"):
+        text.samples([large], generator(0, "a", "train"), 16, 100)
+
+
 def test_a_task_has_128_texts_which_depend_on_seed_and_task_alone():
     drawn = {
         key: [tokens.tolist() for tokens, _ in text.samples(TRAIN, generator(*key))]

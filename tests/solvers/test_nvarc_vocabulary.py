@@ -10,6 +10,7 @@ from trm_jax.models import decoder
 from trm_jax.models.lora import Lora
 from trm_jax.models.lora import specs as lora_specs
 from trm_jax.models.params import init
+from trm_jax.solvers.marc.prompts import Format
 from trm_jax.solvers.nvarc import text, vocabulary
 
 forward = jax.jit(decoder.forward, static_argnums=1)
@@ -63,8 +64,13 @@ def test_digits_that_are_not_single_tokens_are_refused(words):
     import tokenizers
 
     pairs = tokenizers.Tokenizer(tokenizers.models.BPE({"x": 0, "\n": 1}, [], byte_fallback=False))
-    with pytest.raises(InputError, match="0 tokens of '0'; digits and the end of a line must be one each"):
+    with pytest.raises(InputError, match="the tokenizer has no token for 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; take another"):
         vocabulary.sources(tokenizer.Tokenizer(pairs, {"eos_token": "x"}))
+    parts = {"<unk>": 0, "x": 1, "\n": 2, **{digit: 3 + int(digit) for digit in "012345679"}}
+    unknown = tokenizer.Tokenizer(tokenizers.Tokenizer(tokenizers.models.WordLevel(parts, "<unk>")), {"eos_token": "x"})
+    for use in (vocabulary.sources, Format):
+        with pytest.raises(InputError, match="the tokenizer has no token for 8; take another"):
+            use(unknown)
 
 
 def test_an_adapter_of_the_rows_that_go_is_refused(words):

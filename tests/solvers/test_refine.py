@@ -1,6 +1,8 @@
 """`trm refine`: scores, groups and trees of the goldens, and searches from a script to predictions."""
 
+import itertools
 import json
+import shlex
 import shutil
 import time
 from dataclasses import replace
@@ -101,6 +103,12 @@ def test_the_order_of_a_tree(ensemble):
     assert [one.number for one in order] == [2, 7, 1, 0, 3, 4, 6, 5] and reference["order"] == [2, 7, 0, 1, 3, 4, 6, 5]
     assert [one.number for one in score.final_two(order)] == [2, 1]
     assert len([one for one in score.distinct(made) if one.solved]) == 1  # the reference stops at the same one twice
+
+
+def test_scores_do_not_depend_on_the_order_of_demonstrations():
+    """In floating point 0.1 + 0.2 + 0.3 depends on it, and the later of equals is kept."""
+    made = [score.Solution(0, "", (), (), scores, ()) for scores in itertools.permutations((0.1, 0.2, 0.3))]
+    assert len({one.score for one in made}) == 1
 
 
 def test_programs_of_one_text_count_once_where_the_first_stands(scripted):
@@ -410,7 +418,7 @@ def test_a_run_goes_on_with_a_prompt_that_is_refused(server, data, tmp_path):
     found = [one for one in replies(tmp_path / "run") if "outcome" in one]
     assert [one["outcome"] for one in found] == ["scored", "no_reply", "no_reply", "solved"]
     header, _ = read(tmp_path / "run" / run.PREDICTIONS)
-    assert f"--coder {server.address} --coder-model coder " in header.member.command
+    assert header.member.command == f"trm {shlex.join(asked)}"
 
 
 def test_a_first_prompt_that_is_too_long_ends_its_task(server, ensemble, tmp_path, capsys):

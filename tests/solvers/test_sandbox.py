@@ -255,11 +255,17 @@ def test_little_of_what_is_printed_is_kept():
 
 
 @pytest.mark.parametrize("without", [("audit hook",), ("audit hook", "namespaces")], ids=["namespace", "seccomp"])
-def test_its_parent_cannot_be_signalled(without):
-    code = """
-import os, signal
+@pytest.mark.parametrize(
+    "act",
+    ["os.kill(os.getppid(), signal.SIGKILL)", "resource.prlimit(os.getppid(), resource.RLIMIT_CPU)"],
+    ids=["signal", "limit"],
+)
+def test_its_parent_is_out_of_reach(without, act):
+    code = f"""
+import os, resource, signal
+resource.getrlimit(resource.RLIMIT_CPU)
 def transform(grid):
-    os.kill(os.getppid(), signal.SIGKILL)
+    {act}
     return grid
 """
     assert "Operation not permitted" in ran(code, without).errors[0]

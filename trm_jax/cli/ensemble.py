@@ -87,6 +87,7 @@ def _check(args) -> None:
     faults = {
         "--plan and --dry-run are of a configuration; give --config A, B or C": planned and not args.configuration,
         "no members; write NAME=FILE:WEIGHT for each, or --config A, B or C": not (args.members or args.configuration),
+        "--plan shows a configuration as it is; leave NAME=FILE out": args.plan and args.members,
         "--data is missing; name the tasks that the members answer": not (args.data or planned),
         "--mode rescore and --scorer MODEL belong together; give both or none": rescore != bool(args.scorer),
         "--mode rescore keeps what it has scored beside the report; give --output": rescore and not args.output,

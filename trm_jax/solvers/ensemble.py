@@ -55,7 +55,7 @@ def check_weights(weights: Sequence[float], names: Sequence[str]) -> None:
         raise InputError(f"{len(weights)} weights for {len(names)} members; give one each, or none")
     for name, weight in zip(names, weights, strict=True):
         if not 0 <= weight <= 1e300:
-            raise InputError(f"the weight of {name} is {weight:g}; give a number from 0 on")
+            raise InputError(f"the weight of {name} is {weight:g}; give a number from 0 to 1e300")
     if not any(weights):
         raise InputError("all weights are 0; give a member that is to count a weight above it")
 
@@ -79,7 +79,7 @@ def weighted(members: Sequence[Sequence[Candidate]], weights: Sequence[float]) -
     for number, weight in zip(speaking, _divided([weights[number] for number in speaking]), strict=True):
         candidates = members[number]
         shares = _divided([one.weight for one in candidates])
-        marks = [(one.weight, one.q) for one in candidates]  # not rounded: a rank parts what is tiny in S
+        marks = [(_near(one.weight), _near(one.q)) for one in candidates]  # a rank parts what is tiny in S
         ranks: dict[tuple, int] = {}
         for place, mark in enumerate(sorted(marks, reverse=True), 1):
             ranks.setdefault(mark, place)
@@ -90,13 +90,18 @@ def weighted(members: Sequence[Sequence[Candidate]], weights: Sequence[float]) -
 
     def order(identity: tuple) -> tuple:
         names, ranks, parts = zip(*said[identity], strict=True)
-        return (-round(math.fsum(parts), _DECIMALS), -len(names), min(ranks), -round(max(parts), _DECIMALS), *identity)
+        return (-round(math.fsum(parts), _DECIMALS), -len(names), min(ranks), -_near(max(parts)), *identity)
 
     return [
         Placed(grids[identity], math.fsum(part for *_, part in said[identity]), names, min(ranks))
         for identity in sorted(said, key=order)
         for names, ranks, _ in [tuple(zip(*said[identity], strict=True))]
     ]
+
+
+def _near(value: float) -> float:
+    """A number without its last digits: sums in another order are equal."""
+    return float(f"{value:.12g}")
 
 
 def _identity(grid: np.ndarray) -> tuple:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -389,7 +390,12 @@ def test_the_example_of_the_format(shared):
         ('{"task": "a", "test": 0, "grid": [[1]], "vote": 1}', "line 2: ['vote'] does not belong to a candidate"),
         ('{"task": "a", "test": 0, "grid": [[1]], "weight": 1e400}', "line 2: weight is inf; write a number from 0 on"),
         ('{"task": "a", "test": 0, "grid": [[1]], "nll": 1}', "line 2: a candidate without weight, which counts here"),
+        ('{"task": "a", "test": 0, "grid": [[1]], "weight": 1, "q": null}', "line 2: q is null; leave it out"),
+        ('{"task": "a", "test": 0, "grid": [[1]], "weight": 1, "view": 5}', "line 2: view is 5; write a text"),
+        ('{"task": "a", "test": 0, "grid": [[1]], "weight": 1, "view_nll": [NaN]}', "line 2: view_nll is no list of"),
         ('{"task": "a", "status": "good"}', "line 2: status is 'good'; one of ok"),
+        ('{"task": "a", "status": "ok", "seconds": "x"}', "line 2: seconds is 'x'; write a number"),
+        ('{"task": "a", "status": "ok", "reason": 5}', "line 2: reason is 5; write a text"),
     ],
 )
 def test_lines_that_are_wrong(tmp_path, line, message):
@@ -400,6 +406,36 @@ def test_lines_that_are_wrong(tmp_path, line, message):
     with pytest.raises(InputError) as caught:
         list(predictions.read(path)[1])
     assert f"{path} {message}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda said: said | {"made": 1}, "['made'] does not belong to a header"),
+        (lambda said: said | {"data": said["data"] | {"more": 1}}, "data needs a name and a sha256 alone"),
+        (lambda said: said | {"data": said["data"] | {"sha256": 0}}, "data needs a name and a sha256 alone"),
+        (
+            lambda said: said | {"member": said["member"] | {"command": 5}},
+            "the member's command and weights_sha256 are",
+        ),
+    ],
+)
+def test_headers_that_are_wrong(tmp_path, change, message):
+    path = tmp_path / "p.jsonl"
+    with predictions.writing(path, header()):
+        pass
+    path.write_text(json.dumps(change(json.loads(path.read_text()))) + "\n")
+    with pytest.raises(InputError, match=re.escape(f"{path} line 1: {message}")):
+        predictions.read(path)
+
+
+def test_a_line_that_is_no_text_is_numbered(tmp_path):
+    path = tmp_path / "p.jsonl"
+    with predictions.writing(path, header()):
+        pass
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\n\xff\xfe\n")
+    with pytest.raises(InputError, match="line 3: not JSON .*0xff"):
+        list(predictions.read(path)[1])
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Conversation:
 
 def conversation(puzzle: Puzzle, instruction: str = INSTRUCTION) -> Conversation:
     """A puzzle as text."""
-    text, outputs = instruction.strip() + "\n", []
+    text, outputs = f"{instruction.strip()}\n".lstrip(), []
     for pair in puzzle.demonstrations:
         text += f"{grid_text.write(pair.input)} ->"
         begin = len(text)
@@ -75,6 +75,7 @@ class Format:
 
     def __init__(self, words: Tokenizer, instruction: str = INSTRUCTION):
         """Raises InputError where the template or the tokenizer cannot write such a conversation."""
+        grid_text.require_digits(words)
         self._words, self._instruction = words, instruction
         *self._around, begin, behind = self._pieces()
         # A space goes with the token behind it, so that it is the answer's.

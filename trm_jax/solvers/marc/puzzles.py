@@ -118,9 +118,10 @@ def asked(
 ) -> list[tuple[str, Puzzle]]:
     """(view, puzzle) of each prompt that asks for test input `test`: with seed 0 7, 10, 16, 20, 23 for 2 to 6 pairs.
 
-    The demonstrations without one of them, in their own order and in random ones, for each of them; and each view of
-    one of these that is drawn; each once. The orders are the same for all tasks, and those of the reference. Where none
-    has fewer tokens than `longest`, two demonstrations are left out. A lone demonstration is shown.
+    The demonstrations without one of them, in their own order and in random ones, for each of them, each once; and each
+    view of one of these that is drawn, even where it looks the same: the vote is by views. The orders are the same for
+    all tasks, and those of the reference. Where none has fewer tokens than `longest`, two demonstrations are left out.
+    A lone demonstration is shown.
     """
     for count in (1, 2):
         found = [(view, one) for view, one in _asked(task, test, seed, count) if tokens(one) < longest]
@@ -145,8 +146,8 @@ def _asked(task: Question, test: int, seed: int, count: int) -> list[tuple[str, 
     plain = unique(plain)
     if not plain:
         return []
-    rng, found = generator(seed, task.id, f"views {test} {count}"), {one.key: (IDENTITY, one) for one in plain}
+    rng, found = generator(seed, task.id, f"views {test} {count}"), [(IDENTITY, one) for one in plain]
     for view in list(VIEWS)[1:]:
         one = plain[rng.integers(len(plain))].changed(lambda grid, view=view: viewed(grid, view))
-        found.setdefault(one.key, (view, one))
-    return list(found.values())
+        found.append((view, one))
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -63,8 +64,8 @@ class Answerer:
     ) -> Answer:
         """The answer to a test input, by its number. others: grids from elsewhere, which no view counts for, but which
         are scored alike. stop: as for `Search`."""
-        searched = _views(question, test, how, "search", how.views)
-        asked = [{"inputs": tokens} for tokens in _prompts(question, test, how, searched)]
+        searched, prompts = _asked(question, test, how, "search", how.views)
+        asked = [{"inputs": tokens} for tokens in prompts]
         found = self._search(params, asked, how.probability, how.reply, how.budget, stop)
         candidates = select.finds(zip(searched, (one.completions for one in found), strict=True), others)
         greedy = not any(one.finds for one in candidates)
@@ -78,8 +79,7 @@ class Answerer:
         self, params, question: Question, test: int, how: Settings, candidates: Sequence[select.Candidate]
     ) -> list[select.Candidate]:
         """Candidates for a test input with what they cost the model under the scoring views."""
-        views = _views(question, test, how, "score", how.scoring)
-        behind = _prompts(question, test, how, views)
+        views, behind = _asked(question, test, how, "score", how.scoring)
         pairs = [
             (tokens, text.reply(view.apply(one.grid)))
             for one in candidates
@@ -91,10 +91,15 @@ class Answerer:
         return [dataclasses.replace(one, view_nll=nll.tolist()) for one, nll in zip(candidates, costs, strict=True)]
 
 
-def _views(question: Question, test: int, how: Settings, what: str, each: int) -> list[text.View]:
-    return text.views(generator(how.seed, question.id, f"{what} {test}"), len(question.demonstrations), each)
-
-
-def _prompts(question: Question, test: int, how: Settings, views: Sequence[text.View]) -> list[np.ndarray]:
+def _asked(
+    question: Question, test: int, how: Settings, what: str, each: int
+) -> tuple[list[text.View], list[np.ndarray]]:
+    """The views of a test input whose prompts are short enough, and these. Raises InputError where none is."""
     asked, limit = question.inputs[test], how.limit - how.reply
-    return [text.prompt(question.demonstrations, asked, view, limit) for view in views]
+    views = text.views(generator(how.seed, question.id, f"{what} {test}"), len(question.demonstrations), each)
+
+    def of(view: text.View) -> tuple[text.View, np.ndarray]:
+        return view, text.prompt(question.demonstrations, asked, view, limit)
+
+    found = text.those_that_fit(partial(of, view) for view in views)
+    return [view for view, _ in found], [tokens for _, tokens in found]

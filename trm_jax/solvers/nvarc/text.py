@@ -6,8 +6,10 @@ stands between pairs. Functions take demonstrations and test inputs, never a tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from trm_jax.tasks.arc.grids import COLORS, Pair
 from trm_jax.tasks.dihedral import INVERSE, dihedral
 from trm_jax.tasks.pairs import tokens as pairs_tokens
 
+T = TypeVar("T")
 # Ids 0 to 9 are colours.
 NEWLINE, USER, ASSISTANT, PAD, START, END = range(10, 16)
 REPLIES = (*range(11), END)  # what may stand in a reply
@@ -103,11 +106,27 @@ def training_text(pairs: Sequence[Pair], limit: int = LIMIT) -> tuple[np.ndarray
     return np.concatenate(parts).astype(np.int32), np.concatenate(learnt)
 
 
+def those_that_fit(texts: Iterable[Callable[[], T]]) -> list[T]:
+    """What the calls give that raise no InputError; where all do, one of these is raised."""
+    found, fault = [], None
+    for text in texts:
+        try:
+            found.append(text())
+        except InputError as error:
+            fault = error
+    if fault and not found:
+        raise fault
+    return found
+
+
 def samples(
     train: Sequence[Pair], rng: np.random.Generator, each: int = 16, limit: int = LIMIT
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The texts that train on a task, 8 x `each`, in the order of training."""
-    texts = [training_text(view.pairs(train), limit) for view in views(rng, len(train), each)]
+    """The texts that train on a task, 8 x `each`, in the order of training, without those whose last pair is too long.
+
+    Raises InputError where that is all of them.
+    """
+    texts = those_that_fit(partial(training_text, view.pairs(train), limit) for view in views(rng, len(train), each))
     return [texts[number] for number in rng.permutation(len(texts))]
 
 

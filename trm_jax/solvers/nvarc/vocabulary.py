@@ -13,6 +13,7 @@ from trm_jax.errors import InputError
 from trm_jax.language import config, weights
 from trm_jax.language.tokenizer import Tokenizer, require_tokenizers
 from trm_jax.models import decoder, quant
+from trm_jax.solvers.grid_text import require_digits
 from trm_jax.solvers.nvarc import text
 from trm_jax.storage.paths import write_whole
 
@@ -27,6 +28,7 @@ def sources(words: Tokenizer) -> list[list[int]]:
 
     Raises InputError where a digit or the end of a line is not a single token.
     """
+    require_digits(words)
     found = []
     for token, said in enumerate(TEXTS):
         if token in _STAND_INS and words.backend.token_to_id(said) is None:

@@ -19,13 +19,14 @@ NEW_NS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x00020000, 0x08000000, 0x10000000
 PR_PDEATHSIG, PR_SECCOMP, PR_NO_NEW_PRIVS, PR_SUBREAPER = 1, 22, 38, 36
 PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs")  # besides the standard library
 MOST_CHARACTERS = 65536  # of an answer
-# Of a machine: its number in seccomp, that of clone, and those of what is refused: processes, programs, sockets,
-# signals, tracing, namespaces, mounts, keys, what outlives its maker (shared memory, queues, pipes with a name), modes
-# and owners of files.
+# Of a machine: its number in seccomp, those of clone and prlimit64, and those of what is refused: processes, programs,
+# sockets, signals, tracing, namespaces, mounts, keys, what outlives its maker (shared memory, queues, pipes with a
+# name), modes and owners of files.
 CALLS = {
     "x86_64": (
         0xC000003E,
         56,
+        302,
         (57, 58, 59, 322, 41, 53, 62, 200, 234, 129, 297, 424, 101, 310, 311, 272, 308, 165, 161, 155, 29, 68, 64)
         + (248, 249, 250, 298, 321, 323, 425, 438, 133, 259, 240)
         + (90, 91, 268, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 452),
@@ -33,6 +34,7 @@ CALLS = {
     "aarch64": (
         0xC00000B7,
         220,
+        261,
         (221, 281, 198, 199, 129, 130, 131, 138, 240, 424, 117, 270, 271, 97, 268, 40, 51, 41, 194, 186, 190)
         + (217, 218, 219, 241, 280, 282, 425, 438, 33, 180)
         + (52, 53, 54, 55, 88, 5, 6, 7, 14, 15, 16, 452),
@@ -96,7 +98,7 @@ def landlock(readable, listed):
 
 def seccomp():
     """Refuse system calls that no transformation of a grid needs. Threads stay allowed."""
-    machine, clone, refused = CALLS[platform.machine()]
+    machine, clone, prlimit, refused = CALLS[platform.machine()]
     load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, refuse, missing = 0x7FFF0000, 0x00050001, 0x00050026  # EPERM, ENOSYS: then the C library takes clone
     code = [(load, 0, 0, 4), (equal, 1, 0, machine), (end, 0, 0, refuse), (load, 0, 0, 0)]
@@ -104,6 +106,8 @@ def seccomp():
     code += [(equal, 0, 1, CLONE3), (end, 0, 0, missing)]
     for number in refused:
         code += [(equal, 0, 1, number), (end, 0, 0, refuse)]
+    # Limits of its own, not those of others, whom a limit can kill.
+    code += [(equal, 0, 4, prlimit), (load, 0, 0, 16), (equal, 1, 0, 0), (end, 0, 0, refuse), (end, 0, 0, allow)]
     code += [(equal, 0, 3, clone), (load, 0, 0, 16), (any_bit, 1, 0, 0x10000), (end, 0, 0, refuse), (end, 0, 0, allow)]
     program = b"".join(struct.pack("HBBI", *one) for one in code)
     kept = ctypes.create_string_buffer(program, len(program))

@@ -6,6 +6,7 @@ is J. Berman's (jerber/arc_agi); where they count what is no grid, or a program 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,7 +45,7 @@ class Solution:
     @cached_property
     def score(self) -> float:
         """The mean over demonstrations of their cell accuracy."""
-        return float(np.mean(self.scores))
+        return math.fsum(self.scores) / len(self.scores)  # the same in any order of the demonstrations
 
 
 def solution(number: int, code: str, ran: Ran, question: Question) -> Solution:

@@ -68,6 +68,8 @@ def _names_tasks(content: Mapping) -> bool:
 
 def read_json(path: AnyPath) -> Any:
     """What a JSON file holds, gzip or not. Raises InputError, for a name that stands twice in an object too."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
     if not path.is_file():
         raise InputError(f"{path} does not exist; copy the data set once more, all files of it")
     raw = path.read_bytes()

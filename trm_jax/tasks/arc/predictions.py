@@ -28,9 +28,11 @@ NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a member
 KINDS = ("trm", "arc_transformer", "marc", "nvarc", "refine", "hybrid", "ensemble", "external")
 SCORE_KINDS = ("weight", "nll", "rank")
 STATUSES = ("ok", "partial", "skipped", "failed")
+_HEADER = {"format", "member", "data", "score_kind"}
 _MEMBER = {"name", "kind", "command", "settings", "weights_sha256", "trained_on"}
 _CANDIDATE = {"task", "test", "grid", "weight", "nll", "q", "view", "view_nll", "source"}
 _STATUS = {"task", "test", "status", "reason", "seconds"}
+_TEXTS = "view", "source", "reason"
 _MOST = 1e300  # sums of such numbers are finite
 
 
@@ -130,11 +132,11 @@ def read(path: str | AnyPath) -> tuple[Header, Iterator[Line]]:
 
 def _lines(path: AnyPath) -> Iterator[tuple[int, Any]]:
     try:
-        with local_copy(path) as copy, copy.open(encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, 1):
-                if text.strip():
+        with local_copy(path) as copy, copy.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
                     try:
-                        said = json.loads(text)
+                        said = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                     except (ValueError, RecursionError) as error:  # of numbers and nests without end too
                         raise InputError(f"{path} line {number}: not JSON ({error}); copy the file once more") from None
                     yield number, said
@@ -142,8 +144,6 @@ def _lines(path: AnyPath) -> Iterator[tuple[int, Any]]:
         raise InputError(f"{path} does not exist; name a predictions file, as `trm eval` writes it") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; name a predictions file in it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8 ({error}); name a predictions file") from None
 
 
 def _need(holds: bool, where: str, said: str) -> None:
@@ -153,6 +153,7 @@ def _need(holds: bool, where: str, said: str) -> None:
 
 def _header(where: str, said: Any) -> Header:
     _need(isinstance(said, dict) and said.get("format") == FORMAT, where, f"no header with format {FORMAT!r}")
+    _need(not said.keys() - _HEADER, where, f"{sorted(said.keys() - _HEADER)[:1]} does not belong to a header")
     member, data = said.get("member"), said.get("data")
     _need(isinstance(member, dict) and not member.keys() - _MEMBER, where, "member is no object of known names")
     name = member.get("name")
@@ -163,13 +164,17 @@ def _header(where: str, said: Any) -> Header:
     trained = member.get("trained_on", [])
     strings = isinstance(trained, list) and all(isinstance(one, str) for one in trained)
     _need(strings, where, "trained_on is no list of names of sets")
-    known = isinstance(data, dict) and isinstance(data.get("name"), str)
-    _need(
-        known and bool(re.fullmatch("[0-9a-f]{64}", str(data.get("sha256")))), where, "data needs a name and a sha256"
-    )
+    texts = isinstance(member.get("command", ""), str) and isinstance(member.get("weights_sha256") or "", str)
+    _need(texts, where, "the member's command and weights_sha256 are texts")
+    known = isinstance(data, dict) and data.keys() == {"name", "sha256"} and all(type(x) is str for x in data.values())
+    _need(known and bool(re.fullmatch("[0-9a-f]{64}", data["sha256"])), where, "data needs a name and a sha256 alone")
     kind = said.get("score_kind")
     _need(kind in SCORE_KINDS, where, f"score_kind is {kind!r}; one of {', '.join(SCORE_KINDS)}")
     return Header(Member(**member), data["name"], data["sha256"], kind)
+
+
+def _is_number(value: Any, least: float = -_MOST) -> bool:
+    return type(value) in (int, float) and least <= value <= _MOST
 
 
 def _line(where: str, said: Any, score_kind: str) -> Line:
@@ -178,17 +183,21 @@ def _line(where: str, said: Any, score_kind: str) -> Line:
     _need(isinstance(task, str) and bool(ID.fullmatch(task)), where, f"task is {task!r}; write its id")
     test = said.get("test")
     _need(test is None or type(test) is int and test >= 0, where, f"test is {test!r}; count from 0")
+    for name in said:
+        _need(said[name] is not None, where, f"{name} is null; leave it out")
+        _need(name not in _TEXTS or isinstance(said[name], str), where, f"{name} is {said[name]!r:.40}; write a text")
     if "status" in said:
         _need(not said.keys() - _STATUS, where, f"{sorted(said.keys() - _STATUS)[:1]} does not belong to a status")
         _need(said["status"] in STATUSES, where, f"status is {said['status']!r}; one of {', '.join(STATUSES)}")
+        _need(_is_number(said.get("seconds", 0), 0), where, f"seconds is {said.get('seconds')!r:.40}; write a number")
         return Line(**said)
     _need(not said.keys() - _CANDIDATE, where, f"{sorted(said.keys() - _CANDIDATE)[:1]} does not belong to a candidate")
     _need(test is not None and "grid" in said, where, "a candidate needs task, test and grid")
-    _need(said["grid"] is not None, where, "grid is null; leave a candidate without a grid out")
     for name, least in (("weight", 0), ("nll", 0), ("q", -_MOST)):
-        value = said.get(name)
-        fine = value is None or type(value) in (int, float) and least <= value <= _MOST
-        _need(fine, where, f"{name} is {value!r:.40}; write a number{' from 0 on' if least == 0 else ''}")
+        fine = _is_number(said.get(name, 0), least)
+        _need(fine, where, f"{name} is {said.get(name)!r:.40}; write a number{' from 0 on' if least == 0 else ''}")
+    views = said.get("view_nll", [])
+    _need(isinstance(views, list) and all(map(_is_number, views)), where, "view_nll is no list of numbers")
     line = Line(**{**said, "grid": read_grid(where, said["grid"])})
     counts = score_kind == "rank" or said.get(score_kind) is not None
     _need(counts, where, f"a candidate without {score_kind}, which counts here as the header says")
