@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from trm_jax.cli.lm import mesh
 from trm_jax.language import config, peft, weights
 from trm_jax.models import decoder
 from trm_jax.solvers.nvarc import vocabulary
+from trm_jax.solvers.seen import require_base
 from trm_jax.train import stopping
 from trm_jax.train.stopping import StopRequest
 
@@ -125,6 +127,17 @@ def test_all_weights_are_a_model_of_their_own(trm, here, place):
     asked = ["--data", place / "tasks", "--allow-contaminated", "--workdir", place / "ttt"]
     said = here("ttt", "nvarc", place / "full", "--adapter", place / "lora", *asked)
     assert said.code == 2 and "was trained beside another model than" in said.err
+
+
+def test_an_adapter_from_elsewhere_that_names_another_base_has_a_note(place, tuned, tmp_path):
+    shutil.copytree(place / "lora", tmp_path / "lora")
+    (tmp_path / "lora" / "finetune.json").unlink()
+    settings = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    for base, note in ((f"org/{(place / 'model').name}", ""), ("org/Other-7B", "was trained beside org/Other-7B")):
+        said = json.dumps(settings | {"base_model_name_or_path": base})
+        (tmp_path / "lora" / "adapter_config.json").write_text(said)
+        found = require_base(tmp_path / "lora", place / "model")
+        assert note in found and bool(note) == bool(found)
 
 
 def test_devices_that_share_weights_share_texts_too():

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import math
 import re
+import sys
 from pathlib import Path
 
 from trm_jax.cli.arguments import local_path, positive
@@ -90,8 +91,8 @@ def open_model(path: Path, how: dict, on=None):
     from trm_jax.solvers.seen import require_base
     from trm_jax.train.progress import Progress
 
-    if how["adapter"]:
-        require_base(how["adapter"], path)
+    if how["adapter"] and (note := require_base(how["adapter"], path)):
+        print(f"note: {note}", file=sys.stderr)
     with closing(Progress(f"reading {path.name}", 100)) as progress:
         progress.step(0, "%")
         place = None if on is None else partial(sharding.shardings, on, sharding.Rules())

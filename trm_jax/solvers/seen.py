@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trm_jax.errors import InputError
+from trm_jax.language import peft
 from trm_jax.language.model import digest
 from trm_jax.storage.paths import AnyPath
 from trm_jax.tasks.arc.files import Tasks, read_json, read_tasks
@@ -39,11 +40,21 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def require_base(adapter: AnyPath, model: str | Path) -> None:
-    """Raise InputError for an adapter whose folder says that it was trained beside another model than this one."""
+def require_base(adapter: AnyPath, model: Path) -> str:
+    """Raise InputError for an adapter whose folder says that it was trained beside another model than this one.
+
+    What a person should know of one that was made elsewhere and names another model, which tells less: else empty.
+    """
     said = read_json(adapter / RECORD) if (adapter / RECORD).is_file() else {}
-    if isinstance(said, Mapping) and said.get("base", digest(model)) != digest(model):
-        raise InputError(f"{adapter} was trained beside another model than {model}; name that one")
+    if isinstance(said, Mapping) and "base" in said:
+        if said["base"] != digest(model):
+            raise InputError(f"{adapter} was trained beside another model than {model}; name that one")
+        return ""
+    made = read_json(adapter / peft.CONFIG) if (adapter / peft.CONFIG).is_file() else {}
+    base = made.get("base_model_name_or_path") if isinstance(made, Mapping) else None
+    if not isinstance(base, str) or base.rstrip("/").rpartition("/")[2] == model.absolute().name:
+        return ""
+    return f"{adapter} says that it was trained beside {base}; beside another model than that it means nothing"
 
 
 class Told(NamedTuple):
