@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.solvers import toy
+from trm_jax.errors import InputError
 from trm_jax.solvers import Question, generator
 from trm_jax.solvers.nvarc import select, text
 from trm_jax.solvers.nvarc.answer import Answerer, Settings
@@ -69,6 +70,15 @@ def test_finds_and_scores_are_those_of_the_views(answered):
         assert score == pytest.approx(len(found) - np.mean(one.view_nll))
     assert seen == {int(np.argsort(view.colors)[color]) for view in searched for color in (1, 2)} | {7}
     assert [score for score, _ in answer.ranked] == sorted((score for score, _ in answer.ranked), reverse=True)
+
+
+def test_views_whose_prompts_are_too_long_are_not_asked(answered):
+    """Upright the test input has an end of a line more: of eight symmetries four are left, to search and score."""
+    answer = answered(limit=20 + 9)
+    assert answer.complete and sum(len(one.finds) for _, one in answer.ranked) == 2 * 8
+    assert {len(one.view_nll) for _, one in answer.ranked} == {4}
+    with pytest.raises(InputError, match="tokens, more than the 8 that are allowed"):
+        answered(limit=20 + 8)
 
 
 def test_where_the_search_finds_nothing_it_is_greedy_and_says_so(answered):

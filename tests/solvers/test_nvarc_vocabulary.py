@@ -66,6 +66,9 @@ def test_digits_that_are_not_single_tokens_are_refused(words):
     pairs = tokenizers.Tokenizer(tokenizers.models.BPE({"x": 0, "\n": 1}, [], byte_fallback=False))
     with pytest.raises(InputError, match="the tokenizer has no token for 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; take another"):
         vocabulary.sources(tokenizer.Tokenizer(pairs, {"eos_token": "x"}))
+    digits = tokenizers.Tokenizer(tokenizers.models.BPE({digit: int(digit) for digit in "0123456789"}, []))
+    with pytest.raises(InputError, match=r"0 tokens of '\\n'; digits and the end of a line must be one each"):
+        vocabulary.sources(tokenizer.Tokenizer(digits, {"eos_token": "0"}))
     parts = {"<unk>": 0, "x": 1, "\n": 2, **{digit: 3 + int(digit) for digit in "012345679"}}
     unknown = tokenizer.Tokenizer(tokenizers.Tokenizer(tokenizers.models.WordLevel(parts, "<unk>")), {"eos_token": "x"})
     for use in (vocabulary.sources, Format):

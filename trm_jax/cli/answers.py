@@ -79,7 +79,7 @@ def write_answers(args, opened, data, meter) -> str:
         dropped += not questions.vote(ballot, number, *done[number])
     print(f"answers          {len(questions):,} written, {dropped:,} of them no grid or the input itself")
     settings = {"checkpoints": [opened.step], "augmentations": cfg.data.augmentations, "weights": opened.weights}
-    trained = learned(one.data for one in opened.trained.lineage if one.task is cfg.task)
+    trained = learned(one.data for one in opened.trained.lineage(cfg.task))
     member = Member(cfg.name, "arc_transformer", args.typed, settings, None, trained)
     predictions = args.run_dir / PREDICTIONS
     with writing(predictions, Header(member, cfg.data.test_set, digest(data.tasks))) as writer:

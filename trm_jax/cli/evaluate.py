@@ -72,16 +72,13 @@ def _score(args, opened, members: list[str], meter, other: Callable | None) -> i
     from trm_jax.train.restore import with_given
 
     cfg, headline = opened.cfg, opened.cfg.task.headline
-    seen = getattr(cfg.task, "seen", lambda trained, asked: "")
-    lineage = [trained for trained in opened.trained.lineage if trained.task is cfg.task]
-    for trained in lineage:
-        if said := seen(trained.data, cfg.data):
-            which = args.run_dir if trained is opened.trained else f"{args.run_dir}, or what it began with,"
-            raise InputError(f"{which} {said}; a score would be on what it was trained on")
+    for trained, said in opened.trained.seen(cfg):
+        which = args.run_dir if trained is opened.trained else f"{args.run_dir}, or what it began with,"
+        raise InputError(f"{which} {said}; a score would be on what it was trained on")
     with reading() as progress:
         data = cfg.task.load_eval(cfg.data, progress=progress)
     if hasattr(data, "of_run"):
-        data = data.of_run([trained.data for trained in lineage])
+        data = data.of_run([trained.data for trained in opened.trained.lineage(cfg.task)])
     opened.params = with_given(opened.params, data, opened.mesh, "features")
     for note in getattr(data, "notes", tuple)():
         print(f"note: {note}", file=sys.stderr)

@@ -78,6 +78,7 @@ class Family(Protocol):
     def activation_bytes(self, cfg: Any, rows: int) -> int:
         """Estimate of what the backward pass of `rows` rows keeps and makes."""
 
+    # Optional. Notes on a run's `train.config.RunConfig`, before it starts: warnings(cfg) -> lines.
     # Optional, of a family that trains a model for each puzzle id, all side by side: of_task(params, task) -> those of
     # one. Every array of its parameters has a first axis of the models, and gradients are clipped model by model.
 

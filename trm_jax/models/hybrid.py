@@ -57,6 +57,10 @@ class Hybrid(TRM):
     # This run's own where it begins with another's weights: the features, and the attention that those may lack.
     OWN = ("features", "scaling", "cross")
 
+    def warnings(self, cfg) -> tuple[str, ...]:
+        said = "phase 2 begins with nothing; train.start_from=RUN names a run of phase 1 to begin with"
+        return (said,) if cfg.model.text_tokens and not cfg.train.start_from else ()
+
     def specs(self, cfg: HybridConfig) -> dict:
         specs = super().specs(cfg)
         del specs["puzzle_emb"]

@@ -188,12 +188,18 @@ class RunConfig:
                 start <= end, f"train.curriculum_{name[0]}_start {start} is more than model.{name} {end}, where it ends"
             )
 
-    @property
-    def lineage(self) -> Iterator[RunConfig]:
-        """This run, the one that it begins with, the one that that began with, and so on."""
-        yield self
+    def lineage(self, task: Any) -> Iterator[RunConfig]:
+        """Of this run, the one that it begins with, the one that that began with, and so on, those of `task`."""
+        if self.task is task:
+            yield self
         if self.train.start_from:
-            yield from self.start().lineage
+            yield from self.start().lineage(task)
+
+    def seen(self, asked: RunConfig) -> Iterator[tuple[RunConfig, str]]:
+        """(run, how) for those of them that were trained on answers which `asked` asks."""
+        for one in self.lineage(asked.task) if hasattr(asked.task, "seen") else ():
+            if said := asked.task.seen(one.data, asked.data):
+                yield one, said
 
     @property
     def scored(self) -> str:
@@ -257,8 +263,7 @@ class RunConfig:
     def warnings(self, total_steps: int) -> list[str]:
         """What a person should know before the run starts: lines without a full stop."""
         told = [*getattr(self.task, "warnings", lambda cfg: ())(self.data)]
-        if getattr(self.model, "text_tokens", 0) and not self.train.start_from:
-            told.append("phase 2 begins with nothing; train.start_from=RUN names a run of phase 1 to begin with")
+        told += getattr(self.family, "warnings", lambda cfg: ())(self)
         if not self.warms_up_long(total_steps):
             return told
         warmup = self.optim.warmup(total_steps)

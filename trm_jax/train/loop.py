@@ -236,13 +236,11 @@ def _load(cfg: RunConfig, group: ProcessGroup, stop: StopRequest, stream_to):
 def _learned(cfg: RunConfig) -> tuple[list, str]:
     """(settings of the data of this run and of those that it goes on from, the answers among what is asked that those
     were trained on)."""
-    asked = getattr(cfg.task, "seen", lambda trained, asked: "")
     try:
-        lineage = [one.data for one in cfg.lineage if one.task is cfg.task]
+        found = {said.removeprefix("was trained on ") for one, said in cfg.seen(cfg) if one is not cfg}
+        return [one.data for one in cfg.lineage(cfg.task)], "; ".join(sorted(found))
     except InputError:  # a run that goes on does not need the one that it began with
         return [cfg.data], f"nobody knows what: {cfg.train.start_from} is not there any more"
-    found = {asked(one, cfg.data).removeprefix("was trained on ") for one in lineage[1:]} - {""}
-    return lineage, "; ".join(sorted(found))
 
 
 def _batches(cfg: RunConfig, train_data, compiled: Compiled, start: int):

@@ -60,9 +60,8 @@ def started_from(cfg: RunConfig, state: TrainState, mesh) -> TrainState:
     Rows of ids that do not mean the same there are the mean of its rows. Raises InputError for another model.
     """
     place, theirs = as_path(cfg.train.start_from).expanduser(), cfg.start()
-    for one in theirs.lineage if hasattr(cfg.task, "follows") else ():
-        if one.task is cfg.task:
-            cfg.task.follows(one.data, cfg.data)
+    for one in theirs.lineage(cfg.task) if hasattr(cfg.task, "follows") else ():
+        cfg.task.follows(one.data, cfg.data)
     params, _ = load_params(theirs, place.resolve(), cfg.train.start_at, mesh)
     ours, found = (P.abstract(c.family.specs(c.model)) for c in (cfg, theirs))
     for name in getattr(cfg.family, "OWN", ()):

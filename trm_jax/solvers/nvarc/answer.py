@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -97,9 +96,5 @@ def _asked(
     """The views of a test input whose prompts are short enough, and these. Raises InputError where none is."""
     asked, limit = question.inputs[test], how.limit - how.reply
     views = text.views(generator(how.seed, question.id, f"{what} {test}"), len(question.demonstrations), each)
-
-    def of(view: text.View) -> tuple[text.View, np.ndarray]:
-        return view, text.prompt(question.demonstrations, asked, view, limit)
-
-    found = text.those_that_fit(partial(of, view) for view in views)
+    found = text.those_that_fit(lambda view: (view, text.prompt(question.demonstrations, asked, view, limit)), views)
     return [view for view, _ in found], [tokens for _, tokens in found]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -106,12 +105,12 @@ def training_text(pairs: Sequence[Pair], limit: int = LIMIT) -> tuple[np.ndarray
     return np.concatenate(parts).astype(np.int32), np.concatenate(learnt)
 
 
-def those_that_fit(texts: Iterable[Callable[[], T]]) -> list[T]:
-    """What the calls give that raise no InputError; where all do, one of these is raised."""
+def those_that_fit(of: Callable[[View], T], every: Iterable[View]) -> list[T]:
+    """of(view) for all views that it raises no InputError for; where it does for all, one of these is raised."""
     found, fault = [], None
-    for text in texts:
+    for view in every:
         try:
-            found.append(text())
+            found.append(of(view))
         except InputError as error:
             fault = error
     if fault and not found:
@@ -126,7 +125,8 @@ def samples(
 
     Raises InputError where that is all of them.
     """
-    texts = those_that_fit(partial(training_text, view.pairs(train), limit) for view in views(rng, len(train), each))
+    every = views(rng, len(train), each)
+    texts = those_that_fit(lambda view: training_text(view.pairs(train), limit), every)
     return [texts[number] for number in rng.permutation(len(texts))]
 
 
