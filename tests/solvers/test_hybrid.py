@@ -267,9 +267,7 @@ def test_a_closed_gate_is_phase_1_bit_for_bit(settings, tmp_path):
     two = settings(**{"model.text_tokens": 200, "train.start_from": str(tmp_path / "one")})
     cfg, train_data, test, state = state_of(two)
     bare = tiny.config(settings(**{"model.text_tokens": 200}))
-    noted = [
-        "phase 2 begins with nothing" in str(one.warnings(3)) for one in (begun_with_nothing, tiny.config(one), cfg)
-    ]
+    noted = ["phase 2 begins with nothing" in str(one.warnings(3)) for one in (bare, tiny.config(one), cfg)]
     assert noted == [True, False, False]
     trained = tiny.state(tmp_path / "one", 3)
     for name, array in trained.items():
