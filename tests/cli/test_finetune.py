@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_numbers(trm, here, place, tun
         assert (place / "stopped" / name).read_bytes() == (place / "lora" / name).read_bytes()
 
 
-def test_devices_that_share_a_batch_go_on_to_the_same_numbers(here, place, monkeypatch):
+def test_devices_that_share_a_batch_go_on_to_the_same_numbers(here, place, tuned, monkeypatch):
     """Two of them, and in two parts: stopped after three steps of five, and not; first losses as one device has them,
     to 1e-5."""
     more = ("--steps", 5, "--mesh", "data=2", "--accumulate", 2)
@@ -105,7 +105,7 @@ def test_devices_that_share_a_batch_go_on_to_the_same_numbers(here, place, monke
     np.testing.assert_allclose(whole[0], alone[0], rtol=0, atol=1e-5)
 
 
-def test_all_weights_are_a_model_of_their_own(trm, here, place):
+def test_all_weights_are_a_model_of_their_own(trm, here, place, tuned):
     result = trm.run(*words(place, place / "full", "--lora-rank", 0))
     assert result.code == 0, result.err
     assert f"trm ttt nvarc {place / 'full'} --data" in result.err
