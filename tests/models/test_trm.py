@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trm_jax import compiler
 from trm_jax.losses import act_loss
 from trm_jax.models import IGNORE, TRMConfig, target, trm
 from trm_jax.models import params as P
@@ -192,6 +193,22 @@ def test_how_the_cycle_is_unrolled_changes_no_gradient():
         assert lowered["auto"] == lowered[chosen] and lowered["auto"].count("stablehlo.while") == loops
     grads = {unroll: gradient(unroll)(params)["weights"] for unroll in ("scan", "unroll")}
     assert_trees_close(grads["scan"], grads["unroll"], 1e-5)
+
+
+def test_a_cpu_copies_no_weights_in_loops_and_no_activations_for_their_gradients():
+    """Both cost a tenth of a step (docs/speed.md)."""
+    cfg = dataclasses.replace(CFG, H_cycles=2)
+    params, batch = make_params(cfg), make_batch(0)
+    evaluated = jax.jit(lambda p: loss_of(p, cfg, trm.initial_carry(cfg, B), batch)).lower(params).compile()
+    loops = [line for line in evaluated.as_text().splitlines() if "while/body" in line]
+    assert loops and not [line for line in loops if " slice(" in line and "mlp" in line]
+
+    def gradient(x, w, g):
+        return jax.vjp(lambda w: linear(x, w), w)[1](g)
+
+    lowered = jax.jit(gradient).lower(jnp.ones((4, 6, 24)), jnp.ones((24, 8)), jnp.ones((4, 6, 8)))
+    text = lowered.compile(compiler.options()).as_text()
+    assert " dot(" in text and " transpose(" not in text and " copy(" not in text
 
 
 def test_int8_products_of_whole_numbers_are_exact():

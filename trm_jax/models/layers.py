@@ -29,6 +29,9 @@ def _dot(x, w, contract_x: tuple[int, ...], contract_w: tuple[int, ...], dtype=j
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     # cuBLAS accumulates in float32 whatever it returns; a cast behind it would be a kernel that reads float32.
     returned = dtype if target.platform() == "gpu" else jnp.float32
+    if contract_x == contract_w == (0, 1) and target.platform() == "cpu" and target.alone():
+        # Of two contracted axes XLA:CPU makes one by transposing x, a column at a time.
+        x, w, contract_x, contract_w = *(a.reshape(-1, *a.shape[2:]) for a in (x, w)), (0,), (0,)
     dims = ((contract_x, contract_w), ((), ()))
     return lax.dot_general(x, w, dims, precision=precision, preferred_element_type=returned).astype(dtype)
 
@@ -77,8 +80,10 @@ def _weight_grad(x, g, axis: int):
     if axis != 0:
         rows = tuple(range(x.ndim - 1))
         return _dot(x, g, rows, rows)
-    # Eigen is twice as fast when the longer side of a thin result comes first.
-    return _dot(g, x, (1,), (1,)).T if g.shape[0] > x.shape[0] else _dot(x, g, (1,), (1,))
+    if g.shape[0] <= x.shape[0] or target.platform() != "cpu":
+        return _dot(x, g, (1,), (1,))
+    # Eigen is faster when the longer side of a thin result comes first; XLA would turn it round again.
+    return lax.optimization_barrier(_dot(g, x, (1,), (1,))).T
 
 
 # The backward passes are written out for two reasons. Their products take operands of the compute dtype and
@@ -129,10 +134,18 @@ def _rms_norm_bwd(axis, eps, kept, g):
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 
 
-def _halves(gate_up, dtype):
-    # Two products of half the width instead of one whose result is cut in two: cutting the weight is cheap.
-    gate_up = gate_up.astype(dtype)
-    return gate_up[:, 0], gate_up[:, 1]
+def halves(gate_up: jax.Array | tuple) -> tuple[jax.Array, jax.Array]:
+    """The weights [width, inner] of gate and of up, from gate_up [width, 2, inner] or as `cut` gives them."""
+    return gate_up if isinstance(gate_up, tuple) else (gate_up[:, 0], gate_up[:, 1])
+
+
+def cut(layers: dict) -> dict:
+    """`layers` with the two `halves` of every gate_up: before a loop, as XLA:CPU would copy them in each iteration."""
+
+    def of(path, w):
+        return halves(w) if path[-1].key == "gate_up" else w
+
+    return jax.tree_util.tree_map_with_path(of, layers)
 
 
 def _gated(gate, up):
@@ -168,7 +181,8 @@ def _swiglu(x, gate_up, down, axis: int, products: str):
 
 def _swiglu_fwd(x, gate_up, down, axis, products):
     dtype = x.dtype
-    gate, up = (_project(x, w, axis, dtype, products) for w in _halves(gate_up, dtype))
+    # Two products of half the width instead of one whose result is cut in two: cutting the weight is cheap.
+    gate, up = (_project(x, w.astype(dtype), axis, dtype, products) for w in halves(gate_up))
     y = _project(_gated(gate, up), down.astype(dtype), axis, dtype, products)
     return y, (x, gate_up, down, gate, up)
 
@@ -179,7 +193,9 @@ def _swiglu_bwd(axis, products, kept, g):
     g_inner = _project_back(g, down.astype(dtype), axis, dtype if target.platform() == "gpu" else jnp.float32)
     inner, *g_halves = _gated_grads(gate, up, g_inner, separate=on_cpu)
     if target.platform() != "tpu":  # Eigen and cuBLAS are faster with the halves than with the stack
-        dx_gate, dx_up = map(partial(_project_back, axis=axis), g_halves, _halves(gate_up, dtype))
+        dx_gate, dx_up = (
+            _project_back(g, w.astype(dtype), axis) for g, w in zip(g_halves, halves(gate_up), strict=True)
+        )
         dx, d_gate_up = (dx_gate + dx_up).astype(dtype), jnp.stack([_weight_grad(x, one, axis) for one in g_halves], 1)
     else:
         dx, d_gate_up = _halves_grads(x, gate_up.astype(dtype), jnp.stack(g_halves, axis=0 if axis == 0 else -2), axis)

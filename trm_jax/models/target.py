@@ -62,6 +62,12 @@ def row_major(x: jax.Array) -> jax.Array:
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
+def alone() -> bool:
+    """Whether what is traced computes with one device's own arrays, so that no axis of them is shared."""
+    placed = _placed.get()
+    return placed is None or placed[0].size == 1
+
+
 def summed_over_devices(function: Callable, whole, rows):
     """`function(whole, rows) -> (sums, of_rows)`, called by every device of the mesh with its own rows; its sums are
     added up once, at the end. whole: what every device has; rows, of_rows: trees of arrays [B, ...].

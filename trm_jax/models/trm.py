@@ -30,6 +30,7 @@ from trm_jax.models.attention import IMPLEMENTATIONS, attention
 from trm_jax.models.layers import (
     PRODUCTS,
     apply_rope,
+    cut,
     inverse_sqrt,
     linear,
     rms_norm,
@@ -239,7 +240,8 @@ def recurse(
         emb, *z = (x.swapaxes(0, 1) for x in (emb, *z))
     if cfg.H_cycles > 1:
         # Cast once and not at every use; where they are differentiated the cast stays there, as gradients are float32.
-        frozen = lax.stop_gradient((jax.tree.map(lambda w: w.astype(cfg.compute_dtype), layers), emb))
+        once = jax.tree.map(lambda w: w.astype(cfg.compute_dtype), layers)
+        frozen = lax.stop_gradient((cut(once) if target.platform() == "cpu" else once, emb))
         unroll_frozen = unroll and target.platform() == "gpu"
 
         def answer(z, number):

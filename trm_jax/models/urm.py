@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from trm_jax.models import params as P
-from trm_jax.models.layers import linear, swiglu_width
+from trm_jax.models.layers import halves, linear, swiglu_width
 from trm_jax.models.supervision import carry_type
 from trm_jax.models.trm import TRM, TRMConfig, recurse, stack
 from trm_jax.settings import number
@@ -46,7 +46,7 @@ def conv_swiglu(params: dict, x: jax.Array, products: str = "exact") -> jax.Arra
     params: gate_up [D, 2, I], down [I, D], dwconv {"kernel" [2, I]: of the token before and of this one, "bias" [I]}.
     The first token has none before it, and what is mixed passes another silu.
     """
-    gate, up = (linear(x, params["gate_up"][:, i], products) for i in (0, 1))
+    gate, up = (linear(x, w, products) for w in halves(params["gate_up"]))
     a = jax.nn.silu(gate) * up
     before, this = params["dwconv"]["kernel"].astype(x.dtype)
     past = jnp.pad(a[:, :-1], ((0, 0), (1, 0), (0, 0)))
