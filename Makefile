@@ -27,7 +27,8 @@ $(INSTALLED): setup.py
 demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it solve a board; goes on where it was stopped
 	$(BIN)/trm train demo --workdir $(WORKDIR)
 	$(BIN)/trm eval $(WORKDIR)
-	$(BIN)/trm solve $(WORKDIR) --example --png $(WORKDIR)/solution.png --gif $(WORKDIR)/thinking.gif
+	@# Exit code 1: the answer is no. It solves most boards, and which ones hangs on how the processor rounds.
+	$(BIN)/trm solve $(WORKDIR) --example --png $(WORKDIR)/solution.png --gif $(WORKDIR)/thinking.gif || [ $$? -eq 1 ]
 
 demo-language: WORKDIR = runs/demo-language
 demo-language: $(INSTALLED)  ## fetch a language model (98 MB), let it answer 40 questions and judge them, report
