@@ -202,6 +202,8 @@ def test_a_cpu_copies_no_weights_in_loops_and_no_activations_for_their_gradients
     evaluated = jax.jit(lambda p: loss_of(p, cfg, trm.initial_carry(cfg, B), batch)).lower(params).compile()
     loops = [line for line in evaluated.as_text().splitlines() if "while/body" in line]
     assert loops and not [line for line in loops if " slice(" in line and "mlp" in line]
+    kernels = dataclasses.replace(MLP_T, H_cycles=2, mlp_t_impl="triton")  # interpreted, they take cut weights too
+    jax.eval_shape(lambda p: loss_of(p, kernels, trm.initial_carry(kernels, B), batch), make_params(kernels))
 
     def gradient(x, w, g):
         return jax.vjp(lambda w: linear(x, w), w)[1](g)

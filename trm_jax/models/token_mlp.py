@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from trm_jax.models import target
-from trm_jax.models.layers import rms_norm, round_up, swiglu
+from trm_jax.models.layers import halves, rms_norm, round_up, swiglu
 
 IMPLEMENTATIONS = ("plain", "triton")
 MOST_TOKENS = 128  # of a kernel: all tokens of a column are held at once
@@ -116,8 +116,8 @@ def _backward_kernel(
 def _weights(gate_up, down, dtype):
     """gate, up [T', I] and down [I, T'], T' a power of two as Triton wants it; what is added is zero."""
     more = max(16, pl.next_power_of_2(down.shape[1])) - down.shape[1]
-    gate_up = jnp.pad(gate_up.astype(dtype), ((0, more), (0, 0), (0, 0)))
-    return gate_up[:, 0], gate_up[:, 1], jnp.pad(down.astype(dtype), ((0, 0), (0, more)))
+    gate, up = (jnp.pad(w.astype(dtype), ((0, more), (0, 0))) for w in halves(gate_up))
+    return gate, up, jnp.pad(down.astype(dtype), ((0, 0), (0, more)))
 
 
 def _call(kernel, backward: bool, arrays, weights, rows):
