@@ -80,10 +80,11 @@ def _weight_grad(x, g, axis: int):
     if axis != 0:
         rows = tuple(range(x.ndim - 1))
         return _dot(x, g, rows, rows)
-    if g.shape[0] <= x.shape[0] or target.platform() != "cpu":
+    if g.shape[0] <= x.shape[0]:
         return _dot(x, g, (1,), (1,))
-    # Eigen is faster when the longer side of a thin result comes first; XLA would turn it round again.
-    return lax.optimization_barrier(_dot(g, x, (1,), (1,))).T
+    # Eigen is faster when the longer side of a thin result comes first; without a barrier XLA turns it round again.
+    turned = _dot(g, x, (1,), (1,))
+    return (lax.optimization_barrier(turned) if target.platform() == "cpu" else turned).T
 
 
 # The backward passes are written out for two reasons. Their products take operands of the compute dtype and
