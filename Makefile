@@ -24,7 +24,7 @@ $(INSTALLED): setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it solve a board; goes on where it was stopped
+demo: $(INSTALLED)  ## train a small model on Sudoku, score it, watch it try a board; goes on where it was stopped
 	$(BIN)/trm train demo --workdir $(WORKDIR)
 	$(BIN)/trm eval $(WORKDIR)
 	@# Exit code 1: the answer is no. It solves most boards, and which ones hangs on how the processor rounds.

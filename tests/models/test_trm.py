@@ -196,7 +196,7 @@ def test_how_the_cycle_is_unrolled_changes_no_gradient():
 
 
 def test_a_cpu_copies_no_weights_in_loops_and_no_activations_for_their_gradients():
-    """Both cost a tenth of a step (docs/speed.md)."""
+    """XLA:CPU does both if it is let; docs/speed.md has a step before and after."""
     cfg = dataclasses.replace(CFG, H_cycles=2)
     params, batch = make_params(cfg), make_batch(0)
     evaluated = jax.jit(lambda p: loss_of(p, cfg, trm.initial_carry(cfg, B), batch)).lower(params).compile()

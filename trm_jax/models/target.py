@@ -116,9 +116,9 @@ def on_each_device(function: Callable, arguments: Sequence, results: Sequence) -
     arguments, results: of each array, the logical axis of each dimension or None; `function` returns a tuple. Raises
     InputError for a dimension that the devices cannot share.
     """
-    mesh, axes = _placed.get() or (None, {})
-    if mesh is None or mesh.size == 1:
+    if alone():
         return function
+    mesh, axes = _placed.get()
     specs, out_specs = (tuple(PartitionSpec(*map(axes.get, names)) for names in each) for each in (arguments, results))
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
 
