@@ -57,10 +57,15 @@ def test_a_search_that_was_interrupted_goes_on(trm, run):
     how = "eval", run, "--rollouts", 4, "--symmetries", "--steps", "2,96", "--batch-size", 2
     assert trm.run(*how).code == 0
     whole = record(run)
+
+    def a_batch_is_kept() -> bool:
+        # Of a file that is only made, nothing is kept yet.
+        return any(file.stat().st_size for file in run.glob("search-*.jsonl"))
+
     for _ in range(3):  # on a busy machine the signal may come when all is done
         (run / "evals.jsonl").unlink()
         process = trm.start(*how)
-        process.until(lambda: any(run.glob("search-*.jsonl")))
+        process.until(a_batch_is_kept)
         process.signal(signal.SIGINT)
         stopped = process.wait()
         if stopped.code:
